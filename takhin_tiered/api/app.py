@@ -1,0 +1,26 @@
+"""The HTTP API: thin routes over the façade, in the daemon's own process and loop."""
+
+from __future__ import annotations
+
+from fastapi import FastAPI
+
+from takhin_tiered.api.guard import Guard
+from takhin_tiered.api.health import Readiness, health_routes
+from takhin_tiered.api.problems import install_problem_handlers
+from takhin_tiered.api.tiered import tiered_routes
+from takhin_tiered.tiered_storage import TieredStorage
+
+
+def make_app(storage: TieredStorage, readiness: Readiness) -> FastAPI:
+    """Every endpoint, with the token required where the configuration sets one."""
+    app = FastAPI(
+        title="Takhin Tiered",
+        description="Cold log segments in the object store: what is where, archive, restore.",
+        version="1",
+        redoc_url=None,
+    )
+    app.include_router(tiered_routes(storage))
+    app.include_router(health_routes(storage, readiness))
+    install_problem_handlers(app)
+    app.add_middleware(Guard, token=storage.settings.api_token.get_secret_value())
+    return app

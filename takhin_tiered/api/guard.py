@@ -1,0 +1,76 @@
+"""What every request passes: a correlation id, the token, a limit to its size. Plain ASGI, so that it costs little."""
+
+from __future__ import annotations
+
+import hmac
+import re
+
+import structlog
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from takhin_tiered import logs
+from takhin_tiered.api.problems import problem_response
+
+CORRELATION_HEADER = "X-Correlation-ID"
+MAX_BODY = 64 * 1024
+_OPEN_PATHS = {"/healthz", "/readyz", "/metrics"}
+_GIVEN_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+
+
+class Guard:
+    def __init__(self, app: ASGIApp, *, token: str) -> None:
+        self._app = app
+        self._token = token.encode()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        given = headers.get(CORRELATION_HEADER, "")
+        identifier = given if _GIVEN_ID.fullmatch(given) else logs.new_correlation_id()
+
+        async def send_with_id(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message)[CORRELATION_HEADER] = identifier
+            await send(message)
+
+        with structlog.contextvars.bound_contextvars(correlation_id=identifier):
+            if not self._may_pass(scope["path"], headers):
+                refusal = problem_response(401, "unauthorized", "this needs the header Authorization: Bearer <token>")
+                refusal.headers["WWW-Authenticate"] = "Bearer"
+                await refusal(scope, receive, send_with_id)
+                return
+            body = _Limited(receive)
+            length = headers.get("content-length", "0")
+            if not length.isdigit() or int(length) > MAX_BODY:
+                await _too_large()(scope, receive, send_with_id)
+                return
+            await self._app(scope, body, send_with_id)
+
+    def _may_pass(self, path: str, headers: Headers) -> bool:
+        if not self._token or path in _OPEN_PATHS:
+            return True
+        scheme, _, given = headers.get("authorization", "").partition(" ")
+        return scheme.lower() == "bearer" and hmac.compare_digest(given.strip().encode(), self._token)
+
+
+class _Limited:
+    """A body that claims no length is cut off where it grows too large: the rest is no JSON then."""
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._got = 0
+
+    async def __call__(self) -> Message:
+        message = await self._receive()
+        if message["type"] == "http.request":
+            self._got += len(message.get("body", b""))
+            if self._got > MAX_BODY:
+                return {"type": "http.request", "body": b"", "more_body": False}
+        return message
+
+
+def _too_large() -> ASGIApp:
+    return problem_response(413, "too_large", f"a request body may have {MAX_BODY} bytes")

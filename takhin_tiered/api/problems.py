@@ -1,0 +1,74 @@
+"""Errors over HTTP: one form of body for all of them, with the correlation id of the request."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+
+import structlog
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse, Response
+
+from takhin_tiered import logs
+from takhin_tiered.errors import TakhinError
+
+
+class Problem(BaseModel):
+    """What every error looks like. ``code`` is a stable word, ``error`` is for people."""
+
+    error: str
+    code: str
+    correlation_id: str
+
+
+def problem_response(status: int, code: str, error: str) -> JSONResponse:
+    identifier = str(structlog.contextvars.get_contextvars().get("correlation_id", ""))
+    return JSONResponse(Problem(error=error, code=code, correlation_id=identifier).model_dump(), status)
+
+
+def install_problem_handlers(app: FastAPI) -> None:
+    @app.exception_handler(TakhinError)
+    async def ours(_: Request, error: TakhinError) -> Response:
+        if error.http_status >= 500:
+            logs.logger().error("request failed", code=error.code, error=str(error))
+        return problem_response(error.http_status, error.code, str(error))
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(_: Request, error: RequestValidationError) -> Response:
+        details = "; ".join(
+            f"{'.'.join(str(part) for part in problem['loc'])}: {problem['msg']}" for problem in error.errors()
+        )
+        return problem_response(400, "bad_request", details[:500])
+
+    @app.exception_handler(HTTPException)
+    async def by_status(_: Request, error: HTTPException) -> Response:
+        status = HTTPStatus(error.status_code)
+        code = {404: "not_found", 405: "method_not_allowed"}.get(status, status.phrase.lower().replace(" ", "_"))
+        # What the framework cannot read as JSON, for one thing, comes as a plain 400.
+        return problem_response(status, code, str(error.detail))
+
+    @app.exception_handler(Exception)
+    async def unforeseen(_: Request, error: Exception) -> Response:
+        logs.logger().error("request failed for a reason that was not foreseen", exc_info=error)
+        return problem_response(500, "internal", "an error that was not foreseen; the log has it under this id")
+
+
+ERRORS = {
+    status: {"model": Problem, "description": text}
+    for status, text in {
+        400: "Not a segment path, or not what the endpoint takes",
+        401: "The token is missing or wrong",
+        404: "Nothing is known of this segment",
+        409: "The segment is active or changing, or other bytes stand in its place",
+        500: "The archive or the disk is damaged",
+        503: "The object store does not answer",
+        507: "No room on the disk",
+    }.items()
+}
+"""For the OpenAPI document: pick with `errors`."""
+
+
+def errors(*statuses: int) -> dict[int | str, dict[str, object]]:
+    return {status: dict(ERRORS[status]) for status in (*statuses, 401)}

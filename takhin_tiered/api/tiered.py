@@ -1,0 +1,83 @@
+"""``/api/v1/tiered``: statistics, segments, archive, restore, plan."""
+
+from __future__ import annotations
+
+from itertools import islice
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query
+from pydantic import BaseModel, Field
+
+from takhin_tiered.api.problems import errors
+from takhin_tiered.catalog.tallies import Stats
+from takhin_tiered.segments.model import State, Tier
+from takhin_tiered.tiered_storage import SegmentInfo, TieredStorage, describe_plan
+
+MAX_PAGE = 10_000
+
+
+class SegmentRequest(BaseModel):
+    segment_path: str = Field(examples=["orders-0/00000000000000000000.log"], max_length=4096)
+
+
+class Done(BaseModel):
+    status: str = "success"
+    message: str
+
+
+class SegmentPage(BaseModel):
+    segments: list[SegmentInfo]
+    next_cursor: str | None
+
+
+def tiered_routes(storage: TieredStorage) -> APIRouter:
+    routes = APIRouter(prefix="/api/v1/tiered", tags=["tiered"])
+
+    @routes.get("/stats", responses=errors())
+    async def stats() -> Stats:
+        """Segments by tier, and bytes on disk and in the archive."""
+        return storage.stats()
+
+    @routes.get("/status", responses=errors())
+    async def status() -> dict[str, Any]:
+        """Statistics, the last cycle, and whether the store answers."""
+        return storage.status()
+
+    @routes.post("/archive", responses=errors(400, 404, 409, 500, 503))
+    async def archive(request: SegmentRequest) -> Done:
+        """Archive one segment now, whatever its age."""
+        await storage.archive_segment(request.segment_path)
+        return Done(message="segment archived successfully")
+
+    @routes.post("/restore", responses=errors(400, 404, 409, 500, 503, 507))
+    async def restore(request: SegmentRequest) -> Done:
+        """Bring one segment back to the disk, for its lease."""
+        await storage.restore_segment(request.segment_path)
+        return Done(message="segment restored successfully")
+
+    @routes.get("/segments", responses=errors(400))
+    async def segments(
+        topic: Annotated[str | None, Query(max_length=249)] = None,
+        tier: Tier | None = None,
+        state: State | None = None,
+        limit: Annotated[int, Query(ge=1, le=MAX_PAGE)] = 100,
+        cursor: Annotated[str | None, Query(max_length=4096)] = None,
+    ) -> SegmentPage:
+        """Segments in order, a page at a time; ``next_cursor`` asks for the next one."""
+        found = storage.segments(topic=topic, tier=tier, state=state, after=cursor)
+        page = list(islice(found, limit + 1))
+        return SegmentPage(
+            segments=page[:limit], next_cursor=page[limit - 1].segment_path if len(page) > limit else None
+        )
+
+    @routes.get("/segments/{segment_path:path}", responses=errors(400, 404))
+    async def segment(segment_path: str) -> SegmentInfo:
+        """One segment; the slash in its path may be written as ``/`` or ``%2F``."""
+        return storage.segment(segment_path)
+
+    @routes.post("/plan", responses=errors(500))
+    async def plan() -> dict[str, Any]:
+        """What the next cycle would do with each segment, and why. Changes nothing."""
+        return describe_plan(await storage.plan())
+
+    return routes

@@ -1,0 +1,185 @@
+"""The catalog: what is known of every segment, in memory, guarded by locks, written through to the journal.
+
+One lock guards the map, and is held for an instant; one lock for each segment is held through a whole
+verb, so that an archive, an evict and a restore of the same segment follow one another.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from weakref import WeakValueDictionary
+
+from takhin_tiered.catalog.journal import Journal
+from takhin_tiered.catalog.record import pack, unpack
+from takhin_tiered.catalog.tallies import Stats, Tallies
+from takhin_tiered.segments.model import NO_FILES, LocalFiles, PartitionListing, Segment
+from takhin_tiered.segments.names import SegmentId
+from takhin_tiered.segments.policy import Policy
+
+Partition = tuple[str, int]
+
+
+class Catalog:
+    """Every known segment. Without a journal it is in memory only."""
+
+    def __init__(self, journal: Journal | None = None) -> None:
+        self._journal = journal
+        self._rows: dict[Partition, dict[int, bytes]] = {}
+        self._active: dict[Partition, int] = {}
+        self._tallies = Tallies()
+        self._guard = threading.RLock()
+        self._locks: WeakValueDictionary[SegmentId, asyncio.Lock] = WeakValueDictionary()
+        self._unwritten: dict[SegmentId, bytes | None] = {}
+        self._write_lock = asyncio.Lock()
+        self._changed_by_verbs: set[SegmentId] = set()
+
+    async def load(self) -> None:
+        """Read the journal."""
+        if self._journal is None:
+            return
+        for topic, partition, base_offset, row in await self._journal.rows():
+            self._rows.setdefault((topic, partition), {})[base_offset] = row
+        self._tallies.load(self.segments())
+        for segment in self.segments():
+            if segment.active:
+                self._active[segment.id.topic, segment.id.partition] = segment.id.base_offset
+
+    def detach(self) -> None:
+        """Write no more to the journal: for a process that only looks."""
+        self._journal = None
+
+    def __len__(self) -> int:
+        return sum(len(rows) for rows in self._rows.values())
+
+    def get(self, identity: SegmentId) -> Segment | None:
+        with self._guard:
+            row = self._rows.get((identity.topic, identity.partition), {}).get(identity.base_offset)
+        return None if row is None else unpack(identity, row)
+
+    def segments(self, *, topic: str | None = None, after: SegmentId | None = None) -> Iterator[Segment]:
+        """Each segment, by topic, partition and base offset, as it stands when its partition is reached."""
+        start = (after.topic, after.partition) if after else ("", -1)
+        with self._guard:
+            partitions = sorted(p for p in self._rows if p >= start and topic in (None, p[0]))
+        for partition in partitions:
+            with self._guard:
+                rows = sorted(self._rows.get(partition, {}).items())
+            for base_offset, row in rows:
+                if after is None or partition > start or base_offset > after.base_offset:
+                    yield unpack(SegmentId(*partition, base_offset), row)
+
+    def restored(self) -> list[Segment]:
+        """The segments that were restored, and still are on disk."""
+        with self._guard:
+            return self._tallies.restored()
+
+    def put(self, segment: Segment) -> None:
+        """A verb's word on a segment: it outweighs a scan that began earlier."""
+        with self._guard:
+            self._changed_by_verbs.add(segment.id)
+            self._replace(segment)
+
+    def touch(self, identity: SegmentId, now: float) -> bool:
+        """Note a read; False for a segment that is not known."""
+        with self._guard:
+            segment = self.get(identity)
+            if segment is not None:
+                self._replace(replace(segment, last_access=now))
+        return segment is not None
+
+    def active_offset(self, identity: SegmentId) -> int:
+        """The base offset of the partition's active segment at the last scan; -1 if there was none."""
+        return self._active.get((identity.topic, identity.partition), -1)
+
+    def stats(self, policy: Policy, now: float) -> Stats:
+        with self._guard:
+            return self._tallies.stats(policy, now)
+
+    @asynccontextmanager
+    async def lock(self, identity: SegmentId) -> AsyncIterator[None]:
+        """Hold a segment through a verb."""
+        lock = self._locks.get(identity)
+        if lock is None:
+            lock = self._locks[identity] = asyncio.Lock()
+        async with lock:
+            yield
+
+    def begin_scan(self) -> None:
+        """What verbs change from here on, `observe` leaves as they put it."""
+        with self._guard:
+            self._changed_by_verbs.clear()
+
+    def observe(self, listing: PartitionListing) -> list[SegmentId]:
+        """Take over what a scan saw of one partition; returns the segments that are gone altogether.
+
+        A segment whose files differ from those of the scan before is not settled.
+        """
+        partition = (listing.topic, listing.partition)
+        gone: list[SegmentId] = []
+        with self._guard:
+            self._active[partition] = -1 if listing.active is None else listing.active
+            known = self._rows.get(partition, {})
+            for base_offset in set(known) | set(listing.segments):
+                identity = SegmentId(*partition, base_offset)
+                files = listing.segments.get(base_offset, NO_FILES)
+                if not self._is_busy(identity) and self._see(identity, files, active=base_offset == listing.active):
+                    gone.append(identity)
+        return gone
+
+    def observe_missing(self, seen: set[Partition]) -> list[SegmentId]:
+        """After a whole scan: the partitions that it did not see have no local files."""
+        missing = [partition for partition in self._rows if partition not in seen]
+        return [i for topic, number in missing for i in self.observe(PartitionListing(topic, number, {}, None))]
+
+    async def flush(self) -> None:
+        """Return when all that was put before this call is in the journal. Callers at the same time share a commit."""
+        async with self._write_lock:
+            with self._guard:
+                changes, self._unwritten = self._unwritten, {}
+            if self._journal is None or not changes:
+                return
+            try:
+                await asyncio.shield(self._journal.write(changes))
+            except BaseException:
+                with self._guard:
+                    self._unwritten = {**changes, **self._unwritten}
+                raise
+
+    def _is_busy(self, identity: SegmentId) -> bool:
+        lock = self._locks.get(identity)
+        return identity in self._changed_by_verbs or (lock is not None and lock.locked())
+
+    def _see(self, identity: SegmentId, files: LocalFiles, *, active: bool) -> bool:
+        """Take over how the files of one segment stand; True if it was known and is gone."""
+        known = self.get(identity)
+        if known is None:
+            if files.log is not None:
+                self._replace(Segment(identity, local=files, active=active))
+            return False
+        if files.log is None and known.archive is None:
+            self._remove(identity)
+            return True
+        settled = known.local == files or not known.local or not files
+        lease = known.lease_until if files.log is not None else 0.0
+        self._replace(replace(known, local=files, active=active, settled=settled, lease_until=lease))
+        return False
+
+    def _replace(self, segment: Segment) -> None:
+        rows = self._rows.setdefault((segment.id.topic, segment.id.partition), {})
+        old = rows.get(segment.id.base_offset)
+        row = pack(segment)
+        if row != old:
+            self._tallies.replace(None if old is None else unpack(segment.id, old), segment)
+            rows[segment.id.base_offset] = row
+            self._unwritten[segment.id] = row
+
+    def _remove(self, identity: SegmentId) -> None:
+        rows = self._rows[identity.topic, identity.partition]
+        self._tallies.replace(unpack(identity, rows.pop(identity.base_offset)), None)
+        if not rows:
+            del self._rows[identity.topic, identity.partition]
+        self._unwritten[identity] = None

@@ -1,0 +1,97 @@
+"""Counts and sums over all segments, kept as they change, so that asking costs nothing.
+
+Tiers change with time alone. So the modification times of the segments stand in one sorted array, and
+the number of warm and cold ones is where two thresholds fall in it.
+"""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from takhin_tiered.segments.model import Segment, State, Tier
+from takhin_tiered.segments.names import SegmentId
+from takhin_tiered.segments.policy import Policy, classify
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """Over all segments. ``archived_segments`` are those only in the archive.
+
+    ``total_size_bytes`` counts each segment once; ``local_size_bytes`` is what stands on disk, and
+    ``archived_size_bytes`` what stands in the store: a segment in both counts in both.
+    """
+
+    total_segments: int
+    hot_segments: int
+    warm_segments: int
+    cold_segments: int
+    archived_segments: int
+    total_size_bytes: int
+    local_size_bytes: int
+    archived_size_bytes: int
+
+
+class Tallies:
+    def __init__(self) -> None:
+        self._total = self._archived = 0
+        self._total_bytes = self._local_bytes = self._archived_bytes = 0
+        self._mtimes = array("d")
+        # Hot whatever their age: active ones, and restored ones while their lease runs.
+        self._special: dict[SegmentId, Segment] = {}
+
+    def load(self, segments: Iterable[Segment]) -> None:
+        """Begin with these: one sort, instead of an insertion for each."""
+        mtimes = [segment.mtime for segment in segments if self._count(segment, 1)]
+        self._mtimes = array("d", sorted(mtimes))
+
+    def replace(self, old: Segment | None, new: Segment | None) -> None:
+        if old is not None and self._count(old, -1):
+            if new is not None and not self._is_special(new) and new.mtime == old.mtime:
+                self._count(new, 1)
+                return
+            self._mtimes.pop(bisect_left(self._mtimes, old.mtime))
+        if new is not None and self._count(new, 1):
+            self._mtimes.insert(bisect_right(self._mtimes, new.mtime), new.mtime)
+
+    def stats(self, policy: Policy, now: float) -> Stats:
+        cold = bisect_right(self._mtimes, now - policy.cold_age)
+        warm = bisect_right(self._mtimes, now - policy.warm_age) - cold
+        special = [classify(segment, policy, now) for segment in self._special.values()]
+        cold += special.count(Tier.COLD)
+        warm += special.count(Tier.WARM)
+        return Stats(
+            total_segments=self._total,
+            hot_segments=self._total - warm - cold,
+            warm_segments=warm,
+            cold_segments=cold,
+            archived_segments=self._archived,
+            total_size_bytes=self._total_bytes,
+            local_size_bytes=self._local_bytes,
+            archived_size_bytes=self._archived_bytes,
+        )
+
+    def restored(self) -> list[Segment]:
+        """The segments that were restored, and still are on disk."""
+        return [segment for segment in self._special.values() if segment.restored]
+
+    def _count(self, segment: Segment, sign: int) -> bool:
+        """Add or take away; True if the segment has its place in the sorted array."""
+        self._total += sign
+        self._archived += sign if segment.state is State.ARCHIVED else 0
+        self._total_bytes += sign * segment.size
+        self._local_bytes += sign * segment.local.size
+        self._archived_bytes += sign * (segment.archive.size if segment.archive else 0)
+        if not self._is_special(segment):
+            return True
+        if sign > 0:
+            self._special[segment.id] = segment
+        else:
+            del self._special[segment.id]
+        return False
+
+    @staticmethod
+    def _is_special(segment: Segment) -> bool:
+        return segment.active or segment.restored

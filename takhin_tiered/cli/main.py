@@ -1,0 +1,312 @@
+"""``takhin-tiered``: the commands. Results go to standard output, logs and errors to standard error.
+
+Exit status: 0 done; 1 something failed, and it says what; 2 usage or configuration.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Coroutine
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+
+from takhin_tiered import logs
+from takhin_tiered.cli.access import open_access
+from takhin_tiered.cli.demo import run_demo
+from takhin_tiered.cli.moves import expand, move_all
+from takhin_tiered.cli.output import console, counted, error_console, print_json, print_table, size
+from takhin_tiered.config import Settings, find_config
+from takhin_tiered.daemon import run_daemon, run_once
+from takhin_tiered.errors import TakhinError
+from takhin_tiered.segments.model import State, Tier
+from takhin_tiered.segments.names import SegmentId
+from takhin_tiered.tiered_storage import TieredStorage
+
+app = typer.Typer(
+    name="takhin-tiered",
+    help="Moves cold log segments of a broker to S3, MinIO or a directory, provably intact, and brings them back.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+config_app = typer.Typer(help="Check and show the settings.", no_args_is_help=True)
+app.add_typer(config_app, name="config")
+
+_COUNTS = (
+    "{total_segments}: {hot_segments} hot, {warm_segments} warm, {cold_segments} cold; "
+    "{archived_segments} in the archive only"
+)
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, in a form that stays the same.")]
+Paths = Annotated[list[str], typer.Argument(metavar="PATH...", help="orders-0/00000000000000000000.log, or a glob.")]
+
+
+@app.callback()
+def options(
+    context: typer.Context,
+    config: Annotated[
+        Path | None,
+        typer.Option("--config", help="The file to read; else $TAKHIN_CONFIG, else /etc/takhin/takhin.yaml."),
+    ] = None,
+) -> None:
+    context.obj = config
+
+
+@app.command()
+def run(
+    context: typer.Context,
+    once: Annotated[bool, typer.Option("--once", help="Run one cycle, then exit.")] = False,
+) -> None:
+    """The daemon: scan, archive what is cold, serve the API."""
+    settings = _settings(context)
+    logs.configure(settings.log_level, settings.log_format)
+    if once:
+        raise typer.Exit(asyncio.run(run_once(settings)))
+    asyncio.run(run_daemon(settings))
+
+
+@app.command()
+def plan(context: typer.Context, as_json: Json = False) -> None:
+    """Dry run: what the next cycle would do with each segment, and why. Changes nothing."""
+
+    async def work(settings: Settings) -> None:
+        async with open_access(settings, changing=False) as access:
+            found = await access.plan()
+        if as_json:
+            print_json(found)
+            return
+        rows = [
+            (s["action"], s["segment_path"], s["policy"], size(s["frees_bytes"]), s["reason"])
+            for s in found["segments"]
+        ]
+        print_table(("ACTION", "SEGMENT", "TIER", "FREES", "WHY"), rows, right=("FREES",))
+        moved = [s for s in found["segments"] if s["action"] != "keep"]
+        console().print(
+            f"\n{counted(len(moved), 'segment')} of {len(found['segments'])} to move: "
+            f"{size(found['bytes_uploaded'])} to upload, {size(found['bytes_freed'])} of disk freed, "
+            f"about ${found['saved_usd_monthly']:.2f} a month saved"
+        )
+
+    _run(context, work)
+
+
+@app.command()
+def status(context: typer.Context, as_json: Json = False) -> None:
+    """Tiers, states, bytes, the last cycle, and whether the store answers."""
+
+    async def work(settings: Settings) -> None:
+        async with open_access(settings, changing=False) as access:
+            found = await access.status()
+        if as_json:
+            print_json(found)
+            return
+        _print_status(found)
+
+    _run(context, work)
+
+
+@app.command()
+def ls(
+    context: typer.Context,
+    glob: Annotated[str, typer.Argument(metavar="[GLOB]", help="Such as 'orders-*'.")] = "*",
+    tier: Annotated[Tier | None, typer.Option(help="Only this tier.")] = None,
+    state: Annotated[State | None, typer.Option(help="Only this state.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Segments, a row each."""
+
+    async def work(settings: Settings) -> None:
+        async with open_access(settings, changing=False) as access:
+            found = await access.segments(tier=tier, state=state)
+        chosen = [segment for segment in found if _matches(segment["segment_path"], glob)]
+        if as_json:
+            print_json(chosen)
+            return
+        rows = [
+            (
+                s["segment_path"],
+                s["policy"],
+                s["state"] + (" active" if s["is_active"] else ""),
+                size(s["size_bytes"]),
+                (s["last_modified"] or "")[:19],
+                s["problem"],
+            )
+            for s in chosen
+        ]
+        print_table(("SEGMENT", "TIER", "STATE", "SIZE", "MODIFIED (UTC)", "PROBLEM"), rows, right=("SIZE",))
+
+    _run(context, work)
+
+
+@app.command()
+def archive(context: typer.Context, paths: Paths) -> None:
+    """Archive segments by hand, whatever their age."""
+
+    async def work(settings: Settings) -> None:
+        async with open_access(settings, changing=True) as access:
+            states = {str(State.LOCAL)} if settings.archive_mode == "copy" else {str(State.LOCAL), str(State.COPIED)}
+            chosen = await expand(access, paths, states)
+            _exit_if(await move_all(chosen, access.archive, "archived", at_once=settings.archive_concurrency))
+
+    _run(context, work)
+
+
+@app.command()
+def restore(context: typer.Context, paths: Paths) -> None:
+    """Bring archived segments back to the disk."""
+
+    async def work(settings: Settings) -> None:
+        async with open_access(settings, changing=True) as access:
+            chosen = await expand(access, paths, {str(State.ARCHIVED)})
+            _exit_if(await move_all(chosen, access.restore, "restored", at_once=settings.archive_concurrency))
+
+    _run(context, work)
+
+
+@app.command()
+def verify(
+    context: typer.Context,
+    glob: Annotated[str, typer.Argument(metavar="[GLOB]", help="Such as 'orders-*'.")] = "*",
+    deep: Annotated[bool, typer.Option("--deep", help="Read every byte back.")] = False,
+) -> None:
+    """Compare the archive with its manifests: sizes and checksums, or with --deep every byte."""
+
+    async def work(settings: Settings) -> None:
+        checked = total = bad = 0
+        async with TieredStorage.open(settings, read_only=True) as storage:
+            async for verdict in storage.verify(glob="*", deep=deep):
+                if not _matches(verdict.id.path, glob):
+                    continue
+                checked += 1
+                total += verdict.size
+                if verdict.problem:
+                    bad += 1
+                    console().print(f"BAD {verdict.id.path}: {escape(verdict.problem)}")
+        how = "read back" if deep else "by sizes and checksums"
+        console().print(f"{counted(checked, 'archived segment')} verified {how}, {size(total)}, {bad} bad")
+        _exit_if(bad)
+
+    _run(context, work)
+
+
+@app.command()
+def demo(
+    keep: Annotated[bool, typer.Option("--keep", help="Leave the daemon serving afterwards.")] = False,
+) -> None:
+    """The main job on made-up Kafka segments and a directory store: no cloud needed."""
+    logs.configure("warning", "text")
+    _finish(run_demo(keep=keep))
+
+
+@config_app.command("check")
+def config_check(context: typer.Context) -> None:
+    """Validate the settings."""
+    settings = _settings(context)
+    for key in settings.without_effect():
+        error_console().print(f"Warning: {key} has no effect in this version")
+    if not settings.data_dir.is_dir():
+        error_console().print(f"Warning: storage.data.dir {settings.data_dir} is not a directory on this machine")
+    console().print(f"The configuration is valid ({find_config(context.obj) or 'from the environment'})")
+
+
+@config_app.command("show")
+def config_show(context: typer.Context) -> None:
+    """Print the effective settings, and where each came from. Secrets are masked."""
+    settings = _settings(context)
+    rows = [(key, escape(value), settings.source(key)) for key, value in settings.items()]
+    print_table(("KEY", "VALUE", "FROM"), rows)
+
+
+def main() -> None:
+    """The entry point: this project's errors become one line and an exit status."""
+    try:
+        app(_global_options_first(sys.argv[1:]))
+    except TakhinError as error:
+        error_console().print("[red]Error:[/red]", escape(str(error)))
+        sys.exit(error.exit_code)
+
+
+def _global_options_first(arguments: list[str]) -> list[str]:
+    """``--config`` is taken wherever it stands."""
+    front, rest = [], []
+    remaining = iter(arguments)
+    for argument in remaining:
+        if argument == "--":
+            rest += [argument, *remaining]
+        elif argument == "--config":
+            front += [argument, *([value] if (value := next(remaining, None)) is not None else [])]
+        elif argument.startswith("--config="):
+            front.append(argument)
+        else:
+            rest.append(argument)
+    return front + rest
+
+
+def _settings(context: typer.Context) -> Settings:
+    return Settings.load(context.obj)
+
+
+def _run(context: typer.Context, work: Any) -> None:
+    settings = _settings(context)
+    logs.configure("warning", "text")
+    _finish(work(settings))
+
+
+def _finish(work: Coroutine[Any, Any, None]) -> None:
+    try:
+        asyncio.run(work)
+    except KeyboardInterrupt:
+        error_console().print("Interrupted. What was not finished is as it was before.")
+        raise typer.Exit(1) from None
+
+
+def _exit_if(failures: int) -> None:
+    if failures:
+        raise typer.Exit(1)
+
+
+def _matches(path: str, glob: str) -> bool:
+    """A glob for whole paths, or for the partition's directory alone."""
+    return fnmatchcase(path, glob) or fnmatchcase(SegmentId.parse(path).directory, glob)
+
+
+def _print_status(found: dict[str, Any]) -> None:
+    cycle = found["last_cycle"]
+    rows = [
+        ("data directory", found["data_dir"]),
+        ("tiered storage", f"enabled, mode {found['mode']}" if found["enabled"] else "not enabled: observing only"),
+        (
+            "segments",
+            _COUNTS.format_map(found),
+        ),
+        ("on disk", f"{size(found['local_size_bytes'])}, {size(found['disk_free_bytes'])} free"),
+        ("in the archive", size(found["archived_size_bytes"])),
+        ("store", _store_words(found)),
+        ("last cycle", _cycle_words(cycle) if cycle else "none in this process"),
+    ]
+    if found["last_cycle_problem"]:
+        rows.append(("problem", found["last_cycle_problem"]))
+    for name, value in rows:
+        console().print(f"{name:<16}{escape(value)}")
+    for failure in cycle["failures"] if cycle else ():
+        console().print(f"{'failed':<16}{escape(failure['error'])}")
+
+
+def _store_words(found: dict[str, Any]) -> str:
+    if found["store"] is None:
+        return "none configured"
+    return f"{found['store']}: " + (
+        "reachable" if found["store_reachable"] else f"NOT reachable, {found['store_problem']}"
+    )
+
+
+def _cycle_words(cycle: dict[str, Any]) -> str:
+    return (
+        f"{cycle['ended_at'][:19]} UTC: {cycle['archived']} archived, {cycle['copied']} copied, "
+        f"{cycle['evicted']} evicted, {len(cycle['failures'])} failed, {cycle['postponed']} postponed"
+    )

@@ -1,0 +1,65 @@
+"""``archive`` and ``restore``: several segments by hand, with a progress bar on a terminal."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from fnmatch import fnmatchcase
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from takhin_tiered.cli.access import Access
+from takhin_tiered.cli.output import console, counted, error_console
+from takhin_tiered.errors import SegmentNotFound, TakhinError
+from takhin_tiered.segments.names import SegmentId
+
+_GLOB_CHARACTERS = frozenset("*?[")
+
+
+async def expand(access: Access, patterns: list[str], states: set[str]) -> list[str]:
+    """Paths as they are, globs as the segments that they match and that there is something to do for.
+
+    `SegmentNotFound` for a glob that matches nothing at all.
+    """
+    known = None
+    found: dict[str, None] = {}
+    for pattern in patterns:
+        if not _GLOB_CHARACTERS & set(pattern):
+            found[SegmentId.parse(pattern).path] = None
+            continue
+        if known is None:
+            known = await access.segments(tier=None, state=None)
+        matching = [segment for segment in known if fnmatchcase(segment["segment_path"], pattern)]
+        if not matching:
+            raise SegmentNotFound(f"no segment matches {pattern!r}", hint="takhin-tiered ls shows what there is")
+        for segment in matching:
+            if segment["state"] in states and not segment["is_active"]:
+                found[segment["segment_path"]] = None
+    return list(found)
+
+
+async def move_all(paths: list[str], move: Callable[[str], Awaitable[None]], verb: str, *, at_once: int) -> int:
+    """Move each; tell each failure, and go on. Returns how many failed."""
+    failures = 0
+    room = asyncio.Semaphore(at_once)
+    errors = error_console()
+    columns = (TextColumn(verb), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal) as progress:
+        task = progress.add_task(verb, total=len(paths))
+
+        async def one(path: str) -> None:
+            nonlocal failures
+            async with room:
+                try:
+                    await move(path)
+                    console().print(f"{verb} {path}")
+                except TakhinError as error:
+                    failures += 1
+                    errors.print(f"[red]Error:[/red] {path}:", error, markup=True)
+            progress.advance(task)
+
+        async with asyncio.TaskGroup() as group:
+            for path in paths:
+                group.create_task(one(path))
+    console().print(f"{counted(len(paths) - failures, 'segment')} {verb}, {failures} failed")
+    return failures

@@ -1,0 +1,95 @@
+"""Checksums: SHA-256, in the two forms that an object store can check by itself.
+
+An object that was sent in one piece has the digest of its bytes. One that was sent in parts has the
+digest of its parts' digests, written ``<digest>-<number of parts>``. Source: Amazon S3 User Guide,
+"Checking object integrity", full object and composite checksums.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+READ_SIZE = 1 << 20
+
+Source = Callable[[int, int], bytes]
+"""Bytes that can be read again: ``source(offset, length)``, blocking, so called in a thread."""
+
+
+@dataclass(frozen=True, slots=True)
+class Checksum:
+    """``sha256`` is hexadecimal, followed by ``-<parts>`` where ``part_size`` (bytes) is not 0."""
+
+    sha256: str
+    part_size: int = 0
+    parts: tuple[bytes, ...] = field(default=(), compare=False, repr=False)
+
+    @property
+    def header(self) -> str:
+        """As S3 writes it: base64."""
+        return hex_to_header(self.sha256)
+
+
+def hex_to_header(sha256: str) -> str:
+    digest, dash, count = sha256.partition("-")
+    return base64.b64encode(bytes.fromhex(digest)).decode() + dash + count
+
+
+def header_to_hex(header: str) -> str:
+    digest, dash, count = header.partition("-")
+    return base64.b64decode(digest).hex() + dash + count
+
+
+class Hasher:
+    """A running `Checksum`: feed it the bytes in order."""
+
+    def __init__(self, part_size: int = 0) -> None:
+        self._part_size = part_size
+        self._parts: list[bytes] = []
+        self._current = hashlib.sha256()
+        self._room = part_size
+        self.size = 0
+
+    def update(self, chunk: bytes) -> None:
+        self.size += len(chunk)
+        if not self._part_size:
+            self._current.update(chunk)
+            return
+        view = memoryview(chunk)
+        while view:
+            taken = view[: self._room]
+            self._current.update(taken)
+            self._room -= len(taken)
+            view = view[len(taken) :]
+            if not self._room:
+                self._close_part()
+
+    def checksum(self) -> Checksum:
+        if not self._part_size:
+            return Checksum(self._current.hexdigest())
+        if self._room < self._part_size or not self._parts:
+            self._close_part()
+        whole = hashlib.sha256(b"".join(self._parts)).hexdigest()
+        return Checksum(f"{whole}-{len(self._parts)}", self._part_size, tuple(self._parts))
+
+    def _close_part(self) -> None:
+        self._parts.append(self._current.digest())
+        self._current = hashlib.sha256()
+        self._room = self._part_size
+
+
+def checksum_of(source: Source, size: int, part_size: int = 0) -> Checksum:
+    """Read ``size`` bytes in one pass. A source that ends early gives the checksum of what is there."""
+    hasher = Hasher(part_size)
+    while hasher.size < size:
+        chunk = source(hasher.size, min(READ_SIZE, size - hasher.size))
+        if not chunk:
+            break
+        hasher.update(chunk)
+    return hasher.checksum()
+
+
+def bytes_source(data: bytes) -> Source:
+    return lambda offset, length: data[offset : offset + length]

@@ -1,0 +1,214 @@
+"""The daemon: builds everything, runs it in one task group, and takes it down in order.
+
+The first SIGTERM or SIGINT ends the taking of work: what is being moved is finished, within
+`GRACE_SECONDS`, and then given up cleanly. A second signal skips the wait.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+from collections.abc import Iterator
+
+import sdnotify
+import uvicorn
+from fastapi import FastAPI
+
+from takhin_tiered import logs
+from takhin_tiered.api.app import make_app
+from takhin_tiered.config import Settings
+from takhin_tiered.engine.cycle import Listener
+from takhin_tiered.errors import ConfigError, HeldElsewhere, TakhinError
+from takhin_tiered.tiered_storage import TieredStorage
+
+GRACE_SECONDS = 30.0
+_STORE_CHECK_SECONDS = 15.0
+_FIRST_RETRY_SECONDS = 5.0
+
+
+async def run_daemon(settings: Settings) -> None:
+    """Serve until a signal comes.
+
+    Raises `ConfigError` and `HeldElsewhere` at the start, and whatever was not foreseen at any time.
+    """
+    sockets = [_listen(settings)]
+    async with contextlib.AsyncExitStack() as stack:
+        stack.callback(sockets[0].close)
+        storage = await stack.enter_async_context(TieredStorage.open(settings, scan=False))
+        daemon = _Daemon(settings, storage)
+        storage.announce(_address(settings, sockets[0]))
+        with daemon.signals():
+            await daemon.run(sockets)
+
+
+async def run_once(settings: Settings, listener: Listener = lambda *_: None) -> int:
+    """One cycle and no API; 1 if anything failed. A signal ends it as it ends the daemon."""
+    async with TieredStorage.open(settings, scan=False) as storage:
+        daemon = _Daemon(settings, storage)
+        with daemon.signals():
+            cycle = asyncio.create_task(storage.run_cycle(listener))
+            stopped = asyncio.create_task(storage.engine.stopping.wait())
+            await asyncio.wait({cycle, stopped}, return_when=asyncio.FIRST_COMPLETED)
+            stopped.cancel()
+            await daemon.drain(cycle)
+            if cycle.cancelled():
+                return 1
+            return 1 if cycle.result().failed or cycle.result().postponed else 0
+
+
+class _Server(uvicorn.Server):
+    """uvicorn within our loop: the signals are the daemon's."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+class _Daemon:
+    def __init__(self, settings: Settings, storage: TieredStorage) -> None:
+        self._settings = settings
+        self._storage = storage
+        self._stopping = storage.engine.stopping
+        self._hurry = asyncio.Event()
+        self._systemd = sdnotify.SystemdNotifier()
+
+    @contextlib.contextmanager
+    def signals(self) -> Iterator[None]:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._signalled, number)
+        try:
+            yield
+        finally:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.remove_signal_handler(number)
+
+    async def run(self, sockets: list[socket.socket]) -> None:
+        app = make_app(self._storage, self._readiness)
+        server = _server(app)
+        log = logs.logger()
+        for key in self._settings.without_effect():
+            log.warning("a setting has no effect in this version", key=key)
+        try:
+            async with asyncio.TaskGroup() as group:
+                serving = group.create_task(server.serve(sockets))
+                helpers = [group.create_task(self._watch_store()), group.create_task(self._feed_watchdog())]
+                cycles = group.create_task(self._cycles())
+                helpers.append(group.create_task(self._watch_claim()))
+                self._systemd.notify(f"READY=1\nSTATUS=serving {sockets[0].getsockname()[:2]}")
+                log.info("started", data_dir=str(self._settings.data_dir), segments=len(self._storage.engine.catalog))
+                await self._stopping.wait()
+                self._systemd.notify("STOPPING=1")
+                log.info("stopping", grace_seconds=GRACE_SECONDS)
+                server.should_exit = True
+                await self.drain(cycles)
+                server.force_exit = True
+                for helper in helpers:
+                    helper.cancel()
+                await serving
+        except* TakhinError as errors:
+            raise _first(errors) from None
+        log.info("stopped")
+
+    async def drain(self, work: asyncio.Task[object]) -> None:
+        """Wait for what is being moved, for as long as the grace period or the second signal allow."""
+        if not work.done():
+            hurry = asyncio.create_task(self._hurry.wait())
+            timeout = GRACE_SECONDS if self._stopping.is_set() else None
+            await asyncio.wait({work, hurry}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+            hurry.cancel()
+        if not work.done():
+            logs.logger().warning("giving up what is being moved: it stays on disk, and is moved after the next start")
+            work.cancel()
+            await asyncio.wait({work})
+
+    def _signalled(self, number: int) -> None:
+        if self._stopping.is_set():
+            self._hurry.set()
+        self._stopping.set()
+        logs.logger().info("signal", signal=signal.Signals(number).name)
+
+    async def _cycles(self) -> None:
+        """A cycle at once, then one each interval; one that could do nothing is tried again sooner."""
+        interval = self._settings.archive_interval_minutes * 60
+        retry = _FIRST_RETRY_SECONDS
+        while not self._stopping.is_set():
+            try:
+                await self._storage.run_cycle()
+                pause, retry = interval, _FIRST_RETRY_SECONDS
+            except (ConfigError, HeldElsewhere):
+                raise
+            except TakhinError as error:
+                logs.logger().error("the cycle could not run", code=error.code, error=str(error))
+                pause = min(retry, interval)
+                retry *= 2
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), pause)
+
+    async def _watch_store(self) -> None:
+        """Ask the store now and then, so that readiness speaks of now."""
+        while self._settings.has_store:
+            await self._storage.check_store()
+            await asyncio.sleep(_STORE_CHECK_SECONDS)
+
+    async def _watch_claim(self) -> None:
+        await self._storage.claim_lost.wait()
+        raise HeldElsewhere("another owner took the store over: this daemon stops before the two fight")
+
+    async def _feed_watchdog(self) -> None:
+        microseconds = int(os.environ.get("WATCHDOG_USEC", "0"))
+        while microseconds:
+            self._systemd.notify("WATCHDOG=1")
+            await asyncio.sleep(microseconds / 2_000_000)
+
+    def _readiness(self) -> dict[str, str]:
+        storage = self._storage
+        return {
+            "catalog": "",
+            "data_dir": storage.last_cycle_problem if storage.last_cycle_code == "disk" else "",
+            "store": storage.engine.store_problem if self._settings.has_store else "",
+            "shutdown": "stopping" if self._stopping.is_set() else "",
+        }
+
+
+def _server(app: FastAPI) -> _Server:
+    config = uvicorn.Config(
+        app,
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=int(GRACE_SECONDS),
+        timeout_keep_alive=30,
+        h11_max_incomplete_event_size=64 * 1024,
+    )
+    return _Server(config)
+
+
+def _listen(settings: Settings) -> socket.socket:
+    host, port = settings.api_host, settings.api_port
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        return socket.create_server((host, port), family=family, backlog=512)
+    except OSError as error:
+        raise ConfigError(
+            f"cannot listen on {host}:{port}: {error.strerror}",
+            hint="Set storage.tiered.api.host and storage.tiered.api.port to an address that is free",
+        ) from error
+
+
+def _address(settings: Settings, listener: socket.socket) -> str:
+    """Where commands on this machine reach the API."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.api_host, settings.api_host)  # noqa: S104
+    port = listener.getsockname()[1]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def _first(errors: ExceptionGroup[TakhinError]) -> TakhinError:
+    error: TakhinError | ExceptionGroup[TakhinError] = errors
+    while isinstance(error, ExceptionGroup):
+        error = error.exceptions[0]
+    return error

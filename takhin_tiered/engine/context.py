@@ -1,0 +1,152 @@
+"""What every verb works with."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from takhin_tiered.catalog.catalog import Catalog
+from takhin_tiered.disk.files import DataDir, PartitionDir
+from takhin_tiered.disk.scan import scan_partition
+from takhin_tiered.errors import (
+    ConfigError,
+    DiskError,
+    ObjectMissing,
+    SegmentChanged,
+    SegmentNotFound,
+    StoreError,
+)
+from takhin_tiered.metrics import Metrics
+from takhin_tiered.segments.manifest import Manifest
+from takhin_tiered.segments.model import NO_FILES, PartitionListing, Segment
+from takhin_tiered.segments.names import FileKind, SegmentId
+from takhin_tiered.segments.policy import Policy
+from takhin_tiered.store import ObjectStore, read_object
+from takhin_tiered.threads import in_thread
+
+
+@dataclass(slots=True)
+class Engine:
+    """The parts, put together by `takhin_tiered.TieredStorage`; the verbs are functions that take it."""
+
+    policy: Policy
+    data_dir: DataDir
+    catalog: Catalog
+    object_store: ObjectStore | None
+    metrics: Metrics
+    concurrency: int = 4
+    clock: Callable[[], float] = time.time
+    stopping: asyncio.Event = field(default_factory=asyncio.Event)
+    cycle_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    reserved_bytes: int = 0
+    store_problem: str = "not asked yet"
+
+    @property
+    def store(self) -> ObjectStore:
+        """The object store; `ConfigError` where none is configured."""
+        if self.object_store is None:
+            raise ConfigError(
+                "no object store is configured",
+                hint="Set storage.tiered.s3.bucket or storage.tiered.directory.path",
+            )
+        return self.object_store
+
+    def note_store(self, error: StoreError | None) -> None:
+        """Remember whether the store answered, for readiness and metrics."""
+        self.store_problem = "" if error is None else str(error)
+        self.metrics.store_up.set(0 if error else 1)
+        if error is not None:
+            self.metrics.store_errors.labels(error.code).inc()
+
+
+async def refresh(engine: Engine, identity: SegmentId) -> Segment | None:
+    """Look at one segment's files again, and whether its partition still has a later log.
+
+    To be called with the segment's lock held. None if it is neither on disk nor known to be archived.
+    """
+    listing = await in_thread(_look, engine, identity, engine.catalog.active_offset(identity))
+    known = engine.catalog.get(identity)
+    files = listing.segments.get(identity.base_offset, NO_FILES)
+    if known is None and files.log is None:
+        return None
+    known = known or Segment(identity)
+    if files.log is None and known.archive is None:
+        return None
+    fresh = Segment(
+        identity,
+        local=files,
+        active=identity.base_offset == listing.active,
+        settled=known.settled,
+        archive=known.archive,
+        lease_until=known.lease_until if files.log is not None else 0.0,
+        last_access=known.last_access,
+        problem=known.problem,
+    )
+    engine.catalog.put(fresh)
+    return fresh
+
+
+def _look(engine: Engine, identity: SegmentId, active: int) -> PartitionListing:
+    """Three looks, where the log that was active at the last scan is still there; else the whole partition."""
+    nothing = PartitionListing(identity.topic, identity.partition, {}, None)
+    with disk_errors(identity):
+        if active > identity.base_offset:
+            try:
+                with engine.data_dir.partition(identity.directory) as partition:
+                    later = SegmentId(identity.topic, identity.partition, active)
+                    if partition.exists(later.file(FileKind.LOG)):
+                        files = NO_FILES
+                        for kind in FileKind:
+                            files = files.with_file(kind, partition.stat(identity.file(kind)))
+                        return PartitionListing(
+                            identity.topic, identity.partition, {identity.base_offset: files}, active
+                        )
+            except (FileNotFoundError, NotADirectoryError):
+                return nothing
+        return scan_partition(engine.data_dir, identity.directory) or nothing
+
+
+def require_known(segment: Segment | None, identity: SegmentId) -> Segment:
+    if segment is None:
+        raise SegmentNotFound(f"segment {identity.path} is neither on disk nor in the archive", segment=identity.path)
+    return segment
+
+
+async def load_manifest(engine: Engine, identity: SegmentId) -> Manifest | None:
+    """The manifest as the store has it now, or None."""
+    key = identity.manifest_key
+    try:
+        data = await read_object(engine.store, key)
+    except ObjectMissing:
+        return None
+    return Manifest.from_json(data, key=key)
+
+
+@contextmanager
+def disk_errors(identity: SegmentId) -> Iterator[None]:
+    """What the file system says, as an error that names the segment."""
+    try:
+        yield
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise SegmentChanged(
+            f"the files of segment {identity.path} vanished while they were worked on",
+            segment=identity.path,
+            hint="If the broker deleted them, nothing is to be done",
+        ) from error
+    except OSError as error:
+        name = os.strerror(error.errno) if error.errno else str(error)
+        raise DiskError(
+            f"the disk failed on segment {identity.path}: {name} ({error.filename or 'file'})",
+            segment=identity.path,
+            hint="Nothing was removed; the next cycle tries again",
+        ) from error
+
+
+@contextmanager
+def open_partition(engine: Engine, identity: SegmentId, *, create: bool = False) -> Iterator[PartitionDir]:
+    with disk_errors(identity), engine.data_dir.partition(identity.directory, create=create) as partition:
+        yield partition

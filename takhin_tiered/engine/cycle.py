@@ -1,0 +1,208 @@
+"""The cycle: scan, classify, plan, then archive and evict, some segments at a time.
+
+A verb raises; only the cycle catches, one segment at a time, and only this project's errors. Anything
+else is a fault of the program, and stops it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from itertools import islice
+
+from takhin_tiered import logs
+from takhin_tiered.disk.scan import scan
+from takhin_tiered.engine.archive import archive
+from takhin_tiered.engine.context import Engine
+from takhin_tiered.engine.evict import evict
+from takhin_tiered.engine.restore import remove_unfinished
+from takhin_tiered.errors import DiskError, SegmentError, StoreError, TakhinError
+from takhin_tiered.segments.model import PartitionListing
+from takhin_tiered.segments.names import SegmentId
+from takhin_tiered.segments.plan import Plan, Step, Verb, make_plan
+from takhin_tiered.threads import in_thread
+
+_LISTINGS_AT_ONCE = 64
+_STALE_UPLOAD_SECONDS = 24 * 3600.0
+
+
+@dataclass(slots=True)
+class CycleReport:
+    """What one cycle did. Times are seconds since the epoch; ``postponed`` steps were not begun."""
+
+    started_at: float
+    ended_at: float = 0.0
+    planned: int = 0
+    archived: int = 0
+    copied: int = 0
+    evicted: int = 0
+    postponed: int = 0
+    bytes_freed: int = 0
+    failures: list[tuple[str, str]] = field(default_factory=list)
+
+    @property
+    def failed(self) -> bool:
+        return bool(self.failures)
+
+
+Listener = Callable[[Step, str], None]
+"""Told of each step: ``begin``, then ``done``, or why it failed."""
+
+
+async def refresh_catalog(engine: Engine) -> list[PartitionListing]:
+    """Scan the data directory, and take over what it shows. `DiskError` where it cannot be read.
+
+    Returns the partitions in which a restore left unfinished files.
+    """
+    unfinished: list[PartitionListing] = []
+    engine.catalog.begin_scan()
+    seen: set[tuple[str, int]] = set()
+    listings = scan(engine.data_dir)
+    try:
+        while batch := await in_thread(lambda: list(islice(listings, _LISTINGS_AT_ONCE))):
+            for listing in batch:
+                seen.add((listing.topic, listing.partition))
+                _tell_gone(engine.catalog.observe(listing))
+                if listing.unfinished:
+                    unfinished.append(listing)
+    except OSError as error:
+        raise DiskError(
+            f"the data directory {engine.data_dir.path} cannot be read: {error}",
+            hint="Nothing is moved until it can",
+        ) from error
+    _tell_gone(engine.catalog.observe_missing(seen))
+    await engine.catalog.flush()
+    engine.metrics.disk_free_bytes.set(await in_thread(engine.data_dir.free_bytes))
+    return unfinished
+
+
+def plan_now(engine: Engine) -> Plan:
+    """What a cycle would do, by what the catalog knows."""
+    return _plan(engine, work_only=False)
+
+
+def _plan(engine: Engine, *, work_only: bool) -> Plan:
+    catalog = engine.catalog
+    return make_plan(catalog.segments(), catalog.restored(), engine.policy, engine.clock(), work_only=work_only)
+
+
+async def run_cycle(engine: Engine, listener: Listener = lambda *_: None) -> CycleReport:
+    """One cycle. Raises `DiskError` or `StoreError` where nothing can be done at all."""
+    async with engine.cycle_lock:
+        report = CycleReport(started_at=engine.clock())
+        with logs.operation("cycle", ""), engine.metrics.cycle_seconds.time():
+            try:
+                for listing in await refresh_catalog(engine):
+                    await remove_unfinished(engine, listing)
+                plan = _plan(engine, work_only=True)
+                report.planned = len(plan.work)
+                if plan.work:
+                    await engine.store.check()
+                    engine.note_store(None)
+                await _carry_out(engine, plan, report, listener)
+                if engine.policy.enabled:
+                    await _clean_up(engine)
+            except StoreError as error:
+                engine.note_store(error)
+                engine.metrics.cycles.labels("failure").inc()
+                raise
+            except TakhinError:
+                engine.metrics.cycles.labels("failure").inc()
+                raise
+            finally:
+                report.ended_at = engine.clock()
+                engine.metrics.last_cycle.set(report.ended_at)
+            engine.metrics.cycles.labels("failure" if report.failed else "success").inc()
+            logs.logger().info(
+                "cycle ended",
+                archived=report.archived,
+                copied=report.copied,
+                evicted=report.evicted,
+                failed=len(report.failures),
+                postponed=report.postponed,
+                seconds=round(report.ended_at - report.started_at, 3),
+            )
+        return report
+
+
+async def _carry_out(engine: Engine, plan: Plan, report: CycleReport, listener: Listener) -> None:
+    todo = deque(plan.work)
+
+    async def worker() -> None:
+        while todo and not engine.stopping.is_set():
+            step = todo.popleft()
+            engine.metrics.queued.set(len(todo))
+            with engine.metrics.in_flight.track_inprogress():
+                if not await _step(engine, step, report, listener):
+                    # The store is down: what is left waits for the next cycle, on disk.
+                    report.postponed += len(todo)
+                    todo.clear()
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(min(engine.concurrency, len(todo))):
+            group.create_task(worker())
+    report.postponed += len(todo)
+    engine.metrics.queued.set(0)
+
+
+async def _step(engine: Engine, step: Step, report: CycleReport, listener: Listener) -> bool:
+    """Carry out one step; False if there is no sense in going on to the next."""
+    listener(step, "begin")
+    try:
+        if step.verb is Verb.EVICT:
+            await evict(engine, step.id)
+            report.evicted += 1
+        else:
+            await archive(engine, step.id, evict=step.verb is Verb.ARCHIVE, expected=step.local)
+            if step.verb is Verb.ARCHIVE:
+                report.archived += 1
+            else:
+                report.copied += 1
+        report.bytes_freed += step.frees
+        listener(step, "done")
+    except TakhinError as error:
+        listener(step, str(error))
+        _note_failure(engine, step, error)
+        report.failures.append((step.id.path, str(error)))
+        if isinstance(error, StoreError):
+            return await _store_answers(engine)
+    return True
+
+
+def _note_failure(engine: Engine, step: Step, error: TakhinError) -> None:
+    counter = engine.metrics.evictions if step.verb is Verb.EVICT else engine.metrics.archives
+    counter.labels("failure").inc()
+    if isinstance(error, StoreError):
+        engine.metrics.store_errors.labels(error.code).inc()
+    say = logs.logger().warning if isinstance(error, SegmentError) else logs.logger().error
+    say("segment failed", verb=str(step.verb), segment=step.id.path, code=error.code, error=str(error))
+    known = engine.catalog.get(step.id)
+    if known is not None and known.problem != str(error):
+        engine.catalog.put(replace(known, problem=str(error)))
+
+
+async def _store_answers(engine: Engine) -> bool:
+    try:
+        await engine.store.check()
+    except StoreError as error:
+        engine.note_store(error)
+        return False
+    return True
+
+
+async def _clean_up(engine: Engine) -> None:
+    """Uploads that nobody finished are paid for until they are aborted."""
+    try:
+        removed = await engine.store.remove_stale_uploads(_STALE_UPLOAD_SECONDS)
+    except StoreError as error:
+        logs.logger().warning("stale uploads were not looked for", error=str(error))
+        return
+    if removed:
+        logs.logger().info("removed uploads that were never finished", count=removed)
+
+
+def _tell_gone(identities: list[SegmentId]) -> None:
+    for identity in identities:
+        logs.logger().info("a segment that was never archived is gone from the disk", segment=identity.path)

@@ -1,0 +1,105 @@
+"""Evict: take the local files of an archived segment off the disk, the ``.log`` first.
+
+Nothing is unlinked that is not proven: the manifest is committed, the store has every object, and the
+local files still are the ones that were archived. If anything differs, they stay.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from takhin_tiered import logs
+from takhin_tiered.engine.context import Engine, open_partition, refresh, require_known
+from takhin_tiered.engine.points import reached
+from takhin_tiered.engine.prove import prove_archived, read_local_checksum
+from takhin_tiered.errors import (
+    ObjectCorrupt,
+    ObjectMissing,
+    SegmentActive,
+    SegmentChanged,
+    SegmentConflict,
+    SegmentRefused,
+)
+from takhin_tiered.segments.model import NO_FILES, FileStat, Segment
+from takhin_tiered.segments.names import FileKind, SegmentId
+from takhin_tiered.threads import in_thread
+
+
+async def evict(engine: Engine, identity: SegmentId) -> Segment:
+    """Take a segment off the disk; see `evict_held` for what is raised."""
+    with logs.operation("evict", identity.path):
+        async with engine.catalog.lock(identity):
+            segment = require_known(await refresh(engine, identity), identity)
+            return await evict_held(engine, segment, proven_now=False)
+
+
+async def evict_held(engine: Engine, segment: Segment, *, proven_now: bool) -> Segment:
+    """Evict while the segment's lock is held; ``proven_now``: the store proved every object just before.
+
+    Raises `SegmentActive`, `SegmentChanged`, `SegmentConflict`, `SegmentRefused`, `ObjectMissing`,
+    `ObjectCorrupt`, `StoreUnavailable` or `DiskError`; what is not unlinked then is whole.
+    """
+    identity, path = segment.id, segment.id.path
+    if engine.policy.keep_local:
+        raise SegmentRefused("mode copy never deletes a local file", segment=path)
+    if segment.active:
+        raise SegmentActive(f"segment {path} is the active one of its partition", segment=path)
+    if not segment.local:
+        return segment
+    expected = dict(segment.local.items())
+    if not proven_now:
+        await _prove_again(engine, segment)
+    elif not segment.is_proven:
+        raise SegmentChanged(f"the files of segment {path} are not the ones that were archived", segment=path)
+    await engine.catalog.flush()
+    reached("evict.begin")
+    await in_thread(_unlink, engine, identity, expected)
+    reached("evict.unlinked")
+    segment = replace(segment, local=NO_FILES, settled=True, lease_until=0.0, problem="")
+    engine.catalog.put(segment)
+    await engine.catalog.flush()
+    reached("evict.journaled")
+    engine.metrics.evictions.labels("success").inc()
+    engine.metrics.demotions.inc()
+    logs.logger().info("evicted", bytes=sum(stat.size for stat in expected.values()))
+    return segment
+
+
+async def _prove_again(engine: Engine, segment: Segment) -> None:
+    """Time has passed since these files were archived: is all of it still in the store, and are these they?"""
+    identity, path = segment.id, segment.id.path
+    try:
+        manifest = await prove_archived(engine, identity)
+    except (ObjectMissing, ObjectCorrupt):
+        # The disk has the last whole copy. Without this word of an archive, the next cycle stores it again.
+        if segment.local.log is not None:
+            engine.catalog.put(replace(segment, archive=None))
+        raise
+    if segment.is_proven and segment.archive is not None and segment.archive.generation == manifest.generation:
+        return
+    for kind, stat in segment.local.items():
+        archived = manifest.files.get(kind)
+        if archived is None or archived.size != stat.size:
+            raise SegmentConflict(f"{identity.file(kind)} is not what the archive holds", segment=path)
+        checksum = await read_local_checksum(engine, identity, kind, archived.part_size)
+        if checksum != archived.sha256:
+            raise SegmentConflict(f"{identity.file(kind)} is not what the archive holds", segment=path)
+
+
+def _unlink(engine: Engine, identity: SegmentId, expected: dict[FileKind, FileStat]) -> None:
+    with open_partition(engine, identity) as partition:
+        if not partition.is_in_place():
+            raise SegmentChanged(f"the directory of segment {identity.path} was moved away", segment=identity.path)
+        for kind, stat in expected.items():
+            if partition.stat(identity.file(kind)) != stat:
+                raise SegmentChanged(
+                    f"{identity.directory}/{identity.file(kind)} changed after it was archived",
+                    segment=identity.path,
+                    hint="The local files stay",
+                )
+        # The log goes first: a broker that starts now sees no log without its indexes.
+        for kind in FileKind:
+            if kind in expected:
+                partition.unlink(identity.file(kind))
+                reached(f"evict.{kind}.unlinked")
+        partition.fsync()

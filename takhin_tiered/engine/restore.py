@@ -1,0 +1,265 @@
+"""Restore: bring an archived segment back, the ``.log`` last, or leave nothing behind.
+
+Every file is downloaded under a temporary name, compared with the manifest, flushed to the disk, given
+its old modification time, and only when all are right do they get their names.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import replace
+
+from takhin_tiered import logs
+from takhin_tiered.codec.checksums import Hasher
+from takhin_tiered.disk.files import PartitionDir, give_to_owner_of
+from takhin_tiered.engine.context import Engine, disk_errors, load_manifest, open_partition, refresh
+from takhin_tiered.engine.points import reached
+from takhin_tiered.engine.prove import read_local_checksum
+from takhin_tiered.errors import (
+    DiskError,
+    DiskFull,
+    ObjectCorrupt,
+    ObjectMissing,
+    SegmentActive,
+    SegmentChanged,
+    SegmentConflict,
+    SegmentNotFound,
+)
+from takhin_tiered.segments.manifest import Manifest, ManifestFile
+from takhin_tiered.segments.model import Archive, LocalFiles, PartitionListing, Segment
+from takhin_tiered.segments.names import TEMP_SUFFIX, FileKind, SegmentId, parse_file
+from takhin_tiered.threads import in_thread
+
+_LOG_LAST = (FileKind.INDEX, FileKind.TIMEINDEX, FileKind.LOG)
+
+
+async def restore(engine: Engine, identity: SegmentId) -> Segment:
+    """Bring a segment back to the disk, or renew its lease if it is there.
+
+    Raises `SegmentNotFound`, `SegmentActive`, `SegmentConflict` (other bytes stand in its place, or it was
+    never archived), `DiskFull`, `DiskError`, `ObjectMissing`, `ObjectCorrupt` or another `StoreError`.
+    """
+    with logs.operation("restore", identity.path):
+        async with engine.catalog.lock(identity):
+            segment = await refresh(engine, identity)
+            if segment is not None and segment.local.log is not None:
+                return await _adopt(engine, segment)
+            manifest = await _manifest(engine, identity, known=segment is not None)
+            engine.metrics.cache_misses.inc()
+            with engine.metrics.restore_seconds.time():
+                async with _room(engine, identity, manifest.size):
+                    local = await _download(engine, manifest)
+            segment = await _restored(engine, segment or Segment(identity), manifest, local)
+            engine.metrics.restores.labels("success").inc()
+            engine.metrics.promotions.inc()
+            logs.logger().info("restored", bytes=local.size)
+            return segment
+
+
+async def _manifest(engine: Engine, identity: SegmentId, *, known: bool) -> Manifest:
+    manifest = await load_manifest(engine, identity)
+    if manifest is None and known:
+        raise ObjectMissing(
+            f"the manifest of segment {identity.path} is not in the archive",
+            segment=identity.path,
+            key=identity.manifest_key,
+            hint="Somebody removed it: look for it in the bucket's versions or backups",
+        )
+    if manifest is None:
+        raise SegmentNotFound(f"segment {identity.path} is neither on disk nor in the archive", segment=identity.path)
+    return manifest
+
+
+async def _adopt(engine: Engine, segment: Segment) -> Segment:
+    """The log is on disk. If it is what the archive holds, that is a restore with nothing to do."""
+    identity, path = segment.id, segment.id.path
+    if segment.active:
+        raise SegmentActive(f"segment {path} is the active one of its partition, and on disk", segment=path)
+    if segment.archive is None:
+        raise SegmentConflict(
+            f"segment {path} is on disk and was never archived: there is nothing to restore", segment=path
+        )
+    if segment.is_proven:
+        engine.metrics.cache_hits.inc()
+        now = engine.clock()
+        segment = replace(segment, lease_until=now + engine.policy.lease, last_access=now)
+        engine.catalog.put(segment)
+        await engine.catalog.flush()
+        return segment
+    manifest = await _manifest(engine, identity, known=True)
+    for kind, stat in segment.local.items():
+        archived = manifest.files.get(kind)
+        same = archived is not None and archived.size == stat.size
+        if archived and same:
+            same = await read_local_checksum(engine, identity, kind, archived.part_size) == archived.sha256
+        if not same:
+            raise SegmentConflict(
+                f"{identity.directory}/{identity.file(kind)} stands on disk with other bytes than the archive's",
+                segment=path,
+                key=archived.key if archived else "",
+                hint="Neither was touched. Move the local file away to restore the archived one",
+            )
+    engine.metrics.cache_hits.inc()
+    return await _restored(engine, segment, manifest, segment.local)
+
+
+async def _restored(engine: Engine, segment: Segment, manifest: Manifest, local: LocalFiles) -> Segment:
+    now = engine.clock()
+    archived = Archive(manifest.generation, manifest.size, manifest.log.mtime_ns, manifest.archived_at, proven=local)
+    segment = replace(
+        segment,
+        local=local,
+        archive=archived,
+        settled=True,
+        lease_until=now + engine.policy.lease,
+        last_access=now,
+        problem="",
+    )
+    engine.catalog.put(segment)
+    reached("restore.placed")
+    await engine.catalog.flush()
+    reached("restore.journaled")
+    return segment
+
+
+@asynccontextmanager
+async def _room(engine: Engine, identity: SegmentId, size: int) -> AsyncIterator[None]:
+    """Hold so many bytes of the disk, counted against what other restores hold; `DiskFull` if they are not free."""
+    free = await in_thread(engine.data_dir.free_bytes)
+    if free - engine.reserved_bytes < size:
+        raise DiskFull(
+            f"segment {identity.path} takes {size} bytes, and {max(0, free - engine.reserved_bytes)} are free",
+            segment=identity.path,
+            hint="It is whole in the archive. Make room, or restore it elsewhere",
+        )
+    engine.reserved_bytes += size
+    try:
+        yield
+    finally:
+        engine.reserved_bytes -= size
+
+
+async def _download(engine: Engine, manifest: Manifest) -> LocalFiles:
+    identity = manifest.id
+    with open_partition(engine, identity, create=True) as partition:
+        try:
+            for kind in _LOG_LAST:
+                if kind in manifest.files:
+                    await _download_file(engine, partition, identity, kind, manifest.files[kind])
+                    reached(f"restore.{kind}.downloaded")
+            return await in_thread(_place, partition, manifest)
+        finally:
+            await in_thread(_remove_temps, partition, identity)
+
+
+async def _download_file(
+    engine: Engine, partition: PartitionDir, identity: SegmentId, kind: FileKind, archived: ManifestFile
+) -> None:
+    hasher = Hasher(archived.part_size)
+    with disk_errors(identity):
+        fd = await in_thread(partition.create_temp, identity.file(kind))
+    try:
+        async with engine.store.get(archived.key) as chunks:
+            async for chunk in chunks:
+                if hasher.size + len(chunk) > archived.size:
+                    break
+                with _writing(identity):
+                    await in_thread(_write, fd, hasher, chunk)
+                engine.metrics.downloaded.inc(len(chunk))
+        if (hasher.size, hasher.checksum().sha256) != (archived.size, archived.sha256):
+            raise ObjectCorrupt(
+                f"object {archived.key} is not what was archived",
+                segment=identity.path,
+                key=archived.key,
+                hint="Nothing was restored. Look for an earlier version of the object in the bucket",
+            )
+        with _writing(identity):
+            await in_thread(_finish, partition, fd, archived)
+    finally:
+        os.close(fd)
+
+
+def _write(fd: int, hasher: Hasher, chunk: bytes) -> None:
+    hasher.update(chunk)
+    view = memoryview(chunk)
+    while view:
+        view = view[os.write(fd, view) :]
+
+
+def _finish(partition: PartitionDir, fd: int, archived: ManifestFile) -> None:
+    os.fchmod(fd, archived.mode)
+    give_to_owner_of(partition, fd)
+    os.utime(fd, ns=(archived.mtime_ns, archived.mtime_ns))
+    os.fsync(fd)
+
+
+def _place(partition: PartitionDir, manifest: Manifest) -> LocalFiles:
+    """Give the finished files their names: the indexes, which belong to no log before, then the log."""
+    identity, local, placed = manifest.id, LocalFiles(), []
+    appeared = SegmentConflict(f"{identity.path} appeared on disk during the restore", segment=identity.path)
+    with disk_errors(identity):
+        if not partition.is_in_place():
+            raise FileNotFoundError(identity.directory)
+        if partition.exists(identity.file(FileKind.LOG)):
+            raise appeared
+        try:
+            for kind in _LOG_LAST:
+                name = identity.file(kind)
+                if kind in manifest.files:
+                    partition.place_temp(name, replace=kind is not FileKind.LOG)
+                    placed.append(name)
+                else:
+                    # Recorded as missing: what an earlier log of this name left would be a wrong index.
+                    with suppress(FileNotFoundError):
+                        partition.unlink(name)
+                reached(f"restore.{kind}.placed")
+                local = local.with_file(kind, partition.stat(name))
+            partition.fsync()
+        except OSError as error:
+            for name in reversed(placed):
+                partition.unlink(name)
+            if isinstance(error, FileExistsError):
+                raise appeared from error
+            raise
+    return local
+
+
+def _remove_temps(partition: PartitionDir, identity: SegmentId) -> None:
+    for kind in FileKind:
+        with suppress(OSError):
+            partition.unlink(identity.file(kind) + TEMP_SUFFIX)
+
+
+@contextmanager
+def _writing(identity: SegmentId) -> Iterator[None]:
+    try:
+        with disk_errors(identity):
+            yield
+    except DiskError as error:
+        cause = error.__cause__
+        if isinstance(cause, OSError) and cause.errno in {errno.ENOSPC, errno.EDQUOT}:
+            raise DiskFull(
+                f"the disk filled up while segment {identity.path} was restored",
+                segment=identity.path,
+                hint="It is whole in the archive, and nothing was left on the disk",
+            ) from cause
+        raise
+
+
+async def remove_unfinished(engine: Engine, listing: PartitionListing) -> None:
+    """Take away the temporary files of a restore that was killed; one that runs holds its segment's lock."""
+    for name in listing.unfinished:
+        file = parse_file(name.removesuffix(TEMP_SUFFIX))
+        if file is None:
+            continue
+        identity = SegmentId(listing.topic, listing.partition, file[0])
+
+        def remove(identity: SegmentId = identity, name: str = name) -> None:
+            with suppress(SegmentChanged), open_partition(engine, identity) as partition:
+                partition.unlink(name)
+
+        async with engine.catalog.lock(identity):
+            await in_thread(remove)

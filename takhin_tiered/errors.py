@@ -1,0 +1,143 @@
+"""Every error that this package raises on purpose.
+
+::
+
+    TakhinError
+    ├── ConfigError               a setting is missing, unknown or makes no sense
+    ├── HeldElsewhere             another daemon owns the data directory or the bucket prefix
+    ├── SegmentError
+    │   ├── InvalidSegmentPath    not the path of a segment
+    │   ├── SegmentNotFound       neither on disk nor in the archive
+    │   ├── SegmentActive         the broker still writes to it
+    │   ├── SegmentChanged        its files changed while they were being read
+    │   ├── SegmentConflict       other bytes stand where these should go
+    │   └── SegmentRefused        the configuration says no
+    ├── StoreError
+    │   ├── StoreUnavailable      no answer, or one that may be better next time
+    │   ├── StoreDenied           credentials, permissions
+    │   ├── BucketMissing         the bucket or the directory is not there
+    │   ├── ObjectMissing         a key that should be there is not
+    │   ├── ObjectExists          a conditional write found an object in its place
+    │   └── ObjectCorrupt         bytes, size or checksum are not what was archived
+    ├── DiskError
+    │   └── DiskFull              no room for a restore
+    └── CatalogError              the catalog database cannot be read or written
+
+An error says what failed, on which segment and key, what the state is now, and what to do.
+"""
+
+from __future__ import annotations
+
+
+class TakhinError(Exception):
+    """The root. ``code`` is a stable word for programs, ``hint`` says what to do next."""
+
+    code = "error"
+    http_status = 500
+    exit_code = 1
+
+    def __init__(self, message: str, *, segment: str = "", key: str = "", hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.segment = segment
+        self.key = key
+        self.hint = hint
+
+    def __str__(self) -> str:
+        """One line: segment and key unless the message names them already, then the hint."""
+        places = [f"segment {self.segment}"] if self.segment and self.segment not in self.message else []
+        if self.key and self.key not in self.message:
+            places.append(f"key {self.key}")
+        where = f" ({', '.join(places)})" if places else ""
+        hint = f". {self.hint}" if self.hint else ""
+        return f"{self.message}{where}{hint}"
+
+
+class ConfigError(TakhinError):
+    code = "config"
+    exit_code = 2
+
+
+class HeldElsewhere(TakhinError):
+    code = "held_elsewhere"
+    http_status = 503
+    exit_code = 2
+
+
+class SegmentError(TakhinError):
+    code = "segment"
+
+
+class InvalidSegmentPath(SegmentError):
+    code = "invalid_path"
+    http_status = 400
+
+
+class SegmentNotFound(SegmentError):
+    code = "not_found"
+    http_status = 404
+
+
+class SegmentActive(SegmentError):
+    code = "active"
+    http_status = 409
+
+
+class SegmentChanged(SegmentError):
+    code = "changed"
+    http_status = 409
+
+
+class SegmentConflict(SegmentError):
+    code = "conflict"
+    http_status = 409
+
+
+class SegmentRefused(SegmentError):
+    code = "refused"
+    http_status = 409
+
+
+class StoreError(TakhinError):
+    code = "store"
+    http_status = 503
+
+
+class StoreUnavailable(StoreError):
+    code = "store_unavailable"
+
+
+class StoreDenied(StoreError):
+    code = "store_denied"
+
+
+class BucketMissing(StoreError):
+    code = "bucket_missing"
+
+
+class ObjectMissing(StoreError):
+    code = "object_missing"
+    http_status = 500
+
+
+class ObjectExists(StoreError):
+    code = "object_exists"
+    http_status = 409
+
+
+class ObjectCorrupt(StoreError):
+    code = "object_corrupt"
+    http_status = 500
+
+
+class DiskError(TakhinError):
+    code = "disk"
+
+
+class DiskFull(DiskError):
+    code = "disk_full"
+    http_status = 507
+
+
+class CatalogError(TakhinError):
+    code = "catalog"

@@ -1,0 +1,59 @@
+"""Logs: structlog to standard error, as JSON or text, with a correlation id through each operation."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from uuid import uuid4
+
+import structlog
+
+_LEVELS = {"debug": 10, "info": 20, "warn": 30, "warning": 30, "error": 40}
+
+
+def configure(level: str, style: str) -> None:
+    """Set up structlog, and send what libraries say through the same door; ``style`` is json or text."""
+    shared: list[Any] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.format_exc_info,
+    ]
+    last: Any = (
+        structlog.processors.JSONRenderer()
+        if style == "json"
+        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+    )
+    structlog.configure(
+        processors=[*shared, last],
+        wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
+        # Looked up at each line: standard error may be replaced, by a progress bar for one.
+        logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),
+        cache_logger_on_first_use=False,
+    )
+    handler = logging.StreamHandler()
+    handler.setFormatter(structlog.stdlib.ProcessorFormatter(processor=last, foreign_pre_chain=shared))
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    # Libraries speak only of what is wrong: botocore's debug lines carry signatures.
+    root.setLevel(max(_LEVELS[level], logging.WARNING))
+
+
+def logger() -> Any:
+    return structlog.get_logger()
+
+
+def new_correlation_id() -> str:
+    return uuid4().hex[:16]
+
+
+@contextmanager
+def operation(verb: str, segment: str) -> Iterator[None]:
+    """Bind the segment, the verb and a correlation id, the caller's if there is one, to every line within."""
+    bound = structlog.contextvars.get_contextvars()
+    identifier = bound.get("correlation_id") or new_correlation_id()
+    with structlog.contextvars.bound_contextvars(correlation_id=identifier, verb=verb, segment=segment):
+        yield

@@ -1,0 +1,59 @@
+"""What Prometheus scrapes. One registry for each `Metrics`, so that a process may hold several storages.
+
+Source: Prometheus, "Metric and label naming". The two gauges that end in ``_total`` keep the names that
+dashboards of the original use.
+"""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+_SECONDS = (0.01, 0.05, 0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800)
+
+
+class Metrics:
+    """Counters and gauges, by the name that the code uses; the exported names are in the constructor."""
+
+    def __init__(self) -> None:
+        registry = self.registry = CollectorRegistry()
+
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return Counter(name, text, labels, registry=registry)
+
+        def gauge(name: str, text: str, *labels: str) -> Gauge:
+            return Gauge(name, text, labels, registry=registry)
+
+        def seconds(name: str, text: str, *labels: str) -> Histogram:
+            return Histogram(name, text, labels, buckets=_SECONDS, registry=registry)
+
+        self.segments = gauge("tiered_storage_segments_total", "Segments known, by tier.", "policy")
+        self.archived_segments = gauge("tiered_storage_archived_segments_total", "Segments only in the archive.")
+        self.archives = counter("tiered_storage_archive_operations_total", "Segments archived, by result.", "result")
+        self.restores = counter("tiered_storage_restore_operations_total", "Segments restored, by result.", "result")
+        self.evictions = counter("tiered_storage_evict_operations_total", "Local copies removed, by result.", "result")
+        self.uploaded = counter("tiered_storage_s3_bytes_uploaded_total", "Bytes sent to the object store.")
+        self.downloaded = counter("tiered_storage_s3_bytes_downloaded_total", "Bytes received from the object store.")
+        self.store_errors = counter("tiered_storage_store_errors_total", "Failed store operations, by code.", "code")
+        self.archive_seconds = seconds("tiered_storage_archive_duration_seconds", "Time to archive one segment.")
+        self.restore_seconds = seconds("tiered_storage_restore_duration_seconds", "Time to restore one segment.")
+        self.cycle_seconds = seconds("tiered_storage_cycle_duration_seconds", "Time of one whole cycle.")
+        self.cycles = counter("tiered_storage_cycles_total", "Cycles run, by result.", "result")
+        self.last_cycle = gauge("tiered_storage_last_cycle_timestamp_seconds", "When the last cycle ended.")
+        self.local_bytes = gauge("tiered_storage_local_bytes", "Bytes of segments on the local disk.")
+        self.archived_bytes = gauge("tiered_storage_archived_bytes", "Bytes of segments in the object store.")
+        self.disk_free_bytes = gauge("tiered_storage_disk_free_bytes", "Bytes free on the disk of the data directory.")
+        self.queued = gauge("tiered_storage_queue_segments", "Segments that the running cycle has yet to begin.")
+        self.in_flight = gauge("tiered_storage_in_flight_segments", "Segments being moved now.")
+        self.cache_hits = counter("tiered_storage_cache_hits_total", "Restores that found the segment on disk.")
+        self.cache_misses = counter("tiered_storage_cache_misses_total", "Restores that had to download.")
+        self.promotions = counter("tiered_storage_promotions_total", "Segments brought back to the local disk.")
+        self.demotions = counter("tiered_storage_demotions_total", "Segments taken off the local disk.")
+        self.store_up = gauge("tiered_storage_store_up", "1 if the object store answered last time, else 0.")
+        self.ready = gauge("tiered_storage_ready", "1 if every readiness check passes, else 0.")
+        for result in ("success", "failure"):
+            for labelled in (self.archives, self.restores, self.evictions, self.cycles):
+                labelled.labels(result)
+
+    def render(self) -> bytes:
+        return generate_latest(self.registry)

@@ -1,0 +1,146 @@
+"""What is known of a segment: its files on disk, its place in the archive, its state."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+from takhin_tiered.segments.names import FileKind, SegmentId
+
+
+class Tier(StrEnum):
+    HOT = "hot"
+    WARM = "warm"
+    COLD = "cold"
+
+
+class State(StrEnum):
+    """Where a segment is whole: on disk only, in both places, or in the archive only."""
+
+    LOCAL = "local"
+    COPIED = "copied"
+    ARCHIVED = "archived"
+
+
+@dataclass(frozen=True, slots=True)
+class FileStat:
+    """One file as it stood when it was looked at: bytes, nanoseconds, inode number."""
+
+    size: int
+    mtime_ns: int
+    inode: int
+
+
+@dataclass(frozen=True, slots=True)
+class LocalFiles:
+    """The files of a segment that stand on disk; None for one that does not."""
+
+    log: FileStat | None = None
+    index: FileStat | None = None
+    timeindex: FileStat | None = None
+
+    def get(self, kind: FileKind) -> FileStat | None:
+        if kind is FileKind.LOG:
+            return self.log
+        return self.index if kind is FileKind.INDEX else self.timeindex
+
+    def with_file(self, kind: FileKind, stat: FileStat | None) -> LocalFiles:
+        if kind is FileKind.LOG:
+            return replace(self, log=stat)
+        return replace(self, index=stat) if kind is FileKind.INDEX else replace(self, timeindex=stat)
+
+    def items(self) -> Iterator[tuple[FileKind, FileStat]]:
+        for kind in FileKind:
+            stat = self.get(kind)
+            if stat is not None:
+                yield kind, stat
+
+    @property
+    def size(self) -> int:
+        return sum(stat.size for _, stat in self.items())
+
+    def __bool__(self) -> bool:
+        return self.log is not None or self.index is not None or self.timeindex is not None
+
+
+NO_FILES = LocalFiles()
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionListing:
+    """What stands in one partition directory; ``active`` is the highest base offset that has a log.
+
+    ``unfinished`` are the names of temporary files of ours, of a restore that runs or was killed.
+    """
+
+    topic: str
+    partition: int
+    segments: dict[int, LocalFiles]
+    active: int | None
+    unfinished: tuple[str, ...] = ()
+
+    @property
+    def directory(self) -> str:
+        return f"{self.topic}-{self.partition}"
+
+
+@dataclass(frozen=True, slots=True)
+class Archive:
+    """What the archive holds of a segment, in short; the manifest has it in full.
+
+    ``proven`` is how the local files stood when they were last known to be what the archive holds:
+    nothing is unlinked that does not stand so any more.
+    """
+
+    generation: int
+    size: int
+    mtime_ns: int
+    archived_at: float
+    proven: LocalFiles = NO_FILES
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """One segment. Times are seconds since the epoch; ``lease_until`` is 0 for one never restored."""
+
+    id: SegmentId
+    local: LocalFiles = NO_FILES
+    active: bool = False
+    settled: bool = True
+    archive: Archive | None = None
+    lease_until: float = 0.0
+    last_access: float = 0.0
+    problem: str = ""
+
+    @property
+    def is_proven(self) -> bool:
+        """Whether every local file is known to be what the archive holds."""
+        archive = self.archive
+        return archive is not None and all(archive.proven.get(kind) == stat for kind, stat in self.local.items())
+
+    @property
+    def state(self) -> State:
+        if self.archive is None:
+            return State.LOCAL
+        if self.local.log is None:
+            return State.ARCHIVED
+        return State.COPIED if self.is_proven else State.LOCAL
+
+    @property
+    def mtime(self) -> float:
+        """Last modification of the log, of the archived one where there is no other."""
+        if self.local.log is not None:
+            return self.local.log.mtime_ns / 1e9
+        return self.archive.mtime_ns / 1e9 if self.archive else 0.0
+
+    @property
+    def size(self) -> int:
+        """Bytes of the segment, counted once, wherever it is."""
+        if self.local.log is not None or self.archive is None:
+            return self.local.size
+        return self.archive.size
+
+    @property
+    def restored(self) -> bool:
+        return self.lease_until > 0 and self.local.log is not None

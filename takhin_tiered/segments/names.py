@@ -1,0 +1,106 @@
+"""Names: the paths of segments on disk, and the keys of their objects in the store.
+
+A partition is a directory ``<topic>-<partition>``; a segment is a triple of files in it, named by
+the 20-digit offset of its first record. Source: Apache Kafka, ``LogFileUtils`` and
+``UnifiedLog.parseTopicPartitionName``; a topic name has at most 249 of ``[a-zA-Z0-9._-]``.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import StrEnum
+
+from takhin_tiered.errors import InvalidSegmentPath
+
+MAX_OFFSET = 2**63 - 1
+MAX_PARTITION = 2**31 - 1
+
+_PARTITION_DIR = re.compile(r"([a-zA-Z0-9._-]{1,249})-(0|[1-9][0-9]{0,9})")
+_FILE = re.compile(r"([0-9]{20})\.(log|index|timeindex)")
+_MANIFEST_KEY = re.compile(r"([^/]+)/([0-9]{20})\.manifest\.json")
+
+TEMP_SUFFIX = ".takhin-tmp"
+"""Files that this program has not finished end in this; brokers pass over the ending."""
+
+
+class FileKind(StrEnum):
+    """The three files of a segment, in the order in which they are archived."""
+
+    LOG = "log"
+    INDEX = "index"
+    TIMEINDEX = "timeindex"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class SegmentId:
+    """What names a segment: topic, partition, and the offset of its first record."""
+
+    topic: str
+    partition: int
+    base_offset: int
+
+    @property
+    def directory(self) -> str:
+        return f"{self.topic}-{self.partition}"
+
+    @property
+    def path(self) -> str:
+        """As people write it: ``orders-0/00000000000000000042.log``."""
+        return f"{self.directory}/{self.file(FileKind.LOG)}"
+
+    def file(self, kind: FileKind) -> str:
+        """The name of one of its files, within the partition's directory."""
+        return f"{self.base_offset:020d}.{kind}"
+
+    def key(self, kind: FileKind, generation: int = 1) -> str:
+        """The key of an object, without the store's prefix.
+
+        The first generation is found under the file's own path. A segment that was rewritten after
+        it was archived gets the next generation, beside the first: objects are never overwritten.
+        """
+        infix = "" if generation == 1 else f".g{generation}"
+        return f"{self.directory}/{self.base_offset:020d}{infix}.{kind}"
+
+    @property
+    def manifest_key(self) -> str:
+        return f"{self.directory}/{self.base_offset:020d}.manifest.json"
+
+    @classmethod
+    def parse(cls, path: str) -> SegmentId:
+        """Read ``topic-partition/offset.log``; any other form raises `InvalidSegmentPath`."""
+        directory, slash, name = path.partition("/")
+        partition = parse_partition(directory)
+        file = parse_file(name)
+        if not slash or partition is None or file is None or file[1] is not FileKind.LOG:
+            shown = path if len(path) <= 80 else path[:77] + "..."
+            raise InvalidSegmentPath(
+                f"{shown!r} is not the path of a segment",
+                hint="A path looks like orders-0/00000000000000000000.log, below the data directory",
+            )
+        return cls(partition[0], partition[1], file[0])
+
+
+def parse_partition(directory: str) -> tuple[str, int] | None:
+    """``orders-0`` → ``("orders", 0)``; None for any name that no broker gives a live partition."""
+    match = _PARTITION_DIR.fullmatch(directory)
+    if match is None or match[1] in {".", ".."} or int(match[2]) > MAX_PARTITION:
+        return None
+    return match[1], int(match[2])
+
+
+def parse_file(name: str) -> tuple[int, FileKind] | None:
+    """``00000000000000000042.index`` → ``(42, FileKind.INDEX)``; None for anything else."""
+    match = _FILE.fullmatch(name)
+    if match is None or int(match[1]) > MAX_OFFSET:
+        return None
+    return int(match[1]), FileKind(match[2])
+
+
+def parse_manifest_key(key: str) -> SegmentId | None:
+    """The segment whose manifest this key holds, or None."""
+    match = _MANIFEST_KEY.fullmatch(key)
+    partition = parse_partition(match[1]) if match else None
+    if match is None or partition is None or int(match[2]) > MAX_OFFSET:
+        return None
+    return SegmentId(partition[0], partition[1], int(match[2]))

@@ -1,0 +1,143 @@
+"""The plan: what a cycle will do with each segment, and why. Pure.
+
+The same value is printed by ``takhin-tiered plan`` and carried out by the cycle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+
+from takhin_tiered.segments.model import NO_FILES, LocalFiles, Segment, State, Tier
+from takhin_tiered.segments.names import SegmentId
+from takhin_tiered.segments.policy import Policy, classify
+
+
+class Verb(StrEnum):
+    """ARCHIVE: into the store, then off the disk. COPY: into the store. EVICT: off the disk. KEEP."""
+
+    ARCHIVE = "archive"
+    COPY = "copy"
+    EVICT = "evict"
+    KEEP = "keep"
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One segment's line of the plan.
+
+    ``uploads`` and ``frees`` are bytes at the most; ``local`` is how the files of a segment to be moved stood.
+    """
+
+    id: SegmentId
+    verb: Verb
+    reason: str
+    tier: Tier
+    uploads: int = 0
+    frees: int = 0
+    local: LocalFiles = NO_FILES
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Every segment, in the order of work: by topic, partition, base offset."""
+
+    steps: tuple[Step, ...]
+    made_at: float
+
+    @property
+    def work(self) -> tuple[Step, ...]:
+        return tuple(step for step in self.steps if step.verb is not Verb.KEEP)
+
+    @property
+    def bytes_freed(self) -> int:
+        return sum(step.frees for step in self.steps)
+
+    @property
+    def bytes_uploaded(self) -> int:
+        return sum(step.uploads for step in self.steps)
+
+
+def make_plan(
+    segments: Iterable[Segment],
+    restored: Iterable[Segment],
+    policy: Policy,
+    now: float,
+    *,
+    work_only: bool = False,
+) -> Plan:
+    """Decide for each segment, in the order given; ``work_only`` leaves out what is kept.
+
+    ``restored`` are those of them that have been restored, as they share the local cache.
+    """
+    crowded = _over_cache_size(restored, policy)
+    steps = (_decide(segment, policy, now, crowded) for segment in segments)
+    return Plan(tuple(step for step in steps if not (work_only and step.verb is Verb.KEEP)), now)
+
+
+def _decide(segment: Segment, policy: Policy, now: float, crowded: set[SegmentId]) -> Step:
+    tier = classify(segment, policy, now)
+
+    def keep(reason: str) -> Step:
+        return Step(segment.id, Verb.KEEP, reason, tier)
+
+    def evict(reason: str) -> Step:
+        return Step(segment.id, Verb.EVICT, reason, tier, frees=segment.local.size, local=segment.local)
+
+    if not segment.local:
+        return keep("in the archive")
+    if not policy.enabled:
+        return keep("tiered storage is not enabled: observing only")
+    if not policy.covers(segment.id.topic):
+        return keep("the configuration leaves this topic out")
+    if segment.local.log is None:
+        if segment.archive is None or policy.keep_local:
+            return keep("index files without a .log")
+        return evict("left over from an interrupted evict or restore")
+    if segment.active:
+        return keep("active segment")
+    if not segment.settled:
+        return keep("changed since the last scan")
+    if segment.id in crowded and segment.is_proven:
+        return evict("restored copies outgrew the local cache; this one was read longest ago")
+    if segment.restored and now < segment.lease_until:
+        return keep(f"restored, its lease has {_hours(segment.lease_until - now)} to run")
+    if tier is not Tier.COLD:
+        return keep(f"{tier}, last modified {_hours(now - segment.mtime)} ago")
+    if segment.is_proven:
+        if policy.keep_local:
+            return keep("copied to the archive, and mode copy keeps local files")
+        return evict("its lease has ended and the archive holds it" if segment.restored else "the archive holds it")
+    if not policy.auto_archive:
+        return keep("cold, but automatic archiving is off")
+    size = segment.local.size
+    reason = f"cold, last modified {_hours(now - segment.mtime)} ago"
+    if segment.state is State.LOCAL and segment.archive is not None:
+        reason = "its files are not the ones that were archived: compare, and archive again if they differ"
+    if policy.keep_local:
+        return Step(segment.id, Verb.COPY, reason, tier, uploads=size, local=segment.local)
+    return Step(segment.id, Verb.ARCHIVE, reason, tier, uploads=size, frees=size, local=segment.local)
+
+
+def _over_cache_size(restored: Iterable[Segment], policy: Policy) -> set[SegmentId]:
+    """Restored copies that do not fit the cache: the least recently used leave first."""
+    if policy.keep_local:
+        return set()
+    kept, leave = 0, set()
+    for segment in sorted(restored, key=lambda segment: segment.last_access, reverse=True):
+        if kept + segment.local.size > policy.cache_size:
+            leave.add(segment.id)
+        else:
+            kept += segment.local.size
+    return leave
+
+
+def _hours(seconds: float) -> str:
+    if seconds < 0:
+        return "0 s (in the future)"
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    if seconds < 7200:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.0f} h" if seconds < 72 * 3600 else f"{seconds / 86400:.1f} days"

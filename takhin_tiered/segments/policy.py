@@ -1,0 +1,39 @@
+"""Policy: hot, warm or cold. Pure: the time is an argument."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from takhin_tiered.segments.model import Segment, Tier
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """The rules that the configuration sets. Ages and leases are in seconds, sizes in bytes."""
+
+    enabled: bool
+    auto_archive: bool
+    keep_local: bool
+    warm_age: float
+    cold_age: float
+    lease: float
+    cache_size: int
+    include: tuple[str, ...] = ("*",)
+    exclude: tuple[str, ...] = ()
+
+    def covers(self, topic: str) -> bool:
+        """Whether segments of this topic are ours to move."""
+        return any(fnmatchcase(topic, glob) for glob in self.include) and not any(
+            fnmatchcase(topic, glob) for glob in self.exclude
+        )
+
+
+def classify(segment: Segment, policy: Policy, now: float) -> Tier:
+    """By age since the last modification. A restored segment is hot for its lease, the active one always."""
+    if segment.active or (segment.restored and now < segment.lease_until):
+        return Tier.HOT
+    age = now - segment.mtime
+    if age >= policy.cold_age:
+        return Tier.COLD
+    return Tier.WARM if age >= policy.warm_age else Tier.HOT

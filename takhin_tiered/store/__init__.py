@@ -1,0 +1,32 @@
+"""The object store: one protocol, and the backends that keep it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from takhin_tiered.config import Settings
+from takhin_tiered.store.base import ObjectInfo, ObjectStore, read_object
+from takhin_tiered.store.directory import DirectoryStore
+from takhin_tiered.store.memory import MemoryStore
+
+__all__ = ["DirectoryStore", "MemoryStore", "ObjectInfo", "ObjectStore", "open_store", "read_object"]
+
+
+@asynccontextmanager
+async def open_store(settings: Settings) -> AsyncIterator[ObjectStore]:
+    """The store that the configuration names."""
+    if settings.directory_path is not None:
+        yield DirectoryStore(settings.directory_path, settings.s3_prefix)
+        return
+    # Imported here, as the SDK takes half a second that the directory store need not wait for.
+    from takhin_tiered.store.s3 import open_s3
+
+    async with open_s3(
+        settings.s3_bucket,
+        region=settings.s3_region,
+        prefix=settings.s3_prefix,
+        endpoint=settings.s3_endpoint,
+        connections=max(16, settings.archive_concurrency * 6),
+    ) as store:
+        yield store

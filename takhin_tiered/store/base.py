@@ -1,0 +1,75 @@
+"""The object store, as the engine sees it. One contract suite holds for every backend.
+
+Keys are relative: a store adds its bucket and prefix on the way in, and takes them off on the way out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+from takhin_tiered.codec.checksums import Checksum, Source
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectInfo:
+    """What the store says of an object: bytes, its SHA-256 (None where it keeps none), time of writing.
+
+    ``sha256`` has the form of `Checksum.sha256`; ``modified`` is seconds since the epoch.
+    """
+
+    key: str
+    size: int
+    sha256: str | None
+    modified: float
+
+
+class ObjectStore(Protocol):
+    """Errors are `StoreError` and those below it; every wait is bounded."""
+
+    @property
+    def address(self) -> str:
+        """Where it is, for people: ``s3://bucket/prefix``."""
+        ...
+
+    async def check(self) -> None:
+        """Return if objects could be listed now, else raise why not."""
+        ...
+
+    async def put(
+        self, key: str, body: Source, *, size: int, checksum: Checksum, if_absent: bool = False
+    ) -> ObjectInfo:
+        """Store an object, whole or not at all.
+
+        The store refuses bytes that are not those of ``checksum`` (`ObjectCorrupt`). With ``if_absent``
+        it raises `ObjectExists` where there is an object already.
+        """
+        ...
+
+    async def head(self, key: str) -> ObjectInfo | None: ...
+
+    def get(
+        self, key: str, *, start: int = 0, end: int | None = None
+    ) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
+        """Bytes ``start`` to ``end`` (exclusive; None: to the end). `ObjectMissing` where there is none."""
+        ...
+
+    def list(self, prefix: str = "") -> AsyncIterator[ObjectInfo]:
+        """Every object whose key starts with the prefix, by key; without checksums."""
+        ...
+
+    async def delete(self, keys: Sequence[str]) -> None:
+        """Remove objects; one that is not there is no error."""
+        ...
+
+    async def remove_stale_uploads(self, older_than: float) -> int:
+        """Remove what unfinished writes left that began more than so many seconds ago; returns how many."""
+        ...
+
+
+async def read_object(store: ObjectStore, key: str, *, limit: int = 1 << 20) -> bytes:
+    """A small object, whole."""
+    async with store.get(key, end=limit) as chunks:
+        return b"".join([chunk async for chunk in chunks])

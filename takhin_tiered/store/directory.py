@@ -1,0 +1,215 @@
+"""A directory as the object store: a second disk, or an NFS mount.
+
+An object is a file under its key. It is written under a temporary name, flushed to the disk, and given
+its name only when its checksum is right; a conditional write links it, which the file system refuses
+where the name is taken.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
+from pathlib import Path
+from uuid import uuid4
+
+import aiofiles
+
+from takhin_tiered.codec.checksums import READ_SIZE, Checksum, Hasher, Source
+from takhin_tiered.errors import (
+    BucketMissing,
+    ObjectCorrupt,
+    ObjectExists,
+    ObjectMissing,
+    StoreDenied,
+    StoreUnavailable,
+)
+from takhin_tiered.store.base import ObjectInfo
+from takhin_tiered.threads import in_thread
+
+_TEMP_DIR = ".takhin-tmp"
+
+
+class DirectoryStore:
+    """``root`` must exist: a mount that is not there must not become a directory on the root disk."""
+
+    def __init__(self, root: Path, prefix: str = "") -> None:
+        self._mount = root
+        self._root = root / prefix
+
+    @property
+    def address(self) -> str:
+        return str(self._root)
+
+    async def check(self) -> None:
+        def look() -> None:
+            self._require_mount()
+            if not os.access(self._mount, os.R_OK | os.W_OK | os.X_OK):
+                raise StoreDenied(f"no permission to read and write {self._mount}")
+
+        with _translated(""):
+            await in_thread(look)
+
+    async def put(
+        self, key: str, body: Source, *, size: int, checksum: Checksum, if_absent: bool = False
+    ) -> ObjectInfo:
+        with _translated(key):
+            return await in_thread(self._put, key, body, size, checksum, if_absent)
+
+    def _put(self, key: str, body: Source, size: int, checksum: Checksum, if_absent: bool) -> ObjectInfo:
+        self._require_mount()
+        path = self._path(key)
+        if if_absent and path.exists():
+            raise ObjectExists("there is an object already", key=key)
+        temp = self._root / _TEMP_DIR / uuid4().hex
+        temp.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            written = _copy(body, size, temp, checksum.part_size)
+            if written.size != size or written.checksum() != checksum:
+                raise ObjectCorrupt("the bytes are not those of the checksum", key=key)
+            _make_directories(path.parent)
+            if if_absent:
+                os.link(temp, path)
+            else:
+                temp.replace(path)
+            _fsync_directory(path.parent)
+        except FileExistsError as error:
+            raise ObjectExists("there is an object already", key=key) from error
+        finally:
+            temp.unlink(missing_ok=True)
+        return ObjectInfo(key, size, checksum.sha256, time.time())
+
+    async def head(self, key: str) -> ObjectInfo | None:
+        def look() -> ObjectInfo | None:
+            self._require_mount()
+            try:
+                status = self._path(key).stat()
+            except (FileNotFoundError, NotADirectoryError):
+                return None
+            return ObjectInfo(key, status.st_size, None, status.st_mtime)
+
+        with _translated(key):
+            return await in_thread(look)
+
+    @asynccontextmanager
+    async def get(self, key: str, *, start: int = 0, end: int | None = None) -> AsyncIterator[AsyncIterator[bytes]]:
+        with _translated(key):
+            await in_thread(self._require_mount)
+            try:
+                file = await aiofiles.open(self._path(key), "rb", buffering=0)
+            except (FileNotFoundError, NotADirectoryError) as error:
+                raise ObjectMissing("there is no such object", key=key) from error
+
+        async def chunks() -> AsyncIterator[bytes]:
+            with _translated(key):
+                await file.seek(start)
+                left = READ_SIZE if end is None else end - start
+                while left > 0 and (chunk := await file.read(min(left, READ_SIZE))):
+                    if end is not None:
+                        left -= len(chunk)
+                    yield chunk
+
+        try:
+            yield chunks()
+        finally:
+            await file.close()
+
+    async def list(self, prefix: str = "") -> AsyncIterator[ObjectInfo]:
+        with _translated(""):
+            for info in await in_thread(self._list, prefix):
+                yield info
+
+    def _list(self, prefix: str) -> Sequence[ObjectInfo]:
+        self._require_mount()
+        found: list[ObjectInfo] = []
+        for folder, folders, names in os.walk(self._root):
+            folders[:] = [name for name in folders if name != _TEMP_DIR]
+            for name in names:
+                path = Path(folder, name)
+                key = path.relative_to(self._root).as_posix()
+                if key.startswith(prefix):
+                    with suppress(FileNotFoundError):
+                        status = path.stat()
+                        found.append(ObjectInfo(key, status.st_size, None, status.st_mtime))
+        return sorted(found, key=lambda info: info.key)
+
+    async def delete(self, keys: Sequence[str]) -> None:
+        def remove() -> None:
+            self._require_mount()
+            for key in keys:
+                path = self._path(key)
+                with suppress(FileNotFoundError, NotADirectoryError):
+                    path.unlink()
+                    _fsync_directory(path.parent)
+
+        with _translated(""):
+            await in_thread(remove)
+
+    async def remove_stale_uploads(self, older_than: float) -> int:
+        def remove() -> int:
+            removed = 0
+            with suppress(FileNotFoundError):
+                for path in list((self._root / _TEMP_DIR).iterdir()):
+                    with suppress(FileNotFoundError):
+                        if time.time() - path.stat().st_mtime > older_than:
+                            path.unlink()
+                            removed += 1
+            return removed
+
+        with _translated(""):
+            return await in_thread(remove)
+
+    def _path(self, key: str) -> Path:
+        if not key or key.startswith("/") or {"..", ".", "", _TEMP_DIR} & set(key.split("/")):
+            raise ObjectMissing(f"{key!r} is not a key of this store")
+        return self._root / key
+
+    def _require_mount(self) -> None:
+        if not self._mount.is_dir():
+            raise BucketMissing(
+                f"the store directory {self._mount} is not there",
+                hint="Create it or mount it; nothing is archived until then, and local files stay",
+            )
+
+
+def _copy(body: Source, size: int, temp: Path, part_size: int) -> Hasher:
+    hasher = Hasher(part_size)
+    with temp.open("xb", buffering=0) as file:
+        while hasher.size < size:
+            chunk = body(hasher.size, min(READ_SIZE, size - hasher.size))
+            if not chunk:
+                break
+            hasher.update(chunk)
+            view = memoryview(chunk)
+            while view:
+                view = view[file.write(view) :]
+        os.fsync(file.fileno())
+    return hasher
+
+
+def _make_directories(path: Path) -> None:
+    """Like ``mkdir -p``, and sure to be there after a power cut."""
+    if not path.is_dir():
+        _make_directories(path.parent)
+        path.mkdir(exist_ok=True)
+        _fsync_directory(path.parent)
+
+
+def _fsync_directory(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+@contextmanager
+def _translated(key: str) -> Iterator[None]:
+    """The file system's errors, as this project's."""
+    try:
+        yield
+    except PermissionError as error:
+        raise StoreDenied(f"the store directory refuses: {error}", key=key) from error
+    except OSError as error:
+        raise StoreUnavailable(f"the store directory failed: {error}", key=key) from error

@@ -1,0 +1,66 @@
+"""A store in memory, for tests of what stands above it. It keeps the whole contract."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+from takhin_tiered.codec.checksums import Checksum, Source, bytes_source, checksum_of
+from takhin_tiered.errors import ObjectCorrupt, ObjectExists, ObjectMissing
+from takhin_tiered.store.base import ObjectInfo
+from takhin_tiered.threads import in_thread
+
+
+class MemoryStore:
+    def __init__(self) -> None:
+        self._objects: dict[str, tuple[bytes, ObjectInfo]] = {}
+
+    @property
+    def address(self) -> str:
+        return "memory"
+
+    async def check(self) -> None:
+        """It is always there."""
+
+    async def put(
+        self, key: str, body: Source, *, size: int, checksum: Checksum, if_absent: bool = False
+    ) -> ObjectInfo:
+        data = await in_thread(body, 0, size)
+        found = checksum_of(bytes_source(data), len(data), checksum.part_size)
+        if len(data) != size or found != checksum:
+            raise ObjectCorrupt("the bytes are not those of the checksum", key=key)
+        if if_absent and key in self._objects:
+            raise ObjectExists("there is an object already", key=key)
+        info = ObjectInfo(key, size, found.sha256, time.time())
+        self._objects[key] = (data, info)
+        return info
+
+    async def head(self, key: str) -> ObjectInfo | None:
+        found = self._objects.get(key)
+        return found[1] if found else None
+
+    @asynccontextmanager
+    async def get(self, key: str, *, start: int = 0, end: int | None = None) -> AsyncIterator[AsyncIterator[bytes]]:
+        if key not in self._objects:
+            raise ObjectMissing("there is no such object", key=key)
+        data = self._objects[key][0][start:end]
+
+        async def chunks() -> AsyncIterator[bytes]:
+            if data:
+                yield data
+
+        yield chunks()
+
+    async def list(self, prefix: str = "") -> AsyncIterator[ObjectInfo]:
+        for key in sorted(self._objects):
+            if key.startswith(prefix):
+                _, info = self._objects[key]
+                yield ObjectInfo(key, info.size, None, info.modified)
+
+    async def delete(self, keys: Sequence[str]) -> None:
+        for key in keys:
+            self._objects.pop(key, None)
+
+    async def remove_stale_uploads(self, older_than: float) -> int:  # noqa: ARG002 - writes here are never unfinished
+        return 0

@@ -1,0 +1,398 @@
+"""S3, MinIO, and whatever else speaks S3's protocol. The only module that knows an AWS library.
+
+Each upload carries the SHA-256 of its body, which the server checks before it stores anything, over plain
+HTTP too. Objects above `MULTIPART_THRESHOLD` go in parts, each checked in the same way, and an upload
+that fails is aborted. Retries are botocore's; only a download that breaks off in its body is taken up
+again here. Source: Amazon S3 API reference, PutObject, UploadPart, CompleteMultipartUpload.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import aioboto3
+import aiohttp
+from botocore.config import Config
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    HTTPClientError,
+    NoCredentialsError,
+    PartialCredentialsError,
+)
+
+from takhin_tiered.codec.checksums import READ_SIZE, Checksum, Source, header_to_hex
+from takhin_tiered.errors import (
+    BucketMissing,
+    ObjectCorrupt,
+    ObjectExists,
+    ObjectMissing,
+    StoreDenied,
+    StoreError,
+    StoreUnavailable,
+)
+from takhin_tiered.store.base import ObjectInfo
+from takhin_tiered.threads import in_thread
+
+_PARTS_AT_ONCE = 4
+_DELETE_BATCH = 1000
+_DOWNLOAD_TRIES = 4
+_DENIED = {
+    "AccessDenied", "403", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken",
+    "AllAccessDisabled", "AccountProblem", "RequestTimeTooSkewed", "InvalidClientTokenId",
+}  # fmt: skip
+_CORRUPT = {
+    "BadDigest",
+    "XAmzContentChecksumMismatch",
+    "XAmzContentSHA256Mismatch",
+    "InvalidDigest",
+    "IncompleteBody",
+}
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, slots=True)
+class Deadlines:
+    """Seconds. A whole operation may take ``base`` and its bytes at ``slowest`` bytes a second."""
+
+    connect: float = 5.0
+    read: float = 30.0
+    base: float = 90.0
+    slowest: float = 1 << 20
+
+    def operation(self, size: int) -> float:
+        return self.base + size / self.slowest
+
+
+class _Body:
+    """A `Source` as botocore and aiohttp want it: seekable for a retry, and read in large pieces in threads."""
+
+    def __init__(self, source: Source, start: int, size: int) -> None:
+        self._source, self._start, self._size = source, start, size
+        self._at = 0
+
+    def read(self, length: int = -1) -> bytes:
+        left = self._size - self._at
+        chunk = self._source(self._start + self._at, left if length < 0 else min(length, left)) if left else b""
+        self._at += len(chunk)
+        return chunk
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        self._at = offset + (0, self._at, self._size)[whence]
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        while chunk := await in_thread(self.read, READ_SIZE):
+            yield chunk
+
+
+class S3Store:
+    """Made by `open_s3`. Safe for many tasks of one event loop."""
+
+    def __init__(self, client: Any, bucket: str, prefix: str, address: str, deadlines: Deadlines) -> None:
+        self._client = client
+        self._bucket = bucket
+        self._prefix = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
+        self._address = address
+        self._deadlines = deadlines
+        self._conditional_writes = True
+
+    @property
+    def address(self) -> str:
+        return self._address
+
+    async def check(self) -> None:
+        await self._call("list", "", self._client.list_objects_v2, Bucket=self._bucket, Prefix=self._prefix, MaxKeys=1)
+
+    async def put(
+        self, key: str, body: Source, *, size: int, checksum: Checksum, if_absent: bool = False
+    ) -> ObjectInfo:
+        if if_absent and not self._conditional_writes:
+            await self._require_absent(key)
+            if_absent = False
+        send = self._put_parts if checksum.part_size else self._put_whole
+        try:
+            answer = await send(key, body, size, checksum, if_absent)
+        except _NoConditionalWrites:
+            self._conditional_writes = False
+            return await self.put(key, body, size=size, checksum=checksum, if_absent=if_absent)
+        header = answer.get("ChecksumSHA256")
+        return ObjectInfo(key, size, header_to_hex(header) if header else None, time.time())
+
+    async def head(self, key: str) -> ObjectInfo | None:
+        try:
+            answer = await self._call(
+                "head",
+                key,
+                self._client.head_object,
+                Bucket=self._bucket,
+                Key=self._full(key),
+                ChecksumMode="ENABLED",
+            )
+        except ObjectMissing:
+            return None
+        header = answer.get("ChecksumSHA256")
+        modified = answer["LastModified"].timestamp()
+        return ObjectInfo(key, answer["ContentLength"], header_to_hex(header) if header else None, modified)
+
+    @asynccontextmanager
+    async def get(self, key: str, *, start: int = 0, end: int | None = None) -> AsyncIterator[AsyncIterator[bytes]]:
+        # The first answer is awaited here, so that a missing object is known before anything is read.
+        answer = await self._get(key, start, end)
+        chunks = self._chunks(key, answer, start, end)
+        try:
+            yield chunks
+        finally:
+            await chunks.aclose()
+
+    async def list(self, prefix: str = "") -> AsyncIterator[ObjectInfo]:
+        token: dict[str, Any] = {}
+        while True:
+            page = await self._call(
+                "list", "", self._client.list_objects_v2,
+                Bucket=self._bucket, Prefix=self._full(prefix), **token,
+            )  # fmt: skip
+            for entry in page.get("Contents", ()):
+                key = entry["Key"].removeprefix(self._prefix)
+                yield ObjectInfo(key, entry["Size"], None, entry["LastModified"].timestamp())
+            if not page.get("IsTruncated"):
+                return
+            token = {"ContinuationToken": page["NextContinuationToken"]}
+
+    async def delete(self, keys: Sequence[str]) -> None:
+        for at in range(0, len(keys), _DELETE_BATCH):
+            objects = [{"Key": self._full(key)} for key in keys[at : at + _DELETE_BATCH]]
+            answer = await self._call(
+                "delete", "", self._client.delete_objects,
+                Bucket=self._bucket, Delete={"Objects": objects, "Quiet": True},
+            )  # fmt: skip
+            for failed in answer.get("Errors", ()):
+                key = failed["Key"].removeprefix(self._prefix)
+                raise StoreUnavailable(f"the store did not delete it: {failed.get('Code')}", key=key)
+
+    async def remove_stale_uploads(self, older_than: float) -> int:
+        removed = 0
+        marker: dict[str, Any] = {}
+        while True:
+            page = await self._call(
+                "list uploads", "", self._client.list_multipart_uploads,
+                Bucket=self._bucket, Prefix=self._prefix, **marker,
+            )  # fmt: skip
+            for upload in page.get("Uploads", ()):
+                if time.time() - upload["Initiated"].timestamp() > older_than:
+                    await self._abort(upload["Key"].removeprefix(self._prefix), upload["UploadId"])
+                    removed += 1
+            if not page.get("IsTruncated"):
+                return removed
+            marker = {"KeyMarker": page["NextKeyMarker"], "UploadIdMarker": page["NextUploadIdMarker"]}
+
+    async def _put_whole(self, key: str, body: Source, size: int, checksum: Checksum, if_absent: bool) -> Any:
+        return await self._call(
+            "put", key, self._client.put_object, size=size,
+            Bucket=self._bucket, Key=self._full(key), Body=_Body(body, 0, size), ContentLength=size,
+            ChecksumAlgorithm="SHA256", ChecksumSHA256=checksum.header, **_condition(if_absent),
+        )  # fmt: skip
+
+    async def _put_parts(self, key: str, body: Source, size: int, checksum: Checksum, if_absent: bool) -> Any:
+        upload = await self._call(
+            "create upload", key, self._client.create_multipart_upload,
+            Bucket=self._bucket, Key=self._full(key), ChecksumAlgorithm="SHA256", ChecksumType="COMPOSITE",
+        )  # fmt: skip
+        try:
+            parts = await self._send_parts(key, upload["UploadId"], body, size, checksum)
+            return await self._call(
+                "complete upload", key, self._client.complete_multipart_upload, size=size,
+                Bucket=self._bucket, Key=self._full(key), UploadId=upload["UploadId"],
+                MultipartUpload={"Parts": parts}, **_condition(if_absent),
+            )  # fmt: skip
+        except BaseException:
+            # Also when cancelled: an upload that nobody finishes is paid for until somebody aborts it.
+            await asyncio.shield(self._abort_quietly(key, upload["UploadId"]))
+            raise
+
+    async def _send_parts(
+        self, key: str, upload_id: str, body: Source, size: int, checksum: Checksum
+    ) -> Sequence[dict[str, Any]]:
+        room = asyncio.Semaphore(_PARTS_AT_ONCE)
+
+        async def send(number: int, digest: bytes) -> dict[str, Any]:
+            start = (number - 1) * checksum.part_size
+            length = min(checksum.part_size, size - start)
+            header = Checksum(digest.hex()).header
+            async with room:
+                answer = await self._call(
+                    "put part", key, self._client.upload_part, size=length,
+                    Bucket=self._bucket, Key=self._full(key), UploadId=upload_id, PartNumber=number,
+                    Body=_Body(body, start, length), ContentLength=length,
+                    ChecksumAlgorithm="SHA256", ChecksumSHA256=header,
+                )  # fmt: skip
+            return {"PartNumber": number, "ETag": answer["ETag"], "ChecksumSHA256": header}
+
+        return await _all([send(number, digest) for number, digest in enumerate(checksum.parts, 1)])
+
+    async def _abort(self, key: str, upload_id: str) -> None:
+        await self._call(
+            "abort upload", key, self._client.abort_multipart_upload,
+            Bucket=self._bucket, Key=self._full(key), UploadId=upload_id,
+        )  # fmt: skip
+
+    async def _abort_quietly(self, key: str, upload_id: str) -> None:
+        # What cannot be aborted now is found by `remove_stale_uploads` later.
+        try:
+            await self._abort(key, upload_id)
+        except StoreError:
+            return
+
+    async def _require_absent(self, key: str) -> None:
+        if await self.head(key) is not None:
+            raise ObjectExists("there is an object already", key=key)
+
+    async def _get(self, key: str, start: int, end: int | None) -> Any:
+        if end is not None and end <= start:
+            return None
+        wanted: dict[str, Any] = (
+            {"Range": f"bytes={start}-{'' if end is None else end - 1}"} if start or end is not None else {}
+        )
+        try:
+            return await self._call(
+                "get", key, self._client.get_object, Bucket=self._bucket, Key=self._full(key), **wanted
+            )
+        except _EmptyRange:
+            return None
+
+    async def _chunks(self, key: str, answer: Any, start: int, end: int | None) -> AsyncGenerator[bytes, None]:
+        at, tries = start, 1
+        while answer is not None:
+            try:
+                async with answer["Body"] as stream:
+                    while chunk := await asyncio.wait_for(stream.read(READ_SIZE), self._deadlines.read):
+                        at += len(chunk)
+                        yield chunk
+                return
+            except (aiohttp.ClientError, BotoCoreError, OSError, TimeoutError) as error:
+                if tries == _DOWNLOAD_TRIES:
+                    raise StoreUnavailable(f"the download broke off at byte {at}: {error!r}", key=key) from error
+                tries += 1
+                answer = await self._get(key, at, end)
+
+    async def _call(
+        self,
+        verb: str,
+        key: str,
+        operation: Callable[..., Awaitable[Result]],
+        *,
+        size: int = 0,
+        **arguments: Any,
+    ) -> Result:
+        deadline = self._deadlines.operation(size)
+        with _translated(verb, key, self._address, deadline):
+            async with asyncio.timeout(deadline):
+                return await operation(**arguments)
+
+    def _full(self, key: str) -> str:
+        return self._prefix + key
+
+
+class _NoConditionalWrites(StoreError):
+    """The server does not know ``If-None-Match``."""
+
+
+class _EmptyRange(StoreError):
+    """A range that begins at the end of the object, or behind it."""
+
+
+@asynccontextmanager
+async def open_s3(
+    bucket: str,
+    *,
+    region: str,
+    prefix: str,
+    endpoint: str = "",
+    connections: int = 32,
+    deadlines: Deadlines | None = None,
+) -> AsyncIterator[S3Store]:
+    """Connect when first used. Credentials come from the SDK's own chain; an endpoint means path-style keys."""
+    deadlines = deadlines or Deadlines()
+    config = Config(
+        connect_timeout=deadlines.connect,
+        read_timeout=deadlines.read,
+        max_pool_connections=connections,
+        retries={"mode": "standard", "total_max_attempts": 4},
+        # The checksum header, which is signed, says which bytes are meant; signing them as well reads them twice.
+        s3={"payload_signing_enabled": False, "addressing_style": "path" if endpoint else "auto"},
+        request_checksum_calculation="when_required",
+        response_checksum_validation="when_required",
+    )
+    address = "/".join(part for part in (f"s3://{bucket}", prefix.strip("/")) if part)
+    address += f" at {endpoint}" if endpoint else ""
+    async with AsyncExitStack() as stack:
+        session = aioboto3.Session(region_name=region)
+        with _translated("connect", "", address, deadlines.base):
+            client = await stack.enter_async_context(session.client("s3", endpoint_url=endpoint or None, config=config))
+        yield S3Store(client, bucket, prefix, address, deadlines)
+
+
+def _condition(if_absent: bool) -> dict[str, Any]:
+    return {"IfNoneMatch": "*"} if if_absent else {}
+
+
+async def _all(coroutines: Sequence[Coroutine[Any, Any, Result]]) -> list[Result]:
+    """Every result; the first failure cancels the others and is raised by itself."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(coroutine) for coroutine in coroutines]
+    except* StoreError as errors:
+        raise errors.exceptions[0] from None
+    return [task.result() for task in tasks]
+
+
+@contextmanager
+def _translated(verb: str, key: str, address: str, deadline: float) -> Iterator[None]:
+    """The library's errors, as this project's."""
+    try:
+        yield
+    except ClientError as error:
+        raise _meaning(error, verb, key, address) from error
+    except (NoCredentialsError, PartialCredentialsError) as error:
+        raise StoreDenied(
+            f"cannot {verb} in {address}: {error}",
+            key=key,
+            hint="Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile, or an instance role",
+        ) from error
+    except TimeoutError as error:
+        raise StoreUnavailable(f"cannot {verb} in {address}: no end after {deadline:.0f} s", key=key) from error
+    except HTTPClientError as error:
+        raise StoreUnavailable(f"cannot {verb} in {address}: {error}", key=key) from error
+    except (BotoCoreError, aiohttp.ClientError, OSError) as error:
+        raise StoreUnavailable(f"cannot {verb} in {address}: {error!r}", key=key) from error
+
+
+def _meaning(error: ClientError, verb: str, key: str, address: str) -> StoreError:
+    code = str(error.response.get("Error", {}).get("Code", ""))
+    status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+    words = f"cannot {verb} in {address}: {error.response.get('Error', {}).get('Message') or code} ({code or status})"
+    if code == "NoSuchBucket":
+        return BucketMissing(words, hint="Create the bucket, or set storage.tiered.s3.bucket to one that exists")
+    if code in {"NoSuchKey", "404"}:
+        return ObjectMissing(words, key=key)
+    if code == "InvalidRange":
+        return _EmptyRange(words, key=key)
+    if code in {"PreconditionFailed", "412"}:
+        return ObjectExists(words, key=key)
+    if code == "NotImplemented" and verb in {"put", "complete upload"}:
+        return _NoConditionalWrites(words, key=key)
+    if code in _CORRUPT:
+        return ObjectCorrupt(words, key=key, hint="The bytes changed on their way; nothing was stored")
+    if code in _DENIED or status == 403:
+        hint = "Check the credentials, and that they allow s3:GetObject, PutObject, DeleteObject and ListBucket"
+        return StoreDenied(words, key=key, hint=hint)
+    return StoreUnavailable(words, key=key)

@@ -1,0 +1,412 @@
+"""The façade: what a program embeds, and all that the API and the command line call."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from fnmatch import fnmatchcase
+from typing import Any
+from uuid import uuid4
+
+from prometheus_client import Counter
+
+from takhin_tiered import logs
+from takhin_tiered.catalog.catalog import Catalog
+from takhin_tiered.catalog.journal import Journal, open_journal
+from takhin_tiered.catalog.tallies import Stats
+from takhin_tiered.config import Settings
+from takhin_tiered.disk.files import DataDir
+from takhin_tiered.disk.lock import DataDirLock
+from takhin_tiered.engine import claim as claims
+from takhin_tiered.engine.archive import archive
+from takhin_tiered.engine.context import Engine
+from takhin_tiered.engine.cycle import CycleReport, Listener, plan_now, refresh_catalog, run_cycle
+from takhin_tiered.engine.rebuild import rebuild
+from takhin_tiered.engine.restore import restore
+from takhin_tiered.engine.verify import Verdict, verify
+from takhin_tiered.errors import ConfigError, HeldElsewhere, SegmentNotFound, StoreError, TakhinError
+from takhin_tiered.metrics import Metrics
+from takhin_tiered.segments.cost import saved_monthly
+from takhin_tiered.segments.model import Segment, State, Tier
+from takhin_tiered.segments.names import SegmentId
+from takhin_tiered.segments.plan import Plan
+from takhin_tiered.segments.policy import classify
+from takhin_tiered.store import open_store
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentInfo:
+    """A segment, for people and programs. Times are ISO 8601 in UTC, or None; sizes are bytes.
+
+    ``policy`` is the tier. ``is_archived`` is true where the segment is in the archive only.
+    """
+
+    segment_path: str
+    topic: str
+    partition: int
+    base_offset: int
+    policy: str
+    state: str
+    is_archived: bool
+    is_active: bool
+    size_bytes: int
+    local_size_bytes: int
+    archived_size_bytes: int
+    last_modified: str | None
+    archived_at: str | None
+    lease_until: str | None
+    last_access_at: str | None
+    generation: int | None
+    problem: str
+
+
+class TieredStorage:
+    """Segments of one data directory, and their archive. Made by `TieredStorage.open`.
+
+    ::
+
+        async with TieredStorage.open(Settings.load("takhin.yaml")) as storage:
+            await storage.archive_segment("orders-0/00000000000000000000.log")
+
+    Every method that takes a path raises `InvalidSegmentPath` where it is none, and `SegmentNotFound`
+    where nothing is known of such a segment.
+    """
+
+    def __init__(self, settings: Settings, engine: Engine, journal: Journal | None, lock: DataDirLock | None) -> None:
+        self.settings = settings
+        self.engine = engine
+        self.last_cycle: CycleReport | None = None
+        self.last_cycle_problem = ""
+        self.last_cycle_code = ""
+        self.claim_lost = asyncio.Event()
+        self._journal = journal
+        self._lock = lock
+        self._claim_lock = asyncio.Lock()
+        self._claimed: claims.Owner | None = None
+        self._renewal: asyncio.Task[None] | None = None
+        self._reconciled = journal is not None and journal.was_clean
+
+    @classmethod
+    @asynccontextmanager
+    async def open(
+        cls, settings: Settings, *, read_only: bool = False, scan: bool = True
+    ) -> AsyncIterator[TieredStorage]:
+        """Take the data directory, load the catalog, and look at the disk once.
+
+        ``read_only`` takes no lock and writes nothing: for looking while another process holds it.
+        ``scan=False`` leaves the first look to the first cycle. Raises `ConfigError` where there is no such
+        directory, `HeldElsewhere` where another process has it, and `CatalogError`.
+        """
+        async with AsyncExitStack() as stack:
+            data_dir = _open_data_dir(settings)
+            stack.callback(data_dir.close)
+            lock = None
+            if not read_only:
+                lock = DataDirLock(data_dir, settings.state_dir)
+                await asyncio.to_thread(_acquire, lock, settings)
+                stack.callback(lock.release)
+            journal = await stack.enter_async_context(open_journal(settings.state_dir, read_only=read_only))
+            # A reader takes the journal's word, and keeps its own to itself.
+            catalog = Catalog(journal)
+            await catalog.load()
+            if read_only:
+                catalog.detach()
+            store = await stack.enter_async_context(open_store(settings)) if settings.has_store else None
+            engine = Engine(
+                policy=settings.policy,
+                data_dir=data_dir,
+                catalog=catalog,
+                object_store=store,
+                metrics=Metrics(),
+                concurrency=settings.archive_concurrency,
+            )
+            storage = cls(settings, engine, journal, lock)
+            stack.push_async_callback(storage._close)
+            if scan:
+                await refresh_catalog(engine)
+            yield storage
+
+    def announce(self, api: str) -> None:
+        """Tell commands on this machine where this process serves its API."""
+        assert self._lock is not None
+        self._lock.announce(api)
+
+    async def archive_segment(self, path: str) -> SegmentInfo:
+        """Archive by hand, whatever the segment's age. Success if it was archived already."""
+        identity = SegmentId.parse(path)
+        with self._counted(self.engine.metrics.archives):
+            await self.prepare()
+            segment = await archive(self.engine, identity, evict=not self.engine.policy.keep_local)
+        return self._info(segment)
+
+    async def restore_segment(self, path: str) -> SegmentInfo:
+        """Bring a segment back, and keep it for its lease. Success if it was restored already."""
+        identity = SegmentId.parse(path)
+        with self._counted(self.engine.metrics.restores):
+            segment = await restore(self.engine, identity)
+        return self._info(segment)
+
+    def segment(self, path: str) -> SegmentInfo:
+        return self._info(self._known(path))
+
+    def segments(
+        self,
+        *,
+        glob: str = "*",
+        topic: str | None = None,
+        tier: Tier | None = None,
+        state: State | None = None,
+        after: str | None = None,
+    ) -> Iterator[SegmentInfo]:
+        """Known segments in order, those behind the path ``after``; ``glob`` is matched with the whole path."""
+        start = SegmentId.parse(after) if after else None
+        now = self.engine.clock()
+        for segment in self.engine.catalog.segments(topic=topic, after=start):
+            if state is not None and segment.state is not state:
+                continue
+            if tier is not None and classify(segment, self.engine.policy, now) is not tier:
+                continue
+            if glob == "*" or fnmatchcase(segment.id.path, glob):
+                yield self._info(segment)
+
+    def segment_policy(self, path: str) -> Tier:
+        """Hot, warm or cold, as it stands now."""
+        return classify(self._known(path), self.engine.policy, self.engine.clock())
+
+    def is_segment_archived(self, path: str) -> bool:
+        """Whether the segment is in the archive only."""
+        return self._known(path).state is State.ARCHIVED
+
+    def update_access_time(self, path: str) -> None:
+        """Note that the segment was read just now: restored copies read longest ago leave first."""
+        self._known(path)
+        self.engine.catalog.touch(SegmentId.parse(path), self.engine.clock())
+
+    def status(self) -> dict[str, Any]:
+        """Statistics, the last cycle, the store: what a person asks first. A stable form, ready for JSON."""
+        engine, cycle = self.engine, self.last_cycle
+        return {
+            **asdict(self.stats()),
+            "enabled": engine.policy.enabled,
+            "mode": self.settings.archive_mode,
+            "data_dir": str(self.settings.data_dir),
+            "disk_free_bytes": engine.data_dir.free_bytes(),
+            "store": engine.store.address if self.settings.has_store else None,
+            "store_reachable": not engine.store_problem if self.settings.has_store else None,
+            "store_problem": engine.store_problem if self.settings.has_store else "",
+            "last_cycle": None
+            if cycle is None
+            else {
+                "started_at": _iso(cycle.started_at),
+                "ended_at": _iso(cycle.ended_at),
+                "archived": cycle.archived,
+                "copied": cycle.copied,
+                "evicted": cycle.evicted,
+                "postponed": cycle.postponed,
+                "bytes_freed": cycle.bytes_freed,
+                "failures": [{"segment_path": path, "error": error} for path, error in cycle.failures],
+            },
+            "last_cycle_problem": self.last_cycle_problem,
+        }
+
+    def stats(self) -> Stats:
+        return self.engine.catalog.stats(self.engine.policy, self.engine.clock())
+
+    async def plan(self) -> Plan:
+        """What a cycle would do now, after a fresh look at the disk."""
+        async with self.engine.cycle_lock:
+            await refresh_catalog(self.engine)
+            return await asyncio.to_thread(plan_now, self.engine)
+
+    async def run_cycle(self, listener: Listener = lambda *_: None) -> CycleReport:
+        """One cycle now; failures of single segments are in the report. `TakhinError` where nothing could be done."""
+        self.last_cycle_problem = self.last_cycle_code = ""
+        try:
+            if self.engine.policy.enabled:
+                await self._prepare_or_look()
+            self.last_cycle = await run_cycle(self.engine, listener)
+        except TakhinError as error:
+            self.last_cycle_problem, self.last_cycle_code = str(error), error.code
+            raise
+        return self.last_cycle
+
+    def verify(self, *, glob: str = "*", deep: bool = False) -> AsyncIterator[Verdict]:
+        """Compare the archive with its manifests; ``deep`` reads every byte back."""
+        return verify(self.engine, lambda identity: glob == "*" or fnmatchcase(identity.path, glob), deep=deep)
+
+    async def prepare(self) -> None:
+        """Before the archive is written to: own the prefix, and know what is in it.
+
+        Raises `HeldElsewhere` where another owner is alive, and `StoreError`.
+        """
+        async with self._claim_lock:
+            if self.claim_lost.is_set():
+                raise HeldElsewhere(f"{self.engine.store.address} was taken over by another owner")
+            try:
+                if self._claimed is None:
+                    me = claims.describe_self(await self._identifier(), self.engine.data_dir.path)
+                    await claims.claim(self.engine, me)
+                    self._claimed = me
+                    self._renewal = asyncio.create_task(self._renew(me))
+                if not self._reconciled:
+                    taken = await rebuild(self.engine, full=False)
+                    self._reconciled = True
+                    if taken:
+                        logs.logger().info("learned archived segments from the store", segments=taken)
+            except StoreError as error:
+                self.engine.note_store(error)
+                raise
+            self.engine.note_store(None)
+
+    async def _prepare_or_look(self) -> None:
+        """`prepare`; while the store is down, what stands on the disk is still told."""
+        try:
+            await self.prepare()
+        except StoreError:
+            async with self.engine.cycle_lock:
+                await refresh_catalog(self.engine)
+            raise
+
+    async def check_store(self) -> None:
+        """Ask the store whether it answers, and remember what it said. Raises nothing for a store that is down."""
+        try:
+            await self.engine.store.check()
+        except StoreError as error:
+            self.engine.note_store(error)
+        else:
+            self.engine.note_store(None)
+
+    def update_metrics(self) -> None:
+        """Bring the gauges up to date, before they are read."""
+        stats, metrics = self.stats(), self.engine.metrics
+        metrics.segments.labels("hot").set(stats.hot_segments)
+        metrics.segments.labels("warm").set(stats.warm_segments)
+        metrics.segments.labels("cold").set(stats.cold_segments)
+        metrics.archived_segments.set(stats.archived_segments)
+        metrics.local_bytes.set(stats.local_size_bytes)
+        metrics.archived_bytes.set(stats.archived_size_bytes)
+
+    async def _close(self) -> None:
+        if self._renewal is not None:
+            self._renewal.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._renewal
+        if self._claimed is not None and not self.claim_lost.is_set():
+            await claims.release(self.engine, self._claimed)
+        if self._journal is not None and self._lock is not None:
+            await self.engine.catalog.flush()
+            if self._reconciled:
+                await self._journal.set_meta("clean", "yes")
+
+    async def _renew(self, me: claims.Owner) -> None:
+        while True:
+            await asyncio.sleep(claims.RENEW_EVERY)
+            try:
+                await claims.renew(self.engine, me)
+            except HeldElsewhere as error:
+                logs.logger().error("lost the claim on the store", error=str(error))
+                self.claim_lost.set()
+                return
+            except StoreError as error:
+                self.engine.note_store(error)
+            else:
+                self.engine.note_store(None)
+
+    async def _identifier(self) -> str:
+        """What names this data directory's state from one start to the next."""
+        assert self._journal is not None
+        identifier = await self._journal.get_meta("owner")
+        if identifier is None:
+            identifier = uuid4().hex
+            await self._journal.set_meta("owner", identifier)
+        return identifier
+
+    def _known(self, path: str) -> Segment:
+        identity = SegmentId.parse(path)
+        segment = self.engine.catalog.get(identity)
+        if segment is None:
+            raise SegmentNotFound(
+                f"segment {identity.path} is neither on disk nor in the archive", segment=identity.path
+            )
+        return segment
+
+    def _info(self, segment: Segment) -> SegmentInfo:
+        archived = segment.archive
+        return SegmentInfo(
+            segment_path=segment.id.path,
+            topic=segment.id.topic,
+            partition=segment.id.partition,
+            base_offset=segment.id.base_offset,
+            policy=str(classify(segment, self.engine.policy, self.engine.clock())),
+            state=str(segment.state),
+            is_archived=segment.state is State.ARCHIVED,
+            is_active=segment.active,
+            size_bytes=segment.size,
+            local_size_bytes=segment.local.size,
+            archived_size_bytes=archived.size if archived else 0,
+            last_modified=_iso(segment.mtime),
+            archived_at=_iso(archived.archived_at) if archived else None,
+            lease_until=_iso(segment.lease_until),
+            last_access_at=_iso(segment.last_access),
+            generation=archived.generation if archived else None,
+            problem=segment.problem,
+        )
+
+    @contextmanager
+    def _counted(self, failures: Counter) -> Iterator[None]:
+        """Count what fails by hand as the cycle counts its own."""
+        try:
+            yield
+        except TakhinError as error:
+            failures.labels("failure").inc()
+            if isinstance(error, StoreError):
+                self.engine.metrics.store_errors.labels(error.code).inc()
+            raise
+
+
+def describe_plan(plan: Plan) -> dict[str, Any]:
+    """A plan, ready for JSON: a stable form."""
+    return {
+        "made_at": _iso(plan.made_at),
+        "bytes_uploaded": plan.bytes_uploaded,
+        "bytes_freed": plan.bytes_freed,
+        "saved_usd_monthly": round(saved_monthly(plan.bytes_freed), 6),
+        "segments": [
+            {
+                "segment_path": step.id.path,
+                "action": str(step.verb),
+                "reason": step.reason,
+                "policy": str(step.tier),
+                "uploads_bytes": step.uploads,
+                "frees_bytes": step.frees,
+            }
+            for step in plan.steps
+        ],
+    }
+
+
+def _open_data_dir(settings: Settings) -> DataDir:
+    try:
+        return DataDir(settings.data_dir)
+    except OSError as error:
+        raise ConfigError(
+            f"storage.data.dir {settings.data_dir} cannot be opened: {error.strerror}",
+            hint="It must be the broker's segment directory, and be there before the daemon starts",
+        ) from error
+
+
+def _acquire(lock: DataDirLock, settings: Settings) -> None:
+    try:
+        lock.acquire()
+    except OSError as error:
+        raise ConfigError(
+            f"the state directory {settings.state_dir} cannot be written: {error.strerror}",
+            hint="Set storage.tiered.state.dir to a directory that this user may write to",
+        ) from error
+
+
+def _iso(seconds: float) -> str | None:
+    return datetime.fromtimestamp(seconds, UTC).isoformat() if seconds else None
