@@ -47,7 +47,23 @@ class Guard:
             if not length.isdigit() or int(length) > MAX_BODY:
                 await _too_large()(scope, receive, send_with_id)
                 return
-            await self._app(scope, body, send_with_id)
+            await self._answer(scope, body, send_with_id)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        started = False
+
+        async def send_noting(message: Message) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_noting)
+        except Exception as error:  # noqa: BLE001 - one request's fault must not take the daemon down
+            logs.logger().error("request failed for a reason that was not foreseen", exc_info=error)
+            if not started:
+                text = "an error that was not foreseen; the log has it under this id"
+                await problem_response(500, "internal", text)(scope, receive, send)
 
     def _may_pass(self, path: str, headers: Headers) -> bool:
         if not self._token or path in _OPEN_PATHS:

@@ -49,11 +49,6 @@ def install_problem_handlers(app: FastAPI) -> None:
         # What the framework cannot read as JSON, for one thing, comes as a plain 400.
         return problem_response(status, code, str(error.detail))
 
-    @app.exception_handler(Exception)
-    async def unforeseen(_: Request, error: Exception) -> Response:
-        logs.logger().error("request failed for a reason that was not foreseen", exc_info=error)
-        return problem_response(500, "internal", "an error that was not foreseen; the log has it under this id")
-
 
 ERRORS = {
     status: {"model": Problem, "description": text}

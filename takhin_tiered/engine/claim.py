@@ -70,7 +70,7 @@ async def renew(engine: Engine, me: Owner) -> None:
     found = await _read(engine)
     if found is not None and found.id != me.id:
         raise HeldElsewhere(f"{engine.store.address} was taken over by {found.words}", key=KEY)
-    await _write(engine, replace(me, renewed_at=engine.clock()), if_absent=found is None)
+    await _write(engine, replace(me, renewed_at=engine.clock()), if_absent=False)
 
 
 async def release(engine: Engine, me: Owner) -> None:
@@ -82,13 +82,15 @@ async def release(engine: Engine, me: Owner) -> None:
 
 
 async def _read(engine: Engine) -> Owner | None:
+    """The owner on record; None where there is none, or what stands there is no record."""
     try:
-        return Owner(**json.loads(await read_object(engine.store, KEY)))
+        data = await read_object(engine.store, KEY)
     except ObjectMissing:
         return None
+    try:
+        return Owner(**json.loads(data))
     except (ValueError, TypeError):
-        # Nobody's: cut short, or from a version that wrote other fields.
-        return Owner("", "unknown", 0, "", "unknown", 0.0)
+        return None
 
 
 async def _write(engine: Engine, owner: Owner, *, if_absent: bool) -> None:

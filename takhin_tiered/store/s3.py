@@ -263,18 +263,22 @@ class S3Store:
             {"Range": f"bytes={start}-{'' if end is None else end - 1}"} if start or end is not None else {}
         )
         try:
-            return await self._call(
+            answer = await self._call(
                 "get", key, self._client.get_object, Bucket=self._bucket, Key=self._full(key), **wanted
             )
         except _EmptyRange:
             return None
+        if start and "ContentRange" not in answer:
+            raise StoreUnavailable("the server does not answer a range with that range", key=key)
+        return answer
 
     async def _chunks(self, key: str, answer: Any, start: int, end: int | None) -> AsyncGenerator[bytes, None]:
         at, tries = start, 1
         while answer is not None:
             try:
-                async with answer["Body"] as stream:
-                    while chunk := await asyncio.wait_for(stream.read(READ_SIZE), self._deadlines.read):
+                body = answer["Body"]
+                async with body:
+                    while chunk := await self._read(body):
                         at += len(chunk)
                         yield chunk
                 return
@@ -283,6 +287,16 @@ class S3Store:
                     raise StoreUnavailable(f"the download broke off at byte {at}: {error!r}", key=key) from error
                 tries += 1
                 answer = await self._get(key, at, end)
+
+    async def _read(self, body: Any) -> bytes:
+        """A piece worth a thread's while: what has arrived, gathered up to `READ_SIZE`; empty at the end."""
+        pieces: list[bytes] = []
+        got = 0
+        async with asyncio.timeout(self._deadlines.read):
+            while got < READ_SIZE and (piece := await body.read(READ_SIZE - got)):
+                pieces.append(piece)
+                got += len(piece)
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     async def _call(
         self,

@@ -1,0 +1,60 @@
+"""Fixtures: each test has a data directory and a bucket of its own; the server is shared by a session."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+
+from tests.support import REGION, Broker, Bucket, find_minio, minio, ministack
+
+# For every process that a test starts, and for the SDK in this one.
+os.environ.setdefault("AWS_ACCESS_KEY_ID", "takhintest")
+os.environ.setdefault("AWS_SECRET_ACCESS_KEY", "takhintest")
+os.environ["AWS_DEFAULT_REGION"] = REGION
+os.environ["AWS_EC2_METADATA_DISABLED"] = "true"
+for name in [name for name in os.environ if name.startswith("TAKHIN_") and not name.startswith("TAKHIN_TEST_")]:
+    del os.environ[name]
+
+
+@pytest.fixture(scope="session")
+def s3_endpoint() -> Iterator[str]:
+    """A real S3 server: ``$TAKHIN_TEST_S3_ENDPOINT``, or ministack in a process of its own."""
+    given = os.environ.get("TAKHIN_TEST_S3_ENDPOINT")
+    if given:
+        yield given
+        return
+    with ministack() as endpoint:
+        yield endpoint
+
+
+@pytest.fixture(scope="session")
+def minio_endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    binary = find_minio()
+    assert binary is not None
+    with minio(binary, tmp_path_factory.mktemp("minio")) as endpoint:
+        yield endpoint
+
+
+@pytest.fixture
+def bucket(s3_endpoint: str) -> Iterator[Bucket]:
+    """A new bucket on the shared server."""
+    yield from new_bucket(s3_endpoint)
+
+
+def new_bucket(endpoint: str) -> Iterator[Bucket]:
+    made = Bucket(endpoint, f"takhin-test-{uuid4().hex[:20]}")
+    made.client.create_bucket(Bucket=made.name)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def broker(tmp_path: Path) -> Broker:
+    """A broker's data directory, empty."""
+    root = tmp_path / "data"
+    root.mkdir()
+    return Broker(root)

@@ -1,0 +1,294 @@
+"""What the tests share: a broker's data directory, real servers, an independent look at a bucket."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import botocore.session
+import httpx
+from botocore.config import Config
+
+from takhin_tiered.config import Settings
+from takhin_tiered.formats.sample import make_segment
+
+REGION = "us-east-1"
+HOUR = 3600.0
+COLD = 200.0
+WARM = 100.0
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def wait_until(condition: Callable[[], Any], *, seconds: float = 30.0, what: str = "the condition") -> Any:
+    """The first true value of ``condition``; fails when it takes too long."""
+    deadline = time.monotonic() + seconds
+    while True:
+        if value := condition():
+            return value
+        if time.monotonic() > deadline:
+            raise AssertionError(f"{what} did not come true in {seconds} s")
+        time.sleep(0.02)
+
+
+@dataclass
+class Broker:
+    """A data directory as a broker keeps it. ``files`` remembers every byte written, by relative path."""
+
+    root: Path
+    files: dict[str, bytes] = field(default_factory=dict)
+    next_offset: dict[str, int] = field(default_factory=dict)
+
+    def segment(self, partition: str = "orders-0", *, age_hours: float = COLD, size: int = 20_000) -> str:
+        """Write the next segment of a partition, last modified so many hours ago; returns its path."""
+        directory = self.root / partition
+        directory.mkdir(parents=True, exist_ok=True)
+        base = self.next_offset.get(partition, 0)
+        made = make_segment(base, size)
+        self.next_offset[partition] = made.next_offset
+        modified = time.time() - age_hours * HOUR
+        for kind, content in (("log", made.log), ("index", made.index), ("timeindex", made.timeindex)):
+            name = f"{partition}/{base:020d}.{kind}"
+            (self.root / name).write_bytes(content)
+            os.utime(self.root / name, (modified, modified))
+            self.files[name] = content
+        return f"{partition}/{base:020d}.log"
+
+    def segments(self, partition: str = "orders-0", count: int = 3, **how: Any) -> list[str]:
+        """So many closed segments, and an active one behind them; returns the paths of the closed ones."""
+        closed = [self.segment(partition, **how) for _ in range(count)]
+        self.segment(partition, age_hours=how.get("age_hours", COLD))
+        return closed
+
+    def triple(self, path: str) -> list[str]:
+        stem = path.removesuffix(".log")
+        return [name for kind in ("log", "index", "timeindex") if (name := f"{stem}.{kind}") in self.files]
+
+    def on_disk(self, path: str) -> list[str]:
+        """Which files of a segment stand on disk."""
+        return [name for name in self.triple(path) if (self.root / name).exists()]
+
+    def is_whole(self, path: str) -> bool:
+        """Whether all of a segment stands on disk, byte for byte."""
+        return all(
+            (self.root / name).is_file() and (self.root / name).read_bytes() == self.files[name]
+            for name in self.triple(path)
+        )
+
+    def append(self, path: str, data: bytes = b"appended") -> None:
+        """What a broker does that still writes to a segment."""
+        with (self.root / path).open("ab") as file:
+            file.write(data)
+        self.files[path] += data
+
+
+class Bucket:
+    """An independent look at a bucket: the plain SDK, no code of ours."""
+
+    def __init__(self, endpoint: str, name: str, prefix: str = "takhin-segments") -> None:
+        self.endpoint, self.name, self.prefix = endpoint, name, prefix
+        self.client = botocore.session.get_session().create_client(
+            "s3",
+            region_name=REGION,
+            endpoint_url=endpoint,
+            config=Config(s3={"addressing_style": "path"}, retries={"mode": "standard"}),
+        )
+
+    def keys(self) -> list[str]:
+        """Every key below the prefix, without it, and without the owner record."""
+        pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.name, Prefix=f"{self.prefix}/")
+        found = [entry["Key"].removeprefix(f"{self.prefix}/") for page in pages for entry in page.get("Contents", ())]
+        return sorted(key for key in found if key != "takhin-tiered.owner.json")
+
+    def read(self, key: str) -> bytes:
+        body = self.client.get_object(Bucket=self.name, Key=f"{self.prefix}/{key}")["Body"]
+        data: bytes = body.read()
+        body.close()
+        return data
+
+    def write(self, key: str, data: bytes) -> None:
+        self.client.put_object(Bucket=self.name, Key=f"{self.prefix}/{key}", Body=data)
+
+    def delete(self, key: str) -> None:
+        self.client.delete_object(Bucket=self.name, Key=f"{self.prefix}/{key}")
+
+    def uploads(self) -> list[str]:
+        """Keys of multipart uploads that are open."""
+        return [upload["Key"] for upload in self.client.list_multipart_uploads(Bucket=self.name).get("Uploads", ())]
+
+    def close(self) -> None:
+        self.client.close()
+
+
+def store_settings(broker: Broker, bucket: Bucket, **changes: Any) -> Settings:
+    """Settings for a broker's directory and a bucket."""
+    return Settings(
+        **{
+            "data_dir": broker.root,
+            "enabled": True,
+            "s3_bucket": bucket.name,
+            "s3_endpoint": bucket.endpoint,
+            "api_port": 0,
+            **changes,
+        }
+    )
+
+
+def directory_settings(broker: Broker, store: Path, **changes: Any) -> Settings:
+    """Settings for a broker's directory and a directory store, which is made."""
+    store.mkdir(exist_ok=True)
+    return Settings(**{"data_dir": broker.root, "enabled": True, "directory_path": store, "api_port": 0, **changes})
+
+
+def sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def environment(settings: Settings) -> dict[str, str]:
+    """The same settings for another process, as variables."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("TAKHIN_")}
+    ours = {
+        "TAKHIN_" + key.replace(".", "_").upper(): value
+        for key, value in settings.items()
+        if value and key not in {"storage.tiered.api.token", "storage.tiered.state.dir"}
+    }
+    if token := settings.api_token.get_secret_value():
+        ours["TAKHIN_STORAGE_TIERED_API_TOKEN"] = token
+    if settings.state_path is not None:
+        ours["TAKHIN_STORAGE_TIERED_STATE_DIR"] = str(settings.state_path)
+    return {**clean, **ours}
+
+
+class Daemon:
+    """A real daemon in a process of its own."""
+
+    def __init__(self, settings: Settings, log: Path, *arguments: str, program: tuple[str, ...] = ()) -> None:
+        self.settings, self.log = settings, log
+        command = [sys.executable, *(program or ("-m", "takhin_tiered")), *(arguments or ("run",))]
+        with log.open("ab") as file:
+            self.process = subprocess.Popen(command, env=environment(settings), stderr=file, stdout=file)
+
+    @property
+    def api(self) -> str:
+        from takhin_tiered.disk.lock import read_holder
+
+        holder = read_holder(self.settings.state_dir)
+        return holder.api if holder and holder.pid == self.process.pid else ""
+
+    def wait_serving(self) -> str:
+        def serving() -> str:
+            self.require_alive()
+            return self.api
+
+        return str(wait_until(serving, what="the daemon's API"))
+
+    def wait_logged(self, text: str, *, seconds: float = 30.0) -> None:
+        def logged() -> bool:
+            found = text in self.log.read_text()
+            if not found:
+                self.require_alive()
+            return found
+
+        wait_until(logged, seconds=seconds, what=f"{text!r} in the log")
+
+    def require_alive(self) -> None:
+        if self.process.poll() is not None:
+            raise AssertionError(f"the daemon ended with {self.process.returncode}:\n{self.log.read_text()[-3000:]}")
+
+    def request(self, method: str, path: str, **arguments: Any) -> httpx.Response:
+        return httpx.request(method, self.wait_serving() + path, trust_env=False, timeout=60, **arguments)
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+    def stop(self, *, seconds: float = 40.0) -> int:
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(seconds)
+
+
+@contextmanager
+def daemon(settings: Settings, log: Path, *arguments: str, program: tuple[str, ...] = ()) -> Iterator[Daemon]:
+    running = Daemon(settings, log, *arguments, program=program)
+    try:
+        yield running
+    finally:
+        if running.process.poll() is None:
+            running.kill()
+
+
+def command(settings: Settings, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a command of the program to its end."""
+    return subprocess.run(
+        [sys.executable, "-m", "takhin_tiered", *arguments],
+        env=environment(settings),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=100,
+    )
+
+
+@contextmanager
+def ministack(**variables: str) -> Iterator[str]:
+    """A real S3 server of its own process on a free port; yields its endpoint."""
+    port = free_port()
+    with _server(
+        [sys.executable, "-m", "ministack"], port, BIND_HOST="127.0.0.1", GATEWAY_PORT=str(port), **variables
+    ) as endpoint:
+        yield endpoint
+
+
+@contextmanager
+def minio(binary: str, directory: Path) -> Iterator[str]:
+    """A real MinIO on a free port; its user and password are the ones in the environment of the tests."""
+    port = free_port()
+    arguments = [binary, "server", str(directory), "--address", f"127.0.0.1:{port}", "--quiet"]
+    with _server(
+        arguments,
+        port,
+        MINIO_ROOT_USER=os.environ["AWS_ACCESS_KEY_ID"],
+        MINIO_ROOT_PASSWORD=os.environ["AWS_SECRET_ACCESS_KEY"],
+        MINIO_BROWSER="off",
+    ) as endpoint:
+        yield endpoint
+
+
+def find_minio() -> str | None:
+    """A MinIO binary: ``$TAKHIN_TEST_MINIO``, or one on the path."""
+    return os.environ.get("TAKHIN_TEST_MINIO") or shutil.which("minio")
+
+
+@contextmanager
+def _server(arguments: list[str], port: int, **variables: str) -> Iterator[str]:
+    process = subprocess.Popen(
+        arguments, env={**os.environ, **variables}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+
+    def answers() -> bool:
+        if process.poll() is not None:
+            raise AssertionError(f"{arguments[0]} ended with {process.returncode}")
+        with socket.socket() as connection:
+            return connection.connect_ex(("127.0.0.1", port)) == 0
+
+    try:
+        wait_until(answers, seconds=60, what=f"{arguments} on port {port}")
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait(20)
