@@ -31,7 +31,8 @@ from takhin_tiered.errors import (
 from takhin_tiered.segments.model import State, Tier
 from takhin_tiered.segments.names import SegmentId
 from takhin_tiered.segments.plan import Plan, Step, Verb
-from takhin_tiered.tiered_storage import SegmentInfo, TieredStorage
+from takhin_tiered.segments.report import SegmentInfo
+from takhin_tiered.tiered_storage import TieredStorage
 
 __version__ = "0.1.0"
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from dataclasses import asdict
 from fnmatch import fnmatchcase
 from typing import Any
 from uuid import uuid4
@@ -29,38 +28,12 @@ from takhin_tiered.engine.restore import restore
 from takhin_tiered.engine.verify import Verdict, verify
 from takhin_tiered.errors import ConfigError, HeldElsewhere, SegmentNotFound, StoreError, TakhinError
 from takhin_tiered.metrics import Metrics
-from takhin_tiered.segments.cost import saved_monthly
 from takhin_tiered.segments.model import Segment, State, Tier
 from takhin_tiered.segments.names import SegmentId
 from takhin_tiered.segments.plan import Plan
 from takhin_tiered.segments.policy import classify
+from takhin_tiered.segments.report import SegmentInfo, describe_segment, iso_time
 from takhin_tiered.store import open_store
-
-
-@dataclass(frozen=True, slots=True)
-class SegmentInfo:
-    """A segment, for people and programs. Times are ISO 8601 in UTC, or None; sizes are bytes.
-
-    ``policy`` is the tier. ``is_archived`` is true where the segment is in the archive only.
-    """
-
-    segment_path: str
-    topic: str
-    partition: int
-    base_offset: int
-    policy: str
-    state: str
-    is_archived: bool
-    is_active: bool
-    size_bytes: int
-    local_size_bytes: int
-    archived_size_bytes: int
-    last_modified: str | None
-    archived_at: str | None
-    lease_until: str | None
-    last_access_at: str | None
-    generation: int | None
-    problem: str
 
 
 class TieredStorage:
@@ -200,8 +173,8 @@ class TieredStorage:
             "last_cycle": None
             if cycle is None
             else {
-                "started_at": _iso(cycle.started_at),
-                "ended_at": _iso(cycle.ended_at),
+                "started_at": iso_time(cycle.started_at),
+                "ended_at": iso_time(cycle.ended_at),
                 "archived": cycle.archived,
                 "copied": cycle.copied,
                 "evicted": cycle.evicted,
@@ -334,26 +307,7 @@ class TieredStorage:
         return segment
 
     def _info(self, segment: Segment) -> SegmentInfo:
-        archived = segment.archive
-        return SegmentInfo(
-            segment_path=segment.id.path,
-            topic=segment.id.topic,
-            partition=segment.id.partition,
-            base_offset=segment.id.base_offset,
-            policy=str(classify(segment, self.engine.policy, self.engine.clock())),
-            state=str(segment.state),
-            is_archived=segment.state is State.ARCHIVED,
-            is_active=segment.active,
-            size_bytes=segment.size,
-            local_size_bytes=segment.local.size,
-            archived_size_bytes=archived.size if archived else 0,
-            last_modified=_iso(segment.mtime),
-            archived_at=_iso(archived.archived_at) if archived else None,
-            lease_until=_iso(segment.lease_until),
-            last_access_at=_iso(segment.last_access),
-            generation=archived.generation if archived else None,
-            problem=segment.problem,
-        )
+        return describe_segment(segment, self.engine.policy, self.engine.clock())
 
     @contextmanager
     def _counted(self, failures: Counter) -> Iterator[None]:
@@ -365,27 +319,6 @@ class TieredStorage:
             if isinstance(error, StoreError):
                 self.engine.metrics.store_errors.labels(error.code).inc()
             raise
-
-
-def describe_plan(plan: Plan) -> dict[str, Any]:
-    """A plan, ready for JSON: a stable form."""
-    return {
-        "made_at": _iso(plan.made_at),
-        "bytes_uploaded": plan.bytes_uploaded,
-        "bytes_freed": plan.bytes_freed,
-        "saved_usd_monthly": round(saved_monthly(plan.bytes_freed), 6),
-        "segments": [
-            {
-                "segment_path": step.id.path,
-                "action": str(step.verb),
-                "reason": step.reason,
-                "policy": str(step.tier),
-                "uploads_bytes": step.uploads,
-                "frees_bytes": step.frees,
-            }
-            for step in plan.steps
-        ],
-    }
 
 
 def _open_data_dir(settings: Settings) -> DataDir:
@@ -406,7 +339,3 @@ def _acquire(lock: DataDirLock, settings: Settings) -> None:
             f"the state directory {settings.state_dir} cannot be written: {error.strerror}",
             hint="Set storage.tiered.state.dir to a directory that this user may write to",
         ) from error
-
-
-def _iso(seconds: float) -> str | None:
-    return datetime.fromtimestamp(seconds, UTC).isoformat() if seconds else None

@@ -21,11 +21,14 @@ for name in [name for name in os.environ if name.startswith("TAKHIN_") and not n
 
 
 @pytest.fixture(scope="session")
-def s3_endpoint() -> Iterator[str]:
-    """A real S3 server: ``$TAKHIN_TEST_S3_ENDPOINT``, or ministack in a process of its own."""
+def s3_endpoint(request: pytest.FixtureRequest) -> Iterator[str]:
+    """A real S3 server: ``$TAKHIN_TEST_S3_ENDPOINT``, MinIO if asked for, else ministack in a process of its own."""
     given = os.environ.get("TAKHIN_TEST_S3_ENDPOINT")
     if given:
         yield given
+        return
+    if os.environ.get("TAKHIN_TEST_SERVER") == "minio":
+        yield request.getfixturevalue("minio_endpoint")
         return
     with ministack() as endpoint:
         yield endpoint

@@ -11,7 +11,8 @@ from pydantic import BaseModel, Field
 from takhin_tiered.api.problems import errors
 from takhin_tiered.catalog.tallies import Stats
 from takhin_tiered.segments.model import State, Tier
-from takhin_tiered.tiered_storage import SegmentInfo, TieredStorage, describe_plan
+from takhin_tiered.segments.report import SegmentInfo, describe_plan
+from takhin_tiered.tiered_storage import TieredStorage
 
 MAX_PAGE = 10_000
 

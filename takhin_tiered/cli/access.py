@@ -16,7 +16,8 @@ import httpx
 from takhin_tiered.config import Settings
 from takhin_tiered.disk.lock import Holder, read_holder
 from takhin_tiered.errors import HeldElsewhere, TakhinError
-from takhin_tiered.tiered_storage import TieredStorage, describe_plan
+from takhin_tiered.segments.report import describe_plan
+from takhin_tiered.tiered_storage import TieredStorage
 
 _PAGE = 1000
 _OPERATION_SECONDS = 3600.0
@@ -78,7 +79,11 @@ class _Local:
 
 
 class RemoteError(TakhinError):
-    """What the daemon answered."""
+    """What the daemon answered, with the code that it gave."""
+
+    def __init__(self, message: str, *, code: str) -> None:
+        super().__init__(message)
+        self.code = code
 
 
 class _Remote:
@@ -119,5 +124,5 @@ class _Remote:
                 hint="Look at that process and its logs",
             ) from error
         if answer.is_error:
-            raise RemoteError(str(body.get("error", answer.text)))
+            raise RemoteError(str(body.get("error", answer.text)), code=str(body.get("code", "error")))
         return body

@@ -10,9 +10,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from takhin_tiered.cli.access import Access
 from takhin_tiered.cli.output import console, counted, error_console
-from takhin_tiered.errors import SegmentNotFound, TakhinError
+from takhin_tiered.errors import BucketMissing, SegmentNotFound, StoreDenied, StoreUnavailable, TakhinError
 from takhin_tiered.segments.names import SegmentId
 
+_STORE_IS_DOWN = {StoreUnavailable.code, StoreDenied.code, BucketMissing.code}
 _GLOB_CHARACTERS = frozenset("*?[")
 
 
@@ -41,6 +42,7 @@ async def expand(access: Access, patterns: list[str], states: set[str]) -> list[
 async def move_all(paths: list[str], move: Callable[[str], Awaitable[None]], verb: str, *, at_once: int) -> int:
     """Move each; tell each failure, and go on. Returns how many failed."""
     failures = 0
+    down = False
     room = asyncio.Semaphore(at_once)
     errors = error_console()
     columns = (TextColumn(verb), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
@@ -48,13 +50,18 @@ async def move_all(paths: list[str], move: Callable[[str], Awaitable[None]], ver
         task = progress.add_task(verb, total=len(paths))
 
         async def one(path: str) -> None:
-            nonlocal failures
+            nonlocal failures, down
             async with room:
+                if down:
+                    failures += 1
+                    return
                 try:
                     await move(path)
                     console().print(f"{verb} {path}")
                 except TakhinError as error:
                     failures += 1
+                    # Nothing would come of asking a store that is down for each of a thousand segments.
+                    down = error.code in _STORE_IS_DOWN
                     errors.print(f"[red]Error:[/red] {path}:", error, markup=True)
             progress.advance(task)
 

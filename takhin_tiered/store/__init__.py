@@ -17,7 +17,7 @@ __all__ = ["DirectoryStore", "MemoryStore", "ObjectInfo", "ObjectStore", "open_s
 async def open_store(settings: Settings) -> AsyncIterator[ObjectStore]:
     """The store that the configuration names."""
     if settings.directory_path is not None:
-        yield DirectoryStore(settings.directory_path, settings.s3_prefix)
+        yield DirectoryStore(settings.directory_path)
         return
     # Imported here, as the SDK takes half a second that the directory store need not wait for.
     from takhin_tiered.store.s3 import open_s3

@@ -34,9 +34,8 @@ _TEMP_DIR = ".takhin-tmp"
 class DirectoryStore:
     """``root`` must exist: a mount that is not there must not become a directory on the root disk."""
 
-    def __init__(self, root: Path, prefix: str = "") -> None:
-        self._mount = root
-        self._root = root / prefix
+    def __init__(self, root: Path) -> None:
+        self._root = root
 
     @property
     def address(self) -> str:
@@ -45,8 +44,8 @@ class DirectoryStore:
     async def check(self) -> None:
         def look() -> None:
             self._require_mount()
-            if not os.access(self._mount, os.R_OK | os.W_OK | os.X_OK):
-                raise StoreDenied(f"no permission to read and write {self._mount}")
+            if not os.access(self._root, os.R_OK | os.W_OK | os.X_OK):
+                raise StoreDenied(f"no permission to read and write {self._root}")
 
         with _translated(""):
             await in_thread(look)
@@ -166,9 +165,9 @@ class DirectoryStore:
         return self._root / key
 
     def _require_mount(self) -> None:
-        if not self._mount.is_dir():
+        if not self._root.is_dir():
             raise BucketMissing(
-                f"the store directory {self._mount} is not there",
+                f"the store directory {self._root} is not there",
                 hint="Create it or mount it; nothing is archived until then, and local files stay",
             )
 

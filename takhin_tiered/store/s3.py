@@ -37,7 +37,7 @@ from takhin_tiered.errors import (
     StoreUnavailable,
 )
 from takhin_tiered.store.base import ObjectInfo
-from takhin_tiered.threads import in_thread
+from takhin_tiered.store.body import SourceBody
 
 _PARTS_AT_ONCE = 4
 _DELETE_BATCH = 1000
@@ -68,31 +68,6 @@ class Deadlines:
 
     def operation(self, size: int) -> float:
         return self.base + size / self.slowest
-
-
-class _Body:
-    """A `Source` as botocore and aiohttp want it: seekable for a retry, and read in large pieces in threads."""
-
-    def __init__(self, source: Source, start: int, size: int) -> None:
-        self._source, self._start, self._size = source, start, size
-        self._at = 0
-
-    def read(self, length: int = -1) -> bytes:
-        left = self._size - self._at
-        chunk = self._source(self._start + self._at, left if length < 0 else min(length, left)) if left else b""
-        self._at += len(chunk)
-        return chunk
-
-    def seek(self, offset: int, whence: int = 0) -> int:
-        self._at = offset + (0, self._at, self._size)[whence]
-        return self._at
-
-    def tell(self) -> int:
-        return self._at
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        while chunk := await in_thread(self.read, READ_SIZE):
-            yield chunk
 
 
 class S3Store:
@@ -198,7 +173,7 @@ class S3Store:
     async def _put_whole(self, key: str, body: Source, size: int, checksum: Checksum, if_absent: bool) -> Any:
         return await self._call(
             "put", key, self._client.put_object, size=size,
-            Bucket=self._bucket, Key=self._full(key), Body=_Body(body, 0, size), ContentLength=size,
+            Bucket=self._bucket, Key=self._full(key), Body=SourceBody(body, 0, size), ContentLength=size,
             ChecksumAlgorithm="SHA256", ChecksumSHA256=checksum.header, **_condition(if_absent),
         )  # fmt: skip
 
@@ -232,7 +207,7 @@ class S3Store:
                 answer = await self._call(
                     "put part", key, self._client.upload_part, size=length,
                     Bucket=self._bucket, Key=self._full(key), UploadId=upload_id, PartNumber=number,
-                    Body=_Body(body, start, length), ContentLength=length,
+                    Body=SourceBody(body, start, length), ContentLength=length,
                     ChecksumAlgorithm="SHA256", ChecksumSHA256=header,
                 )  # fmt: skip
             return {"PartNumber": number, "ETag": answer["ETag"], "ChecksumSHA256": header}

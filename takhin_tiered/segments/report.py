@@ -1,0 +1,86 @@
+"""Answers in the form that programs hold on to: ready for JSON, the same in the API and on the command line. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from takhin_tiered.segments.cost import saved_monthly
+from takhin_tiered.segments.model import Segment, State
+from takhin_tiered.segments.plan import Plan
+from takhin_tiered.segments.policy import Policy, classify
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentInfo:
+    """A segment, for people and programs. Times are ISO 8601 in UTC, or None; sizes are bytes.
+
+    ``policy`` is the tier. ``is_archived`` is true where the segment is in the archive only.
+    """
+
+    segment_path: str
+    topic: str
+    partition: int
+    base_offset: int
+    policy: str
+    state: str
+    is_archived: bool
+    is_active: bool
+    size_bytes: int
+    local_size_bytes: int
+    archived_size_bytes: int
+    last_modified: str | None
+    archived_at: str | None
+    lease_until: str | None
+    last_access_at: str | None
+    generation: int | None
+    problem: str
+
+
+def describe_segment(segment: Segment, policy: Policy, now: float) -> SegmentInfo:
+    archived = segment.archive
+    return SegmentInfo(
+        segment_path=segment.id.path,
+        topic=segment.id.topic,
+        partition=segment.id.partition,
+        base_offset=segment.id.base_offset,
+        policy=str(classify(segment, policy, now)),
+        state=str(segment.state),
+        is_archived=segment.state is State.ARCHIVED,
+        is_active=segment.active,
+        size_bytes=segment.size,
+        local_size_bytes=segment.local.size,
+        archived_size_bytes=archived.size if archived else 0,
+        last_modified=iso_time(segment.mtime),
+        archived_at=iso_time(archived.archived_at) if archived else None,
+        lease_until=iso_time(segment.lease_until),
+        last_access_at=iso_time(segment.last_access),
+        generation=archived.generation if archived else None,
+        problem=segment.problem,
+    )
+
+
+def describe_plan(plan: Plan) -> dict[str, Any]:
+    """A plan, ready for JSON: a stable form."""
+    return {
+        "made_at": iso_time(plan.made_at),
+        "bytes_uploaded": plan.bytes_uploaded,
+        "bytes_freed": plan.bytes_freed,
+        "saved_usd_monthly": round(saved_monthly(plan.bytes_freed), 6),
+        "segments": [
+            {
+                "segment_path": step.id.path,
+                "action": str(step.verb),
+                "reason": step.reason,
+                "policy": str(step.tier),
+                "uploads_bytes": step.uploads,
+                "frees_bytes": step.frees,
+            }
+            for step in plan.steps
+        ],
+    }
+
+
+def iso_time(seconds: float) -> str | None:
+    return datetime.fromtimestamp(seconds, UTC).isoformat() if seconds else None

@@ -1,0 +1,346 @@
+"""Archive and evict, through the façade, on a real S3 server."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from takhin_tiered import (
+    SegmentActive,
+    SegmentChanged,
+    SegmentNotFound,
+    SegmentRefused,
+    StoreUnavailable,
+    TieredStorage,
+)
+from takhin_tiered.engine import points
+from tests.support import HOUR, WARM, Broker, Bucket, directory_settings, free_port, sha256, store_settings
+
+
+@pytest.fixture
+def at_point() -> Iterator[Callable[[str, Callable[[], object]], None]]:
+    """Do something once, when a verb reaches a named point."""
+
+    def install(name: str, action: Callable[[], object]) -> None:
+        def hook(point: str) -> None:
+            if point == name:
+                points.hook = None
+                action()
+
+        points.hook = hook
+
+    yield install
+    points.hook = None
+
+
+async def test_a_cycle_moves_closed_cold_segments_and_nothing_else(broker: Broker, bucket: Bucket) -> None:
+    closed = broker.segments("orders-0", 3) + broker.segments("my.dashed-topic-name-12", 2)
+    warm = broker.segment("fresh-0", age_hours=WARM)
+    active = broker.segment("fresh-0", age_hours=WARM)
+    for name in ("orders-0/00000000000000000000.snapshot", "orders-0/leader-epoch-checkpoint", "orders-0/junk.log"):
+        (broker.root / name).write_bytes(b"not ours")
+    (broker.root / "audit").mkdir()
+    (broker.root / "audit/audit.log").write_bytes(b"not ours")
+    before = {path: path.read_bytes() for path in broker.root.rglob("*") if path.is_file()}
+
+    async with TieredStorage.open(store_settings(broker, bucket)) as storage:
+        report = await storage.run_cycle()
+
+    assert (report.archived, report.failures) == (len(closed), [])
+    for path in closed:
+        assert broker.on_disk(path) == []
+        for name in broker.triple(path):
+            assert bucket.read(name) == broker.files[name]
+        manifest = json.loads(bucket.read(path.replace(".log", ".manifest.json")))
+        assert manifest["segment"] == path
+        assert {kind: entry["sha256"] for kind, entry in manifest["files"].items()} == {
+            name.rsplit(".")[-1]: sha256(broker.files[name]) for name in broker.triple(path)
+        }
+    assert broker.is_whole(warm)
+    assert broker.is_whole(active)
+    moved = {broker.root / name for path in closed for name in broker.triple(path)}
+    left = {path: path.read_bytes() for path in before if path not in moved}
+    assert left == {path: content for path, content in before.items() if path not in moved}
+    assert len(bucket.keys()) == 4 * len(closed)
+
+
+async def test_the_manifest_tells_what_a_kafka_log_holds(broker: Broker, bucket: Bucket) -> None:
+    (path,) = broker.segments("orders-0", 1)
+    async with TieredStorage.open(store_settings(broker, bucket)) as storage:
+        await storage.run_cycle()
+    manifest = json.loads(bucket.read(path.replace(".log", ".manifest.json")))
+    assert manifest["format"] == "kafka"
+    assert manifest["first_offset"] == 0
+    assert manifest["last_offset"] == int(broker.segment("orders-0")[-24:-4]) // 2 - 1
+    assert manifest["first_timestamp"] == 1_700_000_000_000
+    assert manifest["last_timestamp"] == 1_700_000_000_000 + manifest["last_offset"]
+
+
+async def test_the_active_segment_is_never_touched_however_old(broker: Broker, bucket: Bucket) -> None:
+    only = broker.segment("quiet-0", age_hours=10_000)
+    async with TieredStorage.open(store_settings(broker, bucket)) as storage:
+        report = await storage.run_cycle()
+        assert report.planned == 0
+        with pytest.raises(SegmentActive):
+            await storage.archive_segment(only)
+    assert broker.is_whole(only)
+    assert bucket.keys() == []
+
+
+async def test_a_segment_becomes_active_again_when_the_broker_truncates(broker: Broker, bucket: Bucket) -> None:
+    closed, active = broker.segment("orders-0", age_hours=1), broker.segment("orders-0", age_hours=1)
+    async with TieredStorage.open(store_settings(broker, bucket)) as storage:
+        for name in broker.triple(active):
+            (broker.root / name).unlink()
+        with pytest.raises(SegmentActive):
+            await storage.archive_segment(closed)
+    assert broker.is_whole(closed)
+
+
+async def test_a_segment_that_grew_since_the_scan_is_kept(broker: Broker, bucket: Bucket) -> None:
+    (path,) = broker.segments("orders-0", 1)
+    async with TieredStorage.open(store_settings(broker, bucket)) as storage:
+        plan = await storage.plan()
+        assert [step.verb for step in plan.work] == ["archive"]
+        broker.append(path)
+        os.utime(broker.root / path, (time.time() - 300 * HOUR,) * 2)
+        plan = await storage.plan()
+        assert plan.work == ()
+        assert "changed since the last scan" in {step.reason for step in plan.steps}
+    assert broker.is_whole(path)
+    assert bucket.keys() == []
+
+
+@pytest.mark.parametrize(
+    "point", ["archive.log.stored", "archive.timeindex.stored", "archive.before.manifest", "archive.committed"]
+)
+async def test_a_segment_that_grows_during_the_archive_keeps_its_file_and_its_new_bytes(
+    broker: Broker, bucket: Bucket, at_point: Callable[[str, Callable[[], object]], None], point: str
+) -> None:
+    (path,) = broker.segments("orders-0", 1)
+    async with TieredStorage.open(store_settings(broker, bucket)) as storage:
+        at_point(point, lambda: broker.append(path))
+        report = await storage.run_cycle()
+        assert [failed for failed, _ in report.failures] == [path]
+        assert broker.is_whole(path)
+        # The next cycles see it standing still, and archive all of it.
+        os.utime(broker.root / path, (time.time() - 300 * HOUR,) * 2)
+        await storage.run_cycle()
+        report = await storage.run_cycle()
+        assert (report.archived, report.failures) == (1, [])
+        assert broker.on_disk(path) == []
+        await storage.restore_segment(path)
+    assert broker.is_whole(path)
+
+
+async def test_a_file_replaced_by_another_of_the_same_size_is_not_unlinked(
+    broker: Broker, bucket: Bucket, at_point: Callable[[str, Callable[[], object]], None]
+) -> None:
+    (path,) = broker.segments("orders-0", 1)
+    other = broker.files[path][::-1]
+
+    def replace() -> None:
+        file = broker.root / path
+        times = (file.stat().st_atime_ns, file.stat().st_mtime_ns)
+        temp = file.with_suffix(".swap")
+        temp.write_bytes(other)
+        os.utime(temp, ns=times)
+        temp.rename(file)
+
+    async with TieredStorage.open(store_settings(broker, bucket)) as storage:
+        at_point("evict.begin", replace)
+        report = await storage.run_cycle()
+    assert len(report.failures) == 1
+    assert (broker.root / path).read_bytes() == other
+
+
+async def test_a_missing_index_is_archived_and_restored_as_missing(broker: Broker, bucket: Bucket) -> None:
+    (path,) = broker.segments("orders-0", 1)
+    index = path.replace(".log", ".index")
+    (broker.root / index).unlink()
+    del broker.files[index]
+    async with TieredStorage.open(store_settings(broker, bucket)) as storage:
+        await storage.run_cycle()
+        assert index not in set(bucket.keys())
+        await storage.restore_segment(path)
+    assert not (broker.root / index).exists()
+    assert broker.is_whole(path)
+
+
+async def test_archiving_twice_succeeds_and_uploads_once(broker: Broker, bucket: Bucket) -> None:
+    (path,) = broker.segments("orders-0", 1)
+    async with TieredStorage.open(store_settings(broker, bucket)) as storage:
+        await storage.archive_segment(path)
+        uploaded = storage.engine.metrics.uploaded._value.get()
+        info = await storage.archive_segment(path)
+        assert info.is_archived
+        assert storage.engine.metrics.uploaded._value.get() == uploaded
+
+
+async def test_the_same_bytes_left_by_a_broken_archive_are_not_uploaded_again(broker: Broker, bucket: Bucket) -> None:
+    (path,) = broker.segments("orders-0", 1)
+    async with TieredStorage.open(store_settings(broker, bucket, archive_mode="copy")) as storage:
+        await storage.run_cycle()
+    bucket.delete(path.replace(".log", ".manifest.json"))
+    settings = store_settings(broker, bucket, state_path=broker.root.parent / "another-state")
+    async with TieredStorage.open(settings) as storage:
+        report = await storage.run_cycle()
+        assert (report.archived, report.failures) == (1, [])
+        assert storage.engine.metrics.uploaded._value.get() == 0
+    assert broker.on_disk(path) == []
+
+
+async def test_an_archived_object_is_never_overwritten_by_other_bytes(broker: Broker, bucket: Bucket) -> None:
+    (path,) = broker.segments("orders-0", 1)
+    async with TieredStorage.open(store_settings(broker, bucket)) as storage:
+        bucket.write(path, b"somebody else's bytes, with no manifest")
+        report = await storage.run_cycle()
+        assert (report.archived, report.failures) == (1, [])
+        assert bucket.read(path) == b"somebody else's bytes, with no manifest"
+        await storage.restore_segment(path)
+    assert broker.is_whole(path)
+
+
+async def test_a_segment_rewritten_after_it_was_copied_gets_a_new_generation(broker: Broker, bucket: Bucket) -> None:
+    (path,) = broker.segments("orders-0", 1)
+    async with TieredStorage.open(store_settings(broker, bucket, archive_mode="copy")) as storage:
+        await storage.run_cycle()
+        broker.append(path, b"x" * 100)
+        os.utime(broker.root / path, (time.time() - 300 * HOUR,) * 2)
+        await storage.run_cycle()
+        report = await storage.run_cycle()
+        assert (report.copied, report.failures) == (1, [])
+        assert storage.segment(path).generation == 2
+    manifest = json.loads(bucket.read(path.replace(".log", ".manifest.json")))
+    assert bucket.read(manifest["files"]["log"]["key"]) == broker.files[path]
+    named = {entry["key"] for entry in manifest["files"].values()}
+    assert set(bucket.keys()) == named | {path.replace(".log", ".manifest.json")}
+
+
+async def test_copy_mode_keeps_every_local_file_and_a_deleted_segment_is_archived(
+    broker: Broker, bucket: Bucket
+) -> None:
+    first, second = broker.segments("orders-0", 2)
+    async with TieredStorage.open(store_settings(broker, bucket, archive_mode="copy")) as storage:
+        report = await storage.run_cycle()
+        assert (report.copied, report.bytes_freed) == (2, 0)
+        assert broker.is_whole(first)
+        for name in broker.triple(first):
+            (broker.root / name).unlink()
+        report = await storage.run_cycle()
+        assert report.planned == 0
+        assert storage.segment(first).state == "archived"
+        assert storage.segment(second).state == "copied"
+        await storage.restore_segment(first)
+    assert broker.is_whole(first)
+
+
+async def test_not_enabled_moves_nothing(broker: Broker, bucket: Bucket) -> None:
+    (path,) = broker.segments("orders-0", 1)
+    async with TieredStorage.open(store_settings(broker, bucket, enabled=False)) as storage:
+        report = await storage.run_cycle()
+        assert report.planned == 0
+        with pytest.raises(SegmentRefused, match="not enabled"):
+            await storage.archive_segment(path)
+        assert storage.stats().cold_segments == 1
+    assert broker.is_whole(path)
+    assert bucket.keys() == []
+
+
+async def test_topics_left_out_are_not_moved(broker: Broker, bucket: Bucket) -> None:
+    internal = broker.segments("__consumer_offsets-0", 1) + broker.segments("private-0", 1)
+    moved = broker.segments("orders-0", 1)
+    settings = store_settings(broker, bucket, topics_exclude=("__*", "priv*"))
+    async with TieredStorage.open(settings) as storage:
+        await storage.run_cycle()
+        with pytest.raises(SegmentRefused, match="leaves topic private out"):
+            await storage.archive_segment(internal[1])
+    assert all(broker.is_whole(path) for path in internal)
+    assert broker.on_disk(moved[0]) == []
+
+
+async def test_one_bad_segment_does_not_stop_the_others(broker: Broker, bucket: Bucket) -> None:
+    bad, *good = broker.segments("orders-0", 4)
+    # Another generation of it is committed, by a program of a later version.
+    bucket.write(bad, b"x")
+    bucket.write(bad.replace(".log", ".manifest.json"), b'{"version": 99}')
+    async with TieredStorage.open(store_settings(broker, bucket)) as storage:
+        report = await storage.run_cycle()
+        assert report.archived == 3
+        assert [path for path, _ in report.failures] == [bad]
+        assert "version 99" in report.failures[0][1]
+        assert "version 99" in storage.segment(bad).problem
+    assert broker.is_whole(bad)
+    assert all(broker.on_disk(path) == [] for path in good)
+
+
+async def test_a_large_segment_goes_in_parts_and_comes_back(broker: Broker, bucket: Bucket) -> None:
+    path = broker.segment("big-0", size=1000)
+    broker.segment("big-0")
+    content = os.urandom(70 << 20)
+    (broker.root / path).write_bytes(content)
+    os.utime(broker.root / path, (time.time() - 300 * HOUR,) * 2)
+    broker.files[path] = content
+    async with TieredStorage.open(store_settings(broker, bucket)) as storage:
+        report = await storage.run_cycle()
+        assert report.failures == []
+        manifest = json.loads(bucket.read(path.replace(".log", ".manifest.json")))
+        assert manifest["files"]["log"]["part_size"] == 16 << 20
+        assert manifest["files"]["log"]["sha256"].endswith("-5")
+        assert bucket.uploads() == []
+        await storage.restore_segment(path)
+    assert broker.is_whole(path)
+
+
+async def test_a_store_that_is_down_leaves_everything_on_disk(broker: Broker, bucket: Bucket) -> None:
+    closed = broker.segments("orders-0", 3)
+    settings = store_settings(broker, bucket, s3_endpoint=f"http://127.0.0.1:{free_port()}")
+    async with TieredStorage.open(settings) as storage:
+        with pytest.raises(StoreUnavailable):
+            await storage.run_cycle()
+        assert storage.stats().cold_segments == 3
+        assert storage.engine.store_problem
+    assert all(broker.is_whole(path) for path in closed)
+
+
+async def test_a_segment_gone_before_its_turn_is_not_found(broker: Broker, bucket: Bucket) -> None:
+    (path,) = broker.segments("orders-0", 1)
+    async with TieredStorage.open(store_settings(broker, bucket)) as storage:
+        for name in broker.triple(path):
+            (broker.root / name).unlink()
+        with pytest.raises((SegmentNotFound, SegmentChanged)):
+            await storage.archive_segment(path)
+        await storage.plan()
+        assert storage.stats().total_segments == 1
+    assert bucket.keys() == []
+
+
+async def test_the_archive_and_a_restore_of_one_segment_follow_one_another(broker: Broker, bucket: Bucket) -> None:
+    (path,) = broker.segments("orders-0", 1, size=200_000)
+    async with TieredStorage.open(store_settings(broker, bucket)) as storage:
+        for _ in range(5):
+            await storage.archive_segment(path)
+            await asyncio.gather(*(storage.restore_segment(path) for _ in range(5)), storage.archive_segment(path))
+            assert broker.is_whole(path) != storage.is_segment_archived(path)
+        await storage.restore_segment(path)
+    assert broker.is_whole(path)
+
+
+async def test_a_directory_store_holds_the_same_objects(broker: Broker, tmp_path: Path) -> None:
+    closed = broker.segments("orders-0", 2)
+    store = tmp_path / "store"
+    async with TieredStorage.open(directory_settings(broker, store)) as storage:
+        report = await storage.run_cycle()
+        assert report.failures == []
+        for path in closed:
+            for name in broker.triple(path):
+                assert (store / name).read_bytes() == broker.files[name]
+        await storage.restore_segment(closed[0])
+    assert broker.is_whole(closed[0])
+    assert not list(store.glob(".takhin-tmp/*"))
