@@ -39,6 +39,7 @@ STATE_DIR_NAME = ".takhin-tiered"
 _OURS = "storage.tiered"
 _LATER = ("compression.", "encryption.", "throttle.", "api.tls.")
 _WITHOUT_EFFECT = ("hot_min_access_hz", "hot_min_access_count", "tier_check_interval_minutes")
+_TABLES = {"storage.tiered.retention.hours", "storage.tiered.retention.bytes"}
 _LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 
@@ -55,6 +56,19 @@ def _none_if_empty(value: object) -> object:
     return None if value == "" else value
 
 
+def _limits(value: object) -> object:
+    """A number for all topics, ``{"orders-*": 720}``, or the same as text: ``orders-*=720,*=8760``."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return (("*", value),)
+    if isinstance(value, dict):
+        return tuple(value.items())
+    if isinstance(value, str):
+        pairs = [part.rpartition("=") for part in value.split(",") if part.strip()]
+        return tuple((glob.strip() or "*", number) for glob, _, number in pairs)
+    return value
+
+
+Limits = Annotated[tuple[tuple[str, Annotated[float, Field(gt=0)]], ...], BeforeValidator(_limits)]
 Globs = Annotated[tuple[str, ...], BeforeValidator(_split_commas)]
 OptionalPath = Annotated[Path | None, BeforeValidator(_none_if_empty)]
 
@@ -75,10 +89,17 @@ class Settings(BaseSettings):
     warm_age_hours: float = _key("storage.tiered.warm.age.hours", 72.0, ge=0)
     archive_interval_minutes: float = _key("storage.tiered.archive.interval.minutes", 60.0, gt=0)
     archive_mode: Literal["move", "copy"] = _key("storage.tiered.archive.mode", "move")
+    archive_corrupt: Literal["archive", "refuse"] = _key("storage.tiered.archive.corrupt", "archive")
     archive_concurrency: int = _key("storage.tiered.archive.concurrency", 4, ge=1, le=256)
     auto_archive_enabled: bool = _key("storage.tiered.auto.archive.enabled", True)
     local_cache_size_mb: float = _key("storage.tiered.local.cache.size.mb", 10240.0, ge=0)
     restore_lease_hours: float = _key("storage.tiered.restore.lease.hours", 24.0, ge=0)
+    restore_reserve_mb: float = _key("storage.tiered.restore.reserve.mb", 64.0, ge=0)
+    reconcile_interval_hours: float = _key("storage.tiered.reconcile.interval.hours", 24.0, gt=0)
+    scrub_interval_hours: float = _key("storage.tiered.scrub.interval.hours", 720.0, ge=0)
+    scrub_mbps: float = _key("storage.tiered.scrub.mbps", 8.0, gt=0)
+    retention_hours: Limits = _key("storage.tiered.retention.hours", ())
+    retention_bytes: Limits = _key("storage.tiered.retention.bytes", ())
     hot_min_access_hz: float = _key("storage.tiered.hot.min.access.hz", 10.0, ge=0)
     hot_min_access_count: int = _key("storage.tiered.hot.min.access.count", 100, ge=0)
     tier_check_interval_minutes: float = _key("storage.tiered.tier.check.interval.minutes", 30.0, gt=0)
@@ -191,6 +212,8 @@ class Settings(BaseSettings):
             cold_age=self.cold_age_hours * 3600,
             lease=self.restore_lease_hours * 3600,
             cache_size=int(self.local_cache_size_mb * 1024 * 1024),
+            retention_age=tuple((glob, hours * 3600) for glob, hours in self.retention_hours),
+            retention_size=tuple((glob, int(size)) for glob, size in self.retention_bytes),
             include=self.topics_include,
             exclude=self.topics_exclude,
         )
@@ -206,7 +229,7 @@ class Settings(BaseSettings):
             if name == "state_path":
                 value = self.state_dir
             if isinstance(value, tuple):
-                value = ", ".join(value)
+                value = ",".join(part if isinstance(part, str) else f"{part[0]}={part[1]:g}" for part in value)
             if isinstance(value, float):
                 value = f"{value:g}"
             yield key, str(value).lower() if isinstance(value, bool) else "" if value is None else str(value)
@@ -275,7 +298,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 def _flatten(value: Mapping[Any, Any], prefix: str) -> Iterator[tuple[str, Any]]:
     for name, inner in value.items():
         key = f"{prefix}{name}"
-        if isinstance(inner, dict):
+        if isinstance(inner, dict) and key not in _TABLES:
             yield from _flatten(inner, f"{key}.")
         elif inner is not None:
             yield key, inner

@@ -95,6 +95,8 @@ class TieredStorage:
                 object_store=store,
                 metrics=Metrics(),
                 concurrency=settings.archive_concurrency,
+                archive_corrupt=settings.archive_corrupt == "archive",
+                reserve_bytes=int(settings.restore_reserve_mb * 1024 * 1024),
             )
             storage = cls(settings, engine, journal, lock)
             stack.push_async_callback(storage._close)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from weakref import WeakValueDictionary
@@ -16,7 +16,7 @@ from weakref import WeakValueDictionary
 from takhin_tiered.catalog.journal import Journal
 from takhin_tiered.catalog.record import pack, unpack
 from takhin_tiered.catalog.tallies import Stats, Tallies
-from takhin_tiered.segments.model import NO_FILES, LocalFiles, PartitionListing, Segment
+from takhin_tiered.segments.model import NO_FILES, Intent, LocalFiles, PartitionListing, Segment
 from takhin_tiered.segments.names import SegmentId
 from takhin_tiered.segments.policy import Policy
 
@@ -34,6 +34,8 @@ class Catalog:
         self._guard = threading.RLock()
         self._locks: WeakValueDictionary[SegmentId, asyncio.Lock] = WeakValueDictionary()
         self._unwritten: dict[SegmentId, bytes | None] = {}
+        self._intents: dict[str, Intent] = {}
+        self._unwritten_intents: dict[str, Intent | None] = {}
         self._write_lock = asyncio.Lock()
         self._changed_by_verbs: set[SegmentId] = set()
 
@@ -43,6 +45,7 @@ class Catalog:
             return
         for topic, partition, base_offset, row in await self._journal.rows():
             self._rows.setdefault((topic, partition), {})[base_offset] = row
+        self._intents = {intent.key: intent for intent in await self._journal.intents()}
         self._tallies.load(self.segments())
         for segment in self.segments():
             if segment.active:
@@ -108,6 +111,29 @@ class Catalog:
         async with lock:
             yield
 
+    def intend(self, intents: Iterable[Intent]) -> None:
+        """Note objects that are about to be written; after the next `flush` they are not forgotten."""
+        with self._guard:
+            for intent in intents:
+                self._intents[intent.key] = self._unwritten_intents[intent.key] = intent
+
+    def settle(self, keys: Iterable[str]) -> None:
+        """Note that these objects belong to a committed archive, or are gone."""
+        with self._guard:
+            for key in keys:
+                if self._intents.pop(key, None) is not None:
+                    self._unwritten_intents[key] = None
+
+    def intents(self, identity: SegmentId | None = None) -> list[Intent]:
+        """Objects that were about to be written, and whose fate is not known."""
+        with self._guard:
+            return [intent for intent in self._intents.values() if identity in (None, intent.id)]
+
+    @property
+    def quarantined(self) -> int:
+        """How many segments have nothing sound in the archive where there should be something."""
+        return self._tallies.quarantined
+
     def begin_scan(self) -> None:
         """What verbs change from here on, `observe` leaves as they put it."""
         with self._guard:
@@ -140,13 +166,15 @@ class Catalog:
         async with self._write_lock:
             with self._guard:
                 changes, self._unwritten = self._unwritten, {}
-            if self._journal is None or not changes:
+                intents, self._unwritten_intents = self._unwritten_intents, {}
+            if self._journal is None or not (changes or intents):
                 return
             try:
-                await asyncio.shield(self._journal.write(changes))
+                await asyncio.shield(self._journal.write(changes, intents))
             except BaseException:
                 with self._guard:
                     self._unwritten = {**changes, **self._unwritten}
+                    self._unwritten_intents = {**intents, **self._unwritten_intents}
                 raise
 
     def _is_busy(self, identity: SegmentId) -> bool:

@@ -14,6 +14,7 @@ from pathlib import Path
 import aiosqlite
 
 from takhin_tiered.errors import CatalogError
+from takhin_tiered.segments.model import Intent
 from takhin_tiered.segments.names import SegmentId
 
 FILE_NAME = "catalog.db"
@@ -22,6 +23,10 @@ _SCHEMA = f"""
 CREATE TABLE IF NOT EXISTS segments (
     topic TEXT NOT NULL, partition INTEGER NOT NULL, base_offset INTEGER NOT NULL, record BLOB NOT NULL,
     PRIMARY KEY (topic, partition, base_offset)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS intents (
+    key TEXT PRIMARY KEY, topic TEXT NOT NULL, partition INTEGER NOT NULL, base_offset INTEGER NOT NULL,
+    size INTEGER NOT NULL, sha256 TEXT NOT NULL, part_size INTEGER NOT NULL, since REAL NOT NULL
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 PRAGMA user_version = {_SCHEMA_VERSION};
@@ -42,8 +47,18 @@ class Journal:
             cursor = await self._database.execute("SELECT topic, partition, base_offset, record FROM segments")
             return [(row[0], row[1], row[2], row[3]) for row in await cursor.fetchall()]
 
-    async def write(self, changes: Mapping[SegmentId, bytes | None]) -> None:
+    async def intents(self) -> list[Intent]:
+        with _translated(self._path):
+            cursor = await self._database.execute("SELECT * FROM intents")
+            rows = await cursor.fetchall()
+        return [Intent(row[0], SegmentId(row[1], row[2], row[3]), *row[4:]) for row in rows]
+
+    async def write(
+        self, changes: Mapping[SegmentId, bytes | None], intents: Mapping[str, Intent | None] | None = None
+    ) -> None:
         """Commit all of these, or none; None removes a row. What is committed outlives a kill."""
+        done = [(key,) for key, intent in (intents or {}).items() if intent is None]
+        begun = [_intent_row(intent) for intent in (intents or {}).values() if intent is not None]
         gone = [(i.topic, i.partition, i.base_offset) for i, record in changes.items() if record is None]
         kept = [(i.topic, i.partition, i.base_offset, record) for i, record in changes.items() if record is not None]
         with _translated(self._path):
@@ -53,6 +68,12 @@ class Journal:
                 )
             if kept:
                 await self._database.executemany("INSERT OR REPLACE INTO segments VALUES (?, ?, ?, ?)", kept)
+            if done:
+                await self._database.executemany("DELETE FROM intents WHERE key = ?", done)
+            if begun:
+                await self._database.executemany(
+                    "INSERT OR REPLACE INTO intents VALUES (?, ?, ?, ?, ?, ?, ?, ?)", begun
+                )
             await self._database.commit()
 
     async def get_meta(self, name: str) -> str | None:
@@ -103,6 +124,12 @@ async def _require_known_version(database: aiosqlite.Connection, path: Path) -> 
     row = await cursor.fetchone()
     if row and row[0] > _SCHEMA_VERSION:
         raise CatalogError(f"{path} was written by a later release", hint="Use that release, or a later one")
+
+
+def _intent_row(intent: Intent) -> tuple[str | int | float, ...]:
+    identity = intent.id
+    place = (identity.topic, identity.partition, identity.base_offset)
+    return (intent.key, *place, intent.size, intent.sha256, intent.part_size, intent.since)
 
 
 @contextmanager

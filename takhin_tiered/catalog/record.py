@@ -18,6 +18,7 @@ _TIME = struct.Struct("<d")
 
 _ACTIVE, _SETTLED, _ARCHIVED, _PROVEN_IS_LOCAL, _LEASED, _READ, _PROBLEM = (1 << bit for bit in range(7))
 _LOCAL_SHIFT, _PROVEN_SHIFT = 7, 10
+_QUARANTINED = 1 << 13
 _KINDS = tuple(FileKind)
 
 
@@ -33,6 +34,7 @@ def pack(segment: Segment) -> bytes:
         | (_LEASED if segment.lease_until else 0)
         | (_READ if segment.last_access else 0)
         | (_PROBLEM if segment.problem else 0)
+        | (_QUARANTINED if segment.quarantined else 0)
         | _presence(segment.local) << _LOCAL_SHIFT
         | (0 if shared else _presence(proven) << _PROVEN_SHIFT)
     )
@@ -75,6 +77,7 @@ def unpack(identity: SegmentId, row: bytes) -> Segment:
         lease_until=lease_until,
         last_access=last_access,
         problem=row[at:].decode() if flags & _PROBLEM else "",
+        quarantined=bool(flags & _QUARANTINED),
     )
 
 

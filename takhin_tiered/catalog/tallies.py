@@ -37,6 +37,7 @@ class Stats:
 class Tallies:
     def __init__(self) -> None:
         self._total = self._archived = 0
+        self.quarantined = 0
         self._total_bytes = self._local_bytes = self._archived_bytes = 0
         self._mtimes = array("d")
         # Hot whatever their age: active ones, and restored ones while their lease runs.
@@ -81,6 +82,7 @@ class Tallies:
         """Add or take away; True if the segment has its place in the sorted array."""
         self._total += sign
         self._archived += sign if segment.state is State.ARCHIVED else 0
+        self.quarantined += sign if segment.quarantined else 0
         self._total_bytes += sign * segment.size
         self._local_bytes += sign * segment.local.size
         self._archived_bytes += sign * (segment.archive.size if segment.archive else 0)

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from takhin_tiered.catalog.catalog import Catalog
+from takhin_tiered.concurrency import in_thread
 from takhin_tiered.disk.files import DataDir, PartitionDir
 from takhin_tiered.disk.scan import scan_partition
 from takhin_tiered.errors import (
@@ -26,7 +27,6 @@ from takhin_tiered.segments.model import NO_FILES, PartitionListing, Segment
 from takhin_tiered.segments.names import FileKind, SegmentId
 from takhin_tiered.segments.policy import Policy
 from takhin_tiered.store import ObjectStore, read_object
-from takhin_tiered.threads import in_thread
 
 
 @dataclass(slots=True)
@@ -39,6 +39,8 @@ class Engine:
     object_store: ObjectStore | None
     metrics: Metrics
     concurrency: int = 4
+    archive_corrupt: bool = True
+    reserve_bytes: int = 0
     clock: Callable[[], float] = time.time
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     cycle_lock: asyncio.Lock = field(default_factory=asyncio.Lock)

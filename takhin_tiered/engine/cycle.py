@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 
 from takhin_tiered import logs
+from takhin_tiered.concurrency import in_thread
 from takhin_tiered.disk.scan import scan
 from takhin_tiered.engine.archive import archive
 from takhin_tiered.engine.context import Engine
@@ -22,7 +23,6 @@ from takhin_tiered.errors import DiskError, SegmentError, StoreError, TakhinErro
 from takhin_tiered.segments.model import PartitionListing
 from takhin_tiered.segments.names import SegmentId
 from takhin_tiered.segments.plan import Plan, Step, Verb, make_plan
-from takhin_tiered.threads import in_thread
 
 _LISTINGS_AT_ONCE = 64
 _STALE_UPLOAD_SECONDS = 24 * 3600.0

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from takhin_tiered import logs
+from takhin_tiered.concurrency import in_thread
 from takhin_tiered.engine.context import Engine, open_partition, refresh, require_known
 from takhin_tiered.engine.points import reached
 from takhin_tiered.engine.prove import prove_archived, read_local_checksum
@@ -22,7 +23,6 @@ from takhin_tiered.errors import (
 )
 from takhin_tiered.segments.model import NO_FILES, FileStat, Segment
 from takhin_tiered.segments.names import FileKind, SegmentId
-from takhin_tiered.threads import in_thread
 
 
 async def evict(engine: Engine, identity: SegmentId) -> Segment:

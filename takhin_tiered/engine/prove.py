@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from takhin_tiered.codec.checksums import Checksum, Hasher, checksum_of
+from takhin_tiered.concurrency import in_thread
 from takhin_tiered.engine.context import Engine, load_manifest, open_partition
 from takhin_tiered.errors import ObjectCorrupt, ObjectMissing
 from takhin_tiered.segments.manifest import Manifest, ManifestFile
 from takhin_tiered.segments.names import FileKind, SegmentId
 from takhin_tiered.store import ObjectInfo, ObjectStore
-from takhin_tiered.threads import in_thread
 
 
 async def prove(

@@ -14,6 +14,7 @@ from dataclasses import replace
 
 from takhin_tiered import logs
 from takhin_tiered.codec.checksums import Hasher
+from takhin_tiered.concurrency import in_thread
 from takhin_tiered.disk.files import PartitionDir, give_to_owner_of
 from takhin_tiered.engine.context import Engine, disk_errors, load_manifest, open_partition, refresh
 from takhin_tiered.engine.points import reached
@@ -31,7 +32,6 @@ from takhin_tiered.errors import (
 from takhin_tiered.segments.manifest import Manifest, ManifestFile
 from takhin_tiered.segments.model import Archive, LocalFiles, PartitionListing, Segment
 from takhin_tiered.segments.names import TEMP_SUFFIX, FileKind, SegmentId, parse_file
-from takhin_tiered.threads import in_thread
 
 _LOG_LAST = (FileKind.INDEX, FileKind.TIMEINDEX, FileKind.LOG)
 
@@ -116,7 +116,8 @@ async def _restored(engine: Engine, segment: Segment, manifest: Manifest, local:
         settled=True,
         lease_until=now + engine.policy.lease,
         last_access=now,
-        problem="",
+        problem=manifest.problem,
+        quarantined=False,
     )
     engine.catalog.put(segment)
     reached("restore.placed")
@@ -129,9 +130,11 @@ async def _restored(engine: Engine, segment: Segment, manifest: Manifest, local:
 async def _room(engine: Engine, identity: SegmentId, size: int) -> AsyncIterator[None]:
     """Hold so many bytes of the disk, counted against what other restores hold; `DiskFull` if they are not free."""
     free = await in_thread(engine.data_dir.free_bytes)
-    if free - engine.reserved_bytes < size:
+    usable = max(0, free - engine.reserved_bytes - engine.reserve_bytes)
+    if usable < size:
         raise DiskFull(
-            f"segment {identity.path} takes {size} bytes, and {max(0, free - engine.reserved_bytes)} are free",
+            f"segment {identity.path} takes {size} bytes, and {usable} are free, with {engine.reserve_bytes} held back "
+            "by storage.tiered.restore.reserve.mb",
             segment=identity.path,
             hint="It is whole in the archive. Make room, or restore it elsewhere",
         )

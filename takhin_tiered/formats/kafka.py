@@ -18,7 +18,7 @@ _TIMEINDEX_ENTRY = struct.Struct(">qi")
 HEADER_SIZE = _HEADER.size
 _LENGTH_ENDS_AT = 12
 _CRC_COVERS_FROM = 21
-_WINDOW = 256 * 1024
+_WINDOW = 1 << 20
 _SMALLEST_LENGTH = HEADER_SIZE - _LENGTH_ENDS_AT
 
 Source = Callable[[int, int], bytes]
@@ -39,14 +39,14 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class LogSummary:
-    """What a look at a log tells. ``format`` is ``kafka``, ``empty`` or ``unknown``."""
+    """What a look at a log tells. ``format`` is ``kafka``, ``empty`` or ``unknown``; ``problem`` what is wrong with it."""
 
     format: str
     first_offset: int | None = None
     last_offset: int | None = None
     first_timestamp: int | None = None
     last_timestamp: int | None = None
-    whole: bool = True
+    problem: str = ""
 
 
 def parse_batch(header: bytes, position: int) -> Batch | None:
@@ -59,14 +59,11 @@ def parse_batch(header: bytes, position: int) -> Batch | None:
     return Batch(position, length + _LENGTH_ENDS_AT, base, base + last_delta, base_time, max_time, crc)
 
 
-def batches(source: Source, size: int, start: int = 0) -> Iterator[Batch]:
-    """Walk the headers from ``start``; ends at the first place where no whole batch stands."""
-    position, window, window_at = start, b"", 0
+def batches(source: Source, size: int) -> Iterator[Batch]:
+    """Walk the headers; ends at the first place where no whole batch stands."""
+    position = 0
     while position + HEADER_SIZE <= size:
-        inside = position - window_at
-        if inside + HEADER_SIZE > len(window):
-            window, window_at, inside = source(position, _WINDOW), position, 0
-        batch = parse_batch(window[inside : inside + HEADER_SIZE], position)
+        batch = parse_batch(source(position, HEADER_SIZE), position)
         if batch is None or position + batch.size > size:
             return
         yield batch
@@ -78,41 +75,48 @@ def crc_matches(batch: Batch, data: bytes) -> bool:
     return len(data) == batch.size and int(crc32c(data[_CRC_COVERS_FROM:])) == batch.crc
 
 
-def summarize(source: Source, size: int, index: bytes, timeindex: bytes) -> LogSummary:
-    """Look at both ends of a log; the indexes save walking all of it.
+def summarize(source: Source, size: int, timeindex: bytes) -> LogSummary:
+    """Walk a log, and compare every batch with its CRC. What does not begin with a batch is of no format known here.
 
-    Where an index points into nothing that is a batch, the log is walked from its start.
+    Takes time with the number of batches and bytes, and memory with the largest batch.
     """
     if size == 0:
         return LogSummary("empty")
-    first = next(batches(source, size), None)
-    if first is None:
-        return LogSummary("unknown", whole=False)
-    last, newest = _walk_to_end(source, size, _last_position(index, size))
-    if last is None:
-        last, newest = _walk_to_end(source, size, 0)
-    assert last is not None
-    return LogSummary(
-        "kafka",
-        first_offset=first.base_offset,
-        last_offset=last.last_offset,
-        first_timestamp=first.base_timestamp,
-        last_timestamp=max(newest, _last_timestamp(timeindex)),
-        whole=last.position + last.size == size,
-    )
+    first = last = None
+    newest, problem = _last_timestamp(timeindex), ""
+    window = _Window(source, size)
+    for batch in batches(window.read, size):
+        if not crc_matches(batch, window.read(batch.position, batch.size)):
+            problem = problem or f"the batch at byte {batch.position} of the log fails its CRC"
+        first, last = first or batch, batch
+        newest = max(newest, batch.max_timestamp)
+    if first is None or last is None:
+        return LogSummary("unknown")
+    end = last.position + last.size
+    if end < size:
+        problem = problem or f"no whole batch stands at byte {end} of {size} of the log"
+    return LogSummary("kafka", first.base_offset, last.last_offset, first.base_timestamp, newest, problem)
 
 
-def _walk_to_end(source: Source, size: int, start: int) -> tuple[Batch | None, int]:
-    last, newest = None, -1
-    for last in batches(source, size, start):
-        newest = max(newest, last.max_timestamp)
-    return last, newest
+class _Window:
+    """A piece of a source, so that many small reads cost few large ones."""
 
+    def __init__(self, source: Source, size: int) -> None:
+        self._source, self._size = source, size
+        self._data, self._at = b"", 0
 
-def _last_position(index: bytes, size: int) -> int:
-    whole = len(index) // 8 * 8
-    position = int(_INDEX_ENTRY.unpack_from(index, whole - 8)[1]) if whole else 0
-    return position if 0 < position < size else 0
+    def read(self, offset: int, length: int) -> bytes:
+        start = offset - self._at
+        if start < 0 or start + length > len(self._data):
+            self._data, self._at, start = self._read(offset, max(length, _WINDOW)), offset, 0
+        return self._data[start : start + length]
+
+    def _read(self, offset: int, length: int) -> bytes:
+        pieces, got = [], 0
+        while got < min(length, self._size - offset) and (piece := self._source(offset + got, length - got)):
+            pieces.append(piece)
+            got += len(piece)
+        return b"".join(pieces)
 
 
 def _last_timestamp(timeindex: bytes) -> int:

@@ -35,7 +35,8 @@ class Manifest:
     """What was archived. A kind that is not in ``files`` was missing on disk, and is restored as missing.
 
     Offsets are those of records, timestamps are milliseconds since the epoch as the broker wrote them;
-    None where the format is not one that is understood.
+    None where the format is not one that is understood. ``problem`` says what was wrong with the log when
+    it was archived as it is, such as a batch that fails its CRC.
     """
 
     id: SegmentId
@@ -47,6 +48,7 @@ class Manifest:
     first_timestamp: int | None = None
     last_timestamp: int | None = None
     archived_at: float = 0.0
+    problem: str = ""
     version: int = field(default=VERSION)
 
     @property
@@ -70,6 +72,7 @@ class Manifest:
             "last_offset": self.last_offset,
             "first_timestamp": self.first_timestamp,
             "last_timestamp": self.last_timestamp,
+            "problem": self.problem,
             "archived_at": datetime.fromtimestamp(self.archived_at, UTC).isoformat(),
             "files": {
                 str(kind): {
@@ -120,6 +123,7 @@ class Manifest:
                 first_timestamp=document["first_timestamp"],
                 last_timestamp=document["last_timestamp"],
                 archived_at=datetime.fromisoformat(document["archived_at"]).timestamp(),
+                problem=str(document.get("problem", "")),
                 version=version,
             )
         except (ValueError, KeyError, TypeError, AttributeError) as error:

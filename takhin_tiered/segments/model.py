@@ -101,8 +101,26 @@ class Archive:
 
 
 @dataclass(frozen=True, slots=True)
+class Intent:
+    """An object that is about to be written: what is left of a broken upload is known by it.
+
+    ``sha256`` and ``part_size`` as in a manifest; ``since`` is seconds since the epoch.
+    """
+
+    key: str
+    id: SegmentId
+    size: int
+    sha256: str
+    part_size: int
+    since: float
+
+
+@dataclass(frozen=True, slots=True)
 class Segment:
-    """One segment. Times are seconds since the epoch; ``lease_until`` is 0 for one never restored."""
+    """One segment. Times are seconds since the epoch; ``lease_until`` is 0 for one never restored.
+
+    ``quarantined``: what the archive holds of it is missing or damaged, as ``problem`` says.
+    """
 
     id: SegmentId
     local: LocalFiles = NO_FILES
@@ -112,6 +130,7 @@ class Segment:
     lease_until: float = 0.0
     last_access: float = 0.0
     problem: str = ""
+    quarantined: bool = False
 
     @property
     def is_proven(self) -> bool:

@@ -21,6 +21,16 @@ class Policy:
     cache_size: int
     include: tuple[str, ...] = ("*",)
     exclude: tuple[str, ...] = ()
+    retention_age: tuple[tuple[str, float], ...] = ()
+    retention_size: tuple[tuple[str, int], ...] = ()
+
+    def max_age(self, topic: str) -> float | None:
+        """Seconds after which an archived segment of this topic may go; None: never. The first glob that fits counts."""
+        return next((age for glob, age in self.retention_age if fnmatchcase(topic, glob)), None)
+
+    def max_size(self, topic: str) -> int | None:
+        """Bytes of a partition of this topic that the archive keeps, the newest; None: all."""
+        return next((size for glob, size in self.retention_size if fnmatchcase(topic, glob)), None)
 
     def covers(self, topic: str) -> bool:
         """Whether segments of this topic are ours to move."""

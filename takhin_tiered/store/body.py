@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 from takhin_tiered.codec.checksums import READ_SIZE, Source
-from takhin_tiered.threads import in_thread
+from takhin_tiered.concurrency import in_thread
 
 
 class SourceBody:

@@ -17,6 +17,7 @@ from uuid import uuid4
 import aiofiles
 
 from takhin_tiered.codec.checksums import READ_SIZE, Checksum, Hasher, Source
+from takhin_tiered.concurrency import in_thread
 from takhin_tiered.errors import (
     BucketMissing,
     ObjectCorrupt,
@@ -26,7 +27,6 @@ from takhin_tiered.errors import (
     StoreUnavailable,
 )
 from takhin_tiered.store.base import ObjectInfo
-from takhin_tiered.threads import in_thread
 
 _TEMP_DIR = ".takhin-tmp"
 

@@ -7,9 +7,9 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 from takhin_tiered.codec.checksums import Checksum, Source, bytes_source, checksum_of
+from takhin_tiered.concurrency import in_thread
 from takhin_tiered.errors import ObjectCorrupt, ObjectExists, ObjectMissing
 from takhin_tiered.store.base import ObjectInfo
-from takhin_tiered.threads import in_thread
 
 
 class MemoryStore:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -27,6 +27,7 @@ from botocore.exceptions import (
 )
 
 from takhin_tiered.codec.checksums import READ_SIZE, Checksum, Source, header_to_hex
+from takhin_tiered.concurrency import all_of
 from takhin_tiered.errors import (
     BucketMissing,
     ObjectCorrupt,
@@ -212,7 +213,7 @@ class S3Store:
                 )  # fmt: skip
             return {"PartNumber": number, "ETag": answer["ETag"], "ChecksumSHA256": header}
 
-        return await _all([send(number, digest) for number, digest in enumerate(checksum.parts, 1)])
+        return await all_of([send(number, digest) for number, digest in enumerate(checksum.parts, 1)])
 
     async def _abort(self, key: str, upload_id: str) -> None:
         await self._call(
@@ -332,16 +333,6 @@ async def open_s3(
 
 def _condition(if_absent: bool) -> dict[str, Any]:
     return {"IfNoneMatch": "*"} if if_absent else {}
-
-
-async def _all(coroutines: Sequence[Coroutine[Any, Any, Result]]) -> list[Result]:
-    """Every result; the first failure cancels the others and is raised by itself."""
-    try:
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(coroutine) for coroutine in coroutines]
-    except* StoreError as errors:
-        raise errors.exceptions[0] from None
-    return [task.result() for task in tasks]
 
 
 @contextmanager

@@ -1,0 +1,34 @@
+# The daemon and its commands in one image: `docker run IMAGE` runs the daemon, `docker run IMAGE --help` tells
+# the rest. Settings come as TAKHIN_... variables, or in a file mounted at /etc/takhin/takhin.yaml.
+
+FROM python:3.11-slim AS build
+WORKDIR /src
+COPY pyproject.toml README.md LICENSE ./
+COPY takhin_tiered ./takhin_tiered
+RUN python -m venv /opt/venv \
+    && /opt/venv/bin/pip install --no-cache-dir .
+
+FROM python:3.11-slim
+# The broker's user, by number: restored segments belong to it, and the data directory is writable to it.
+ARG TAKHIN_UID=1000
+ARG TAKHIN_GID=1000
+RUN groupadd --gid "${TAKHIN_GID}" takhin \
+    && useradd --uid "${TAKHIN_UID}" --gid "${TAKHIN_GID}" --no-log-init --no-create-home \
+        --home-dir /var/lib/takhin-tiered --shell /usr/sbin/nologin takhin \
+    && install -d -o takhin -g takhin -m 0750 /var/lib/takhin-tiered \
+    && install -d -o takhin -g takhin -m 0755 /var/lib/takhin /var/lib/takhin/data
+COPY --from=build /opt/venv /opt/venv
+ENV PATH=/opt/venv/bin:$PATH \
+    PYTHONUNBUFFERED=1 \
+    PYTHONDONTWRITEBYTECODE=1
+USER ${TAKHIN_UID}:${TAKHIN_GID}
+WORKDIR /var/lib/takhin-tiered
+# Published only where TAKHIN_STORAGE_TIERED_API_HOST is 0.0.0.0, which needs a token.
+EXPOSE 8080
+STOPSIGNAL SIGTERM
+# Alive, not ready: a store that is down is no reason to restart the daemon. A port that a file sets, rather than
+# TAKHIN_STORAGE_TIERED_API_PORT, is not known here.
+HEALTHCHECK --interval=15s --timeout=5s --start-period=60s --retries=3 \
+    CMD ["python", "-c", "import os, urllib.request as r; r.urlopen('http://127.0.0.1:' + (os.environ.get('TAKHIN_STORAGE_TIERED_API_PORT') or '8080') + '/healthz', timeout=4)"]
+ENTRYPOINT ["takhin-tiered"]
+CMD ["run"]

@@ -1,0 +1,283 @@
+"""One try to bring the files of a segment into the store, under one generation, the manifest last."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass
+
+from takhin_tiered import logs
+from takhin_tiered.codec.checksums import Checksum, Source, bytes_source, checksum_of
+from takhin_tiered.concurrency import all_of, in_thread
+from takhin_tiered.disk.files import OpenFile
+from takhin_tiered.engine.context import Engine, disk_errors, open_partition
+from takhin_tiered.engine.points import reached
+from takhin_tiered.engine.prove import prove, prove_file
+from takhin_tiered.errors import (
+    ObjectCorrupt,
+    ObjectExists,
+    ObjectMissing,
+    SegmentChanged,
+    SegmentRefused,
+    StoreError,
+    TakhinError,
+)
+from takhin_tiered.formats.kafka import LogSummary, summarize
+from takhin_tiered.segments.manifest import Manifest, ManifestFile
+from takhin_tiered.segments.model import Intent, LocalFiles
+from takhin_tiered.segments.names import FileKind, SegmentId
+
+MULTIPART_THRESHOLD = 64 << 20
+PART_SIZE = 16 << 20
+_MAX_PARTS = 10_000
+_INDEX_READ_LIMIT = 64 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class OpenSegment:
+    """The files of a segment, held open, as they stood when they were opened."""
+
+    identity: SegmentId
+    files: dict[FileKind, OpenFile]
+    stats: LocalFiles
+
+
+class OtherBytes(Exception):
+    """An object that was to be written exists with other bytes: another generation has to be tried."""
+
+
+class Upload:
+    """See `run`. ``existing`` is the committed manifest, and ``distrusted`` what is known to be damaged of it."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        opened: OpenSegment,
+        existing: Manifest | None,
+        generation: int,
+        distrusted: frozenset[FileKind] = frozenset(),
+    ) -> None:
+        self._engine, self._opened, self._existing = engine, opened, existing
+        self._generation, self._distrusted = generation, distrusted
+        self._identity = opened.identity
+        self._made: list[str] = []
+        self._committing = False
+        self._read_error: TakhinError | None = None
+
+    async def run(self) -> Manifest:
+        """The committed manifest: a new one, or the existing one where it says all this already.
+
+        Raises `OtherBytes`, and whatever `archive` raises; then `undo` is to be called.
+        """
+        checksums = await in_thread(self._checksums)
+        entries: dict[FileKind, ManifestFile] = {}
+        for kind in self._opened.files:
+            archived = await self._archived(kind, checksums[kind])
+            if archived is not None:
+                entries[kind] = archived
+        missing = [kind for kind in self._opened.files if kind not in entries]
+        if missing:
+            await self._intend(missing, checksums)
+            stored = await all_of([self._store(kind, checksums[kind]) for kind in missing])
+            entries |= dict(zip(missing, stored, strict=True))
+        entries = {kind: entries[kind] for kind in FileKind if kind in entries}
+        if self._existing is not None and entries[FileKind.LOG] == self._existing.log:
+            # An index that is gone from the disk is still that of this log: the archive keeps it.
+            entries = {**self._existing.files, **entries}
+        if self._existing is not None and entries == self._existing.files:
+            await self.require_unchanged()
+            return self._existing
+        manifest = await self._describe(entries)
+        await self.require_unchanged()
+        reached("archive.before.manifest")
+        await self._commit(manifest)
+        return manifest
+
+    async def undo(self) -> None:
+        """Take away what this attempt stored. What cannot be reached now is found by its intent later.
+
+        Not once the manifest was sent: it may have been stored even where the answer was an error.
+        """
+        with suppress(StoreError):
+            if self._made and not self._committing:
+                await self._engine.store.delete(self._made)
+                self._engine.catalog.settle(self._made)
+
+    async def require_unchanged(self) -> None:
+        """Raise `SegmentChanged` unless names and files are what they were when they were opened."""
+
+        def look() -> bool:
+            with open_partition(self._engine, self._identity) as partition:
+                named = [partition.stat(self._identity.file(kind)) for kind in FileKind]
+            held = [file.stat() for file in self._opened.files.values()]
+            before = [self._opened.stats.get(kind) for kind in FileKind]
+            return named == before and held == [stat for stat in before if stat is not None]
+
+        if not await in_thread(look):
+            raise changed(self._identity, "while it was uploaded")
+
+    def _checksums(self) -> dict[FileKind, Checksum]:
+        """One pass over each file. Where the archive has one, in the form in which the archive has it."""
+        found: dict[FileKind, Checksum] = {}
+        for kind, file in self._opened.files.items():
+            size = self._size(kind)
+            archived = self._existing.files.get(kind) if self._existing else None
+            part_size = archived.part_size if archived and archived.size == size else part_size_for(size)
+            with disk_errors(self._identity):
+                found[kind] = checksum_of(file.read, size, part_size)
+        return found
+
+    async def _archived(self, kind: FileKind, checksum: Checksum) -> ManifestFile | None:
+        """The archive's entry for this file, if it has these bytes, and the store proves that it does."""
+        archived = self._existing.files.get(kind) if self._existing else None
+        if archived is None or self._existing is None:
+            return None
+        if (archived.size, archived.sha256) == (self._size(kind), checksum.sha256) and kind not in self._distrusted:
+            try:
+                await prove_file(self._engine, self._identity, archived)
+                return archived
+            except ObjectMissing as error:
+                logs.logger().error("an archived object is gone, and is stored again", error=str(error))
+                return None
+            except ObjectCorrupt as error:
+                logs.logger().error("an archived object is damaged, and is stored again", error=str(error))
+        if self._generation == self._existing.generation:
+            raise OtherBytes
+        return None
+
+    async def _intend(self, kinds: list[FileKind], checksums: dict[FileKind, Checksum]) -> None:
+        """Write down what is about to be stored, so that a killed process's objects are known as ours."""
+        now = self._engine.clock()
+        self._engine.catalog.intend(
+            Intent(
+                self._identity.key(kind, self._generation),
+                self._identity,
+                self._size(kind),
+                checksums[kind].sha256,
+                checksums[kind].part_size,
+                now,
+            )
+            for kind in kinds
+        )
+        await self._engine.catalog.flush()
+        reached("archive.intended")
+
+    async def _store(self, kind: FileKind, checksum: Checksum) -> ManifestFile:
+        size, key, path = self._size(kind), self._identity.key(kind, self._generation), self._identity.path
+        file, stat = self._opened.files[kind], self._opened.stats.get(kind)
+        assert stat is not None
+        try:
+            said = await self._engine.store.put(key, self._source(file), size=size, checksum=checksum, if_absent=True)
+            self._made.append(key)
+            self._engine.metrics.uploaded.inc(size)
+        except ObjectExists:
+            said = None
+        except ObjectCorrupt as error:
+            # The store got other bytes than were read before: the file changed, or the network lies.
+            await self.require_unchanged()
+            raise ObjectCorrupt(error.message, segment=path, key=key, hint=error.hint) from error
+        except StoreError as error:
+            if self._read_error is not None:
+                raise self._read_error from None
+            error.segment = path
+            raise
+        try:
+            await prove(self._engine.store, key, size, checksum, said=said, segment=path)
+        except ObjectCorrupt as error:
+            if said is None:
+                # Not ours: nothing that is found there later may be taken for what a broken upload left.
+                self._engine.catalog.settle([key])
+                raise OtherBytes from error
+            raise
+        reached(f"archive.{kind}.stored")
+        return ManifestFile(key, size, checksum.sha256, checksum.part_size, stat.mtime_ns, file.mode)
+
+    def _source(self, file: OpenFile) -> Source:
+        """The file's bytes; why they cannot be read is kept, as an HTTP library reports only a broken connection."""
+
+        def read(offset: int, length: int) -> bytes:
+            try:
+                with disk_errors(self._identity):
+                    data = file.read(offset, length)
+                if length and not data:
+                    raise changed(self._identity, "while it was uploaded: it became shorter")
+            except TakhinError as error:
+                self._read_error = error
+                raise
+            return data
+
+        return read
+
+    async def _describe(self, entries: dict[FileKind, ManifestFile]) -> Manifest:
+        summary = await in_thread(self._summarize)
+        if summary.problem and not self._engine.archive_corrupt:
+            raise SegmentRefused(
+                f"segment {self._identity.path} is damaged: {summary.problem}",
+                segment=self._identity.path,
+                hint="It stays on disk. storage.tiered.archive.corrupt: archive moves it as it is",
+            )
+        return Manifest(
+            id=self._identity,
+            files=entries,
+            generation=self._generation,
+            format=summary.format,
+            first_offset=summary.first_offset,
+            last_offset=summary.last_offset,
+            first_timestamp=summary.first_timestamp,
+            last_timestamp=summary.last_timestamp,
+            archived_at=self._engine.clock(),
+            problem=summary.problem,
+        )
+
+    def _summarize(self) -> LogSummary:
+        files = self._opened.files
+        with disk_errors(self._identity):
+            small = {
+                kind: file.read_all() if file.stat().size <= _INDEX_READ_LIMIT else b""
+                for kind, file in files.items()
+                if kind is not FileKind.LOG
+            }
+            timeindex = small.get(FileKind.TIMEINDEX, b"")
+            return summarize(files[FileKind.LOG].read, self._size(FileKind.LOG), timeindex)
+
+    async def _commit(self, manifest: Manifest) -> None:
+        """Write the manifest: the first one only where there is none, a later one over the one before."""
+        data = manifest.to_json()
+        key, path = self._identity.manifest_key, self._identity.path
+        checksum = checksum_of(bytes_source(data), len(data))
+        self._committing = True
+        try:
+            said = await self._engine.store.put(
+                key, bytes_source(data), size=len(data), checksum=checksum, if_absent=self._existing is None
+            )
+        except ObjectExists:
+            said = None
+        except StoreError as error:
+            error.segment = path
+            raise
+        try:
+            await prove(self._engine.store, key, len(data), checksum, said=said, segment=path)
+        except ObjectCorrupt as error:
+            if said is None:
+                raise OtherBytes from error
+            raise
+
+    def _size(self, kind: FileKind) -> int:
+        stat = self._opened.stats.get(kind)
+        assert stat is not None
+        return stat.size
+
+
+def changed(identity: SegmentId, when: str) -> SegmentChanged:
+    return SegmentChanged(
+        f"the files of segment {identity.path} changed {when}",
+        segment=identity.path,
+        hint="The local files stay, and nothing was archived; the next cycle tries again",
+    )
+
+
+def part_size_for(size: int) -> int:
+    """0 for one piece; else bytes in each part, so that there are at most 10,000 of them."""
+    if size <= MULTIPART_THRESHOLD:
+        return 0
+    smallest = -(-size // _MAX_PARTS)
+    return max(PART_SIZE, -(-smallest // (1 << 20)) << 20)
