@@ -5,7 +5,7 @@ from __future__ import annotations
 from takhin_tiered.catalog.tallies import Stats
 from takhin_tiered.config import Settings
 from takhin_tiered.engine.cycle import CycleReport
-from takhin_tiered.engine.verify import Verdict
+from takhin_tiered.engine.scrub import Verdict
 from takhin_tiered.errors import (
     BucketMissing,
     CatalogError,

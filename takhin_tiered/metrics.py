@@ -50,6 +50,15 @@ class Metrics:
         self.cycle_seconds = seconds("tiered_storage_cycle_duration_seconds", "Time of one whole cycle.")
         self.cycles = counter("tiered_storage_cycles_total", "Cycles run, by result.", "result")
         self.last_cycle = gauge("tiered_storage_last_cycle_timestamp_seconds", "When the last cycle ended.")
+        self.quarantined = gauge(
+            "tiered_storage_quarantined_segments", "Segments whose archived copy is missing or bad."
+        )
+        self.intents = gauge(
+            "tiered_storage_unsettled_objects", "Objects of uploads that broke off, yet to be settled."
+        )
+        self.scrubbed = counter("tiered_storage_scrubbed_bytes_total", "Archived bytes read back and compared.")
+        self.headroom = gauge("tiered_storage_disk_headroom_seconds", "Until the disk is full at the present growth.")
+        self.store_down_since = gauge("tiered_storage_store_down_since_timestamp_seconds", "0 while the store answers.")
         self.local_bytes = gauge("tiered_storage_local_bytes", "Bytes of segments on the local disk.")
         self.archived_bytes = gauge("tiered_storage_archived_bytes", "Bytes of segments in the object store.")
         self.disk_free_bytes = gauge("tiered_storage_disk_free_bytes", "Bytes free on the disk of the data directory.")

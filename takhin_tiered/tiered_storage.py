@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import asdict
 from fnmatch import fnmatchcase
@@ -23,9 +23,10 @@ from takhin_tiered.engine import claim as claims
 from takhin_tiered.engine.archive import archive
 from takhin_tiered.engine.context import Engine
 from takhin_tiered.engine.cycle import CycleReport, Listener, plan_now, refresh_catalog, run_cycle
-from takhin_tiered.engine.rebuild import rebuild
+from takhin_tiered.engine.pace import Pace
+from takhin_tiered.engine.rebuild import Reconciliation, rebuild
 from takhin_tiered.engine.restore import restore
-from takhin_tiered.engine.verify import Verdict, verify
+from takhin_tiered.engine.scrub import Verdict, scrub, scrub_one, verify
 from takhin_tiered.errors import ConfigError, HeldElsewhere, SegmentNotFound, StoreError, TakhinError
 from takhin_tiered.metrics import Metrics
 from takhin_tiered.segments.model import Segment, State, Tier
@@ -165,6 +166,7 @@ class TieredStorage:
         engine, cycle = self.engine, self.last_cycle
         return {
             **asdict(self.stats()),
+            "quarantined_segments": engine.catalog.quarantined,
             "enabled": engine.policy.enabled,
             "mode": self.settings.archive_mode,
             "data_dir": str(self.settings.data_dir),
@@ -180,6 +182,7 @@ class TieredStorage:
                 "archived": cycle.archived,
                 "copied": cycle.copied,
                 "evicted": cycle.evicted,
+                "expired": cycle.expired,
                 "postponed": cycle.postponed,
                 "bytes_freed": cycle.bytes_freed,
                 "failures": [{"segment_path": path, "error": error} for path, error in cycle.failures],
@@ -226,15 +229,36 @@ class TieredStorage:
                     await claims.claim(self.engine, me)
                     self._claimed = me
                     self._renewal = asyncio.create_task(self._renew(me))
+                    # The claim says that nobody else uploads here: what is unfinished is a dead process's.
+                    await self.engine.store.remove_stale_uploads(0)
                 if not self._reconciled:
-                    taken = await rebuild(self.engine, full=False)
+                    await rebuild(self.engine, full=False)
                     self._reconciled = True
-                    if taken:
-                        logs.logger().info("learned archived segments from the store", segments=taken)
             except StoreError as error:
                 self.engine.note_store(error)
                 raise
             self.engine.note_store(None)
+
+    async def rebuild(self, progress: Callable[[int], None] = lambda _: None) -> Reconciliation:
+        """Learn from the disk and the bucket what there is, whatever the catalog says."""
+        await refresh_catalog(self.engine)
+        result = await rebuild(self.engine, full=True, progress=progress)
+        self._reconciled = True
+        return result
+
+    async def reconcile(self) -> Reconciliation:
+        """Hold the catalog against the bucket, and mend it."""
+        return await rebuild(self.engine, full=False)
+
+    async def scrub(self) -> None:
+        """Read the whole archive once, at the configured pace; see `scrub_segment`."""
+        await scrub(self.engine, Pace(self.settings.scrub_mbps * 1e6))
+
+    async def scrub_segment(self, path: str) -> Verdict:
+        """Read one archived segment back; a bad one is quarantined, and healed if it stands whole on disk."""
+        identity = self._known(path).id
+        await self.prepare()
+        return await scrub_one(self.engine, identity, Pace(0))
 
     async def _prepare_or_look(self) -> None:
         """`prepare`; while the store is down, what stands on the disk is still told."""
@@ -261,6 +285,8 @@ class TieredStorage:
         metrics.segments.labels("warm").set(stats.warm_segments)
         metrics.segments.labels("cold").set(stats.cold_segments)
         metrics.archived_segments.set(stats.archived_segments)
+        metrics.quarantined.set(self.engine.catalog.quarantined)
+        metrics.intents.set(len(self.engine.catalog.intents()))
         metrics.local_bytes.set(stats.local_size_bytes)
         metrics.archived_bytes.set(stats.archived_size_bytes)
 

@@ -86,6 +86,13 @@ class Catalog:
             self._changed_by_verbs.add(segment.id)
             self._replace(segment)
 
+    def remove(self, identity: SegmentId) -> None:
+        """Forget a segment that is nowhere any more."""
+        with self._guard:
+            self._changed_by_verbs.add(identity)
+            if self.get(identity) is not None:
+                self._remove(identity)
+
     def touch(self, identity: SegmentId, now: float) -> bool:
         """Note a read; False for a segment that is not known."""
         with self._guard:

@@ -18,6 +18,8 @@ from takhin_tiered.disk.scan import scan
 from takhin_tiered.engine.archive import archive
 from takhin_tiered.engine.context import Engine
 from takhin_tiered.engine.evict import evict
+from takhin_tiered.engine.expire import expire
+from takhin_tiered.engine.orphans import remove_orphans
 from takhin_tiered.engine.restore import remove_unfinished
 from takhin_tiered.errors import DiskError, SegmentError, StoreError, TakhinError
 from takhin_tiered.segments.model import PartitionListing
@@ -38,6 +40,7 @@ class CycleReport:
     archived: int = 0
     copied: int = 0
     evicted: int = 0
+    expired: int = 0
     postponed: int = 0
     bytes_freed: int = 0
     failures: list[tuple[str, str]] = field(default_factory=list)
@@ -120,6 +123,7 @@ async def run_cycle(engine: Engine, listener: Listener = lambda *_: None) -> Cyc
                 archived=report.archived,
                 copied=report.copied,
                 evicted=report.evicted,
+                expired=report.expired,
                 failed=len(report.failures),
                 postponed=report.postponed,
                 seconds=round(report.ended_at - report.started_at, 3),
@@ -154,6 +158,9 @@ async def _step(engine: Engine, step: Step, report: CycleReport, listener: Liste
         if step.verb is Verb.EVICT:
             await evict(engine, step.id)
             report.evicted += 1
+        elif step.verb is Verb.EXPIRE:
+            await expire(engine, step.id)
+            report.expired += 1
         else:
             await archive(engine, step.id, evict=step.verb is Verb.ARCHIVE, expected=step.local)
             if step.verb is Verb.ARCHIVE:
@@ -172,8 +179,9 @@ async def _step(engine: Engine, step: Step, report: CycleReport, listener: Liste
 
 
 def _note_failure(engine: Engine, step: Step, error: TakhinError) -> None:
-    counter = engine.metrics.evictions if step.verb is Verb.EVICT else engine.metrics.archives
-    counter.labels("failure").inc()
+    if step.verb is not Verb.EXPIRE:
+        counter = engine.metrics.evictions if step.verb is Verb.EVICT else engine.metrics.archives
+        counter.labels("failure").inc()
     if isinstance(error, StoreError):
         engine.metrics.store_errors.labels(error.code).inc()
     say = logs.logger().warning if isinstance(error, SegmentError) else logs.logger().error
@@ -193,11 +201,13 @@ async def _store_answers(engine: Engine) -> bool:
 
 
 async def _clean_up(engine: Engine) -> None:
-    """Uploads that nobody finished are paid for until they are aborted."""
+    """Take away what uploads that broke off left. Uploads that nobody finished are paid for until they are aborted."""
     try:
+        if engine.catalog.intents():
+            await remove_orphans(engine)
         removed = await engine.store.remove_stale_uploads(_STALE_UPLOAD_SECONDS)
     except StoreError as error:
-        logs.logger().warning("stale uploads were not looked for", error=str(error))
+        logs.logger().warning("what broken uploads left was not looked for", error=str(error))
         return
     if removed:
         logs.logger().info("removed uploads that were never finished", count=removed)

@@ -1,86 +1,147 @@
-"""Rebuild: learn from the bucket what is archived, as the catalog may have lost it."""
+"""Rebuild and reconcile: hold the catalog against the bucket, and mend it, always toward more copies.
+
+- A manifest that the catalog does not know: the segment is archived.
+- The catalog says archived, and the manifest or the log's object is gone: a segment that is whole on disk is archived
+  again; one that is not is quarantined, and told at every reconcile, never dropped.
+- Objects without a manifest are counted and told. They are removed only if an intent says that they are ours.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field, replace
 
 from takhin_tiered import logs
 from takhin_tiered.engine.context import Engine, load_manifest
 from takhin_tiered.errors import ObjectCorrupt
 from takhin_tiered.segments.model import Archive, Segment
-from takhin_tiered.segments.names import SegmentId, parse_manifest_key
+from takhin_tiered.segments.names import FileKind, SegmentId, parse_manifest_key, parse_object_key
 
 _AT_ONCE = 16
 
 
-async def rebuild(engine: Engine, *, full: bool, progress: Callable[[int], None] = lambda _: None) -> int:
-    """Read the manifests of segments that the catalog does not know as archived; returns how many it took over.
+@dataclass(slots=True)
+class Reconciliation:
+    """``learned``: manifests taken over; ``lost``: archived, but not in the bucket; ``strays``: of no archive."""
 
-    ``full`` reads all of them. What the catalog knows of local files stays.
-    Raises `StoreError` where the store does not answer.
+    learned: int = 0
+    lost: list[str] = field(default_factory=list)
+    strays: int = 0
+
+
+@dataclass(slots=True)
+class _Found:
+    """What a listing shows of one segment."""
+
+    id: SegmentId
+    manifest: bool = False
+    objects: int = 0
+    logs: int = 0
+
+
+async def rebuild(engine: Engine, *, full: bool, progress: Callable[[int], None] = lambda _: None) -> Reconciliation:
+    """Compare catalog and bucket. ``full`` reads every manifest, else those of segments not known as archived.
+
+    ``progress`` is told how many segments were looked at. Raises `StoreError` where the store does not answer.
     """
-    found: set[SegmentId] = set()
-    taken = 0
-    room = asyncio.Semaphore(_AT_ONCE)
-
-    async def take(identity: SegmentId) -> None:
-        nonlocal taken
-        async with room:
-            try:
-                manifest = await load_manifest(engine, identity)
-            except ObjectCorrupt as error:
-                logs.logger().error("a manifest cannot be read", segment=identity.path, error=str(error))
-                return
-        if manifest is None:
-            return
-        async with engine.catalog.lock(identity):
-            known = engine.catalog.get(identity) or Segment(identity)
-            archived = Archive(manifest.generation, manifest.size, manifest.log.mtime_ns, manifest.archived_at)
-            if known.archive is None or replace(known.archive, proven=archived.proven) != archived:
-                engine.catalog.put(replace(known, archive=archived))
-                taken += 1
-                progress(taken)
-
-    waiting: set[asyncio.Task[None]] = set()
+    result = Reconciliation()
+    seen: set[SegmentId] = set()
+    waiting: set[asyncio.Task[bool]] = set()
     try:
-        async for info in engine.store.list():
-            identity = parse_manifest_key(info.key)
-            if identity is None:
-                continue
-            found.add(identity)
-            known = engine.catalog.get(identity)
-            if not full and known is not None and known.archive is not None:
-                continue
-            if len(waiting) >= _AT_ONCE * 4:
-                done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-                for task in done:
-                    task.result()
-            waiting.add(asyncio.create_task(take(identity)))
-        for task in waiting:
-            await task
+        async for found in _segments_in(engine):
+            seen.add(found.id)
+            progress(len(seen))
+            if not found.manifest:
+                result.strays += found.objects
+            known = engine.catalog.get(found.id)
+            if known is not None and known.archive is not None and not (found.manifest and found.logs):
+                await _missing(engine, found.id, result)
+            elif found.manifest and (full or known is None or known.archive is None):
+                if len(waiting) >= _AT_ONCE:
+                    done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+                    result.learned += sum(task.result() for task in done)
+                waiting.add(asyncio.create_task(_learn(engine, found.id)))
+        result.learned += sum([await task for task in waiting])
     finally:
         for task in waiting:
             task.cancel()
         await asyncio.gather(*waiting, return_exceptions=True)
     for segment in engine.catalog.segments():
-        if segment.archive is not None and segment.id not in found:
-            await _without_manifest(engine, segment.id)
+        if segment.archive is not None and segment.id not in seen:
+            await _missing(engine, segment.id, result)
     await engine.catalog.flush()
-    return taken
+    _tell(result)
+    return result
 
 
-async def _without_manifest(engine: Engine, identity: SegmentId) -> None:
-    """The catalog says archived, and the listing has no manifest: look once more before it is believed."""
+async def _segments_in(engine: Engine) -> AsyncIterator[_Found]:
+    """The bucket's listing, gathered by segment: keys come in order, so a segment's stand together."""
+    current: _Found | None = None
+    async for info in engine.store.list():
+        manifest_of = parse_manifest_key(info.key)
+        object_of = parse_object_key(info.key) if manifest_of is None else None
+        identity = manifest_of or (object_of[0] if object_of else None)
+        if identity is None:
+            continue
+        if current is None or current.id != identity:
+            if current is not None:
+                yield current
+            current = _Found(identity)
+        if object_of is None:
+            current.manifest = True
+        else:
+            current.objects += 1
+            current.logs += object_of[1] is FileKind.LOG
+    if current is not None:
+        yield current
+
+
+async def _learn(engine: Engine, identity: SegmentId) -> bool:
+    """Take over one manifest; True if the catalog did not know it so."""
+    try:
+        manifest = await load_manifest(engine, identity)
+    except ObjectCorrupt as error:
+        logs.logger().error("a manifest cannot be read", segment=identity.path, error=str(error))
+        return False
+    if manifest is None:
+        return False
+    async with engine.catalog.lock(identity):
+        known = engine.catalog.get(identity) or Segment(identity)
+        archived = Archive(manifest.generation, manifest.size, manifest.log.mtime_ns, manifest.archived_at)
+        if known.archive is not None and replace(known.archive, proven=archived.proven) == archived:
+            return False
+        engine.catalog.put(replace(known, archive=archived, problem=manifest.problem))
+        return True
+
+
+async def _missing(engine: Engine, identity: SegmentId, result: Reconciliation) -> None:
+    """The catalog says archived, and a listing does not: ask the store itself before that is believed."""
     async with engine.catalog.lock(identity):
         segment = engine.catalog.get(identity)
-        if segment is None or segment.archive is None or await load_manifest(engine, identity) is not None:
+        if segment is None or segment.archive is None:
+            return
+        try:
+            manifest = await load_manifest(engine, identity)
+        except ObjectCorrupt:
+            manifest = None
+        if manifest is not None and await engine.store.head(manifest.log.key) is not None:
             return
         if segment.local.log is not None:
             # Whole on disk: the next cycle archives it again.
             engine.catalog.put(replace(segment, archive=None))
             return
-        problem = "its manifest is gone from the archive, and it is not on disk"
-        engine.catalog.put(replace(segment, problem=problem))
-        logs.logger().error("a segment is lost", segment=identity.path, problem=problem)
+        what = "its manifest" if manifest is None else f"its object {manifest.log.key}"
+        problem = f"{what} is gone from the archive, and it is not on disk"
+        engine.catalog.put(replace(segment, problem=problem, quarantined=True))
+        result.lost.append(identity.path)
+
+
+def _tell(result: Reconciliation) -> None:
+    log = logs.logger()
+    for path in result.lost:
+        log.error("a segment is neither in the archive nor on disk", segment=path)
+    if result.strays:
+        log.warning("objects that belong to no archived segment were left alone", count=result.strays)
+    if result.learned:
+        log.info("learned archived segments from the store", segments=result.learned)

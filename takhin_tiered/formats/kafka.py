@@ -39,7 +39,7 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class LogSummary:
-    """What a look at a log tells. ``format`` is ``kafka``, ``empty`` or ``unknown``; ``problem`` what is wrong with it."""
+    """What a look at a log tells. ``format`` is ``kafka``, ``empty`` or ``unknown``; ``problem`` what is wrong."""
 
     format: str
     first_offset: int | None = None

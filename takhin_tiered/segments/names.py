@@ -18,6 +18,7 @@ MAX_PARTITION = 2**31 - 1
 
 _PARTITION_DIR = re.compile(r"([a-zA-Z0-9._-]{1,249})-(0|[1-9][0-9]{0,9})")
 _FILE = re.compile(r"([0-9]{20})\.(log|index|timeindex)")
+_OBJECT_KEY = re.compile(r"([^/]+)/([0-9]{20})(?:\.g[0-9]+)?\.(log|index|timeindex)")
 _MANIFEST_KEY = re.compile(r"([^/]+)/([0-9]{20})\.manifest\.json")
 
 TEMP_SUFFIX = ".takhin-tmp"
@@ -99,7 +100,17 @@ def parse_file(name: str) -> tuple[int, FileKind] | None:
 
 def parse_manifest_key(key: str) -> SegmentId | None:
     """The segment whose manifest this key holds, or None."""
-    match = _MANIFEST_KEY.fullmatch(key)
+    return _segment_of(_MANIFEST_KEY.fullmatch(key))
+
+
+def parse_object_key(key: str) -> tuple[SegmentId, FileKind] | None:
+    """The segment, and the kind of file, of any generation, that this key holds, or None."""
+    match = _OBJECT_KEY.fullmatch(key)
+    identity = _segment_of(match)
+    return (identity, FileKind(match[3])) if match and identity else None
+
+
+def _segment_of(match: re.Match[str] | None) -> SegmentId | None:
     partition = parse_partition(match[1]) if match else None
     if match is None or partition is None or int(match[2]) > MAX_OFFSET:
         return None

@@ -5,9 +5,10 @@ The same value is printed by ``takhin-tiered plan`` and carried out by the cycle
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import groupby
 
 from takhin_tiered.segments.model import NO_FILES, LocalFiles, Segment, State, Tier
 from takhin_tiered.segments.names import SegmentId
@@ -15,11 +16,12 @@ from takhin_tiered.segments.policy import Policy, classify
 
 
 class Verb(StrEnum):
-    """ARCHIVE: into the store, then off the disk. COPY: into the store. EVICT: off the disk. KEEP."""
+    """ARCHIVE: into the store, then off the disk. COPY: into the store. EVICT: off the disk. EXPIRE: out of the store."""
 
     ARCHIVE = "archive"
     COPY = "copy"
     EVICT = "evict"
+    EXPIRE = "expire"
     KEEP = "keep"
 
 
@@ -72,7 +74,10 @@ def make_plan(
     ``restored`` are those of them that have been restored, as they share the local cache.
     """
     crowded = _over_cache_size(restored, policy)
-    steps = (_decide(segment, policy, now, crowded) for segment in segments)
+    steps = (
+        _expired(segment, policy, now, newer) or _decide(segment, policy, now, crowded)
+        for segment, newer in _with_newer_bytes(segments)
+    )
     return Plan(tuple(step for step in steps if not (work_only and step.verb is Verb.KEEP)), now)
 
 
@@ -118,6 +123,30 @@ def _decide(segment: Segment, policy: Policy, now: float, crowded: set[SegmentId
     if policy.keep_local:
         return Step(segment.id, Verb.COPY, reason, tier, uploads=size, local=segment.local)
     return Step(segment.id, Verb.ARCHIVE, reason, tier, uploads=size, frees=size, local=segment.local)
+
+
+def _with_newer_bytes(segments: Iterable[Segment]) -> Iterator[tuple[Segment, int]]:
+    """Each segment, with the bytes of the segments of its partition that are newer than it."""
+    for _, group in groupby(segments, key=lambda segment: (segment.id.topic, segment.id.partition)):
+        partition = list(group)
+        newer = sum(segment.size for segment in partition)
+        for segment in partition:
+            newer -= segment.size
+            yield segment, newer
+
+
+def _expired(segment: Segment, policy: Policy, now: float, newer: int) -> Step | None:
+    """The step that ends a segment's retention in the archive; it never applies to one that has a local copy."""
+    if segment.state is not State.ARCHIVED or segment.local or not policy.enabled or segment.archive is None:
+        return None
+    age, size = policy.max_age(segment.id.topic), policy.max_size(segment.id.topic)
+    tier = classify(segment, policy, now)
+    if age is not None and now - segment.mtime > age:
+        reason = f"its retention of {_hours(age)} is over: last modified {_hours(now - segment.mtime)} ago"
+        return Step(segment.id, Verb.EXPIRE, reason, tier)
+    if size is not None and newer >= size:
+        return Step(segment.id, Verb.EXPIRE, f"newer segments fill the {size} bytes that its partition keeps", tier)
+    return None
 
 
 def _over_cache_size(restored: Iterable[Segment], policy: Policy) -> set[SegmentId]:

@@ -25,7 +25,7 @@ class Policy:
     retention_size: tuple[tuple[str, int], ...] = ()
 
     def max_age(self, topic: str) -> float | None:
-        """Seconds after which an archived segment of this topic may go; None: never. The first glob that fits counts."""
+        """Seconds after which an archived segment of this topic may go; None: never. The first glob to fit counts."""
         return next((age for glob, age in self.retention_age if fnmatchcase(topic, glob)), None)
 
     def max_size(self, topic: str) -> int | None:

@@ -1,0 +1,57 @@
+"""Orphans: objects that a broken upload of ours left, found by the intents that were written down before.
+
+What nobody intended is somebody else's, or an archive that lost its manifest, and is never removed.
+"""
+
+from __future__ import annotations
+
+from takhin_tiered import logs
+from takhin_tiered.codec.checksums import Checksum
+from takhin_tiered.engine.context import Engine, load_manifest
+from takhin_tiered.engine.points import reached
+from takhin_tiered.engine.prove import prove
+from takhin_tiered.errors import ObjectCorrupt, ObjectMissing
+from takhin_tiered.segments.model import Intent
+
+_WAIT_FOR_ARCHIVE = 24 * 3600.0
+
+
+async def remove_orphans(engine: Engine) -> int:
+    """Settle every intent that no upload is working on; returns how many objects were removed. `StoreError`."""
+    removed = 0
+    for intent in engine.catalog.intents():
+        async with engine.catalog.lock(intent.id):
+            if intent in engine.catalog.intents(intent.id):
+                removed += await _settle(engine, intent)
+    await engine.catalog.flush()
+    if removed:
+        logs.logger().info("removed objects of uploads that broke off", count=removed)
+    return removed
+
+
+async def _settle(engine: Engine, intent: Intent) -> int:
+    segment = engine.catalog.get(intent.id)
+    waits = segment is not None and segment.local.log is not None and segment.archive is None
+    if waits and engine.clock() - intent.since < _WAIT_FOR_ARCHIVE:
+        # The segment still stands on disk: the next archive takes the object for its own, and uploads less.
+        return 0
+    manifest = await load_manifest(engine, intent.id)
+    named = manifest is not None and intent.key in {file.key for file in manifest.files.values()}
+    removed = 0
+    if not named and await _is_ours(engine, intent):
+        reached("orphan.before.delete")
+        await engine.store.delete([intent.key])
+        reached("orphan.deleted")
+        removed = 1
+    engine.catalog.settle([intent.key])
+    return removed
+
+
+async def _is_ours(engine: Engine, intent: Intent) -> bool:
+    """Whether the object has the very bytes that were to be written."""
+    checksum = Checksum(intent.sha256, intent.part_size)
+    try:
+        await prove(engine.store, intent.key, intent.size, checksum, segment=intent.id.path)
+    except (ObjectMissing, ObjectCorrupt):
+        return False
+    return True

@@ -1,0 +1,144 @@
+"""Scrub: read archived bytes again, before somebody needs them; quarantine what is bad, and heal what can be.
+
+A bad copy is told, and never restored. Where the segment still stands whole on disk, what is bad is
+stored again from there, as a new generation.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, replace
+
+from takhin_tiered import logs
+from takhin_tiered.codec.checksums import Hasher
+from takhin_tiered.concurrency import in_thread
+from takhin_tiered.engine.archive import copy_held
+from takhin_tiered.engine.context import Engine, load_manifest, refresh
+from takhin_tiered.engine.pace import Pace
+from takhin_tiered.engine.points import reached
+from takhin_tiered.engine.prove import prove_file, read_local_checksum
+from takhin_tiered.errors import ObjectCorrupt, ObjectMissing, TakhinError
+from takhin_tiered.segments.manifest import Manifest
+from takhin_tiered.segments.model import State
+from takhin_tiered.segments.names import FileKind, SegmentId, parse_manifest_key
+
+_AT_ONCE = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """On one archived segment: bytes that were looked at, what is wrong (or an empty text), whether it was healed."""
+
+    id: SegmentId
+    size: int
+    problem: str
+    healed: bool = False
+
+
+async def verify(engine: Engine, wanted: Callable[[SegmentId], bool], *, deep: bool) -> AsyncIterator[Verdict]:
+    """Each archived segment, as it is done; ``deep`` reads every byte back, else sizes and checksums are asked for.
+
+    A segment that the catalog knows as archived, and that has no manifest, is among them. Changes nothing.
+    """
+    names = {segment.id for segment in engine.catalog.segments() if segment.state is not State.LOCAL}
+    async for info in engine.store.list():
+        if (identity := parse_manifest_key(info.key)) is not None:
+            names.add(identity)
+    todo = [identity for identity in sorted(names) if wanted(identity)]
+    for at in range(0, len(todo), _AT_ONCE):
+        for verdict in await asyncio.gather(*(_verify_one(engine, i, deep=deep) for i in todo[at : at + _AT_ONCE])):
+            yield verdict
+
+
+async def _verify_one(engine: Engine, identity: SegmentId, *, deep: bool) -> Verdict:
+    manifest, problems = await _examine(engine, identity, Pace(0) if deep else None)
+    return Verdict(identity, manifest.size if manifest else 0, "; ".join(problems.values()))
+
+
+async def scrub(engine: Engine, pace: Pace) -> None:
+    """Read the whole archive once, at that pace; single failures are logged, and the next segment follows."""
+    for segment in engine.catalog.segments():
+        if engine.stopping.is_set():
+            return
+        if segment.archive is not None:
+            try:
+                await scrub_one(engine, segment.id, pace)
+            except TakhinError as error:
+                logs.logger().warning("a segment could not be scrubbed", segment=segment.id.path, error=str(error))
+
+
+async def scrub_one(engine: Engine, identity: SegmentId, pace: Pace) -> Verdict:
+    """Read one segment's objects, and take the consequences. `StoreError` where the store does not answer."""
+    with logs.operation("scrub", identity.path):
+        manifest, problems = await _examine(engine, identity, pace)
+        size = manifest.size if manifest else 0
+        async with engine.catalog.lock(identity):
+            if not problems:
+                _release(engine, identity)
+                return Verdict(identity, size, "")
+            problem = "; ".join(problems.values())
+            if manifest is not None and await load_manifest(engine, identity) != manifest:
+                # It was archived anew while it was read: the next scrub looks at that.
+                return Verdict(identity, size, "")
+            logs.logger().error("the archive's copy of a segment is bad", problem=problem)
+            _quarantine(engine, identity, problem)
+            reached("scrub.quarantined")
+            healed = await _heal(engine, identity, manifest, frozenset(problems))
+            await engine.catalog.flush()
+            return Verdict(identity, size, problem, healed)
+
+
+async def _examine(
+    engine: Engine, identity: SegmentId, pace: Pace | None
+) -> tuple[Manifest | None, dict[FileKind, str]]:
+    """What is wrong with each file; all of them, where the manifest is. Without a pace, only the store is asked."""
+    try:
+        manifest = await load_manifest(engine, identity)
+    except ObjectCorrupt as error:
+        return None, dict.fromkeys((FileKind.LOG,), str(error))
+    if manifest is None:
+        return None, {FileKind.LOG: f"no manifest {identity.manifest_key} in the archive"}
+    problems: dict[FileKind, str] = {}
+    for kind, file in manifest.files.items():
+        try:
+            if pace is None:
+                await prove_file(engine, identity, file)
+            else:
+                hasher = Hasher(file.part_size)
+                async with engine.store.get(file.key) as chunks:
+                    async for chunk in chunks:
+                        await in_thread(hasher.update, chunk)
+                        engine.metrics.scrubbed.inc(len(chunk))
+                        await pace.spend(len(chunk))
+                if (hasher.size, hasher.checksum().sha256) != (file.size, file.sha256):
+                    problems[kind] = f"object {file.key} does not hold the bytes that it should"
+        except (ObjectMissing, ObjectCorrupt) as error:
+            problems[kind] = str(error)
+    return manifest, problems
+
+
+def _quarantine(engine: Engine, identity: SegmentId, problem: str) -> None:
+    known = engine.catalog.get(identity)
+    if known is not None:
+        engine.catalog.put(replace(known, quarantined=True, problem=problem))
+
+
+def _release(engine: Engine, identity: SegmentId) -> None:
+    known = engine.catalog.get(identity)
+    if known is not None and known.quarantined:
+        engine.catalog.put(replace(known, quarantined=False, problem=""))
+
+
+async def _heal(engine: Engine, identity: SegmentId, manifest: Manifest | None, bad: frozenset[FileKind]) -> bool:
+    """Store what is bad again from the disk, if the very bytes that were archived stand there."""
+    segment = await refresh(engine, identity)
+    if segment is None or segment.local.log is None or segment.active:
+        return False
+    if manifest is not None:
+        checksum = await read_local_checksum(engine, identity, FileKind.LOG, manifest.log.part_size)
+        if checksum != manifest.log.sha256:
+            return False
+    await copy_held(engine, segment, distrusted=bad)
+    logs.logger().info("healed the archive's copy from the local one")
+    return True
