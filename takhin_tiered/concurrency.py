@@ -33,10 +33,21 @@ async def in_thread(
 
 
 async def all_of(coroutines: Iterable[Coroutine[Any, Any, Result]]) -> list[Result]:
-    """Every result, in order. The first failure cancels the others, and is raised by itself, not in a group."""
+    """Every result, in order. The first failure cancels the others, and is raised by itself, not in a group.
+
+    Not a TaskGroup: one that fails leaves, in Python 3.11, its task marked as being cancelled, and what awaits
+    later in that task takes a cancellation of its own helpers for one of the task.
+    """
+    tasks = [asyncio.ensure_future(coroutine) for coroutine in coroutines]
+    if not tasks:
+        return []
     try:
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(coroutine) for coroutine in coroutines]
-    except BaseExceptionGroup as errors:
-        raise errors.exceptions[0] from None
-    return [task.result() for task in tasks]
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+        for task in tasks:
+            if task in done and task.exception() is not None:
+                task.result()
+        return [task.result() for task in tasks]
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

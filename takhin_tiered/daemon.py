@@ -23,9 +23,9 @@ from takhin_tiered.config import Settings
 from takhin_tiered.engine.cycle import Listener
 from takhin_tiered.errors import ConfigError, HeldElsewhere, TakhinError
 from takhin_tiered.tiered_storage import TieredStorage
+from takhin_tiered.upkeep import reconcile_and_scrub, watch
 
 GRACE_SECONDS = 30.0
-_STORE_CHECK_SECONDS = 15.0
 _FIRST_RETRY_SECONDS = 5.0
 
 
@@ -95,7 +95,8 @@ class _Daemon:
         try:
             async with asyncio.TaskGroup() as group:
                 serving = group.create_task(server.serve(sockets))
-                helpers = [group.create_task(self._watch_store()), group.create_task(self._feed_watchdog())]
+                helpers = [group.create_task(watch(self._storage)), group.create_task(self._feed_watchdog())]
+                helpers.append(group.create_task(reconcile_and_scrub(self._storage)))
                 cycles = group.create_task(self._cycles())
                 helpers.append(group.create_task(self._watch_claim()))
                 self._systemd.notify(f"READY=1\nSTATUS=serving {sockets[0].getsockname()[:2]}")
@@ -148,12 +149,6 @@ class _Daemon:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), pause)
 
-    async def _watch_store(self) -> None:
-        """Ask the store now and then, so that readiness speaks of now."""
-        while self._settings.has_store:
-            await self._storage.check_store()
-            await asyncio.sleep(_STORE_CHECK_SECONDS)
-
     async def _watch_claim(self) -> None:
         await self._storage.claim_lost.wait()
         raise HeldElsewhere("another owner took the store over: this daemon stops before the two fight")
@@ -169,7 +164,7 @@ class _Daemon:
         return {
             "catalog": "",
             "data_dir": storage.last_cycle_problem if storage.last_cycle_code == "disk" else "",
-            "store": storage.engine.store_problem if self._settings.has_store else "",
+            "store": storage.store_trouble() if self._settings.has_store else "",
             "shutdown": "stopping" if self._stopping.is_set() else "",
         }
 

@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import asdict
-from fnmatch import fnmatchcase
 from typing import Any
 from uuid import uuid4
 
@@ -55,6 +54,7 @@ class TieredStorage:
         self.last_cycle: CycleReport | None = None
         self.last_cycle_problem = ""
         self.last_cycle_code = ""
+        self.headroom_seconds: float | None = None
         self.claim_lost = asyncio.Event()
         self._journal = journal
         self._lock = lock
@@ -131,13 +131,12 @@ class TieredStorage:
     def segments(
         self,
         *,
-        glob: str = "*",
         topic: str | None = None,
         tier: Tier | None = None,
         state: State | None = None,
         after: str | None = None,
     ) -> Iterator[SegmentInfo]:
-        """Known segments in order, those behind the path ``after``; ``glob`` is matched with the whole path."""
+        """Known segments in order, those behind the path ``after``; each as it stands now."""
         start = SegmentId.parse(after) if after else None
         now = self.engine.clock()
         for segment in self.engine.catalog.segments(topic=topic, after=start):
@@ -145,8 +144,7 @@ class TieredStorage:
                 continue
             if tier is not None and classify(segment, self.engine.policy, now) is not tier:
                 continue
-            if glob == "*" or fnmatchcase(segment.id.path, glob):
-                yield self._info(segment)
+            yield self._info(segment)
 
     def segment_policy(self, path: str) -> Tier:
         """Hot, warm or cold, as it stands now."""
@@ -211,9 +209,11 @@ class TieredStorage:
             raise
         return self.last_cycle
 
-    def verify(self, *, glob: str = "*", deep: bool = False) -> AsyncIterator[Verdict]:
+    def verify(
+        self, wanted: Callable[[SegmentId], bool] = lambda _: True, *, deep: bool = False
+    ) -> AsyncIterator[Verdict]:
         """Compare the archive with its manifests; ``deep`` reads every byte back."""
-        return verify(self.engine, lambda identity: glob == "*" or fnmatchcase(identity.path, glob), deep=deep)
+        return verify(self.engine, wanted, deep=deep)
 
     async def prepare(self) -> None:
         """Before the archive is written to: own the prefix, and know what is in it.
@@ -268,6 +268,16 @@ class TieredStorage:
             async with self.engine.cycle_lock:
                 await refresh_catalog(self.engine)
             raise
+
+    def store_trouble(self) -> str:
+        """Why the store cannot be used, since when, and how long the disk lasts; empty while it answers."""
+        engine = self.engine
+        if not engine.store_problem:
+            return ""
+        since = f", since {iso_time(engine.store_down_since)}" if engine.store_down_since else ""
+        left = self.headroom_seconds
+        lasts = f"; at the present growth the disk is full in {left / 3600:.1f} h" if left is not None else ""
+        return f"{engine.store_problem}{since}{lasts}"
 
     async def check_store(self) -> None:
         """Ask the store whether it answers, and remember what it said. Raises nothing for a store that is down."""

@@ -81,4 +81,10 @@ def tiered_routes(storage: TieredStorage) -> APIRouter:
         """What the next cycle would do with each segment, and why. Changes nothing."""
         return describe_plan(await storage.plan())
 
+    @routes.post("/rebuild", responses=errors(500, 503))
+    async def rebuild() -> dict[str, Any]:
+        """Rebuild the catalog from the disk and the bucket."""
+        result = await storage.rebuild()
+        return {"learned": result.learned, "lost": result.lost, "strays": result.strays}
+
     return routes

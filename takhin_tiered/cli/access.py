@@ -5,7 +5,7 @@ Both ways answer alike, so that nobody has to know which one it was.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import asdict
 from typing import Any, Protocol
@@ -35,6 +35,8 @@ class Access(Protocol):
     async def archive(self, path: str) -> None: ...
 
     async def restore(self, path: str) -> None: ...
+
+    async def rebuild(self, progress: Callable[[int], None]) -> dict[str, Any]: ...
 
 
 @asynccontextmanager
@@ -77,6 +79,9 @@ class _Local:
     async def restore(self, path: str) -> None:
         await self._storage.restore_segment(path)
 
+    async def rebuild(self, progress: Callable[[int], None]) -> dict[str, Any]:
+        return asdict(await self._storage.rebuild(progress))
+
 
 class RemoteError(TakhinError):
     """What the daemon answered, with the code that it gave."""
@@ -113,6 +118,9 @@ class _Remote:
 
     async def restore(self, path: str) -> None:
         await self._ask("POST", "restore", json={"segment_path": path})
+
+    async def rebuild(self, progress: Callable[[int], None]) -> dict[str, Any]:  # noqa: ARG002 - the daemon tells at the end
+        return await self._ask("POST", "rebuild")
 
     async def _ask(self, method: str, endpoint: str, **arguments: Any) -> dict[str, Any]:
         try:

@@ -14,6 +14,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
+from rich.progress import Progress, TextColumn, TimeElapsedColumn
 
 from takhin_tiered import logs
 from takhin_tiered.cli.access import open_access
@@ -179,9 +180,7 @@ def verify(
     async def work(settings: Settings) -> None:
         checked = total = bad = 0
         async with TieredStorage.open(settings, read_only=True) as storage:
-            async for verdict in storage.verify(glob="*", deep=deep):
-                if not _matches(verdict.id.path, glob):
-                    continue
+            async for verdict in storage.verify(lambda identity: _matches(identity.path, glob), deep=deep):
                 checked += 1
                 total += verdict.size
                 if verdict.problem:
@@ -190,6 +189,28 @@ def verify(
         how = "read back" if deep else "by sizes and checksums"
         console().print(f"{counted(checked, 'archived segment')} verified {how}, {size(total)}, {bad} bad")
         _exit_if(bad)
+
+    _run(context, work)
+
+
+@app.command()
+def rebuild(context: typer.Context) -> None:
+    """Rebuild the catalog from the disk and the bucket, as on a new machine."""
+
+    async def work(settings: Settings) -> None:
+        errors = error_console()
+        columns = (TextColumn("looking at manifests"), TextColumn("{task.completed}"), TimeElapsedColumn())
+        with Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal) as progress:
+            task = progress.add_task("", total=None)
+            async with open_access(settings, changing=True) as access:
+                found = await access.rebuild(lambda count: progress.update(task, completed=count))
+        for path in found["lost"]:
+            console().print(f"LOST {path}: it is neither in the archive nor on disk")
+        console().print(
+            f"{counted(found['learned'], 'archived segment')} learned from the store, {len(found['lost'])} lost, "
+            f"{counted(found['strays'], 'object')} of no archived segment left alone"
+        )
+        _exit_if(len(found["lost"]))
 
     _run(context, work)
 
@@ -286,6 +307,7 @@ def _print_status(found: dict[str, Any]) -> None:
         ),
         ("on disk", f"{size(found['local_size_bytes'])}, {size(found['disk_free_bytes'])} free"),
         ("in the archive", size(found["archived_size_bytes"])),
+        ("quarantined", str(found["quarantined_segments"])),
         ("store", _store_words(found)),
         ("last cycle", _cycle_words(cycle) if cycle else "none in this process"),
     ]

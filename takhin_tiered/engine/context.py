@@ -46,6 +46,7 @@ class Engine:
     cycle_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     reserved_bytes: int = 0
     store_problem: str = "not asked yet"
+    store_down_since: float = 0.0
 
     @property
     def store(self) -> ObjectStore:
@@ -61,6 +62,8 @@ class Engine:
         """Remember whether the store answered, for readiness and metrics."""
         self.store_problem = "" if error is None else str(error)
         self.metrics.store_up.set(0 if error else 1)
+        self.store_down_since = (self.store_down_since or self.clock()) if error else 0.0
+        self.metrics.store_down_since.set(self.store_down_since)
         if error is not None:
             self.metrics.store_errors.labels(error.code).inc()
 

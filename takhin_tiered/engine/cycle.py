@@ -6,14 +6,13 @@ else is a fault of the program, and stops it.
 
 from __future__ import annotations
 
-import asyncio
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from itertools import islice
 
 from takhin_tiered import logs
-from takhin_tiered.concurrency import in_thread
+from takhin_tiered.concurrency import all_of, in_thread
 from takhin_tiered.disk.scan import scan
 from takhin_tiered.engine.archive import archive
 from takhin_tiered.engine.context import Engine
@@ -144,9 +143,7 @@ async def _carry_out(engine: Engine, plan: Plan, report: CycleReport, listener: 
                     report.postponed += len(todo)
                     todo.clear()
 
-    async with asyncio.TaskGroup() as group:
-        for _ in range(min(engine.concurrency, len(todo))):
-            group.create_task(worker())
+    await all_of([worker() for _ in range(min(engine.concurrency, len(todo)))])
     report.postponed += len(todo)
     engine.metrics.queued.set(0)
 

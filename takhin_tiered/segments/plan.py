@@ -16,7 +16,7 @@ from takhin_tiered.segments.policy import Policy, classify
 
 
 class Verb(StrEnum):
-    """ARCHIVE: into the store, then off the disk. COPY: into the store. EVICT: off the disk. EXPIRE: out of the store."""
+    """ARCHIVE: into the store and off the disk. COPY: into the store. EVICT: off the disk. EXPIRE: out of the store."""
 
     ARCHIVE = "archive"
     COPY = "copy"

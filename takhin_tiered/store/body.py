@@ -29,5 +29,5 @@ class SourceBody:
         return self._at
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        while chunk := await in_thread(self.read, READ_SIZE):
+        while self._at < self._size and (chunk := await in_thread(self.read, READ_SIZE)):
             yield chunk

@@ -284,9 +284,16 @@ class S3Store:
         **arguments: Any,
     ) -> Result:
         deadline = self._deadlines.operation(size)
-        with _translated(verb, key, self._address, deadline):
-            async with asyncio.timeout(deadline):
-                return await operation(**arguments)
+        try:
+            with _translated(verb, key, self._address, deadline):
+                async with asyncio.timeout(deadline):
+                    return await operation(**arguments)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            # Nobody cancelled this task: the HTTP library gave a request up, and let it show.
+            raise StoreUnavailable(f"cannot {verb} in {self._address}: the request was given up", key=key) from None
 
     def _full(self, key: str) -> str:
         return self._prefix + key

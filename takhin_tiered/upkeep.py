@@ -1,0 +1,55 @@
+"""Upkeep: what the daemon does beside its cycles. Each is a coroutine that runs until it is cancelled."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from takhin_tiered import logs
+from takhin_tiered.concurrency import in_thread
+from takhin_tiered.engine.headroom import Headroom
+from takhin_tiered.errors import StoreError, TakhinError
+from takhin_tiered.tiered_storage import TieredStorage
+
+_WATCH_SECONDS = 15.0
+_RETRY_SECONDS = 60.0
+
+
+async def watch(storage: TieredStorage) -> None:
+    """Ask the store, and look at the disk, now and then, so that readiness and metrics speak of now."""
+    headroom = Headroom()
+    metrics = storage.engine.metrics
+    while True:
+        free = await in_thread(storage.engine.data_dir.free_bytes)
+        headroom.note(time.monotonic(), free)
+        left = headroom.seconds()
+        storage.headroom_seconds = left
+        metrics.disk_free_bytes.set(free)
+        metrics.headroom.set(float("inf") if left is None else left)
+        if storage.settings.has_store:
+            await storage.check_store()
+        await asyncio.sleep(_WATCH_SECONDS)
+
+
+async def reconcile_and_scrub(storage: TieredStorage) -> None:
+    """Hold the catalog against the bucket, and read archived bytes back, each at its interval."""
+    settings = storage.settings
+    now = time.monotonic()
+    reconcile_at = now + settings.reconcile_interval_hours * 3600
+    scrub_at = now + settings.scrub_interval_hours * 3600 if settings.scrub_interval_hours else float("inf")
+    while settings.has_store and settings.enabled:
+        await asyncio.sleep(max(0.0, min(reconcile_at, scrub_at) - time.monotonic()))
+        try:
+            if time.monotonic() >= reconcile_at:
+                await storage.reconcile()
+                reconcile_at = time.monotonic() + settings.reconcile_interval_hours * 3600
+            if time.monotonic() >= scrub_at:
+                await storage.prepare()
+                await storage.scrub()
+                scrub_at = time.monotonic() + settings.scrub_interval_hours * 3600
+        except StoreError as error:
+            logs.logger().warning("upkeep of the archive waits for the store", error=str(error))
+            await asyncio.sleep(_RETRY_SECONDS)
+        except TakhinError as error:
+            logs.logger().error("upkeep of the archive failed", error=str(error))
+            await asyncio.sleep(_RETRY_SECONDS)
