@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from takhin_tiered.catalog.catalog import Catalog
 from takhin_tiered.concurrency import in_thread
@@ -81,15 +81,11 @@ async def refresh(engine: Engine, identity: SegmentId) -> Segment | None:
     known = known or Segment(identity)
     if files.log is None and known.archive is None:
         return None
-    fresh = Segment(
-        identity,
+    fresh = replace(
+        known,
         local=files,
         active=identity.base_offset == listing.active,
-        settled=known.settled,
-        archive=known.archive,
         lease_until=known.lease_until if files.log is not None else 0.0,
-        last_access=known.last_access,
-        problem=known.problem,
     )
     engine.catalog.put(fresh)
     return fresh

@@ -55,7 +55,8 @@ async def evict_held(engine: Engine, segment: Segment, *, proven_now: bool) -> S
     reached("evict.begin")
     await in_thread(_unlink, engine, identity, expected)
     reached("evict.unlinked")
-    segment = replace(segment, local=NO_FILES, settled=True, lease_until=0.0, problem="")
+    problem = segment.problem if proven_now else ""
+    segment = replace(segment, local=NO_FILES, settled=True, lease_until=0.0, problem=problem)
     engine.catalog.put(segment)
     await engine.catalog.flush()
     reached("evict.journaled")
