@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import signal
 import socket
-from collections.abc import Iterator
+import sys
+from collections.abc import Coroutine, Iterator
+from typing import Any, TypeVar
 
 import sdnotify
 import uvicorn
+import uvloop
 from fastapi import FastAPI
 
 from takhin_tiered import logs
@@ -28,6 +32,16 @@ from takhin_tiered.upkeep import reconcile_and_scrub, watch
 GRACE_SECONDS = 30.0
 _FIRST_RETRY_SECONDS = 5.0
 
+Result = TypeVar("Result")
+
+
+def run_in_loop(work: Coroutine[Any, Any, Result]) -> Result:
+    """Run the daemon's coroutine in a loop of its own, made for many small answers beside much moving of bytes."""
+    # A thread that hashes or walks a log must not hold an answer up for the usual 5 ms at each turn.
+    sys.setswitchinterval(0.0005)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(work)
+
 
 async def run_daemon(settings: Settings) -> None:
     """Serve until a signal comes.
@@ -39,7 +53,6 @@ async def run_daemon(settings: Settings) -> None:
         stack.callback(sockets[0].close)
         storage = await stack.enter_async_context(TieredStorage.open(settings, scan=False))
         daemon = _Daemon(settings, storage)
-        storage.announce(_address(settings, sockets[0]))
         with daemon.signals():
             await daemon.run(sockets)
 
@@ -90,6 +103,10 @@ class _Daemon:
         app = make_app(self._storage, self._readiness)
         server = _server(app)
         log = logs.logger()
+        # The SDK's models are half a million objects that stay: a collection that walks them stops the loop for 0.1 s.
+        gc.collect()
+        gc.freeze()
+        self._storage.announce(_address(self._settings, sockets[0]))
         for key in self._settings.without_effect():
             log.warning("a setting has no effect in this version", key=key)
         try:
@@ -172,13 +189,13 @@ class _Daemon:
 def _server(app: FastAPI) -> _Server:
     config = uvicorn.Config(
         app,
+        http="httptools",
         lifespan="off",
         log_config=None,
         access_log=False,
         server_header=False,
         timeout_graceful_shutdown=int(GRACE_SECONDS),
         timeout_keep_alive=30,
-        h11_max_incomplete_event_size=64 * 1024,
     )
     return _Server(config)
 

@@ -22,7 +22,7 @@ from takhin_tiered.cli.demo import run_demo
 from takhin_tiered.cli.moves import expand, move_all
 from takhin_tiered.cli.output import console, counted, error_console, print_json, print_table, size
 from takhin_tiered.config import Settings, find_config
-from takhin_tiered.daemon import run_daemon, run_once
+from takhin_tiered.daemon import run_daemon, run_in_loop, run_once
 from takhin_tiered.errors import TakhinError
 from takhin_tiered.segments.model import State, Tier
 from takhin_tiered.segments.names import SegmentId
@@ -67,8 +67,8 @@ def run(
     settings = _settings(context)
     logs.configure(settings.log_level, settings.log_format)
     if once:
-        raise typer.Exit(asyncio.run(run_once(settings)))
-    asyncio.run(run_daemon(settings))
+        raise typer.Exit(run_in_loop(run_once(settings)))
+    run_in_loop(run_daemon(settings))
 
 
 @app.command()
