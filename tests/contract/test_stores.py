@@ -1,0 +1,249 @@
+"""One contract for every object store: memory, a directory, S3 on a real server, and MinIO where there is one."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+import pytest_asyncio
+
+from takhin_tiered.codec.checksums import Checksum, Source, bytes_source, checksum_of
+from takhin_tiered.errors import (
+    BucketMissing,
+    ObjectCorrupt,
+    ObjectExists,
+    ObjectMissing,
+    StoreDenied,
+    StoreUnavailable,
+)
+from takhin_tiered.store import DirectoryStore, MemoryStore, ObjectStore, read_object
+from takhin_tiered.store.s3 import Deadlines, S3Store, open_s3
+from tests.support import REGION, Bucket, find_minio, free_port
+
+BACKENDS = ["memory", "directory", "s3", *(["minio"] if find_minio() else [])]
+PART = 5 << 20
+
+
+@pytest_asyncio.fixture(params=BACKENDS)
+async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[ObjectStore]:
+    if request.param == "memory":
+        yield MemoryStore()
+    elif request.param == "directory":
+        (tmp_path / "store").mkdir()
+        yield DirectoryStore(tmp_path / "store")
+    else:
+        name = "minio_endpoint" if request.param == "minio" else "s3_endpoint"
+        endpoint = request.getfixturevalue(name)
+        bucket = Bucket(endpoint, f"contract-{uuid4().hex[:16]}")
+        bucket.client.create_bucket(Bucket=bucket.name)
+        bucket.close()
+        async with open_s3(bucket.name, region=REGION, prefix="some/prefix", endpoint=endpoint) as opened:
+            yield opened
+
+
+async def put(store: ObjectStore, key: str, data: bytes, *, if_absent: bool = False, part_size: int = 0) -> None:
+    source = bytes_source(data)
+    checksum = checksum_of(source, len(data), part_size)
+    info = await store.put(key, source, size=len(data), checksum=checksum, if_absent=if_absent)
+    assert (info.key, info.size) == (key, len(data))
+    assert info.sha256 in (None, checksum.sha256)
+
+
+async def get(store: ObjectStore, key: str, start: int = 0, end: int | None = None) -> bytes:
+    async with store.get(key, start=start, end=end) as chunks:
+        return b"".join([chunk async for chunk in chunks])
+
+
+async def keys(store: ObjectStore, prefix: str = "") -> list[str]:
+    return [info.key async for info in store.list(prefix)]
+
+
+@pytest.mark.parametrize("size", [0, 1, 1000, 3 << 20])
+async def test_what_is_put_is_got_back(store: ObjectStore, size: int) -> None:
+    data = os.urandom(size)
+    await put(store, "orders-0/a.log", data)
+    assert await get(store, "orders-0/a.log") == data
+    assert await read_object(store, "orders-0/a.log", limit=max(size, 1)) == data
+    info = await store.head("orders-0/a.log")
+    assert info is not None
+    assert info.size == size
+    assert info.sha256 in (None, hashlib.sha256(data).hexdigest())
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "expected"), [(0, 4, b"0123"), (3, 6, b"345"), (7, None, b"789"), (0, 99, b"0123456789"),
+                                   (10, None, b""), (99, None, b""), (4, 4, b"")]
+)  # fmt: skip
+async def test_a_range_gives_just_those_bytes(store: ObjectStore, start: int, end: int | None, expected: bytes) -> None:
+    await put(store, "k", b"0123456789")
+    assert await get(store, "k", start, end) == expected
+
+
+async def test_wrong_bytes_are_refused_and_nothing_is_left(store: ObjectStore) -> None:
+    wrong = Checksum(hashlib.sha256(b"other bytes").hexdigest())
+    with pytest.raises(ObjectCorrupt):
+        await store.put("k", bytes_source(b"these bytes"), size=11, checksum=wrong)
+    assert await store.head("k") is None
+    assert await keys(store) == []
+
+
+async def test_a_wrong_part_is_refused_and_nothing_is_left(store: ObjectStore) -> None:
+    data = os.urandom(2 * PART)
+    good = checksum_of(bytes_source(data), len(data), PART)
+    changed = bytes_source(data[:-1] + bytes([data[-1] ^ 1]))
+    with pytest.raises((ObjectCorrupt, StoreUnavailable)):
+        await store.put("k", changed, size=len(data), checksum=good)
+    assert await store.head("k") is None
+    assert await store.remove_stale_uploads(0) == 0
+
+
+async def test_a_body_that_ends_early_is_refused(store: ObjectStore) -> None:
+    def short(offset: int, length: int) -> bytes:
+        if offset >= 4:
+            raise EOFError("the file became shorter")
+        return b"abcd"[offset : offset + length]
+
+    with pytest.raises((ObjectCorrupt, StoreUnavailable, EOFError)):
+        await store.put("k", short, size=8, checksum=checksum_of(bytes_source(b"abcdefgh"), 8))
+    assert await store.head("k") is None
+
+
+async def test_a_conditional_write_leaves_what_is_there(store: ObjectStore) -> None:
+    await put(store, "k", b"first", if_absent=True)
+    with pytest.raises(ObjectExists):
+        await put(store, "k", b"second", if_absent=True)
+    assert await get(store, "k") == b"first"
+    await put(store, "k", b"third")
+    assert await get(store, "k") == b"third"
+
+
+async def test_of_many_conditional_writes_one_wins(store: ObjectStore) -> None:
+    results = await asyncio.gather(
+        *(put(store, "k", b"writer %d" % number, if_absent=True) for number in range(8)), return_exceptions=True
+    )
+    assert sum(result is None for result in results) == 1
+    assert await get(store, "k") == b"writer %d" % results.index(None)
+
+
+@pytest.mark.parametrize("if_absent", [False, True])
+async def test_an_object_in_parts_is_one_object(store: ObjectStore, if_absent: bool) -> None:
+    data = os.urandom(2 * PART + 12_345)
+    await put(store, "big", data, part_size=PART, if_absent=if_absent)
+    assert await get(store, "big") == data
+    info = await store.head("big")
+    assert info is not None
+    digests = b"".join(hashlib.sha256(data[at : at + PART]).digest() for at in range(0, len(data), PART))
+    assert info.sha256 in (None, f"{hashlib.sha256(digests).hexdigest()}-3")
+    with pytest.raises(ObjectExists):
+        await put(store, "big", os.urandom(2 * PART), part_size=PART, if_absent=True)
+    assert await get(store, "big", 100, 110) == data[100:110]
+    assert await store.remove_stale_uploads(0) == 0
+
+
+async def test_a_cancelled_write_leaves_nothing(store: ObjectStore) -> None:
+    data = os.urandom(4 * PART)
+    reading = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def slow(offset: int, length: int) -> bytes:
+        loop.call_soon_threadsafe(reading.set)
+        return data[offset : offset + length]
+
+    source: Source = slow
+    checksum = checksum_of(bytes_source(data), len(data), PART)
+    writing = asyncio.create_task(store.put("k", source, size=len(data), checksum=checksum))
+    await reading.wait()
+    writing.cancel()
+    cancelled = isinstance((await asyncio.gather(writing, return_exceptions=True))[0], asyncio.CancelledError)
+    # It may have been too late: then it is whole.
+    assert cancelled == (await store.head("k") is None) or await get(store, "k") == data
+    assert await store.remove_stale_uploads(0) == 0
+
+
+async def test_a_listing_has_every_key_in_order_and_its_keys_can_be_used(store: ObjectStore) -> None:
+    wanted = sorted(f"topic-{number % 7}/{number:05d}" for number in range(1203))
+    for at in range(0, len(wanted), 40):
+        await asyncio.gather(*(put(store, key, key.encode()) for key in wanted[at : at + 40]))
+    assert await keys(store) == wanted
+    assert await get(store, (await keys(store))[-1]) == wanted[-1].encode()
+    await store.delete(wanted)
+    assert await keys(store) == []
+
+
+async def test_a_prefix_is_text_and_topic_1_slash_is_not_topic_10(store: ObjectStore) -> None:
+    for key in ("topic-1/a", "topic-10/a", "topic-1/b"):
+        await put(store, key, b"x")
+    assert await keys(store, "topic-1/") == ["topic-1/a", "topic-1/b"]
+    assert await keys(store, "topic-1") == ["topic-1/a", "topic-1/b", "topic-10/a"]
+
+
+async def test_what_is_missing_is_missing(store: ObjectStore) -> None:
+    assert await store.head("nothing") is None
+    with pytest.raises(ObjectMissing):
+        await get(store, "nothing")
+    await put(store, "something", b"x")
+    await store.delete(["nothing", "something"])
+    assert await keys(store) == []
+
+
+async def test_check_passes_on_a_store_that_is_there(store: ObjectStore) -> None:
+    await store.check()
+    assert store.address
+
+
+async def test_a_missing_directory_is_told(tmp_path: Path) -> None:
+    gone = DirectoryStore(tmp_path / "not-mounted")
+    with pytest.raises(BucketMissing, match="not-mounted"):
+        await gone.check()
+    with pytest.raises(BucketMissing):
+        await put(gone, "k", b"x")
+    assert not (tmp_path / "not-mounted").exists()
+
+
+async def test_a_missing_bucket_is_told(s3_endpoint: str) -> None:
+    async with open_s3("no-such-bucket", region=REGION, prefix="p", endpoint=s3_endpoint) as store:
+        with pytest.raises(BucketMissing, match="no-such-bucket"):
+            await store.check()
+        with pytest.raises(BucketMissing):
+            await put(store, "k", b"x")
+
+
+async def test_nothing_listening_is_unavailable() -> None:
+    async with open_s3("b-b", region=REGION, prefix="p", endpoint=f"http://127.0.0.1:{free_port()}") as store:
+        with pytest.raises(StoreUnavailable, match="b-b"):
+            await store.check()
+
+
+async def test_a_server_that_never_answers_is_unavailable_at_the_deadline() -> None:
+    hold = asyncio.Event()
+
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await hold.wait()
+        writer.close()
+
+    server = await asyncio.start_server(silent, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    deadlines = Deadlines(connect=1, read=60, base=0.5)
+    async with (
+        server,
+        open_s3("b-b", region=REGION, prefix="p", endpoint=f"http://127.0.0.1:{port}", deadlines=deadlines) as store,
+    ):
+        with pytest.raises(StoreUnavailable, match="no end after"):
+            await store.check()
+        hold.set()
+
+
+async def test_no_credentials_are_told(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
+    async with open_s3("b-b", region=REGION, prefix="p", endpoint=s3_endpoint) as store:
+        assert isinstance(store, S3Store)
+        with pytest.raises(StoreDenied, match="AWS_ACCESS_KEY_ID"):
+            await store.check()
