@@ -107,8 +107,8 @@ class _Daemon:
         gc.collect()
         gc.freeze()
         self._storage.announce(_address(self._settings, sockets[0]))
-        for key in self._settings.without_effect():
-            log.warning("a setting has no effect in this version", key=key)
+        if idle := self._settings.without_effect():
+            log.warning("some settings have no effect in this version", keys=idle)
         try:
             async with asyncio.TaskGroup() as group:
                 serving = group.create_task(server.serve(sockets))

@@ -265,6 +265,7 @@ class TieredStorage:
         try:
             await self.prepare()
         except StoreError:
+            self.engine.metrics.cycles.labels("failure").inc()
             async with self.engine.cycle_lock:
                 await refresh_catalog(self.engine)
             raise

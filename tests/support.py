@@ -109,11 +109,20 @@ class Bucket:
             config=Config(s3={"addressing_style": "path"}, retries={"mode": "standard"}),
         )
 
+    def manifests(self) -> list[str]:
+        """The keys of manifests: of the segments that are archived."""
+        return [key for key in self.keys() if key.endswith(".manifest.json")]
+
     def keys(self) -> list[str]:
         """Every key below the prefix, without it, and without the owner record."""
         pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.name, Prefix=f"{self.prefix}/")
         found = [entry["Key"].removeprefix(f"{self.prefix}/") for page in pages for entry in page.get("Contents", ())]
         return sorted(key for key in found if key != "takhin-tiered.owner.json")
+
+    def times(self) -> dict[str, Any]:
+        """When each object was last written, by full key."""
+        pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.name)
+        return {entry["Key"]: entry["LastModified"] for page in pages for entry in page.get("Contents", ())}
 
     def read(self, key: str) -> bytes:
         body = self.client.get_object(Bucket=self.name, Key=f"{self.prefix}/{key}")["Body"]
@@ -160,17 +169,14 @@ def sha256(data: bytes) -> str:
 
 
 def environment(settings: Settings) -> dict[str, str]:
-    """The same settings for another process, as variables."""
+    """The same settings for another process, as variables; those that were not given stay as they are by default."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith("TAKHIN_")}
-    ours = {
-        "TAKHIN_" + key.replace(".", "_").upper(): value
-        for key, value in settings.items()
-        if value and key not in {"storage.tiered.api.token", "storage.tiered.state.dir"}
-    }
-    if token := settings.api_token.get_secret_value():
-        ours["TAKHIN_STORAGE_TIERED_API_TOKEN"] = token
-    if settings.state_path is not None:
-        ours["TAKHIN_STORAGE_TIERED_STATE_DIR"] = str(settings.state_path)
+    shown = dict(settings.items())
+    ours = {}
+    for name in settings.model_fields_set:
+        key = str(Settings.model_fields[name].validation_alias)
+        value = settings.api_token.get_secret_value() if name == "api_token" else shown[key]
+        ours["TAKHIN_" + key.replace(".", "_").upper()] = value
     return {**clean, **ours}
 
 
@@ -245,9 +251,9 @@ def command(settings: Settings, *arguments: str) -> subprocess.CompletedProcess[
 
 
 @contextmanager
-def ministack(**variables: str) -> Iterator[str]:
-    """A real S3 server of its own process on a free port; yields its endpoint."""
-    port = free_port()
+def ministack(port: int = 0, **variables: str) -> Iterator[str]:
+    """A real S3 server in a process of its own, on a free port unless one is given; yields its endpoint."""
+    port = port or free_port()
     with _server(
         [sys.executable, "-m", "ministack"], port, BIND_HOST="127.0.0.1", GATEWAY_PORT=str(port), **variables
     ) as endpoint:

@@ -7,6 +7,7 @@ import re
 import shlex
 import tomllib
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,7 @@ def test_the_reference_file_moves_nothing() -> None:
 
 def test_every_key_of_the_reference_file_is_explained() -> None:
     lines = (CONFIGS / "takhin.yaml").read_text().splitlines()
-    for before, line in zip(lines, lines[1:], strict=False):
+    for before, line in pairwise(lines):
         if re.match(r" *[a-z0-9]+: +\S", line):
             assert before.lstrip().startswith("#"), f"no comment above: {line.strip()}"
 
