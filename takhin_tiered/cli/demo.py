@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from takhin_tiered.catalog.tallies import Stats
 from takhin_tiered.cli.output import console, counted, size
-from takhin_tiered.config import Settings
+from takhin_tiered.config import ENV_PREFIX, Settings
 from takhin_tiered.daemon import run_daemon
 from takhin_tiered.formats.sample import make_segment
 from takhin_tiered.segments.names import FileKind, SegmentId
@@ -35,6 +35,9 @@ _TOPICS = {
 
 async def run_demo(*, keep: bool) -> None:
     """Show the whole job in less than a minute; with ``keep``, serve afterwards."""
+    # The demonstration must never act on what the environment names: a real data directory, a real bucket.
+    for name in [name for name in os.environ if name.startswith(ENV_PREFIX)]:
+        del os.environ[name]
     root = Path(await asyncio.to_thread(tempfile.mkdtemp, prefix="takhin-tiered-demo-"))
     data, store = root / "data", root / "store"
     out = console()

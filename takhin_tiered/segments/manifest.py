@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from takhin_tiered.errors import ObjectCorrupt
+from takhin_tiered.errors import InvalidSegmentPath, ObjectCorrupt
 from takhin_tiered.segments.names import FileKind, SegmentId
 
 VERSION = 1
@@ -126,7 +126,7 @@ class Manifest:
                 problem=str(document.get("problem", "")),
                 version=version,
             )
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, InvalidSegmentPath) as error:
             raise ObjectCorrupt(
                 f"this is not a manifest: {error!r}",
                 key=key,

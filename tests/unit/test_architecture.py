@@ -1,0 +1,109 @@
+"""The house: imports run downward only, and one module knows the AWS library."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import takhin_tiered
+from takhin_tiered import errors
+
+ROOT = Path(takhin_tiered.__file__).parent
+# From the top to the bottom; rooms on one line may know each other.
+LEVELS = [
+    {"__main__"},
+    {"cli"},
+    {"daemon"},
+    {"api", "upkeep"},
+    {"tiered_storage"},
+    {"engine"},
+    {"catalog", "disk", "store"},
+    {"codec"},
+    {"config", "logs", "metrics", "concurrency"},
+    {"segments", "formats"},
+    {"errors"},
+]
+AWS = {"aioboto3", "aiobotocore", "boto3", "botocore", "awscrt", "aiohttp"}
+
+
+def modules() -> dict[str, ast.Module]:
+    return {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts): ast.parse(path.read_text())
+        for path in ROOT.rglob("*.py")
+    }
+
+
+def imported(tree: ast.Module) -> set[str]:
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            assert node.level == 0, "relative imports hide the direction"
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def room(name: str) -> str:
+    return name.split(".")[0]
+
+
+def level(name: str) -> int:
+    return next(number for number, rooms in enumerate(LEVELS) if room(name) in rooms)
+
+
+def test_imports_run_downward_only() -> None:
+    wrong = []
+    for module, tree in modules().items():
+        if module == "__init__":
+            continue
+        for name in imported(tree):
+            inside = name.removeprefix("takhin_tiered.")
+            # The package itself re-exports the façade: nothing inside imports that.
+            if name.startswith("takhin_tiered.") and room(inside) != room(module) and level(inside) <= level(module):
+                wrong.append(f"{module} imports {inside}")
+    assert wrong == []
+
+
+def test_there_is_no_circle_within_a_room() -> None:
+    trees = modules()
+    edges = {
+        module: {
+            other
+            for other in trees
+            if other != module
+            and any(
+                name == f"takhin_tiered.{other}" or name.startswith(f"takhin_tiered.{other}.")
+                for name in imported(tree)
+            )
+        }
+        for module, tree in trees.items()
+    }
+    done: set[str] = set()
+
+    def visit(module: str, path: tuple[str, ...]) -> None:
+        assert module not in path, f"a circle: {' -> '.join([*path, module])}"
+        if module not in done:
+            for other in edges[module]:
+                visit(other, (*path, module))
+            done.add(module)
+
+    for module in edges:
+        visit(module, ())
+
+
+def test_only_the_s3_store_knows_the_aws_library() -> None:
+    knowing = {module for module, tree in modules().items() if {room(name) for name in imported(tree)} & AWS}
+    assert knowing == {"store.s3"}
+
+
+def test_no_module_has_grown_too_large() -> None:
+    assert {path.name for path in ROOT.rglob("*.py") if len(path.read_text().splitlines()) > 400} == set()
+
+
+def test_the_public_names_are_complete() -> None:
+    assert list(takhin_tiered.__all__) == sorted(takhin_tiered.__all__)
+    assert all(hasattr(takhin_tiered, name) for name in takhin_tiered.__all__)
+    public = {name for name, thing in vars(errors).items() if isinstance(thing, type) and issubclass(thing, Exception)}
+    assert public <= set(takhin_tiered.__all__)
+    assert {"TieredStorage", "Settings"} <= set(takhin_tiered.__all__)
