@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-minio lint format clean
+.PHONY: demo test test-minio torture lint format clean
 
 demo: $(VENV)/.run  ## The main job on made-up Kafka segments and a directory store
 	$(BIN)/takhin-tiered demo
@@ -13,6 +13,9 @@ test: $(VENV)/.test  ## All tests, on a real S3 server that they start themselve
 
 test-minio: $(VENV)/.test  ## The store contract and the end-to-end tests on a real MinIO, built if there is none
 	.ci/test-minio.sh $(BIN)
+
+torture: $(VENV)/.test  ## A kill at every named point, in every state, on both kinds of store
+	TAKHIN_TORTURE=full $(BIN)/pytest tests/faults -rP
 
 lint: $(VENV)/.test
 	$(BIN)/ruff format --check .

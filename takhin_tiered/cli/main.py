@@ -18,11 +18,9 @@ from rich.progress import Progress, TextColumn, TimeElapsedColumn
 
 from takhin_tiered import logs
 from takhin_tiered.cli.access import open_access
-from takhin_tiered.cli.demo import run_demo
 from takhin_tiered.cli.moves import expand, move_all
 from takhin_tiered.cli.output import console, counted, error_console, print_json, print_table, size
 from takhin_tiered.config import Settings, find_config
-from takhin_tiered.daemon import run_daemon, run_in_loop, run_once
 from takhin_tiered.errors import TakhinError
 from takhin_tiered.segments.model import State, Tier
 from takhin_tiered.segments.names import SegmentId
@@ -64,6 +62,9 @@ def run(
     once: Annotated[bool, typer.Option("--once", help="Run one cycle, then exit.")] = False,
 ) -> None:
     """The daemon: scan, archive what is cold, serve the API."""
+    # Imported here, as the web framework takes half a second that other commands need not wait for.
+    from takhin_tiered.daemon import run_daemon, run_in_loop, run_once
+
     settings = _settings(context)
     logs.configure(settings.log_level, settings.log_format)
     if once:
@@ -220,6 +221,8 @@ def demo(
     keep: Annotated[bool, typer.Option("--keep", help="Leave the daemon serving afterwards.")] = False,
 ) -> None:
     """The main job on made-up Kafka segments and a directory store: no cloud needed."""
+    from takhin_tiered.cli.demo import run_demo
+
     logs.configure("warning", "text")
     _finish(run_demo(keep=keep))
 

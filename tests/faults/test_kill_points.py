@@ -1,0 +1,181 @@
+"""Killed at every named point, in every state that a segment can be in: nothing is lost, and the next start goes on.
+
+The check shares no code with the program: it reads the disk, the objects and the manifests by itself.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from takhin_tiered import Settings
+from tests.support import COLD, HOUR, Broker, Bucket, directory_settings, environment, store_settings
+
+ARCHIVE = [
+    "archive.intended", "archive.log.stored", "archive.index.stored", "archive.timeindex.stored",
+    "archive.before.manifest", "archive.committed", "archive.journaled",
+]  # fmt: skip
+EVICT = [
+    "evict.begin", "evict.log.unlinked", "evict.index.unlinked", "evict.timeindex.unlinked", "evict.unlinked",
+    "evict.journaled",
+]  # fmt: skip
+RESTORE = [
+    "restore.index.downloaded", "restore.timeindex.downloaded", "restore.log.downloaded", "restore.index.placed",
+    "restore.timeindex.placed", "restore.log.placed", "restore.placed", "restore.journaled",
+]  # fmt: skip
+EXPIRE = ["expire.intended", "expire.manifest.deleted", "expire.objects.deleted", "expire.journaled"]
+REWRITTEN = [*ARCHIVE, "archive.superseded.removed", *EVICT]
+SCENARIOS = {
+    "fresh": [*ARCHIVE, *EVICT],
+    "copied": EVICT,
+    "rewritten": [point for point in REWRITTEN if "index.stored" not in point],
+    "lease over": EVICT,
+    "archived": RESTORE,
+    "expired": EXPIRE,
+}
+CASES = [(scenario, point, nth) for scenario, reached in SCENARIOS.items() for point in reached for nth in (1, 2)]
+FULL = os.environ.get("TAKHIN_TORTURE") == "full"
+# A tenth of them in the everyday run, another tenth than the neighbours': the whole matrix is `make torture`.
+CHOSEN = CASES if FULL else CASES[3::9]
+STORES = ["directory", "s3"] if FULL else ["directory"]
+
+
+@dataclass
+class Scene:
+    broker: Broker
+    settings: Callable[..., Settings]
+    objects: Callable[[], dict[str, bytes]]
+    closed: list[str]
+    times: dict[str, int]
+
+    def run(self, *arguments: str, point: str = "", nth: int = 1, **changes: Any) -> int:
+        program = str(Path(__file__).with_name("killpoints.py"))
+        variables = {**environment(self.settings(**changes)), "TORTURE_POINT": point, "TORTURE_NTH": str(nth)}
+        variables["PYTHONPATH"] = str(Path(__file__).parents[2])
+        ended = subprocess.run(
+            [sys.executable, program, *arguments],
+            env=variables,
+            capture_output=True,
+            text=True,
+            timeout=90,
+            check=False,
+        )
+        assert "Traceback" not in ended.stderr, ended.stderr
+        self.output = ended.stdout
+        return ended.returncode
+
+    def prepare(self, scenario: str) -> tuple[list[str], dict[str, Any]]:
+        """Bring the segments into their state; returns the command to be killed, and its settings."""
+        if scenario in {"copied", "rewritten"}:
+            assert self.run("run", "--once", archive_mode="copy") == 0
+        if scenario in {"lease over", "archived", "expired"}:
+            assert self.run("run", "--once") == 0
+        if scenario == "rewritten":
+            for path in self.closed:
+                self.broker.append(path, b"after a compaction")
+                os.utime(self.broker.root / path, (time.time() - 400 * HOUR,) * 2)
+                self.times[path] = (self.broker.root / path).stat().st_mtime_ns
+            assert self.run("run", "--once", auto_archive_enabled=False) == 0
+        if scenario == "lease over":
+            assert self.run("restore", "*", restore_lease_hours=0) == 0
+        if scenario == "archived":
+            return ["restore", *self.closed], {"restore_lease_hours": 100}
+        return ["run", "--once"], {"retention_hours": 100} if scenario == "expired" else {}
+
+    def check(self, *, may_be_gone: bool) -> int:
+        """Every closed byte is whole somewhere, and nothing lies about; returns how many bytes are lost."""
+        objects = self.objects()
+        manifests = {key: json.loads(content) for key, content in objects.items() if key.endswith(".manifest.json")}
+        named = {file["key"] for manifest in manifests.values() for file in manifest["files"].values()}
+        orphans = set(objects) - named - set(manifests)
+        assert orphans == set()
+        assert not list(self.broker.root.rglob("*.takhin-tmp"))
+        lost = 0
+        for path in self.closed:
+            manifest = manifests.get(path.replace(".log", ".manifest.json"))
+            stored = manifest is not None and all(
+                objects.get(manifest["files"][name.rsplit(".", 1)[1]]["key"]) == self.broker.files[name]
+                for name in self.broker.triple(path)
+            )
+            if not stored and not self.broker.is_whole(path) and not (may_be_gone and manifest is None):
+                lost += sum(len(self.broker.files[name]) for name in self.broker.triple(path))
+        return lost
+
+
+@pytest.fixture(params=STORES)
+def scene(request: pytest.FixtureRequest, broker: Broker, tmp_path: Path) -> Scene:
+    closed = broker.segments("orders-0", 3, age_hours=COLD, size=9000)
+    times = {name: (broker.root / name).stat().st_mtime_ns for name in broker.files}
+    if request.param == "directory":
+        store = tmp_path / "store"
+
+        def objects() -> dict[str, bytes]:
+            files = {
+                path.relative_to(store).as_posix(): path.read_bytes() for path in store.rglob("*") if path.is_file()
+            }
+            files.pop("takhin-tiered.owner.json", None)
+            return files
+
+        return Scene(
+            broker, lambda **c: directory_settings(broker, store, archive_concurrency=1, **c), objects, closed, times
+        )
+    bucket: Bucket = request.getfixturevalue("bucket")
+
+    def in_bucket() -> dict[str, bytes]:
+        assert bucket.uploads() == []
+        return {key: bucket.read(key) for key in set(bucket.keys())}
+
+    return Scene(
+        broker, lambda **c: store_settings(broker, bucket, archive_concurrency=1, **c), in_bucket, closed, times
+    )
+
+
+@pytest.mark.parametrize(("scenario", "point", "nth"), CHOSEN)
+def test_a_kill_loses_nothing_and_the_next_start_goes_on(scene: Scene, scenario: str, point: str, nth: int) -> None:
+    arguments, changes = scene.prepare(scenario)
+    assert scene.run(*arguments, point=point, nth=nth, **changes) == -signal.SIGKILL
+    # Both cycles must pass; in the second there is nothing left to clean up.
+    assert scene.run("run", "--once", **changes) == 0
+    assert scene.run("run", "--once", **changes) == 0
+    assert scene.check(may_be_gone=scenario == "expired") == 0
+    assert scene.run("ls", "--json") == 0
+    states = {segment["segment_path"]: segment["state"] for segment in json.loads(scene.output)}
+    for path in scene.closed:
+        on_disk = scene.broker.on_disk(path)
+        assert on_disk in ([], scene.broker.triple(path))
+        if scenario == "expired":
+            assert (states.get(path), on_disk) == (None, [])
+        else:
+            assert states[path] == ("copied" if on_disk else "archived")
+    if scenario != "expired":
+        assert scene.run("restore", "*") == 0
+        for path in scene.closed:
+            assert scene.broker.is_whole(path)
+            assert {name: (scene.broker.root / name).stat().st_mtime_ns for name in scene.broker.triple(path)} == {
+                name: scene.times[name] for name in scene.broker.triple(path)
+            }
+
+
+def test_every_point_of_the_program_is_among_those_tried() -> None:
+    source = Path(__file__).parents[2] / "takhin_tiered" / "engine"
+    text = "".join(path.read_text() for path in source.glob("*.py"))
+    points = {
+        expanded
+        for point in re.findall(r'reached\(f?"([^"]+)"\)', text)
+        for expanded in ([point.replace("{kind}", kind) for kind in ("log", "index", "timeindex")])
+    }
+    tried = {point for _, point, _ in CASES}
+    # The removal of orphans and the scrub have theirs in test_upkeep.py.
+    assert points - tried == {"orphan.before.delete", "orphan.deleted", "scrub.quarantined"}
+    print(f"{len(tried)} points, {len(CASES)} kills in {len(SCENARIOS)} states")
