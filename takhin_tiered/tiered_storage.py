@@ -29,7 +29,7 @@ from takhin_tiered.engine.scrub import Verdict, scrub, scrub_one, verify
 from takhin_tiered.errors import ConfigError, HeldElsewhere, SegmentNotFound, StoreError, TakhinError
 from takhin_tiered.metrics import Metrics
 from takhin_tiered.segments.model import Segment, State, Tier
-from takhin_tiered.segments.names import SegmentId
+from takhin_tiered.segments.names import SegmentId, is_ours
 from takhin_tiered.segments.plan import Plan
 from takhin_tiered.segments.policy import classify
 from takhin_tiered.segments.report import SegmentInfo, describe_segment, iso_time
@@ -230,7 +230,7 @@ class TieredStorage:
                     self._claimed = me
                     self._renewal = asyncio.create_task(self._renew(me))
                     # The claim says that nobody else uploads here: what is unfinished is a dead process's.
-                    await self.engine.store.remove_stale_uploads(0)
+                    await self.engine.store.remove_stale_uploads(0, is_ours)
                 if not self._reconciled:
                     await rebuild(self.engine, full=False)
                     self._reconciled = True

@@ -22,7 +22,7 @@ from takhin_tiered.engine.orphans import remove_orphans
 from takhin_tiered.engine.restore import remove_unfinished
 from takhin_tiered.errors import DiskError, SegmentError, StoreError, TakhinError
 from takhin_tiered.segments.model import PartitionListing
-from takhin_tiered.segments.names import SegmentId
+from takhin_tiered.segments.names import SegmentId, is_ours
 from takhin_tiered.segments.plan import Plan, Step, Verb, make_plan
 
 _LISTINGS_AT_ONCE = 64
@@ -202,7 +202,7 @@ async def _clean_up(engine: Engine) -> None:
     try:
         if engine.catalog.intents():
             await remove_orphans(engine)
-        removed = await engine.store.remove_stale_uploads(_STALE_UPLOAD_SECONDS)
+        removed = await engine.store.remove_stale_uploads(_STALE_UPLOAD_SECONDS, is_ours)
     except StoreError as error:
         logs.logger().warning("what broken uploads left was not looked for", error=str(error))
         return

@@ -53,6 +53,10 @@ async def evict_held(engine: Engine, segment: Segment, *, proven_now: bool) -> S
         raise SegmentChanged(f"the files of segment {path} are not the ones that were archived", segment=path)
     await engine.catalog.flush()
     reached("evict.begin")
+    # The proof may have taken minutes, in which a broker that truncates can have made this the active segment.
+    now = await refresh(engine, identity)
+    if now is not None and now.active:
+        raise SegmentActive(f"segment {path} became the active one of its partition", segment=path)
     await in_thread(_unlink, engine, identity, expected)
     reached("evict.unlinked")
     problem = segment.problem if proven_now else ""

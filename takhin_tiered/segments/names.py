@@ -110,6 +110,11 @@ def parse_object_key(key: str) -> tuple[SegmentId, FileKind] | None:
     return (identity, FileKind(match[3])) if match and identity else None
 
 
+def is_ours(key: str) -> bool:
+    """Whether this program writes objects with such a key: a bucket may hold others', under no prefix of its own."""
+    return parse_object_key(key) is not None or parse_manifest_key(key) is not None
+
+
 def _segment_of(match: re.Match[str] | None) -> SegmentId | None:
     partition = parse_partition(match[1]) if match else None
     if match is None or partition is None or int(match[2]) > MAX_OFFSET:

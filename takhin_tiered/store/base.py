@@ -5,7 +5,7 @@ Keys are relative: a store adds its bucket and prefix on the way in, and takes t
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
@@ -64,8 +64,8 @@ class ObjectStore(Protocol):
         """Remove objects; one that is not there is no error."""
         ...
 
-    async def remove_stale_uploads(self, older_than: float) -> int:
-        """Remove what unfinished writes left that began more than so many seconds ago; returns how many."""
+    async def remove_stale_uploads(self, older_than: float, ours: Callable[[str], bool] = lambda _: True) -> int:
+        """Remove what unfinished writes of keys that are ours left more than so many seconds ago; returns how many."""
         ...
 
 

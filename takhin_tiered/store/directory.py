@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from uuid import uuid4
@@ -145,7 +145,11 @@ class DirectoryStore:
         with _translated(""):
             await in_thread(remove)
 
-    async def remove_stale_uploads(self, older_than: float) -> int:
+    async def remove_stale_uploads(
+        self,
+        older_than: float,
+        ours: Callable[[str], bool] = lambda _: True,  # noqa: ARG002 - nobody else writes to our temporary directory
+    ) -> int:
         def remove() -> int:
             removed = 0
             with suppress(FileNotFoundError):

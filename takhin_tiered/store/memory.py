@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 
 from takhin_tiered.codec.checksums import Checksum, Source, bytes_source, checksum_of
@@ -62,5 +62,9 @@ class MemoryStore:
         for key in keys:
             self._objects.pop(key, None)
 
-    async def remove_stale_uploads(self, older_than: float) -> int:  # noqa: ARG002 - writes here are never unfinished
+    async def remove_stale_uploads(
+        self,
+        older_than: float,  # noqa: ARG002 - writes here are never unfinished
+        ours: Callable[[str], bool] = lambda _: True,  # noqa: ARG002
+    ) -> int:
         return 0

@@ -155,7 +155,7 @@ class S3Store:
                 key = failed["Key"].removeprefix(self._prefix)
                 raise StoreUnavailable(f"the store did not delete it: {failed.get('Code')}", key=key)
 
-    async def remove_stale_uploads(self, older_than: float) -> int:
+    async def remove_stale_uploads(self, older_than: float, ours: Callable[[str], bool] = lambda _: True) -> int:
         removed = 0
         marker: dict[str, Any] = {}
         while True:
@@ -164,8 +164,9 @@ class S3Store:
                 Bucket=self._bucket, Prefix=self._prefix, **marker,
             )  # fmt: skip
             for upload in page.get("Uploads", ()):
-                if time.time() - upload["Initiated"].timestamp() > older_than:
-                    await self._abort(upload["Key"].removeprefix(self._prefix), upload["UploadId"])
+                key = upload["Key"].removeprefix(self._prefix)
+                if ours(key) and time.time() - upload["Initiated"].timestamp() > older_than:
+                    await self._abort(key, upload["UploadId"])
                     removed += 1
             if not page.get("IsTruncated"):
                 return removed

@@ -344,3 +344,29 @@ async def test_a_directory_store_holds_the_same_objects(broker: Broker, tmp_path
         await storage.restore_segment(closed[0])
     assert broker.is_whole(closed[0])
     assert not list(store.glob(".takhin-tmp/*"))
+
+
+async def test_a_segment_that_becomes_active_before_it_is_unlinked_stays(
+    broker: Broker, bucket: Bucket, at_point: Callable[[str, Callable[[], object]], None]
+) -> None:
+    """A follower truncates to this segment while it is uploaded: what the broker appends next goes here."""
+    closed, active = broker.segment("orders-0"), broker.segment("orders-0")
+
+    def truncate() -> None:
+        for name in broker.triple(active):
+            (broker.root / name).unlink()
+
+    async with TieredStorage.open(store_settings(broker, bucket)) as storage:
+        at_point("evict.begin", truncate)
+        report = await storage.run_cycle()
+        assert "became the active one" in report.failures[0][1]
+    assert broker.is_whole(closed)
+
+
+async def test_uploads_of_others_in_the_same_bucket_are_left_alone(broker: Broker, bucket: Bucket) -> None:
+    broker.segments("orders-0", 1)
+    bucket.client.create_multipart_upload(Bucket=bucket.name, Key="somebody/elses/backup.tar")
+    async with TieredStorage.open(store_settings(broker, bucket, s3_prefix="")) as storage:
+        report = await storage.run_cycle()
+        assert (report.archived, report.failures) == (1, [])
+    assert bucket.uploads() == ["somebody/elses/backup.tar"]
