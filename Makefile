@@ -15,7 +15,7 @@ test-minio: $(VENV)/.test  ## The store contract and the end-to-end tests on a r
 	.ci/test-minio.sh $(BIN)
 
 torture: $(VENV)/.test  ## A kill at every named point, in every state, on both kinds of store
-	TAKHIN_TORTURE=full $(BIN)/pytest tests/faults -rP
+	TAKHIN_TEST_TORTURE=full $(BIN)/pytest tests/faults -rP
 
 lint: $(VENV)/.test
 	$(BIN)/ruff format --check .

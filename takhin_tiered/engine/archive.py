@@ -143,6 +143,8 @@ async def _remove_superseded(engine: Engine, old: Manifest, new: Manifest) -> No
     keys = [file.key for file in old.files.values() if file.key not in still]
     try:
         await engine.store.delete(keys)
+        engine.catalog.settle(keys)
     except StoreError as error:
-        logs.logger().warning("a superseded generation was not removed", keys=keys, error=str(error))
+        # Their intents stand: the cycle's end tries again.
+        logs.logger().warning("a superseded generation was not removed yet", keys=keys, error=str(error))
     reached("archive.superseded.removed")

@@ -87,6 +87,7 @@ class Upload:
             await self.require_unchanged()
             return self._existing
         manifest = await self._describe(entries)
+        await self._intend_superseded(manifest)
         await self.require_unchanged()
         reached("archive.before.manifest")
         await self._commit(manifest)
@@ -160,6 +161,19 @@ class Upload:
         )
         await self._engine.catalog.flush()
         reached("archive.intended")
+
+    async def _intend_superseded(self, manifest: Manifest) -> None:
+        """Write down which objects of the generation before nobody names once this manifest is there."""
+        if self._existing is None:
+            return
+        named = {file.key for file in manifest.files.values()}
+        now = self._engine.clock()
+        self._engine.catalog.intend(
+            Intent(file.key, self._identity, file.size, file.sha256, file.part_size, now)
+            for file in self._existing.files.values()
+            if file.key not in named
+        )
+        await self._engine.catalog.flush()
 
     async def _store(self, kind: FileKind, checksum: Checksum) -> ManifestFile:
         size, key, path = self._size(kind), self._identity.key(kind, self._generation), self._identity.path

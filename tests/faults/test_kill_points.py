@@ -45,7 +45,7 @@ SCENARIOS = {
     "expired": EXPIRE,
 }
 CASES = [(scenario, point, nth) for scenario, reached in SCENARIOS.items() for point in reached for nth in (1, 2)]
-FULL = os.environ.get("TAKHIN_TORTURE") == "full"
+FULL = os.environ.get("TAKHIN_TEST_TORTURE") == "full"
 # A sample in the everyday run; the whole matrix is `make torture`.
 CHOSEN = CASES if FULL else CASES[3::14]
 STORES = ["directory", "s3"] if FULL else ["directory"]
