@@ -14,7 +14,7 @@ from dataclasses import replace
 from takhin_tiered import logs
 from takhin_tiered.concurrency import in_thread
 from takhin_tiered.disk.files import OpenFile
-from takhin_tiered.engine.context import Engine, load_manifest, open_partition, refresh, require_known
+from takhin_tiered.engine.context import Engine, load_manifest, open_partition, refresh, require_known, verb
 from takhin_tiered.engine.evict import evict_held
 from takhin_tiered.engine.points import reached
 from takhin_tiered.engine.upload import OpenSegment, OtherBytes, Upload, changed
@@ -34,7 +34,7 @@ async def archive(engine: Engine, identity: SegmentId, *, evict: bool, expected:
     Raises `SegmentNotFound`, `SegmentActive`, `SegmentChanged`, `SegmentConflict`, `SegmentRefused`,
     `StoreError` or `DiskError`; the local files are whole then, and nothing half done counts as archived.
     """
-    with logs.operation("archive", identity.path):
+    with verb("archive", identity):
         async with engine.catalog.lock(identity):
             before = expected or _last_seen(engine, identity)
             segment = require_known(await refresh(engine, identity), identity)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
+from takhin_tiered import logs
 from takhin_tiered.catalog.catalog import Catalog
 from takhin_tiered.concurrency import in_thread
 from takhin_tiered.disk.files import DataDir, PartitionDir
@@ -20,6 +21,7 @@ from takhin_tiered.errors import (
     SegmentChanged,
     SegmentNotFound,
     StoreError,
+    TakhinError,
 )
 from takhin_tiered.metrics import Metrics
 from takhin_tiered.segments.manifest import Manifest
@@ -125,6 +127,17 @@ async def load_manifest(engine: Engine, identity: SegmentId) -> Manifest | None:
     except ObjectMissing:
         return None
     return Manifest.from_json(data, key=key)
+
+
+@contextmanager
+def verb(name: str, identity: SegmentId) -> Iterator[None]:
+    """Within: every log line names the verb and the segment, and so does every error that goes up."""
+    with logs.operation(name, identity.path):
+        try:
+            yield
+        except TakhinError as error:
+            error.segment = error.segment or identity.path
+            raise
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from takhin_tiered import logs
 from takhin_tiered.concurrency import in_thread
-from takhin_tiered.engine.context import Engine, open_partition, refresh, require_known
+from takhin_tiered.engine.context import Engine, open_partition, refresh, require_known, verb
 from takhin_tiered.engine.points import reached
 from takhin_tiered.engine.prove import prove_archived, read_local_checksum
 from takhin_tiered.errors import (
@@ -27,7 +27,7 @@ from takhin_tiered.segments.names import FileKind, SegmentId
 
 async def evict(engine: Engine, identity: SegmentId) -> Segment:
     """Take a segment off the disk; see `evict_held` for what is raised."""
-    with logs.operation("evict", identity.path):
+    with verb("evict", identity):
         async with engine.catalog.lock(identity):
             segment = require_known(await refresh(engine, identity), identity)
             return await evict_held(engine, segment, proven_now=False)

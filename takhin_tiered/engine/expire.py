@@ -7,7 +7,7 @@ before, so that an expire that is killed is finished by the removal of orphans.
 from __future__ import annotations
 
 from takhin_tiered import logs
-from takhin_tiered.engine.context import Engine, load_manifest, refresh, require_known
+from takhin_tiered.engine.context import Engine, load_manifest, refresh, require_known, verb
 from takhin_tiered.engine.points import reached
 from takhin_tiered.errors import SegmentRefused
 from takhin_tiered.segments.model import Intent, State
@@ -16,7 +16,7 @@ from takhin_tiered.segments.names import SegmentId
 
 async def expire(engine: Engine, identity: SegmentId) -> None:
     """Remove one archived segment for good. `SegmentRefused` where it has a local file: then it is in use."""
-    with logs.operation("expire", identity.path):
+    with verb("expire", identity):
         async with engine.catalog.lock(identity):
             segment = require_known(await refresh(engine, identity), identity)
             if segment.state is not State.ARCHIVED or segment.local:

@@ -16,7 +16,7 @@ from takhin_tiered import logs
 from takhin_tiered.codec.checksums import Hasher
 from takhin_tiered.concurrency import in_thread
 from takhin_tiered.disk.files import PartitionDir, give_to_owner_of
-from takhin_tiered.engine.context import Engine, disk_errors, load_manifest, open_partition, refresh
+from takhin_tiered.engine.context import Engine, disk_errors, load_manifest, open_partition, refresh, verb
 from takhin_tiered.engine.points import reached
 from takhin_tiered.engine.prove import read_local_checksum
 from takhin_tiered.errors import (
@@ -42,7 +42,7 @@ async def restore(engine: Engine, identity: SegmentId) -> Segment:
     Raises `SegmentNotFound`, `SegmentActive`, `SegmentConflict` (other bytes stand in its place, or it was
     never archived), `DiskFull`, `DiskError`, `ObjectMissing`, `ObjectCorrupt` or another `StoreError`.
     """
-    with logs.operation("restore", identity.path):
+    with verb("restore", identity):
         async with engine.catalog.lock(identity):
             segment = await refresh(engine, identity)
             if segment is not None and segment.local.log is not None:

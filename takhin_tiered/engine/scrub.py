@@ -14,7 +14,7 @@ from takhin_tiered import logs
 from takhin_tiered.codec.checksums import Hasher
 from takhin_tiered.concurrency import in_thread
 from takhin_tiered.engine.archive import copy_held
-from takhin_tiered.engine.context import Engine, load_manifest, refresh
+from takhin_tiered.engine.context import Engine, load_manifest, refresh, verb
 from takhin_tiered.engine.pace import Pace
 from takhin_tiered.engine.points import reached
 from takhin_tiered.engine.prove import prove_file, read_local_checksum
@@ -70,7 +70,7 @@ async def scrub(engine: Engine, pace: Pace) -> None:
 
 async def scrub_one(engine: Engine, identity: SegmentId, pace: Pace) -> Verdict:
     """Read one segment's objects, and take the consequences. `StoreError` where the store does not answer."""
-    with logs.operation("scrub", identity.path):
+    with verb("scrub", identity):
         manifest, problems = await _examine(engine, identity, pace)
         size = manifest.size if manifest else 0
         async with engine.catalog.lock(identity):

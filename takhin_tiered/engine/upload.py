@@ -189,10 +189,9 @@ class Upload:
             # The store got other bytes than were read before: the file changed, or the network lies.
             await self.require_unchanged()
             raise ObjectCorrupt(error.message, segment=path, key=key, hint=error.hint) from error
-        except StoreError as error:
+        except StoreError:
             if self._read_error is not None:
                 raise self._read_error from None
-            error.segment = path
             raise
         try:
             await prove(self._engine.store, key, size, checksum, said=said, segment=path)
@@ -265,9 +264,6 @@ class Upload:
             )
         except ObjectExists:
             said = None
-        except StoreError as error:
-            error.segment = path
-            raise
         try:
             await prove(self._engine.store, key, len(data), checksum, said=said, segment=path)
         except ObjectCorrupt as error:

@@ -25,6 +25,7 @@ from botocore.exceptions import (
     NoCredentialsError,
     PartialCredentialsError,
 )
+from botocore.handlers import add_expect_header
 
 from takhin_tiered.codec.checksums import READ_SIZE, Checksum, Source, header_to_hex
 from takhin_tiered.concurrency import all_of
@@ -43,6 +44,7 @@ from takhin_tiered.store.body import SourceBody
 _PARTS_AT_ONCE = 4
 _DELETE_BATCH = 1000
 _DOWNLOAD_TRIES = 4
+_EXPECT_ABOVE = 1 << 20
 _DENIED = {
     "AccessDenied", "403", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken",
     "AllAccessDisabled", "AccountProblem", "RequestTimeTooSkewed", "InvalidClientTokenId",
@@ -336,7 +338,16 @@ async def open_s3(
         session = aioboto3.Session(region_name=region)
         with _translated("connect", "", address, deadlines.base):
             client = await stack.enter_async_context(session.client("s3", endpoint_url=endpoint or None, config=config))
+        for operation in ("PutObject", "UploadPart"):
+            client.meta.events.unregister(f"before-call.s3.{operation}", add_expect_header)
+            client.meta.events.register(f"before-call.s3.{operation}", _expect_for_large)
         yield S3Store(client, bucket, prefix, address, deadlines)
+
+
+def _expect_for_large(params: dict[str, Any], **_: Any) -> None:
+    """Let the server refuse a large body before it is sent. A small one is sent at once: that saves a round trip."""
+    if int(params["headers"].get("Content-Length", 0)) > _EXPECT_ABOVE:
+        params["headers"]["Expect"] = "100-continue"
 
 
 def _condition(if_absent: bool) -> dict[str, Any]:

@@ -168,7 +168,7 @@ async def proxy(upstream: str) -> AsyncIterator[Proxy]:
         task.add_done_callback(connections.discard)
 
     server = await asyncio.start_server(accept, "127.0.0.1", 0, limit=_HEAD_LIMIT)
-    made.endpoint = "http://127.0.0.1:%d" % server.sockets[0].getsockname()[1]
+    made.endpoint = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     try:
         yield made
     finally:
