@@ -338,15 +338,14 @@ async def open_s3(
         session = aioboto3.Session(region_name=region)
         with _translated("connect", "", address, deadlines.base):
             client = await stack.enter_async_context(session.client("s3", endpoint_url=endpoint or None, config=config))
-        for operation in ("PutObject", "UploadPart"):
-            client.meta.events.unregister(f"before-call.s3.{operation}", add_expect_header)
-            client.meta.events.register(f"before-call.s3.{operation}", _expect_for_large)
+        client.meta.events.unregister("before-call.s3", add_expect_header)
+        client.meta.events.register("before-call.s3", _expect_for_large)
         yield S3Store(client, bucket, prefix, address, deadlines)
 
 
 def _expect_for_large(params: dict[str, Any], **_: Any) -> None:
     """Let the server refuse a large body before it is sent. A small one is sent at once: that saves a round trip."""
-    if int(params["headers"].get("Content-Length", 0)) > _EXPECT_ABOVE:
+    if isinstance(params.get("body"), SourceBody) and int(params["headers"]["Content-Length"]) > _EXPECT_ABOVE:
         params["headers"]["Expect"] = "100-continue"
 
 

@@ -60,7 +60,7 @@ class Scene:
     times: dict[str, int]
 
     def run(self, *arguments: str, point: str = "", nth: int = 1, **changes: Any) -> int:
-        program = str(Path(__file__).with_name("killpoints.py"))
+        program = str(Path(__file__).with_name("kill_launcher.py"))
         variables = {**environment(self.settings(**changes)), "TORTURE_POINT": point, "TORTURE_NTH": str(nth)}
         variables["PYTHONPATH"] = str(Path(__file__).parents[2])
         ended = subprocess.run(
