@@ -40,6 +40,7 @@ _OURS = "storage.tiered"
 _LATER = ("compression.", "encryption.", "throttle.", "api.tls.")
 _WITHOUT_EFFECT = ("hot_min_access_hz", "hot_min_access_count", "tier_check_interval_minutes")
 _TABLES = {"storage.tiered.retention.hours", "storage.tiered.retention.bytes"}
+_SECRET = {"storage.tiered.api.token", "storage.tiered.s3.endpoint"}
 _LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 
@@ -163,6 +164,20 @@ class Settings(BaseSettings):
             raise ValueError("must be a bucket name: 3 to 63 of a-z, 0-9, '-' and '.'")
         return value
 
+    @field_validator("data_dir")
+    @classmethod
+    def _data_dir_is_named(cls, value: Path) -> Path:
+        if str(value) == ".":
+            raise ValueError("must name the broker's segment directory")
+        return value
+
+    @field_validator("retention_bytes")
+    @classmethod
+    def _at_least_a_byte(cls, value: Limits) -> Limits:
+        if any(size < 1 for _, size in value):
+            raise ValueError("must be at least one byte")
+        return value
+
     @model_validator(mode="after")
     def _agree(self) -> Self:
         if self.warm_age_hours >= self.cold_age_hours:
@@ -229,9 +244,9 @@ class Settings(BaseSettings):
             if name == "state_path":
                 value = self.state_dir
             if isinstance(value, tuple):
-                value = ",".join(part if isinstance(part, str) else f"{part[0]}={part[1]:g}" for part in value)
+                value = ",".join(part if isinstance(part, str) else f"{part[0]}={_number(part[1])}" for part in value)
             if isinstance(value, float):
-                value = f"{value:g}"
+                value = _number(value)
             yield key, str(value).lower() if isinstance(value, bool) else "" if value is None else str(value)
 
     def without_effect(self) -> list[str]:
@@ -271,6 +286,11 @@ class _ByKey(PydanticBaseSettingsSource):
         return {
             str(fields[name].validation_alias) if name in fields else name: value for name, value in self._given.items()
         }
+
+
+def _number(value: float) -> str:
+    """Exactly, and without a fraction where there is none."""
+    return str(int(value)) if value == int(value) else repr(value)
 
 
 def find_config(path: str | Path | None) -> Path | None:
@@ -351,7 +371,8 @@ def _explained(error: ValidationError, values: Mapping[str, Any], file: Path | N
             complaints.append(f"{key} is required: set it in the configuration file, or {_variable(key)}")
         else:
             where = _variable(key) if os.environ.get(_variable(key)) else str(file) if key in values else "an argument"
-            complaints.append(f"{key} (in {where}): {message}, not {problem.get('input')!r}")
+            shown = "" if key in _SECRET else f", not {problem.get('input')!r}"
+            complaints.append(f"{key} (in {where}): {message}{shown}")
     return ConfigError("; ".join(complaints))
 
 

@@ -49,7 +49,7 @@ def pack(segment: Segment) -> bytes:
     if segment.last_access:
         pieces.append(_TIME.pack(segment.last_access))
     if segment.problem:
-        pieces.append(segment.problem.encode())
+        pieces.append(segment.problem.encode(errors="surrogatepass"))
     return b"".join(pieces)
 
 
@@ -76,7 +76,7 @@ def unpack(identity: SegmentId, row: bytes) -> Segment:
         archive=archive,
         lease_until=lease_until,
         last_access=last_access,
-        problem=row[at:].decode() if flags & _PROBLEM else "",
+        problem=row[at:].decode(errors="surrogatepass") if flags & _PROBLEM else "",
         quarantined=bool(flags & _QUARANTINED),
     )
 

@@ -7,15 +7,18 @@ no manifest, there is no archive. Its form is JSON, version 1, to be read withou
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
 from takhin_tiered.errors import InvalidSegmentPath, ObjectCorrupt
-from takhin_tiered.segments.names import FileKind, SegmentId
+from takhin_tiered.segments.names import FileKind, SegmentId, parse_object_key
 
 VERSION = 1
+_SHA256 = re.compile(r"[0-9a-f]{64}(-[1-9][0-9]*)?")
+_MOST = 2**63 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +116,8 @@ class Manifest:
             }
             if FileKind.LOG not in files:
                 raise ObjectCorrupt("the manifest names no .log", key=key)
+            for kind, file in files.items():
+                _require_sense(SegmentId.parse(document["segment"]), kind, file)
             manifest = cls(
                 id=SegmentId.parse(document["segment"]),
                 files=files,
@@ -126,7 +131,15 @@ class Manifest:
                 problem=str(document.get("problem", "")),
                 version=version,
             )
-        except (ValueError, KeyError, TypeError, AttributeError, InvalidSegmentPath) as error:
+        except (
+            ArithmeticError,
+            AttributeError,
+            InvalidSegmentPath,
+            LookupError,
+            RecursionError,
+            TypeError,
+            ValueError,
+        ) as error:
             raise ObjectCorrupt(
                 f"this is not a manifest: {error!r}",
                 key=key,
@@ -135,3 +148,13 @@ class Manifest:
         if manifest.id.manifest_key != key:
             raise ObjectCorrupt(f"the manifest speaks of another segment, {manifest.id.path}", key=key)
         return manifest
+
+
+def _require_sense(identity: SegmentId, kind: FileKind, file: ManifestFile) -> None:
+    """A manifest is acted on, so it may name only its own segment's objects, and only possible values. `ValueError`."""
+    if parse_object_key(file.key) != (identity, kind):
+        raise ValueError(f"{file.key!r} is not a key of {identity.path}")
+    if not _SHA256.fullmatch(file.sha256) or ("-" in file.sha256) != bool(file.part_size):
+        raise ValueError(f"{file.sha256!r} is no SHA-256")
+    if not (0 <= file.size <= _MOST and 0 <= file.part_size <= _MOST and abs(file.mtime_ns) <= _MOST):
+        raise ValueError(f"the numbers of the {kind} make no sense")

@@ -1,0 +1,298 @@
+"""The plan: what happens to each segment, and the reason that is told."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+
+from takhin_tiered.segments.model import NO_FILES, Archive, FileStat, LocalFiles, Segment, Tier
+from takhin_tiered.segments.names import SegmentId
+from takhin_tiered.segments.plan import Plan, Step, Verb, make_plan
+from takhin_tiered.segments.policy import Policy
+from takhin_tiered.segments.report import describe_plan
+
+NOW = 1_700_000_000.0
+POLICY = Policy(True, True, False, warm_age=100.0, cold_age=1000.0, lease=50.0, cache_size=10_000)
+COPY = replace(POLICY, keep_local=True)
+
+
+def files(age: float = 5000, size: int = 300) -> LocalFiles:
+    modified = round((NOW - age) * 1e9)
+    return LocalFiles(FileStat(size, modified, 1), FileStat(8, modified, 2), FileStat(12, modified, 3))
+
+
+def cold(offset: int = 0, topic: str = "orders", *, age: float = 5000, size: int = 300) -> Segment:
+    return Segment(SegmentId(topic, 0, offset), files(age, size))
+
+
+def archived(offset: int = 0, topic: str = "orders", *, age: float = 5000, size: int = 300) -> Segment:
+    return Segment(SegmentId(topic, 0, offset), archive=Archive(1, size, round((NOW - age) * 1e9), NOW - 60))
+
+
+def copied(offset: int = 0, **how: float) -> Segment:
+    """Whole in both places."""
+    segment = cold(offset, age=how.get("age", 5000), size=int(how.get("size", 300)))
+    log = segment.local.log
+    assert log is not None
+    return replace(segment, archive=Archive(1, segment.local.size, log.mtime_ns, NOW - 60, proven=segment.local))
+
+
+def restored(offset: int = 0, *, lease: float = 10, read: float = 0, size: int = 300) -> Segment:
+    return replace(copied(offset, size=size), lease_until=NOW + lease, last_access=NOW - read)
+
+
+def plan(segments: Sequence[Segment], policy: Policy = POLICY, **how: bool) -> Plan:
+    return make_plan(segments, [segment for segment in segments if segment.restored], policy, NOW, **how)
+
+
+def decide(segment: Segment, policy: Policy = POLICY) -> Step:
+    return plan([segment], policy).steps[0]
+
+
+def assert_kept(segment: Segment, reason: str, policy: Policy = POLICY) -> None:
+    step = decide(segment, policy)
+    assert step.verb is Verb.KEEP
+    assert reason in step.reason
+    assert (step.uploads, step.frees, step.local) == (0, 0, NO_FILES)
+
+
+def test_a_cold_segment_is_archived_with_all_its_bytes() -> None:
+    step = decide(cold())
+    assert step == Step(
+        SegmentId("orders", 0, 0),
+        Verb.ARCHIVE,
+        "cold, last modified 83 min ago",
+        Tier.COLD,
+        uploads=320,
+        frees=320,
+        local=files(),
+    )
+
+
+def test_mode_copy_uploads_and_frees_nothing() -> None:
+    step = decide(cold(), COPY)
+    assert (step.verb, step.uploads, step.frees, step.local) == (Verb.COPY, 320, 0, files())
+
+
+def test_the_active_segment_is_kept_however_old() -> None:
+    assert_kept(replace(cold(), active=True), "active segment")
+    assert_kept(replace(copied(), active=True), "active segment")
+    assert_kept(replace(restored(lease=-10), active=True), "active segment", replace(POLICY, cache_size=0))
+
+
+def test_a_segment_that_changed_since_the_last_scan_is_kept() -> None:
+    assert_kept(replace(cold(), settled=False), "changed since the last scan")
+    assert_kept(replace(copied(), settled=False), "changed since the last scan")
+
+
+@pytest.mark.parametrize(
+    ("age", "reason"),
+    [
+        (5, "hot, last modified 5 s ago"),
+        (500, "warm, last modified 8 min ago"),
+        (-5000, "hot, last modified 0 s (in the future) ago"),
+    ],
+)
+def test_what_is_not_cold_is_kept(age: float, reason: str) -> None:
+    assert_kept(cold(age=age), reason)
+    assert_kept(replace(cold(age=age), archive=copied().archive), reason)
+
+
+def test_ages_are_told_in_hours_and_days() -> None:
+    assert "ago" in decide(cold(age=7200)).reason
+    assert decide(cold(age=7200)).reason == "cold, last modified 2 h ago"
+    assert decide(cold(age=720 * 3600)).reason == "cold, last modified 30.0 days ago"
+
+
+def test_nothing_is_moved_unless_it_is_enabled() -> None:
+    off = replace(POLICY, enabled=False, retention_age=(("*", 1.0),), cache_size=0)
+    for segment in (cold(), copied(), restored(lease=-10), Segment(SegmentId("orders", 0, 0), files())):
+        assert_kept(segment, "not enabled", off)
+    assert_kept(archived(), "in the archive", off)
+
+
+def test_topics_that_are_left_out_are_not_touched() -> None:
+    without = replace(POLICY, exclude=("ord*",), cache_size=0)
+    for segment in (cold(), copied(), restored(lease=-10)):
+        assert_kept(segment, "leaves this topic out", without)
+    assert_kept(cold(), "leaves this topic out", replace(POLICY, include=("events",)))
+
+
+def test_without_automatic_archiving_a_cold_segment_is_kept() -> None:
+    by_hand = replace(POLICY, auto_archive=False)
+    assert_kept(cold(), "automatic archiving is off", by_hand)
+    # What is proven to be in the archive is no upload: its lease ends all the same.
+    assert decide(restored(lease=-10), by_hand).verb is Verb.EVICT
+
+
+def test_what_is_in_the_archive_only_is_kept_there() -> None:
+    assert_kept(archived(), "in the archive")
+    assert_kept(archived(), "in the archive", COPY)
+
+
+def test_a_restored_segment_stays_for_its_lease() -> None:
+    assert_kept(restored(lease=3600), "restored, its lease has 60 min to run")
+    assert decide(restored(lease=3600)).tier is Tier.HOT
+
+
+def test_a_lease_that_ended_is_evicted_without_an_upload() -> None:
+    step = decide(restored(lease=0))
+    assert (step.verb, step.uploads, step.frees) == (Verb.EVICT, 0, 320)
+    assert "its lease has ended and the archive holds it" in step.reason
+    assert step.local == files()
+
+
+def test_a_lease_that_ended_while_it_is_not_cold_yet_is_kept() -> None:
+    young = replace(restored(lease=-10), local=files(500), archive=copied(age=500).archive)
+    assert_kept(young, "warm")
+
+
+def test_what_the_archive_holds_already_leaves_the_disk() -> None:
+    step = decide(copied())
+    assert (step.verb, step.uploads, step.frees, step.reason) == (Verb.EVICT, 0, 320, "the archive holds it")
+
+
+def test_mode_copy_keeps_every_local_file() -> None:
+    assert_kept(copied(), "mode copy keeps local files", COPY)
+    assert_kept(restored(lease=-10), "mode copy keeps local files", COPY)
+    assert_kept(restored(lease=-10), "mode copy keeps local files", replace(COPY, cache_size=0))
+    leftover = replace(archived(), local=LocalFiles(index=FileStat(8, 1, 1)))
+    assert_kept(leftover, "index files without a .log", COPY)
+
+
+@pytest.mark.parametrize("changed", [files(4999), files(size=301), replace(files(), index=FileStat(8, 5, 99))])
+def test_a_copy_that_differs_from_what_was_proven_is_archived_not_dropped(changed: LocalFiles) -> None:
+    for segment in (copied(), restored(lease=-10), restored(lease=-10, size=20_000)):
+        step = decide(replace(segment, local=changed))
+        assert step.verb is Verb.ARCHIVE
+        assert "not the ones that were archived" in step.reason
+        assert step.uploads == changed.size
+    step = decide(replace(copied(), local=changed), COPY)
+    assert step.verb is Verb.COPY
+
+
+def test_a_copy_that_differs_is_not_compared_by_itself_when_archiving_is_by_hand() -> None:
+    assert_kept(replace(copied(), local=files(4999)), "is off", replace(POLICY, auto_archive=False))
+
+
+def test_leftovers_of_an_interrupted_verb_are_taken_away() -> None:
+    left = LocalFiles(index=FileStat(8, 1, 1), timeindex=FileStat(12, 1, 2))
+    step = decide(replace(archived(), local=left))
+    assert (step.verb, step.frees) == (Verb.EVICT, 20)
+    assert "left over from an interrupted evict or restore" in step.reason
+    # Without an archive there is nothing to prove them by.
+    assert_kept(Segment(SegmentId("orders", 0, 0), left), "index files without a .log")
+
+
+def test_the_cache_drops_what_was_read_longest_ago() -> None:
+    segments = [restored(0, read=30), restored(1, read=10), restored(2, read=20), restored(3, read=40)]
+    steps = plan(segments, replace(POLICY, cache_size=640)).steps
+    assert [step.verb for step in steps] == [Verb.EVICT, Verb.KEEP, Verb.KEEP, Verb.EVICT]
+    assert "outgrew the local cache" in steps[0].reason
+    assert [step.frees for step in steps] == [320, 0, 0, 320]
+    assert [step.verb for step in plan(segments, replace(POLICY, cache_size=639)).steps].count(Verb.KEEP) == 1
+    assert plan(segments, replace(POLICY, cache_size=1280)).work == ()
+
+
+def test_a_copy_that_does_not_fit_leaves_room_for_smaller_ones() -> None:
+    segments = [restored(0, read=10, size=5000), restored(1, read=20), restored(2, read=30)]
+    steps = plan(segments, replace(POLICY, cache_size=700)).steps
+    assert [step.verb for step in steps] == [Verb.EVICT, Verb.KEEP, Verb.KEEP]
+
+
+def test_only_restored_copies_count_for_the_cache() -> None:
+    segments = [replace(cold(0), active=True), cold(1, age=5), restored(2)]
+    assert plan(segments, replace(POLICY, cache_size=320)).work == ()
+
+
+def test_the_cache_drops_nothing_that_is_not_proven() -> None:
+    changed = replace(restored(lease=10), local=files(4000))
+    assert_kept(changed, "restored, its lease has", replace(POLICY, cache_size=0))
+
+
+def test_retention_by_age_is_over_when_the_log_is_older() -> None:
+    aged = replace(POLICY, retention_age=(("orders", 7200.0),))
+    step = decide(archived(age=7201), aged)
+    assert (step.verb, step.uploads, step.frees) == (Verb.EXPIRE, 0, 0)
+    assert step.reason == "its retention of 2 h is over: last modified 2 h ago"
+    assert_kept(archived(age=7200), "in the archive", aged)
+    assert_kept(archived(age=-7201), "in the archive", aged)
+
+
+def test_retention_by_size_counts_from_the_newest_and_by_partition() -> None:
+    sized = replace(POLICY, retention_size=(("orders", 600),))
+    orders = [archived(n) for n in range(4)]
+    events = [archived(n, "events") for n in range(4)]
+    verbs = [step.verb for step in plan([*events, *orders], sized).steps]
+    assert verbs == [Verb.KEEP] * 4 + [Verb.EXPIRE, Verb.EXPIRE, Verb.KEEP, Verb.KEEP]
+    others = [replace(segment, id=replace(segment.id, partition=1)) for segment in orders[:2]]
+    assert [step.verb for step in plan([*orders[:2], *others], sized).steps] == [Verb.KEEP] * 4
+
+
+def test_retention_by_size_counts_what_is_on_disk_too() -> None:
+    sized = replace(POLICY, retention_size=(("*", 600),))
+    active = replace(cold(9, size=580), active=True)
+    assert [step.verb for step in plan([archived(0), archived(1), active], sized).steps] == [
+        Verb.EXPIRE,
+        Verb.EXPIRE,
+        Verb.KEEP,
+    ]
+
+
+def test_the_newest_segment_stays_however_small_the_limit() -> None:
+    sized = replace(POLICY, retention_size=(("*", 1),))
+    assert [step.verb for step in plan([archived(0), archived(1)], sized).steps] == [Verb.EXPIRE, Verb.KEEP]
+
+
+@pytest.mark.parametrize(
+    "kept",
+    [
+        cold(),
+        copied(),
+        restored(),
+        restored(lease=-10),
+        replace(archived(), local=LocalFiles(index=FileStat(8, 1, 1))),
+        replace(cold(), active=True),
+        Segment(SegmentId("orders", 0, 0)),
+    ],
+)
+def test_retention_takes_nothing_that_has_a_file_on_disk_or_no_archive(kept: Segment) -> None:
+    limits = replace(POLICY, retention_age=(("*", 1.0),), retention_size=(("*", 1),))
+    steps = plan([kept, archived(1)], limits).steps
+    assert steps[0].verb is not Verb.EXPIRE
+
+
+def test_retention_is_by_the_first_glob_that_fits() -> None:
+    aged = replace(POLICY, retention_age=(("orders-eu", 1e6), ("orders-*", 10.0)))
+    topics = ["events", "orders-eu", "orders-us"]
+    verbs = [step.verb for step in plan([archived(0, topic) for topic in topics], aged).steps]
+    assert verbs == [Verb.KEEP, Verb.KEEP, Verb.EXPIRE]
+
+
+def test_without_limits_the_archive_keeps_everything() -> None:
+    assert plan([archived(n, age=1e9) for n in range(5)]).work == ()
+
+
+def test_a_plan_adds_up_and_keeps_the_order() -> None:
+    segments = [cold(0), replace(copied(1), settled=False), copied(2), archived(3), cold(4, age=5)]
+    made = plan(segments)
+    assert [step.id.base_offset for step in made.steps] == [0, 1, 2, 3, 4]
+    assert [step.id.base_offset for step in made.work] == [0, 2]
+    assert (made.bytes_uploaded, made.bytes_freed, made.made_at) == (320, 640, NOW)
+    assert plan(segments, work_only=True).steps == made.work
+
+
+def test_an_empty_plan() -> None:
+    assert plan([]) == Plan((), NOW)
+
+
+def test_a_plan_in_json_tells_each_segment_with_its_reason() -> None:
+    told = describe_plan(plan([cold(0, size=10**9), archived(1)]))
+    assert told["saved_usd_monthly"] == pytest.approx(0.057, abs=1e-6)
+    assert told["bytes_freed"] == told["bytes_uploaded"] == 10**9 + 20
+    assert [(row["segment_path"], row["action"], row["reason"]) for row in told["segments"]] == [
+        ("orders-0/00000000000000000000.log", "archive", "cold, last modified 83 min ago"),
+        ("orders-0/00000000000000000001.log", "keep", "in the archive"),
+    ]

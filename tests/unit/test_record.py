@@ -1,0 +1,85 @@
+"""A segment as a row of bytes: what is read is what was written."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from takhin_tiered.catalog.record import pack, unpack
+from takhin_tiered.segments.model import NO_FILES, Archive, FileStat, LocalFiles, Segment
+from takhin_tiered.segments.names import MAX_OFFSET, MAX_PARTITION, SegmentId
+
+ID = SegmentId("orders", 3, 42)
+STAT = FileStat(5, 1_700_000_000_123_456_789, 7)
+# Sizes and times as the kernel gives them: times before 1970 are negative, inode numbers take 64 bits.
+stats = st.builds(FileStat, st.integers(0, 2**63 - 1), st.integers(-(2**63), 2**63 - 1), st.integers(0, 2**64 - 1))
+files = st.builds(LocalFiles, st.none() | stats, st.none() | stats, st.none() | stats)
+times = st.floats(allow_nan=False, allow_infinity=False)
+
+
+@st.composite
+def segments(draw: st.DrawFn) -> Segment:
+    local = draw(files)
+    archive = st.builds(
+        Archive,
+        generation=st.integers(1, 2**32 - 1),
+        size=st.integers(0, 2**63 - 1),
+        mtime_ns=st.integers(-(2**63), 2**63 - 1),
+        archived_at=times,
+        proven=st.just(local) | files,
+    )
+    return Segment(
+        SegmentId(draw(st.sampled_from(["a", "b-c.d"])), draw(st.integers(0, MAX_PARTITION)), draw(offsets)),
+        local=local,
+        active=draw(st.booleans()),
+        settled=draw(st.booleans()),
+        archive=draw(st.none() | archive),
+        lease_until=draw(st.just(0.0) | times),
+        last_access=draw(st.just(0.0) | times),
+        problem=draw(st.text(max_size=50)),
+        quarantined=draw(st.booleans()),
+    )
+
+
+offsets = st.integers(0, MAX_OFFSET)
+
+
+@given(segments())
+@example(Segment(ID))
+@example(Segment(ID, LocalFiles(STAT), archive=Archive(1, 5, 6, 7.0, LocalFiles(STAT))))
+@example(Segment(ID, LocalFiles(STAT), archive=Archive(1, 5, 6, 7.0, LocalFiles(index=STAT))))
+@example(Segment(ID, LocalFiles(STAT), archive=Archive(1, 5, 6, 7.0, NO_FILES), problem="Zürich\n\0"))
+def test_a_row_is_read_as_it_is_written(segment: Segment) -> None:
+    assert unpack(segment.id, pack(segment)) == segment
+
+
+@given(segments())
+def test_rows_differ_exactly_where_segments_do(segment: Segment) -> None:
+    row = pack(segment)
+    assert pack(unpack(segment.id, row)) == row
+    assert pack(replace(segment, settled=not segment.settled)) != row
+    assert pack(replace(segment, quarantined=not segment.quarantined)) != row
+    assert pack(replace(segment, problem=segment.problem + "!")) != row
+
+
+def test_what_is_not_there_takes_no_room() -> None:
+    triple = LocalFiles(STAT, STAT, STAT)
+    assert len(pack(Segment(ID))) == 2
+    assert len(pack(Segment(ID, triple))) == 2 + 3 * 24
+    # Files that are what the archive holds are written once.
+    assert len(pack(Segment(ID, triple, archive=Archive(1, 5, 6, 7.0, triple)))) == 2 + 3 * 24 + 28
+
+
+def test_a_problem_that_names_a_path_of_any_bytes_is_kept() -> None:
+    """The file system's names are bytes; Python writes those that are no UTF-8 as lone surrogates."""
+    segment = Segment(ID, problem="the store directory refuses: '/srv/archiv-\udce4'")
+    assert unpack(ID, pack(segment)) == segment
+
+
+@pytest.mark.parametrize("cut", [0, 1])
+def test_a_row_of_too_few_bytes_is_no_segment(cut: int) -> None:
+    with pytest.raises(Exception, match="requires a buffer"):
+        unpack(ID, pack(Segment(ID))[:cut])

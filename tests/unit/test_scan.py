@@ -1,0 +1,223 @@
+"""The scan, on real files: what counts as a segment, and what is left alone."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from takhin_tiered.disk.files import DataDir
+from takhin_tiered.disk.scan import scan, scan_partition
+from takhin_tiered.segments.model import FileStat, LocalFiles, PartitionListing
+from takhin_tiered.segments.names import TEMP_SUFFIX
+from tests.support import Broker
+
+ZERO = "00000000000000000000"
+
+
+@pytest.fixture
+def data_dir(broker: Broker) -> Iterator[DataDir]:
+    opened = DataDir(broker.root)
+    yield opened
+    opened.close()
+
+
+def stat_of(path: Path) -> FileStat:
+    status = path.stat()
+    return FileStat(status.st_size, status.st_mtime_ns, status.st_ino)
+
+
+def write(path: Path, data: bytes = b"data") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+    return path
+
+
+def one(data_dir: DataDir) -> PartitionListing:
+    (listing,) = scan(data_dir)
+    return listing
+
+
+def test_a_triple_is_seen_as_it_stands(broker: Broker, data_dir: DataDir) -> None:
+    first, second = (broker.root / broker.segment("my.dashed-topic-12") for _ in range(2))
+    listing = one(data_dir)
+    assert (listing.topic, listing.partition, listing.directory) == ("my.dashed-topic", 12, "my.dashed-topic-12")
+    offsets = [int(path.stem) for path in (first, second)]
+    assert listing.segments == {
+        offset: LocalFiles(*(stat_of(path.with_suffix(f".{kind}")) for kind in ("log", "index", "timeindex")))
+        for offset, path in zip(offsets, (first, second), strict=True)
+    }
+    assert listing.active == offsets[1]
+    assert listing.unfinished == ()
+
+
+def test_an_empty_data_directory_has_nothing(data_dir: DataDir) -> None:
+    assert list(scan(data_dir)) == []
+
+
+def test_partitions_come_by_name_and_empty_ones_too(broker: Broker, data_dir: DataDir) -> None:
+    for name in ("orders-10", "orders-2", "audit-0"):
+        (broker.root / name).mkdir()
+    assert [listing.directory for listing in scan(data_dir)] == ["audit-0", "orders-10", "orders-2"]
+    assert all(listing.segments == {} and listing.active is None for listing in scan(data_dir))
+
+
+@pytest.mark.parametrize(
+    "directory",
+    [
+        "audit",
+        "orders-0.0123456789abcdef0123456789abcdef-delete",
+        "orders-0.0123456789abcdef0123456789abcdef-stray",
+        "orders-0.0123456789abcdef0123456789abcdef-future",
+        "orders-00",
+        "orders-x",
+        ".takhin-tiered",
+        "lost+found",
+        "bestellungen für alle-0",
+        "nested/orders-0",
+        "orders-99999999999",
+        os.fsdecode(b"\xff\xfe-0"),
+    ],
+)
+def test_directories_that_are_no_live_partition_are_left_alone(
+    broker: Broker, data_dir: DataDir, directory: str
+) -> None:
+    write(broker.root / directory / f"{ZERO}.log")
+    assert list(scan(data_dir)) == []
+    assert scan_partition(data_dir, directory) is None
+
+
+def test_files_that_are_no_part_of_a_triple_are_left_alone(broker: Broker, data_dir: DataDir) -> None:
+    partition = broker.root / "orders-0"
+    for name in (
+        "audit.log",
+        "0.log",
+        f"{ZERO}.log.deleted",
+        f"{ZERO}.log.cleaned",
+        f"{ZERO}.log.swap",
+        f"{ZERO}.index.deleted",
+        f"{ZERO}.snapshot",
+        f"{ZERO}.txnindex",
+        f"{ZERO}.LOG",
+        f"{ZERO}0.log",
+        "99999999999999999999.log",
+        "leader-epoch-checkpoint",
+        "partition.metadata",
+        ".lock",
+        os.fsdecode(b"\xff.log"),
+    ):
+        write(partition / name)
+    write(broker.root / "recovery-point-offset-checkpoint")
+    write(broker.root / "meta.properties")
+    write(broker.root / f"{ZERO}.log")
+    write(broker.root / "orders-1")  # a file with the name of a partition
+    assert one(data_dir) == PartitionListing("orders", 0, {}, None)
+    assert scan_partition(data_dir, "orders-1") is None
+
+
+def test_what_stands_deeper_is_no_segment(broker: Broker, data_dir: DataDir) -> None:
+    write(broker.root / "orders-0" / "orders-1" / f"{ZERO}.log")
+    assert one(data_dir).segments == {}
+
+
+def test_a_symlink_is_followed_nowhere(broker: Broker, data_dir: DataDir, tmp_path: Path) -> None:
+    outside = write(tmp_path / "outside-0" / f"{ZERO}.log")
+    (broker.root / "linked-0").symlink_to(outside.parent, target_is_directory=True)
+    (broker.root / "orders-0").mkdir()
+    (broker.root / "orders-0" / f"{ZERO}.log").symlink_to(outside)
+    (broker.root / "orders-0" / f"{5:020d}.log").symlink_to(tmp_path / "nothing")
+    assert [(listing.directory, listing.segments) for listing in scan(data_dir)] == [("orders-0", {})]
+    assert scan_partition(data_dir, "linked-0") is None
+
+
+def test_the_data_directory_itself_may_be_a_link(broker: Broker, tmp_path: Path) -> None:
+    broker.segment()
+    (tmp_path / "link").symlink_to(broker.root)
+    linked = DataDir(tmp_path / "link")
+    assert list(one(linked).segments) == [0]
+    linked.close()
+
+
+def test_what_is_no_regular_file_is_no_segment_but_may_be_the_active_one(broker: Broker, data_dir: DataDir) -> None:
+    """When in doubt a segment counts as active, so that the one before it is not mistaken for it."""
+    broker.segment()
+    os.mkfifo(broker.root / "orders-0" / f"{500:020d}.log")
+    (broker.root / "orders-0" / f"{600:020d}.log").mkdir()
+    (broker.root / "orders-0" / f"{700:020d}.index").mkdir()
+    listing = one(data_dir)
+    assert list(listing.segments) == [0]
+    assert listing.active == 600
+
+
+def test_missing_indexes_are_seen_as_missing(broker: Broker, data_dir: DataDir) -> None:
+    path = broker.root / broker.segment()
+    path.with_suffix(".index").unlink()
+    assert one(data_dir).segments[0] == LocalFiles(stat_of(path), None, stat_of(path.with_suffix(".timeindex")))
+
+
+def test_an_index_alone_makes_nothing_active(broker: Broker, data_dir: DataDir) -> None:
+    path = broker.root / broker.segment()
+    index = write(path.with_name(f"{99:020d}.index"))
+    listing = one(data_dir)
+    assert listing.segments[99] == LocalFiles(index=stat_of(index))
+    assert listing.active == 0
+    path.unlink()
+    assert one(data_dir).active is None
+
+
+def test_unfinished_files_are_told_by_name_and_are_no_segment(broker: Broker, data_dir: DataDir) -> None:
+    names = {f"{ZERO}.log{TEMP_SUFFIX}", f"{ZERO}.index{TEMP_SUFFIX}"}
+    for name in names:
+        write(broker.root / "orders-0" / name)
+    listing = one(data_dir)
+    assert set(listing.unfinished) == names
+    assert (listing.segments, listing.active) == ({}, None)
+
+
+def test_a_directory_is_no_unfinished_file(broker: Broker, data_dir: DataDir) -> None:
+    """It could not be unlinked, and would end every cycle."""
+    (broker.root / "orders-0" / f"{ZERO}.log{TEMP_SUFFIX}").mkdir(parents=True)
+    assert one(data_dir).unfinished == ()
+
+
+def test_an_empty_file_is_a_file(broker: Broker, data_dir: DataDir) -> None:
+    path = write(broker.root / "orders-0" / f"{ZERO}.log", b"")
+    assert one(data_dir).segments == {0: LocalFiles(stat_of(path))}
+
+
+def test_each_scan_sees_what_stands_now(broker: Broker, data_dir: DataDir) -> None:
+    first = broker.segment()
+    before = one(data_dir)
+    broker.append(first)
+    second = broker.segment()
+    after = one(data_dir)
+    assert before.active == 0
+    assert after.active == int(Path(second).stem)
+    assert (
+        before.segments[0]
+        != after.segments[0]
+        == LocalFiles(
+            *(stat_of((broker.root / first).with_suffix(f".{kind}")) for kind in ("log", "index", "timeindex"))
+        )
+    )
+
+
+def test_a_partition_that_vanishes_in_the_middle_was_never_there(broker: Broker, data_dir: DataDir) -> None:
+    first, second = broker.segment("a-0"), broker.segment("b-0")
+    listings = scan(data_dir)
+    assert next(listings).directory == "a-0"
+    for name in broker.triple(second):
+        (broker.root / name).unlink()
+    (broker.root / "b-0").rmdir()
+    assert list(listings) == []
+    assert (broker.root / first).exists()
+
+
+def test_a_data_directory_that_is_not_there_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        DataDir(tmp_path / "absent")
+    write(tmp_path / "file")
+    with pytest.raises(NotADirectoryError):
+        DataDir(tmp_path / "file")
