@@ -62,19 +62,24 @@ class Journal:
         gone = [(i.topic, i.partition, i.base_offset) for i, record in changes.items() if record is None]
         kept = [(i.topic, i.partition, i.base_offset, record) for i, record in changes.items() if record is not None]
         with _translated(self._path):
-            if gone:
-                await self._database.executemany(
-                    "DELETE FROM segments WHERE topic = ? AND partition = ? AND base_offset = ?", gone
-                )
-            if kept:
-                await self._database.executemany("INSERT OR REPLACE INTO segments VALUES (?, ?, ?, ?)", kept)
-            if done:
-                await self._database.executemany("DELETE FROM intents WHERE key = ?", done)
-            if begun:
-                await self._database.executemany(
-                    "INSERT OR REPLACE INTO intents VALUES (?, ?, ?, ?, ?, ?, ?, ?)", begun
-                )
-            await self._database.commit()
+            try:
+                if gone:
+                    await self._database.executemany(
+                        "DELETE FROM segments WHERE topic = ? AND partition = ? AND base_offset = ?", gone
+                    )
+                if kept:
+                    await self._database.executemany("INSERT OR REPLACE INTO segments VALUES (?, ?, ?, ?)", kept)
+                if done:
+                    await self._database.executemany("DELETE FROM intents WHERE key = ?", done)
+                if begun:
+                    await self._database.executemany(
+                        "INSERT OR REPLACE INTO intents VALUES (?, ?, ?, ?, ?, ?, ?, ?)", begun
+                    )
+                await self._database.commit()
+            except BaseException:
+                # Else the half of it would be committed with the next write.
+                await self._database.rollback()
+                raise
 
     async def get_meta(self, name: str) -> str | None:
         with _translated(self._path):

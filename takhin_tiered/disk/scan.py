@@ -39,7 +39,7 @@ def scan_partition(data_dir: DataDir, name: str) -> PartitionListing | None:
             for entry in entries:
                 file = parse_file(entry.name)
                 if file is None:
-                    if entry.name.endswith(TEMP_SUFFIX):
+                    if entry.name.endswith(TEMP_SUFFIX) and entry.is_file(follow_symlinks=False):
                         unfinished.append(entry.name)
                     continue
                 offset, kind = file
