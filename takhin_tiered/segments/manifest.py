@@ -118,6 +118,8 @@ class Manifest:
                 raise ObjectCorrupt("the manifest names no .log", key=key)
             for kind, file in files.items():
                 _require_sense(SegmentId.parse(document["segment"]), kind, file)
+            if not 1 <= int(document["generation"]) < 2**32:
+                raise ValueError(f"generation {document['generation']} makes no sense")
             manifest = cls(
                 id=SegmentId.parse(document["segment"]),
                 files=files,
@@ -156,5 +158,7 @@ def _require_sense(identity: SegmentId, kind: FileKind, file: ManifestFile) -> N
         raise ValueError(f"{file.key!r} is not a key of {identity.path}")
     if not _SHA256.fullmatch(file.sha256) or ("-" in file.sha256) != bool(file.part_size):
         raise ValueError(f"{file.sha256!r} is no SHA-256")
+    if not 0 <= file.mode <= 0o7777:
+        raise ValueError(f"{file.mode:o} is no file mode")
     if not (0 <= file.size <= _MOST and 0 <= file.part_size <= _MOST and abs(file.mtime_ns) <= _MOST):
         raise ValueError(f"the numbers of the {kind} make no sense")
