@@ -14,6 +14,7 @@ from pathlib import Path
 import aiosqlite
 
 from takhin_tiered.errors import CatalogError
+from takhin_tiered.points import reached
 from takhin_tiered.segments.model import Intent
 from takhin_tiered.segments.names import SegmentId
 
@@ -75,11 +76,13 @@ class Journal:
                     await self._database.executemany(
                         "INSERT OR REPLACE INTO intents VALUES (?, ?, ?, ?, ?, ?, ?, ?)", begun
                     )
+                reached("catalog.writing")
                 await self._database.commit()
             except BaseException:
                 # Else the half of it would be committed with the next write.
                 await self._database.rollback()
                 raise
+        reached("catalog.written")
 
     async def get_meta(self, name: str) -> str | None:
         with _translated(self._path):

@@ -86,7 +86,7 @@ def _presence(files: LocalFiles) -> int:
 
 
 def _pack_file(stat: FileStat) -> bytes:
-    return _FILE.pack(stat.size, stat.mtime_ns, stat.inode)
+    return _FILE.pack(stat.size, stat.mtime_ns, stat.stamp)
 
 
 def _unpack_files(row: bytes, at: int, present: int) -> tuple[LocalFiles, int]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from takhin_tiered.codec.checksums import READ_SIZE
-from takhin_tiered.segments.model import FileStat
+from takhin_tiered.segments.model import FileStat, stamp
 from takhin_tiered.segments.names import TEMP_SUFFIX
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -22,8 +22,8 @@ _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-def _as_file_stat(status: os.stat_result) -> FileStat:
-    return FileStat(status.st_size, status.st_mtime_ns, status.st_ino)
+def as_file_stat(status: os.stat_result) -> FileStat:
+    return FileStat(status.st_size, status.st_mtime_ns, stamp(status.st_ino, status.st_ctime_ns))
 
 
 class OpenFile(NamedTuple):
@@ -32,7 +32,7 @@ class OpenFile(NamedTuple):
     fd: int
 
     def stat(self) -> FileStat:
-        return _as_file_stat(os.fstat(self.fd))
+        return as_file_stat(os.fstat(self.fd))
 
     @property
     def mode(self) -> int:
@@ -62,7 +62,7 @@ class PartitionDir(NamedTuple):
             status = os.stat(name, dir_fd=self.fd, follow_symlinks=False)
         except FileNotFoundError:
             return None
-        return _as_file_stat(status) if stat.S_ISREG(status.st_mode) else None
+        return as_file_stat(status) if stat.S_ISREG(status.st_mode) else None
 
     def exists(self, name: str) -> bool:
         """Whether anything at all has this name."""
@@ -95,7 +95,9 @@ class PartitionDir(NamedTuple):
             os.rename(temp, name, src_dir_fd=self.fd, dst_dir_fd=self.fd)
             return
         os.link(temp, name, src_dir_fd=self.fd, dst_dir_fd=self.fd, follow_symlinks=False)
-        os.unlink(temp, dir_fd=self.fd)
+        # The file has its name now; its second one is tried again later.
+        with suppress(OSError):
+            os.unlink(temp, dir_fd=self.fd)
 
     def unlink(self, name: str) -> None:
         os.unlink(name, dir_fd=self.fd)

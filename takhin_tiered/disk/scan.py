@@ -11,23 +11,30 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
-from takhin_tiered.disk.files import DataDir
+from takhin_tiered.disk.files import DataDir, as_file_stat
 from takhin_tiered.segments.model import NO_FILES, FileStat, LocalFiles, PartitionListing
 from takhin_tiered.segments.names import TEMP_SUFFIX, FileKind, parse_file, parse_partition
 
 
 def scan(data_dir: DataDir) -> Iterator[PartitionListing]:
-    """List one partition after the other, by name. `OSError` only if the data directory cannot be read."""
+    """List one partition after the other, by name. `OSError` only if the data directory cannot be read.
+
+    A partition that cannot be read is listed with its ``problem``.
+    """
     with os.scandir(data_dir.fd) as entries:
         names = sorted(entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
     for name in names:
-        listing = scan_partition(data_dir, name)
+        try:
+            listing = scan_partition(data_dir, name)
+        except OSError as error:
+            topic, partition = parse_partition(name) or ("", 0)
+            listing = PartitionListing(topic, partition, {}, None, problem=error.strerror or str(error))
         if listing is not None:
             yield listing
 
 
 def scan_partition(data_dir: DataDir, name: str) -> PartitionListing | None:
-    """List one partition; None if it is not one, or is gone."""
+    """List one partition; None if it is not one, or is gone. `OSError` where it cannot be read."""
     parsed = parse_partition(name)
     if parsed is None:
         return None
@@ -59,4 +66,4 @@ def _stat(entry: os.DirEntry[str]) -> FileStat | None:
         status = entry.stat(follow_symlinks=False)
     except FileNotFoundError:
         return None
-    return FileStat(status.st_size, status.st_mtime_ns, status.st_ino)
+    return as_file_stat(status)

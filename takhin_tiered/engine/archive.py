@@ -1,6 +1,6 @@
 """Archive: the files of one segment go to the store, the manifest last.
 
-The bytes are those of files held open, whose size, modification time and inode must be the same before
+The bytes are those of files held open, whose size, modification, change and inode must be the same before
 and after, under the same names. An object is never overwritten: where other bytes stand in its place,
 the segment gets the next generation.
 """
@@ -16,9 +16,9 @@ from takhin_tiered.concurrency import in_thread
 from takhin_tiered.disk.files import OpenFile
 from takhin_tiered.engine.context import Engine, load_manifest, open_partition, refresh, require_known, verb
 from takhin_tiered.engine.evict import evict_held
-from takhin_tiered.engine.points import reached
 from takhin_tiered.engine.upload import OpenSegment, OtherBytes, Upload, changed
 from takhin_tiered.errors import SegmentActive, SegmentConflict, SegmentRefused, StoreError
+from takhin_tiered.points import reached
 from takhin_tiered.segments.manifest import Manifest
 from takhin_tiered.segments.model import Archive, LocalFiles, Segment, State
 from takhin_tiered.segments.names import FileKind, SegmentId

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ from takhin_tiered.disk.scan import scan_partition
 from takhin_tiered.errors import (
     ConfigError,
     DiskError,
+    DiskFull,
     ObjectMissing,
     SegmentChanged,
     SegmentNotFound,
@@ -152,6 +154,12 @@ def disk_errors(identity: SegmentId) -> Iterator[None]:
             hint="If the broker deleted them, nothing is to be done",
         ) from error
     except OSError as error:
+        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            raise DiskFull(
+                f"the disk filled up while segment {identity.path} was worked on",
+                segment=identity.path,
+                hint="It is whole in the archive, and nothing half done was left on the disk",
+            ) from error
         name = os.strerror(error.errno) if error.errno else str(error)
         raise DiskError(
             f"the disk failed on segment {identity.path}: {name} ({error.filename or 'file'})",

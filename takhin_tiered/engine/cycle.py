@@ -53,12 +53,20 @@ Listener = Callable[[Step, str], None]
 """Told of each step: ``begin``, then ``done``, or why it failed."""
 
 
-async def refresh_catalog(engine: Engine) -> list[PartitionListing]:
+@dataclass(slots=True)
+class Look:
+    """What a scan found besides segments: unfinished files of a restore, and partitions that cannot be read."""
+
+    unfinished: list[PartitionListing] = field(default_factory=list)
+    unreadable: list[PartitionListing] = field(default_factory=list)
+
+
+async def refresh_catalog(engine: Engine) -> Look:
     """Scan the data directory, and take over what it shows. `DiskError` where it cannot be read.
 
-    Returns the partitions in which a restore left unfinished files.
+    What is known of a partition that cannot be read stays as it is.
     """
-    unfinished: list[PartitionListing] = []
+    look = Look()
     engine.catalog.begin_scan()
     seen: set[tuple[str, int]] = set()
     listings = scan(engine.data_dir)
@@ -66,9 +74,12 @@ async def refresh_catalog(engine: Engine) -> list[PartitionListing]:
         while batch := await in_thread(lambda: list(islice(listings, _LISTINGS_AT_ONCE))):
             for listing in batch:
                 seen.add((listing.topic, listing.partition))
+                if listing.problem:
+                    look.unreadable.append(listing)
+                    continue
                 _tell_gone(engine.catalog.observe(listing))
                 if listing.unfinished:
-                    unfinished.append(listing)
+                    look.unfinished.append(listing)
     except OSError as error:
         raise DiskError(
             f"the data directory {engine.data_dir.path} cannot be read: {error}",
@@ -77,7 +88,9 @@ async def refresh_catalog(engine: Engine) -> list[PartitionListing]:
     _tell_gone(engine.catalog.observe_missing(seen))
     await engine.catalog.flush()
     engine.metrics.disk_free_bytes.set(await in_thread(engine.data_dir.free_bytes))
-    return unfinished
+    for listing in look.unreadable:
+        logs.logger().error("a partition cannot be read", partition=listing.directory, error=listing.problem)
+    return look
 
 
 def plan_now(engine: Engine) -> Plan:
@@ -96,7 +109,10 @@ async def run_cycle(engine: Engine, listener: Listener = lambda *_: None) -> Cyc
         report = CycleReport(started_at=engine.clock())
         with logs.operation("cycle", ""), engine.metrics.cycle_seconds.time():
             try:
-                for listing in await refresh_catalog(engine):
+                look = await refresh_catalog(engine)
+                for listing in look.unreadable:
+                    report.failures.append((listing.directory, f"the partition cannot be read: {listing.problem}"))
+                for listing in look.unfinished:
                     await remove_unfinished(engine, listing)
                 plan = _plan(engine, work_only=True)
                 report.planned = len(plan.work)

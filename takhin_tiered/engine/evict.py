@@ -6,12 +6,12 @@ local files still are the ones that were archived. If anything differs, they sta
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 
 from takhin_tiered import logs
 from takhin_tiered.concurrency import in_thread
 from takhin_tiered.engine.context import Engine, open_partition, refresh, require_known, verb
-from takhin_tiered.engine.points import reached
 from takhin_tiered.engine.prove import prove_archived, read_local_checksum
 from takhin_tiered.errors import (
     ObjectCorrupt,
@@ -20,7 +20,9 @@ from takhin_tiered.errors import (
     SegmentChanged,
     SegmentConflict,
     SegmentRefused,
+    TakhinError,
 )
+from takhin_tiered.points import reached
 from takhin_tiered.segments.model import NO_FILES, FileStat, Segment
 from takhin_tiered.segments.names import FileKind, SegmentId
 
@@ -57,7 +59,13 @@ async def evict_held(engine: Engine, segment: Segment, *, proven_now: bool) -> S
     now = await refresh(engine, identity)
     if now is not None and now.active:
         raise SegmentActive(f"segment {path} became the active one of its partition", segment=path)
-    await in_thread(_unlink, engine, identity, expected)
+    try:
+        await in_thread(_unlink, engine, identity, expected)
+    except TakhinError:
+        # Some may be gone: what is said of the segment is what stands there.
+        with suppress(TakhinError):
+            await refresh(engine, identity)
+        raise
     reached("evict.unlinked")
     problem = segment.problem if proven_now else ""
     segment = replace(segment, local=NO_FILES, settled=True, lease_until=0.0, problem=problem)

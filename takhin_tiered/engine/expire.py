@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from takhin_tiered import logs
 from takhin_tiered.engine.context import Engine, load_manifest, refresh, require_known, verb
-from takhin_tiered.engine.points import reached
 from takhin_tiered.errors import SegmentRefused
+from takhin_tiered.points import reached
 from takhin_tiered.segments.model import Intent, State
 from takhin_tiered.segments.names import SegmentId
 

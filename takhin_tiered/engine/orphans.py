@@ -8,9 +8,9 @@ from __future__ import annotations
 from takhin_tiered import logs
 from takhin_tiered.codec.checksums import Checksum
 from takhin_tiered.engine.context import Engine, load_manifest
-from takhin_tiered.engine.points import reached
 from takhin_tiered.engine.prove import prove
 from takhin_tiered.errors import ObjectCorrupt, ObjectMissing
+from takhin_tiered.points import reached
 from takhin_tiered.segments.model import Intent
 
 _WAIT_FOR_ARCHIVE = 24 * 3600.0

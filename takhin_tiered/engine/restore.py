@@ -6,10 +6,9 @@ its old modification time, and only when all are right do they get their names.
 
 from __future__ import annotations
 
-import errno
 import os
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 
 from takhin_tiered import logs
@@ -17,10 +16,8 @@ from takhin_tiered.codec.checksums import Hasher
 from takhin_tiered.concurrency import in_thread
 from takhin_tiered.disk.files import PartitionDir, give_to_owner_of
 from takhin_tiered.engine.context import Engine, disk_errors, load_manifest, open_partition, refresh, verb
-from takhin_tiered.engine.points import reached
 from takhin_tiered.engine.prove import read_local_checksum
 from takhin_tiered.errors import (
-    DiskError,
     DiskFull,
     ObjectCorrupt,
     ObjectMissing,
@@ -29,6 +26,7 @@ from takhin_tiered.errors import (
     SegmentConflict,
     SegmentNotFound,
 )
+from takhin_tiered.points import reached
 from takhin_tiered.segments.manifest import Manifest, ManifestFile
 from takhin_tiered.segments.model import Archive, LocalFiles, PartitionListing, Segment
 from takhin_tiered.segments.names import TEMP_SUFFIX, FileKind, SegmentId, parse_file
@@ -169,7 +167,7 @@ async def _download_file(
             async for chunk in chunks:
                 if hasher.size + len(chunk) > archived.size:
                     break
-                with _writing(identity):
+                with disk_errors(identity):
                     await in_thread(_write, fd, hasher, chunk)
                 engine.metrics.downloaded.inc(len(chunk))
         if (hasher.size, hasher.checksum().sha256) != (archived.size, archived.sha256):
@@ -179,7 +177,7 @@ async def _download_file(
                 key=archived.key,
                 hint="Nothing was restored. Look for an earlier version of the object in the bucket",
             )
-        with _writing(identity):
+        with disk_errors(identity):
             await in_thread(_finish, partition, fd, archived)
     finally:
         os.close(fd)
@@ -222,34 +220,24 @@ def _place(partition: PartitionDir, manifest: Manifest) -> LocalFiles:
                 local = local.with_file(kind, partition.stat(name))
             partition.fsync()
         except OSError as error:
-            for name in reversed(placed):
-                partition.unlink(name)
+            _take_back(partition, placed)
             if isinstance(error, FileExistsError):
                 raise appeared from error
             raise
     return local
 
 
+def _take_back(partition: PartitionDir, placed: list[str]) -> None:
+    """The log first; where it cannot be taken away its indexes stay with it, and the segment stands there whole."""
+    with suppress(OSError):
+        for name in reversed(placed):
+            partition.unlink(name)
+
+
 def _remove_temps(partition: PartitionDir, identity: SegmentId) -> None:
     for kind in FileKind:
         with suppress(OSError):
             partition.unlink(identity.file(kind) + TEMP_SUFFIX)
-
-
-@contextmanager
-def _writing(identity: SegmentId) -> Iterator[None]:
-    try:
-        with disk_errors(identity):
-            yield
-    except DiskError as error:
-        cause = error.__cause__
-        if isinstance(cause, OSError) and cause.errno in {errno.ENOSPC, errno.EDQUOT}:
-            raise DiskFull(
-                f"the disk filled up while segment {identity.path} was restored",
-                segment=identity.path,
-                hint="It is whole in the archive, and nothing was left on the disk",
-            ) from cause
-        raise
 
 
 async def remove_unfinished(engine: Engine, listing: PartitionListing) -> None:

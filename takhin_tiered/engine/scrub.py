@@ -16,9 +16,9 @@ from takhin_tiered.concurrency import in_thread
 from takhin_tiered.engine.archive import copy_held
 from takhin_tiered.engine.context import Engine, load_manifest, refresh, verb
 from takhin_tiered.engine.pace import Pace
-from takhin_tiered.engine.points import reached
 from takhin_tiered.engine.prove import prove_file, read_local_checksum
 from takhin_tiered.errors import ObjectCorrupt, ObjectMissing, TakhinError
+from takhin_tiered.points import reached
 from takhin_tiered.segments.manifest import Manifest
 from takhin_tiered.segments.model import State
 from takhin_tiered.segments.names import FileKind, SegmentId, parse_manifest_key

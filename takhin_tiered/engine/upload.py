@@ -10,7 +10,6 @@ from takhin_tiered.codec.checksums import Checksum, Source, bytes_source, checks
 from takhin_tiered.concurrency import all_of, in_thread
 from takhin_tiered.disk.files import OpenFile
 from takhin_tiered.engine.context import Engine, disk_errors, open_partition
-from takhin_tiered.engine.points import reached
 from takhin_tiered.engine.prove import prove, prove_file
 from takhin_tiered.errors import (
     ObjectCorrupt,
@@ -22,6 +21,7 @@ from takhin_tiered.errors import (
     TakhinError,
 )
 from takhin_tiered.formats.kafka import LogSummary, summarize
+from takhin_tiered.points import reached
 from takhin_tiered.segments.manifest import Manifest, ManifestFile
 from takhin_tiered.segments.model import Intent, LocalFiles
 from takhin_tiered.segments.names import FileKind, SegmentId

@@ -125,10 +125,10 @@ class Manifest:
                 files=files,
                 generation=int(document["generation"]),
                 format=str(document["format"]),
-                first_offset=document["first_offset"],
-                last_offset=document["last_offset"],
-                first_timestamp=document["first_timestamp"],
-                last_timestamp=document["last_timestamp"],
+                first_offset=_whole_number(document["first_offset"]),
+                last_offset=_whole_number(document["last_offset"]),
+                first_timestamp=_whole_number(document["first_timestamp"]),
+                last_timestamp=_whole_number(document["last_timestamp"]),
                 archived_at=datetime.fromisoformat(document["archived_at"]).timestamp(),
                 problem=str(document.get("problem", "")),
                 version=version,
@@ -150,6 +150,12 @@ class Manifest:
         if manifest.id.manifest_key != key:
             raise ObjectCorrupt(f"the manifest speaks of another segment, {manifest.id.path}", key=key)
         return manifest
+
+
+def _whole_number(value: object) -> int | None:
+    if value is None or (isinstance(value, int) and not isinstance(value, bool)):
+        return value
+    raise ValueError(f"{value!r} is no whole number")
 
 
 def _require_sense(identity: SegmentId, kind: FileKind, file: ManifestFile) -> None:

@@ -25,11 +25,21 @@ class State(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class FileStat:
-    """One file as it stood when it was looked at: bytes, nanoseconds, inode number."""
+    """One file as it stood when it was looked at: bytes, nanoseconds, and its `stamp`."""
 
     size: int
     mtime_ns: int
-    inode: int
+    stamp: int
+
+
+def stamp(inode: int, ctime_ns: int) -> int:
+    """Inode number and change time in one number below 2**64.
+
+    The inode tells a file from another that took its name. The change time, which no program can set,
+    tells bytes from others of the same size whose modification time was put back, and an inode from one
+    that was given out again.
+    """
+    return (inode * 0x9E3779B97F4A7C15 ^ ctime_ns) & 0xFFFF_FFFF_FFFF_FFFF
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +82,7 @@ class PartitionListing:
     """What stands in one partition directory; ``active`` is the highest base offset that has a log.
 
     ``unfinished`` are the names of temporary files of ours, of a restore that runs or was killed.
+    ``problem`` says why the directory could not be read: what it holds is not known then.
     """
 
     topic: str
@@ -79,6 +90,7 @@ class PartitionListing:
     segments: dict[int, LocalFiles]
     active: int | None
     unfinished: tuple[str, ...] = ()
+    problem: str = ""
 
     @property
     def directory(self) -> str:

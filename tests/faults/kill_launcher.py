@@ -9,8 +9,8 @@ import os
 import signal
 from pathlib import Path
 
+from takhin_tiered import points
 from takhin_tiered.cli.main import main
-from takhin_tiered.engine import points
 
 POINT, NTH = os.environ.get("TORTURE_POINT", ""), int(os.environ.get("TORTURE_NTH", "1"))
 RECORD = os.environ.get("TORTURE_RECORD")

@@ -18,8 +18,8 @@ from takhin_tiered import (
     SegmentRefused,
     StoreUnavailable,
     TieredStorage,
+    points,
 )
-from takhin_tiered.engine import points
 from tests.support import HOUR, WARM, Broker, Bucket, directory_settings, free_port, sha256, store_settings
 
 

@@ -10,8 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from takhin_tiered import ObjectCorrupt, Settings, TieredStorage
-from takhin_tiered.engine import points
+from takhin_tiered import ObjectCorrupt, Settings, TieredStorage, points
 from takhin_tiered.engine.pace import Pace
 from takhin_tiered.engine.scrub import scrub
 from tests.support import HOUR, Broker, Bucket, command, store_settings

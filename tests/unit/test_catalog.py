@@ -97,7 +97,7 @@ def test_what_changed_between_two_scans_is_not_settled() -> None:
     catalog = Catalog()
     catalog.observe(seen(0, 9))
     assert known(catalog).settled
-    for changed in (GROWN, replace(GROWN, inode=8), replace(GROWN, inode=8, mtime_ns=3_000)):
+    for changed in (GROWN, replace(GROWN, stamp=8), replace(GROWN, stamp=8, mtime_ns=3_000)):
         catalog.observe(seen(0, 9, stat=changed))
         assert not known(catalog).settled
         catalog.observe(seen(0, 9, stat=changed))

@@ -14,7 +14,7 @@ from takhin_tiered.segments.names import MAX_OFFSET, MAX_PARTITION, SegmentId
 
 ID = SegmentId("orders", 3, 42)
 STAT = FileStat(5, 1_700_000_000_123_456_789, 7)
-# Sizes and times as the kernel gives them: times before 1970 are negative, inode numbers take 64 bits.
+# Sizes and times as the kernel gives them: times before 1970 are negative, stamps take 64 bits.
 stats = st.builds(FileStat, st.integers(0, 2**63 - 1), st.integers(-(2**63), 2**63 - 1), st.integers(0, 2**64 - 1))
 files = st.builds(LocalFiles, st.none() | stats, st.none() | stats, st.none() | stats)
 times = st.floats(allow_nan=False, allow_infinity=False)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from takhin_tiered.disk.files import DataDir
+from takhin_tiered.disk.files import DataDir, as_file_stat
 from takhin_tiered.disk.scan import scan, scan_partition
 from takhin_tiered.segments.model import FileStat, LocalFiles, PartitionListing
 from takhin_tiered.segments.names import TEMP_SUFFIX
@@ -25,8 +25,7 @@ def data_dir(broker: Broker) -> Iterator[DataDir]:
 
 
 def stat_of(path: Path) -> FileStat:
-    status = path.stat()
-    return FileStat(status.st_size, status.st_mtime_ns, status.st_ino)
+    return as_file_stat(path.stat())
 
 
 def write(path: Path, data: bytes = b"data") -> Path:
