@@ -29,6 +29,13 @@ class Done(BaseModel):
     message: str
 
 
+class ScrubReport(BaseModel):
+    segment_path: str
+    size_bytes: int
+    problem: str
+    healed: bool
+
+
 class SegmentPage(BaseModel):
     segments: list[SegmentInfo]
     next_cursor: str | None
@@ -59,6 +66,14 @@ def tiered_routes(storage: TieredStorage) -> APIRouter:
         """Bring one segment back to the disk, for its lease."""
         await storage.restore_segment(request.segment_path)
         return Done(message="segment restored successfully")
+
+    @routes.post("/scrub", responses=errors(400, 404, 500, 503))
+    async def scrub(request: SegmentRequest) -> ScrubReport:
+        """Read one archived segment back; a bad one is quarantined, and healed if it stands whole on disk."""
+        verdict = await storage.scrub_segment(request.segment_path)
+        return ScrubReport(
+            segment_path=verdict.id.path, size_bytes=verdict.size, problem=verdict.problem, healed=verdict.healed
+        )
 
     @routes.get("/segments", responses=errors(400))
     async def segments(

@@ -38,6 +38,10 @@ class Access(Protocol):
 
     async def rebuild(self, progress: Callable[[int], None]) -> dict[str, Any]: ...
 
+    async def scrub(self, path: str) -> bool:
+        """Read a segment back, and take the consequences; True if it was bad and has been healed."""
+        ...
+
 
 @asynccontextmanager
 async def open_access(settings: Settings, *, changing: bool) -> AsyncIterator[Access]:
@@ -82,6 +86,9 @@ class _Local:
     async def rebuild(self, progress: Callable[[int], None]) -> dict[str, Any]:
         return asdict(await self._storage.rebuild(progress))
 
+    async def scrub(self, path: str) -> bool:
+        return (await self._storage.scrub_segment(path)).healed
+
 
 class RemoteError(TakhinError):
     """What the daemon answered, with the code that it gave."""
@@ -121,6 +128,9 @@ class _Remote:
 
     async def rebuild(self, progress: Callable[[int], None]) -> dict[str, Any]:  # noqa: ARG002 - the daemon tells at the end
         return await self._ask("POST", "rebuild")
+
+    async def scrub(self, path: str) -> bool:
+        return bool((await self._ask("POST", "scrub", json={"segment_path": path}))["healed"])
 
     async def _ask(self, method: str, endpoint: str, **arguments: Any) -> dict[str, Any]:
         try:

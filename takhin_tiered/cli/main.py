@@ -176,22 +176,42 @@ def verify(
     glob: Annotated[str, typer.Argument(metavar="[GLOB]", help="Such as 'orders-*'.")] = "*",
     deep: Annotated[bool, typer.Option("--deep", help="Read every byte back.")] = False,
 ) -> None:
-    """Compare the archive with its manifests: sizes and checksums, or with --deep every byte."""
+    """Compare the archive with its manifests: sizes and checksums, or with --deep every byte.
+
+    What is bad is named, and quarantined: never restored. Where it still stands whole on the disk, it is
+    stored again from there.
+    """
 
     async def work(settings: Settings) -> None:
-        checked = total = bad = 0
+        checked = total = 0
+        bad: list[str] = []
         async with TieredStorage.open(settings, read_only=True) as storage:
             async for verdict in storage.verify(lambda identity: _matches(identity.path, glob), deep=deep):
                 checked += 1
                 total += verdict.size
                 if verdict.problem:
-                    bad += 1
+                    bad.append(verdict.id.path)
                     console().print(f"BAD {verdict.id.path}: {escape(verdict.problem)}")
         how = "read back" if deep else "by sizes and checksums"
-        console().print(f"{counted(checked, 'archived segment')} verified {how}, {size(total)}, {bad} bad")
-        _exit_if(bad)
+        console().print(f"{counted(checked, 'archived segment')} verified {how}, {size(total)}, {len(bad)} bad")
+        if bad:
+            await _scrub(settings, bad)
+        _exit_if(len(bad))
 
     _run(context, work)
+
+
+async def _scrub(settings: Settings, bad: list[str]) -> None:
+    """Take the consequences of what `verify` found, and say what became of each segment."""
+    try:
+        async with open_access(settings, changing=True) as access:
+            for path in bad:
+                if await access.scrub(path):
+                    console().print(f"HEALED {path}: stored again from the disk")
+                else:
+                    console().print(f"QUARANTINED {path}: no whole copy is on the disk. Look for an older version")
+    except TakhinError as error:
+        error_console().print(f"What is bad was not quarantined: {escape(str(error))}")
 
 
 @app.command()

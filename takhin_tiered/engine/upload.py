@@ -163,14 +163,24 @@ class Upload:
         reached("archive.intended")
 
     async def _intend_superseded(self, manifest: Manifest) -> None:
-        """Write down which objects of the generation before nobody names once this manifest is there."""
+        """Write down which objects of the generation before nobody names once this manifest is there.
+
+        A damaged one is known by its key alone, as its bytes are anything.
+        """
         if self._existing is None:
             return
         named = {file.key for file in manifest.files.values()}
         now = self._engine.clock()
         self._engine.catalog.intend(
-            Intent(file.key, self._identity, file.size, file.sha256, file.part_size, now)
-            for file in self._existing.files.values()
+            Intent(
+                file.key,
+                self._identity,
+                file.size,
+                "" if kind in self._distrusted else file.sha256,
+                file.part_size,
+                now,
+            )
+            for kind, file in self._existing.files.items()
             if file.key not in named
         )
         await self._engine.catalog.flush()

@@ -116,7 +116,8 @@ class Archive:
 class Intent:
     """An object that is about to be written: what is left of a broken upload is known by it.
 
-    ``sha256`` and ``part_size`` as in a manifest; ``since`` is seconds since the epoch.
+    ``sha256`` and ``part_size`` as in a manifest, an empty ``sha256`` for whatever bytes; ``since`` is seconds
+    since the epoch.
     """
 
     key: str

@@ -7,13 +7,15 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 
 from takhin_tiered import ObjectCorrupt, Settings, TieredStorage, points
 from takhin_tiered.engine.pace import Pace
 from takhin_tiered.engine.scrub import scrub
-from tests.support import HOUR, Broker, Bucket, command, store_settings
+from tests.support import HOUR, Broker, Bucket, command, daemon, store_settings
 
 
 class Stopped(BaseException):
@@ -174,7 +176,31 @@ async def test_one_flipped_byte_is_named_quarantined_and_never_restored(broker: 
     verified = command(settings, "verify", "--deep")
     assert verified.returncode == 1
     assert f"BAD {bad}" in verified.stdout
+    assert f"QUARANTINED {bad}" in verified.stdout
     assert good not in verified.stdout
+    assert broker.on_disk(bad) == []
+
+
+@pytest.mark.parametrize("served", [False, True], ids=["alone", "daemon"])
+async def test_verify_heals_a_bad_object_from_the_local_copy(
+    broker: Broker, bucket: Bucket, tmp_path: Path, served: bool
+) -> None:
+    bad, good = broker.segments("orders-0", 2)
+    settings = store_settings(broker, bucket, archive_mode="copy")
+    assert command(settings, "run", "--once").returncode == 0
+    content = bytearray(bucket.read(bad))
+    content[1234] ^= 1
+    bucket.write(bad, bytes(content))
+    with ExitStack() as stack:
+        if served:
+            stack.enter_context(daemon(settings, tmp_path / "log")).wait_serving()
+        found = command(settings, "verify", "--deep")
+        assert (found.returncode, f"BAD {bad}" in found.stdout, f"HEALED {bad}" in found.stdout) == (1, True, True)
+        assert good not in found.stdout
+        again = command(settings, "verify", "--deep")
+        assert (again.returncode, again.stderr) == (0, "")
+    assert bucket.read(manifest_of(bucket, bad)["files"]["log"]["key"]) == broker.files[bad]
+    assert broker.is_whole(bad)
 
 
 async def test_a_bad_object_is_healed_from_the_local_copy(broker: Broker, bucket: Bucket) -> None:
