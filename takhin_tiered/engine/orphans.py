@@ -21,20 +21,23 @@ async def remove_orphans(engine: Engine) -> int:
     removed = 0
     for intent in engine.catalog.intents():
         async with engine.catalog.lock(intent.id):
-            if intent in engine.catalog.intents(intent.id):
-                removed += await _settle(engine, intent)
+            if intent in engine.catalog.intents(intent.id) and not _waits(engine, intent):
+                removed += await settle_held(engine, intent)
     await engine.catalog.flush()
     if removed:
         logs.logger().info("removed objects of uploads that broke off", count=removed)
     return removed
 
 
-async def _settle(engine: Engine, intent: Intent) -> int:
+def _waits(engine: Engine, intent: Intent) -> bool:
+    """The segment still stands on disk: the next archive takes the object for its own, and uploads less."""
     segment = engine.catalog.get(intent.id)
-    waits = segment is not None and segment.local.log is not None and segment.archive is None
-    if waits and engine.clock() - intent.since < _WAIT_FOR_ARCHIVE:
-        # The segment still stands on disk: the next archive takes the object for its own, and uploads less.
-        return 0
+    awaited = segment is not None and segment.local.log is not None and segment.archive is None
+    return awaited and engine.clock() - intent.since < _WAIT_FOR_ARCHIVE
+
+
+async def settle_held(engine: Engine, intent: Intent) -> int:
+    """With the segment's lock held: remove the object unless a manifest names it; 1 if it was removed. `StoreError`."""
     manifest = await load_manifest(engine, intent.id)
     named = manifest is not None and intent.key in {file.key for file in manifest.files.values()}
     removed = 0

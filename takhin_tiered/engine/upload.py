@@ -10,6 +10,7 @@ from takhin_tiered.codec.checksums import Checksum, Source, bytes_source, checks
 from takhin_tiered.concurrency import all_of, in_thread
 from takhin_tiered.disk.files import OpenFile
 from takhin_tiered.engine.context import Engine, disk_errors, open_partition
+from takhin_tiered.engine.orphans import settle_held
 from takhin_tiered.engine.prove import prove, prove_file
 from takhin_tiered.errors import (
     ObjectCorrupt,
@@ -146,7 +147,15 @@ class Upload:
         return None
 
     async def _intend(self, kinds: list[FileKind], checksums: dict[FileKind, Checksum]) -> None:
-        """Write down what is about to be stored, so that a killed process's objects are known as ours."""
+        """Write down what is about to be stored, so that a killed process's objects are known as ours.
+
+        Where an earlier attempt broke off with other bytes, what it left goes first: one key has one intent.
+        """
+        for before in self._engine.catalog.intents(self._identity):
+            for kind in kinds:
+                is_same_key = before.key == self._identity.key(kind, self._generation)
+                if is_same_key and before.sha256 != checksums[kind].sha256:
+                    await settle_held(self._engine, before)
         now = self._engine.clock()
         self._engine.catalog.intend(
             Intent(

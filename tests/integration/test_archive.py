@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -370,3 +371,31 @@ async def test_uploads_of_others_in_the_same_bucket_are_left_alone(broker: Broke
         report = await storage.run_cycle()
         assert (report.archived, report.failures) == (1, [])
     assert bucket.uploads() == ["somebody/elses/backup.tar"]
+
+
+async def test_what_a_broken_upload_left_of_a_file_that_changed_since_is_removed(
+    broker: Broker, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (path,) = broker.segments("orders-0", 1)
+    async with TieredStorage.open(store_settings(broker, bucket)) as storage:
+        store = storage.engine.store
+        put = store.put
+
+        async def put_no_manifest(key: str, *arguments: Any, **named: Any) -> Any:
+            if key.endswith(".manifest.json"):
+                raise StoreUnavailable("made to fail")
+            return await put(key, *arguments, **named)
+
+        monkeypatch.setattr(store, "put", put_no_manifest)
+        await storage.run_cycle()
+        assert set(bucket.keys()) == set(broker.triple(path))
+        monkeypatch.undo()
+        broker.append(path, b"a compaction")
+        os.utime(broker.root / path, (time.time() - 300 * HOUR,) * 2)
+        for _ in range(3):
+            await storage.run_cycle()
+        assert storage.segment(path).is_archived
+    manifest = path.replace(".log", ".manifest.json")
+    files = json.loads(bucket.read(manifest))["files"]
+    assert set(bucket.keys()) == {manifest, *(file["key"] for file in files.values())}
+    assert bucket.read(files["log"]["key"]) == broker.files[path]
