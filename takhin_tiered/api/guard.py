@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import re
 
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from takhin_tiered import logs
@@ -14,6 +16,7 @@ from takhin_tiered.api.problems import problem_response
 
 CORRELATION_HEADER = "X-Correlation-ID"
 MAX_BODY = 64 * 1024
+BODY_SECONDS = 10.0
 _OPEN_PATHS = {"/healthz", "/readyz", "/metrics"}
 _GIVEN_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
@@ -73,18 +76,29 @@ class Guard:
 
 
 class _Limited:
-    """A body that claims no length is cut off where it grows too large: the rest is no JSON then."""
+    """A body that claims no length is cut off where it grows too large: the rest is no JSON then.
+
+    One that does not arrive in time is answered with 408.
+    """
 
     def __init__(self, receive: Receive) -> None:
         self._receive = receive
         self._got = 0
+        self._ended = False
 
     async def __call__(self) -> Message:
-        message = await self._receive()
+        if self._ended:
+            return await self._receive()
+        try:
+            async with asyncio.timeout(BODY_SECONDS):
+                message = await self._receive()
+        except TimeoutError:
+            raise HTTPException(408, f"the request body did not arrive within {BODY_SECONDS:g} s") from None
         if message["type"] == "http.request":
             self._got += len(message.get("body", b""))
             if self._got > MAX_BODY:
-                return {"type": "http.request", "body": b"", "more_body": False}
+                message = {"type": "http.request", "body": b"", "more_body": False}
+            self._ended = not message.get("more_body", False)
         return message
 
 

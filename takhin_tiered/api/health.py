@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from fastapi import APIRouter
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from takhin_tiered.metrics import CONTENT_TYPE
 from takhin_tiered.tiered_storage import TieredStorage
@@ -36,7 +36,7 @@ def health_routes(storage: TieredStorage, readiness: Readiness) -> APIRouter:
             200 if ready else 503,
         )
 
-    @routes.get("/metrics")
+    @routes.get("/metrics", response_class=PlainTextResponse)
     async def metrics() -> Response:
         """For Prometheus."""
         storage.update_metrics()

@@ -10,11 +10,12 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
+from io import FileIO
 from pathlib import Path
 from uuid import uuid4
 
-import aiofiles
+from aiofiles.threadpool import wrap
 
 from takhin_tiered.codec.checksums import READ_SIZE, Checksum, Hasher, Source
 from takhin_tiered.concurrency import in_thread
@@ -93,26 +94,30 @@ class DirectoryStore:
 
     @asynccontextmanager
     async def get(self, key: str, *, start: int = 0, end: int | None = None) -> AsyncIterator[AsyncIterator[bytes]]:
-        with _translated(key):
-            await in_thread(self._require_mount)
-            try:
-                file = await aiofiles.open(self._path(key), "rb", buffering=0)
-            except (FileNotFoundError, NotADirectoryError) as error:
-                raise ObjectMissing("there is no such object", key=key) from error
+        # The stack closes it even where the caller is cancelled while a thread opens it.
+        with ExitStack() as stack:
 
-        async def chunks() -> AsyncIterator[bytes]:
+            def opened() -> FileIO:
+                self._require_mount()
+                file = stack.enter_context(FileIO(self._path(key)))
+                file.seek(start)
+                return file
+
             with _translated(key):
-                await file.seek(start)
-                left = READ_SIZE if end is None else end - start
-                while left > 0 and (chunk := await file.read(min(left, READ_SIZE))):
-                    if end is not None:
-                        left -= len(chunk)
-                    yield chunk
+                try:
+                    file = wrap(await in_thread(opened))
+                except (FileNotFoundError, NotADirectoryError) as error:
+                    raise ObjectMissing("there is no such object", key=key) from error
 
-        try:
+            async def chunks() -> AsyncIterator[bytes]:
+                with _translated(key):
+                    left = READ_SIZE if end is None else end - start
+                    while left > 0 and (chunk := await file.read(min(left, READ_SIZE))):
+                        if end is not None:
+                            left -= len(chunk)
+                        yield chunk
+
             yield chunks()
-        finally:
-            await file.close()
 
     async def list(self, prefix: str = "") -> AsyncIterator[ObjectInfo]:
         with _translated(""):
