@@ -4,16 +4,27 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import AsyncIterator
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
 
 import pytest
 
 from takhin_tiered.store.s3 import Deadlines
 from tests.faults.proxy import Proxy, proxy
+from tests.faults.truth import TALLY
 from tests.support import Bucket
 
 SHORT = Deadlines(connect=1.0, read=0.5, base=8.0)
 SAMPLE = 10
+WORDS = {
+    "test_kill_matrix.py": "kills at a named point, in a state of the segments",
+    "test_random_kills.py": "runs of a live broker whose daemon is killed at random (300 times each in the full run)",
+    "test_interleavings.py": "searches for an order of events that loses something",
+    "test_store_faults.py": "faults of the store",
+    "test_disk_faults.py": "faults of the disk",
+    "test_swapped_paths.py": "paths swapped beneath a verb",
+}
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -24,6 +35,41 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     left_out = {item for number, item in enumerate(of_stores) if number % SAMPLE != 3}
     config.hook.pytest_deselected(items=list(left_out))
     items[:] = [item for item in items if item not in left_out]
+
+
+@pytest.fixture(autouse=True)
+def tallied(record_property: Callable[[str, object], None]) -> Iterator[None]:
+    """What this test looked for and did not find, for the summary."""
+    looked_for, lost = TALLY.looked_for, TALLY.lost
+    yield
+    record_property("looked_for", TALLY.looked_for - looked_for)
+    record_property("lost", TALLY.lost - lost)
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """What was tried, and how many bytes were lost."""
+    reports = [
+        report
+        for outcome in ("passed", "failed", "")
+        for report in terminalreporter.stats.get(outcome, ())
+        if "tests/faults/" in report.nodeid
+    ]
+    tried: Counter[str] = Counter()
+    failed: Counter[str] = Counter()
+    for report in reports:
+        name = report.nodeid.partition("::")[0].rpartition("/")[2]
+        tried[name] += report.when == "call"
+        failed[name] += report.failed
+    if not tried:
+        return
+    terminalreporter.section("never lose a byte")
+    for name, words in WORDS.items():
+        if tried[name]:
+            terminalreporter.write_line(f"{tried[name]:6} {words}, {failed[name]} failed")
+    noted = Counter[str]()
+    for report in reports:
+        noted.update({key: value for key, value in report.user_properties if report.when == "teardown"})
+    terminalreporter.write_line(f"bytes looked for: {noted['looked_for']}; bytes lost: {noted['lost']}")
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 
 from takhin_tiered import Settings
+from tests.faults.truth import TALLY
 from tests.support import COLD, HOUR, Broker, Bucket, directory_settings, environment, store_settings
 
 ARCHIVE = [
@@ -134,8 +135,10 @@ class Scene:
                 objects.get(manifest["files"][name.rsplit(".", 1)[1]]["key"]) == self.broker.files[name]
                 for name in self.broker.triple(path)
             )
-            if not stored and not self.broker.is_whole(path) and not (may_be_gone and manifest is None):
-                lost += sum(len(self.broker.files[name]) for name in self.broker.triple(path))
+            size = sum(len(self.broker.files[name]) for name in self.broker.triple(path))
+            is_lost = not stored and not self.broker.is_whole(path) and not (may_be_gone and manifest is None)
+            TALLY.note(size, lost=is_lost)
+            lost += size if is_lost else 0
         return lost
 
 

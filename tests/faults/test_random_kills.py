@@ -22,7 +22,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.faults.truth import Folder, Store, Truth
+from tests.faults.truth import TALLY, Folder, Store, Truth
 from tests.support import HOUR, Broker, Daemon, command, directory_settings, store_settings
 
 FULL = os.environ.get("TAKHIN_TEST_TORTURE") == "full"
@@ -124,11 +124,13 @@ class Checker:
 
     def lost(self, paths: list[str]) -> int:
         """Bytes of those that are whole neither here nor there. A restore may end between the two looks: look twice."""
-        return sum(
-            sum(noted.size for noted in self._live.closed[path].values())
-            for path in paths
-            if not (self.on_disk(path) or self.in_store(path) or self.on_disk(path))
-        )
+        lost = 0
+        for path in paths:
+            size = sum(noted.size for noted in self._live.closed[path].values())
+            is_lost = not (self.on_disk(path) or self.in_store(path) or self.on_disk(path))
+            TALLY.note(size, lost=is_lost)
+            lost += size if is_lost else 0
+        return lost
 
 
 @pytest.fixture(params=["directory", "s3"] if FULL else ["directory"])

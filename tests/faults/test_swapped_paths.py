@@ -59,10 +59,13 @@ class Outside:
         if self.place.is_symlink():
             self.place.unlink()
         if self.aside.exists():
-            if self.place.exists():
+            # A restore may have made the partition anew meanwhile, and may be filling it.
+            while self.place.exists():
                 for file in self.place.iterdir():
-                    file.rename(self.aside / file.name)
-                self.place.rmdir()
+                    with suppress(FileNotFoundError):
+                        file.rename(self.aside / file.name)
+                with suppress(OSError):
+                    self.place.rmdir()
             self.aside.rename(self.place)
 
 

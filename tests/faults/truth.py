@@ -19,6 +19,21 @@ TEMP_ENDING = ".takhin-tmp"
 OWNER = "takhin-tiered.owner.json"
 
 
+@dataclass
+class Tally:
+    """How many bytes were looked for in this process so far, and how many of them were found nowhere."""
+
+    looked_for: int = 0
+    lost: int = 0
+
+    def note(self, size: int, *, lost: bool) -> None:
+        self.looked_for += size
+        self.lost += size if lost else 0
+
+
+TALLY = Tally()
+
+
 class Store(Protocol):
     """What is asked of a store from outside."""
 
@@ -93,11 +108,14 @@ class Truth:
 
     def lost(self, paths: Iterable[str]) -> dict[str, int]:
         """The bytes of each segment that is whole nowhere."""
-        return {
-            path: sum(len(self.broker.files[name]) for name in self.broker.triple(path))
-            for path in paths
-            if not (self.whole_on_disk(path) or self.whole_in_store(path))
-        }
+        lost = {}
+        for path in paths:
+            size = sum(len(self.broker.files[name]) for name in self.broker.triple(path))
+            is_lost = not (self.whole_on_disk(path) or self.whole_in_store(path))
+            TALLY.note(size, lost=is_lost)
+            if is_lost:
+                lost[path] = size
+        return lost
 
     def misreported(self, said: Iterable[tuple[str, str]], paths: Iterable[str]) -> list[str]:
         """Segments of which the program says a state that is not so; ``said`` are paths and states."""
