@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-minio torture lint format clean
+.PHONY: bench demo test test-minio torture lint format clean
 
 demo: $(VENV)/.run  ## The main job on made-up Kafka segments and a directory store
 	$(BIN)/takhin-tiered demo
@@ -14,8 +14,11 @@ test: $(VENV)/.test  ## All tests, on a real S3 server that they start themselve
 test-minio: $(VENV)/.test  ## The store contract and the end-to-end tests on a real MinIO, built if there is none
 	.ci/test-minio.sh $(BIN)
 
-torture: $(VENV)/.test  ## A kill at every named point, in every state, on both kinds of store
-	TAKHIN_TEST_TORTURE=full $(BIN)/pytest tests/faults -rP
+torture: $(VENV)/.test  ## Every kill, fault and interleaving, on both kinds of store: about an hour
+	TAKHIN_TEST_TORTURE=full $(BIN)/pytest tests/faults --dist worksteal
+
+bench: $(VENV)/.bench .make/peers/.done  ## Race s5cmd, rclone and the aws CLI; arguments in BENCH="--quick 32x32MiB"
+	$(BIN)/python -m benchmarks $(BENCH)
 
 lint: $(VENV)/.test
 	$(BIN)/ruff format --check .
@@ -33,6 +36,15 @@ $(VENV)/.run: pyproject.toml
 
 $(VENV)/.test: pyproject.toml $(VENV)/.run
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[test]'
+	touch $@
+
+$(VENV)/.bench: pyproject.toml $(VENV)/.run
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[bench]'
+	touch $@
+
+.make/peers/.done: benchmarks/peers.txt
+	$(PYTHON) -m venv .make/peers
+	.make/peers/bin/pip install --quiet --disable-pip-version-check --requirement benchmarks/peers.txt
 	touch $@
 
 clean:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
+from functools import partial
 from typing import Any, ParamSpec, TypeVar
 
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
+_BULK = ThreadPoolExecutor(64, "bulk")
 
 
 async def in_thread(
@@ -18,10 +22,28 @@ async def in_thread(
     A thread cannot be stopped. If its caller went on, and closed the file that the thread still writes to,
     the descriptor's number could be another file's by then.
     """
-    work = asyncio.ensure_future(asyncio.to_thread(function, *args, **kwargs))
+    return await _to_its_end(asyncio.ensure_future(asyncio.to_thread(function, *args, **kwargs)))
+
+
+async def in_bulk_thread(
+    give_up: Callable[[], None],
+    function: Callable[Parameters, Result],
+    *args: Parameters.args,
+    **kwargs: Parameters.kwargs,
+) -> Result:
+    """Like `in_thread`, for a transfer, which may wait long for the other side: it takes no thread from other work.
+
+    A cancelled caller calls ``give_up``, which has to make ``function`` end soon.
+    """
+    call = partial(copy_context().run, partial(function, *args, **kwargs))
+    return await _to_its_end(asyncio.get_running_loop().run_in_executor(_BULK, call), give_up)
+
+
+async def _to_its_end(work: asyncio.Future[Result], give_up: Callable[[], None] = lambda: None) -> Result:
     try:
         return await asyncio.shield(work)
     except asyncio.CancelledError:
+        give_up()
         while not work.done():
             try:
                 await asyncio.wait([work])

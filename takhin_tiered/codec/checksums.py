@@ -15,7 +15,10 @@ from dataclasses import dataclass, field
 READ_SIZE = 1 << 20
 
 Source = Callable[[int, int], bytes]
-"""Bytes that can be read again: ``source(offset, length)``, blocking, so called in a thread."""
+"""Bytes that can be read again: ``source(offset, length)``, blocking, so called in a thread.
+
+One that has a ``fileno()`` is a file with the same bytes at the same offsets.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +55,7 @@ class Hasher:
         self._room = part_size
         self.size = 0
 
-    def update(self, chunk: bytes) -> None:
+    def update(self, chunk: bytes | memoryview) -> None:
         self.size += len(chunk)
         if not self._part_size:
             self._current.update(chunk)

@@ -43,9 +43,7 @@ async def prove(
 async def read_checksum(store: ObjectStore, key: str, part_size: int) -> tuple[int, str]:
     """Read an object to its end: its size in bytes, and its SHA-256."""
     hasher = Hasher(part_size)
-    async with store.get(key) as chunks:
-        async for chunk in chunks:
-            await in_thread(hasher.update, chunk)
+    await store.fetch(key, hasher.update)
     return hasher.size, hasher.checksum().sha256
 
 

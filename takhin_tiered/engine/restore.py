@@ -160,34 +160,36 @@ async def _download_file(
     engine: Engine, partition: PartitionDir, identity: SegmentId, kind: FileKind, archived: ManifestFile
 ) -> None:
     hasher = Hasher(archived.part_size)
+    corrupt = ObjectCorrupt(
+        f"object {archived.key} is not what was archived",
+        segment=identity.path,
+        key=archived.key,
+        hint="Nothing was restored. Look for an earlier version of the object in the bucket",
+    )
+
+    def take(piece: memoryview) -> None:
+        if hasher.size + len(piece) > archived.size:
+            raise corrupt
+        with disk_errors(identity):
+            _write(fd, piece)
+        hasher.update(piece)
+        engine.metrics.downloaded.inc(len(piece))
+
     with disk_errors(identity):
         fd = await in_thread(partition.create_temp, identity.file(kind))
     try:
-        async with engine.store.get(archived.key) as chunks:
-            async for chunk in chunks:
-                if hasher.size + len(chunk) > archived.size:
-                    break
-                with disk_errors(identity):
-                    await in_thread(_write, fd, hasher, chunk)
-                engine.metrics.downloaded.inc(len(chunk))
+        await engine.store.fetch(archived.key, take)
         if (hasher.size, hasher.checksum().sha256) != (archived.size, archived.sha256):
-            raise ObjectCorrupt(
-                f"object {archived.key} is not what was archived",
-                segment=identity.path,
-                key=archived.key,
-                hint="Nothing was restored. Look for an earlier version of the object in the bucket",
-            )
+            raise corrupt
         with disk_errors(identity):
             await in_thread(_finish, partition, fd, archived)
     finally:
         os.close(fd)
 
 
-def _write(fd: int, hasher: Hasher, chunk: bytes) -> None:
-    hasher.update(chunk)
-    view = memoryview(chunk)
-    while view:
-        view = view[os.write(fd, view) :]
+def _write(fd: int, piece: memoryview) -> None:
+    while piece:
+        piece = piece[os.write(fd, piece) :]
 
 
 def _finish(partition: PartitionDir, fd: int, archived: ManifestFile) -> None:

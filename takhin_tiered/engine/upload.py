@@ -6,7 +6,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from takhin_tiered import logs
-from takhin_tiered.codec.checksums import Checksum, Source, bytes_source, checksum_of
+from takhin_tiered.codec.checksums import Checksum, bytes_source, checksum_of
 from takhin_tiered.concurrency import all_of, in_thread
 from takhin_tiered.disk.files import OpenFile
 from takhin_tiered.engine.context import Engine, disk_errors, open_partition
@@ -46,6 +46,29 @@ class OtherBytes(Exception):
     """An object that was to be written exists with other bytes: another generation has to be tried."""
 
 
+class _FileSource:
+    """A file's bytes; why they cannot be read is kept, as an HTTP library reports only a broken connection."""
+
+    def __init__(self, identity: SegmentId, file: OpenFile) -> None:
+        self._identity, self._file = identity, file
+        self.problem: TakhinError | None = None
+
+    def __call__(self, offset: int, length: int) -> bytes:
+        try:
+            with disk_errors(self._identity):
+                data = self._file.read(offset, length)
+            if length and not data:
+                raise changed(self._identity, "while it was uploaded: it became shorter")
+        except TakhinError as error:
+            self.problem = error
+            raise
+        return data
+
+    def fileno(self) -> int:
+        """For the kernel, which may send from it by itself."""
+        return self._file.fd
+
+
 class Upload:
     """See `run`. ``existing`` is the committed manifest, and ``distrusted`` what is known to be damaged of it."""
 
@@ -62,7 +85,6 @@ class Upload:
         self._identity = opened.identity
         self._made: list[str] = []
         self._committing = False
-        self._read_error: TakhinError | None = None
 
     async def run(self) -> Manifest:
         """The committed manifest: a new one, or the existing one where it says all this already.
@@ -198,8 +220,9 @@ class Upload:
         size, key, path = self._size(kind), self._identity.key(kind, self._generation), self._identity.path
         file, stat = self._opened.files[kind], self._opened.stats.get(kind)
         assert stat is not None
+        source = _FileSource(self._identity, file)
         try:
-            said = await self._engine.store.put(key, self._source(file), size=size, checksum=checksum, if_absent=True)
+            said = await self._engine.store.put(key, source, size=size, checksum=checksum, if_absent=True)
             self._made.append(key)
             self._engine.metrics.uploaded.inc(size)
         except ObjectExists:
@@ -209,8 +232,8 @@ class Upload:
             await self.require_unchanged()
             raise ObjectCorrupt(error.message, segment=path, key=key, hint=error.hint) from error
         except StoreError:
-            if self._read_error is not None:
-                raise self._read_error from None
+            if source.problem is not None:
+                raise source.problem from None
             raise
         try:
             await prove(self._engine.store, key, size, checksum, said=said, segment=path)
@@ -222,22 +245,6 @@ class Upload:
             raise
         reached(f"archive.{kind}.stored")
         return ManifestFile(key, size, checksum.sha256, checksum.part_size, stat.mtime_ns, file.mode)
-
-    def _source(self, file: OpenFile) -> Source:
-        """The file's bytes; why they cannot be read is kept, as an HTTP library reports only a broken connection."""
-
-        def read(offset: int, length: int) -> bytes:
-            try:
-                with disk_errors(self._identity):
-                    data = file.read(offset, length)
-                if length and not data:
-                    raise changed(self._identity, "while it was uploaded: it became shorter")
-            except TakhinError as error:
-                self._read_error = error
-                raise
-            return data
-
-        return read
 
     async def _describe(self, entries: dict[FileKind, ManifestFile]) -> Manifest:
         summary = await in_thread(self._summarize)

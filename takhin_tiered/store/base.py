@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from takhin_tiered.codec.checksums import Checksum, Source
+from takhin_tiered.store.wire import Sink
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +55,13 @@ class ObjectStore(Protocol):
         self, key: str, *, start: int = 0, end: int | None = None
     ) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
         """Bytes ``start`` to ``end`` (exclusive; None: to the end). `ObjectMissing` where there is none."""
+        ...
+
+    async def fetch(self, key: str, sink: Sink, *, start: int = 0, end: int | None = None) -> None:
+        """The same bytes, in order, each piece given to ``sink`` in a thread: for large objects.
+
+        What ``sink`` raises goes up, and ends it.
+        """
         ...
 
     def list(self, prefix: str = "") -> AsyncIterator[ObjectInfo]:

@@ -1,33 +1,75 @@
-"""A request body that is read from a `Source`."""
+"""A request body that is read from a `Source`, or sent by the kernel where that is a file."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import errno
+from typing import Any
+
+from aiohttp.abc import AbstractStreamWriter
+from aiohttp.payload import Payload
 
 from takhin_tiered.codec.checksums import READ_SIZE, Source
 from takhin_tiered.concurrency import in_thread
+from takhin_tiered.store import wire
 
 
-class SourceBody:
-    """As botocore and aiohttp want it: seekable for a retry, and read in large pieces in threads."""
+class SourceBody(Payload):
+    """As botocore wants it: seekable for a retry; as aiohttp wants it: a payload that writes itself."""
 
-    def __init__(self, source: Source, start: int, size: int) -> None:
-        self._source, self._start, self._size = source, start, size
+    def __init__(self, source: Source, start: int, size: int, *, patience: float) -> None:
+        super().__init__(source)
+        self._source, self._start, self._length, self._patience = source, start, size, patience
         self._at = 0
 
+    @property
+    def size(self) -> int:
+        return self._length
+
     def read(self, length: int = -1) -> bytes:
-        left = self._size - self._at
+        left = self._length - self._at
         chunk = self._source(self._start + self._at, left if length < 0 else min(length, left)) if left else b""
         self._at += len(chunk)
         return chunk
 
     def seek(self, offset: int, whence: int = 0) -> int:
-        self._at = offset + (0, self._at, self._size)[whence]
+        self._at = offset + (0, self._at, self._length)[whence]
         return self._at
 
     def tell(self) -> int:
         return self._at
 
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        while self._at < self._size and (chunk := await in_thread(self.read, READ_SIZE)):
-            yield chunk
+    def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
+        return self.read().decode(encoding, errors)
+
+    async def write(self, writer: AbstractStreamWriter) -> None:
+        fileno = getattr(self._source, "fileno", None)
+        connection = wire.bare_socket(writer.transport) if fileno and self._length >= wire.WORTH_IT else None
+        if fileno is None or connection is None:
+            await self._write_chunks(writer)
+            return
+        with connection:
+            writer.send_headers()
+            await writer.drain()
+            await self._send_file(writer.transport, connection, fileno())
+
+    async def write_with_length(self, writer: AbstractStreamWriter, content_length: int | None) -> None:
+        assert content_length in (None, self._length)
+        await self.write(writer)
+
+    async def _send_file(self, transport: Any, connection: Any, file: int) -> None:
+        while self._at < self._length:
+            offset, left = self._start + self._at, self._length - self._at
+            try:
+                sent = await wire.send(transport, connection, file, offset, left, patience=self._patience)
+            except OSError as error:
+                if error.errno != errno.EIO:
+                    raise
+                sent = 0
+            self._at += sent
+            if sent < left:
+                # The file is shorter than it was, or cannot be read: the source knows the words for it.
+                await in_thread(self._source, offset + sent, left - sent)
+
+    async def _write_chunks(self, writer: AbstractStreamWriter) -> None:
+        while self._at < self._length and (chunk := await in_thread(self.read, READ_SIZE)):
+            await writer.write(chunk)

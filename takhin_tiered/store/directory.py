@@ -28,8 +28,10 @@ from takhin_tiered.errors import (
     StoreUnavailable,
 )
 from takhin_tiered.store.base import ObjectInfo
+from takhin_tiered.store.wire import Sink
 
 _TEMP_DIR = ".takhin-tmp"
+_FETCH_SIZE = 256 << 10
 
 
 class DirectoryStore:
@@ -118,6 +120,25 @@ class DirectoryStore:
                         yield chunk
 
             yield chunks()
+
+    async def fetch(self, key: str, sink: Sink, *, start: int = 0, end: int | None = None) -> None:
+        def work() -> None:
+            self._require_mount()
+            try:
+                file = FileIO(self._path(key))
+            except (FileNotFoundError, NotADirectoryError) as error:
+                raise ObjectMissing("there is no such object", key=key) from error
+            with file:
+                file.seek(start)
+                buffer = memoryview(bytearray(_FETCH_SIZE))
+                left = _FETCH_SIZE if end is None else end - start
+                while left > 0 and (count := file.readinto(buffer[:left])):
+                    if end is not None:
+                        left -= count
+                    sink(buffer[:count])
+
+        with _translated(key):
+            await in_thread(work)
 
     async def list(self, prefix: str = "") -> AsyncIterator[ObjectInfo]:
         with _translated(""):

@@ -10,6 +10,7 @@ from takhin_tiered.codec.checksums import Checksum, Source, bytes_source, checks
 from takhin_tiered.concurrency import in_thread
 from takhin_tiered.errors import ObjectCorrupt, ObjectExists, ObjectMissing
 from takhin_tiered.store.base import ObjectInfo
+from takhin_tiered.store.wire import Sink
 
 
 class MemoryStore:
@@ -51,6 +52,11 @@ class MemoryStore:
                 yield data
 
         yield chunks()
+
+    async def fetch(self, key: str, sink: Sink, *, start: int = 0, end: int | None = None) -> None:
+        async with self.get(key, start=start, end=end) as chunks:
+            async for chunk in chunks:
+                await in_thread(sink, memoryview(chunk))
 
     async def list(self, prefix: str = "") -> AsyncIterator[ObjectInfo]:
         for key in sorted(self._objects):

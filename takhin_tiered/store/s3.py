@@ -12,7 +12,6 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import aioboto3
@@ -27,10 +26,10 @@ from botocore.exceptions import (
 )
 from botocore.handlers import add_expect_header
 
-from takhin_tiered.codec.checksums import READ_SIZE, Checksum, Source, header_to_hex
+from takhin_tiered import logs
+from takhin_tiered.codec.checksums import Checksum, Source, bytes_source, checksum_of, header_to_hex
 from takhin_tiered.concurrency import all_of
 from takhin_tiered.errors import (
-    BucketMissing,
     ObjectCorrupt,
     ObjectExists,
     ObjectMissing,
@@ -38,39 +37,20 @@ from takhin_tiered.errors import (
     StoreError,
     StoreUnavailable,
 )
+from takhin_tiered.store import wire
+from takhin_tiered.store.answers import EmptyRange, NoConditionalWrites, meaning
 from takhin_tiered.store.base import ObjectInfo
 from takhin_tiered.store.body import SourceBody
+from takhin_tiered.store.wire import Deadlines, Sink
 
+PROBE_KEY = "takhin-tiered.probe"
 _PARTS_AT_ONCE = 4
 _DELETE_BATCH = 1000
 _DOWNLOAD_TRIES = 4
 _EXPECT_ABOVE = 1 << 20
-_DENIED = {
-    "AccessDenied", "403", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken",
-    "AllAccessDisabled", "AccountProblem", "RequestTimeTooSkewed", "InvalidClientTokenId",
-}  # fmt: skip
-_CORRUPT = {
-    "BadDigest",
-    "XAmzContentChecksumMismatch",
-    "XAmzContentSHA256Mismatch",
-    "InvalidDigest",
-    "IncompleteBody",
-}
+_BROKEN = (aiohttp.ClientError, BotoCoreError, OSError, TimeoutError)
 
 Result = TypeVar("Result")
-
-
-@dataclass(frozen=True, slots=True)
-class Deadlines:
-    """Seconds. A whole operation may take ``base`` and its bytes at ``slowest`` bytes a second."""
-
-    connect: float = 5.0
-    read: float = 30.0
-    base: float = 90.0
-    slowest: float = 1 << 20
-
-    def operation(self, size: int) -> float:
-        return self.base + size / self.slowest
 
 
 class S3Store:
@@ -83,6 +63,8 @@ class S3Store:
         self._address = address
         self._deadlines = deadlines
         self._conditional_writes = True
+        self._checks: bool | None = None
+        self._probing = asyncio.Lock()
 
     @property
     def address(self) -> str:
@@ -100,11 +82,10 @@ class S3Store:
         send = self._put_parts if checksum.part_size else self._put_whole
         try:
             answer = await send(key, body, size, checksum, if_absent)
-        except _NoConditionalWrites:
+        except NoConditionalWrites:
             self._conditional_writes = False
             return await self.put(key, body, size=size, checksum=checksum, if_absent=if_absent)
-        header = answer.get("ChecksumSHA256")
-        return ObjectInfo(key, size, header_to_hex(header) if header else None, time.time())
+        return ObjectInfo(key, size, await self._word(answer), time.time())
 
     async def head(self, key: str) -> ObjectInfo | None:
         try:
@@ -118,9 +99,8 @@ class S3Store:
             )
         except ObjectMissing:
             return None
-        header = answer.get("ChecksumSHA256")
         modified = answer["LastModified"].timestamp()
-        return ObjectInfo(key, answer["ContentLength"], header_to_hex(header) if header else None, modified)
+        return ObjectInfo(key, answer["ContentLength"], await self._word(answer), modified)
 
     @asynccontextmanager
     async def get(self, key: str, *, start: int = 0, end: int | None = None) -> AsyncIterator[AsyncIterator[bytes]]:
@@ -131,6 +111,24 @@ class S3Store:
             yield chunks
         finally:
             await chunks.aclose()
+
+    async def fetch(self, key: str, sink: Sink, *, start: int = 0, end: int | None = None) -> None:
+        at, tries = start, 1
+
+        def take(piece: memoryview) -> None:
+            nonlocal at
+            sink(piece)
+            at += len(piece)
+
+        while (answer := await self._get(key, at, end)) is not None:
+            try:
+                async with asyncio.timeout(self._deadlines.operation(answer.get("ContentLength", 0))):
+                    await wire.take_body(answer["Body"], answer.get("ContentLength", 0), take, self._deadlines.read)
+                return
+            except _BROKEN as error:
+                if tries == _DOWNLOAD_TRIES:
+                    raise StoreUnavailable(f"the download broke off at byte {at}: {error!r}", key=key) from error
+                tries += 1
 
     async def list(self, prefix: str = "") -> AsyncIterator[ObjectInfo]:
         token: dict[str, Any] = {}
@@ -174,10 +172,33 @@ class S3Store:
                 return removed
             marker = {"KeyMarker": page["NextKeyMarker"], "UploadIdMarker": page["NextUploadIdMarker"]}
 
+    async def _word(self, answer: Any) -> str | None:
+        """The checksum in an answer; None where it is only what the upload claimed, as the server never looks."""
+        header = answer.get("ChecksumSHA256")
+        return header_to_hex(header) if header and await self._checks_uploads() else None
+
+    async def _checks_uploads(self) -> bool:
+        """Whether the server refuses bytes that are not those of their checksum; asked once, with such bytes."""
+        async with self._probing:
+            if self._checks is None:
+                try:
+                    await self._put_whole(PROBE_KEY, bytes_source(b"?"), 1, checksum_of(bytes_source(b"!"), 1), False)
+                except ObjectCorrupt:
+                    self._checks = True
+                except StoreDenied:
+                    # Who may only read cannot ask, and so believes nothing.
+                    return False
+                else:
+                    self._checks = False
+                    await self.delete([PROBE_KEY])
+                    logs.logger().warning("the store does not check uploads: each is read back", store=self._address)
+            return self._checks
+
     async def _put_whole(self, key: str, body: Source, size: int, checksum: Checksum, if_absent: bool) -> Any:
         return await self._call(
             "put", key, self._client.put_object, size=size,
-            Bucket=self._bucket, Key=self._full(key), Body=SourceBody(body, 0, size), ContentLength=size,
+            Bucket=self._bucket, Key=self._full(key),
+            Body=SourceBody(body, 0, size, patience=self._deadlines.read), ContentLength=size,
             ChecksumAlgorithm="SHA256", ChecksumSHA256=checksum.header, **_condition(if_absent),
         )  # fmt: skip
 
@@ -211,7 +232,7 @@ class S3Store:
                 answer = await self._call(
                     "put part", key, self._client.upload_part, size=length,
                     Bucket=self._bucket, Key=self._full(key), UploadId=upload_id, PartNumber=number,
-                    Body=SourceBody(body, start, length), ContentLength=length,
+                    Body=SourceBody(body, start, length, patience=self._deadlines.read), ContentLength=length,
                     ChecksumAlgorithm="SHA256", ChecksumSHA256=header,
                 )  # fmt: skip
             return {"PartNumber": number, "ETag": answer["ETag"], "ChecksumSHA256": header}
@@ -245,7 +266,7 @@ class S3Store:
             answer = await self._call(
                 "get", key, self._client.get_object, Bucket=self._bucket, Key=self._full(key), **wanted
             )
-        except _EmptyRange:
+        except EmptyRange:
             return None
         if start and "ContentRange" not in answer:
             raise StoreUnavailable("the server does not answer a range with that range", key=key)
@@ -257,25 +278,15 @@ class S3Store:
             try:
                 body = answer["Body"]
                 async with body:
-                    while chunk := await self._read(body):
+                    while chunk := await wire.read_piece(body, self._deadlines.read):
                         at += len(chunk)
                         yield chunk
                 return
-            except (aiohttp.ClientError, BotoCoreError, OSError, TimeoutError) as error:
+            except _BROKEN as error:
                 if tries == _DOWNLOAD_TRIES:
                     raise StoreUnavailable(f"the download broke off at byte {at}: {error!r}", key=key) from error
                 tries += 1
                 answer = await self._get(key, at, end)
-
-    async def _read(self, body: Any) -> bytes:
-        """A piece worth a thread's while: what has arrived, gathered up to `READ_SIZE`; empty at the end."""
-        pieces: list[bytes] = []
-        got = 0
-        async with asyncio.timeout(self._deadlines.read):
-            while got < READ_SIZE and (piece := await body.read(READ_SIZE - got)):
-                pieces.append(piece)
-                got += len(piece)
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     async def _call(
         self,
@@ -300,14 +311,6 @@ class S3Store:
 
     def _full(self, key: str) -> str:
         return self._prefix + key
-
-
-class _NoConditionalWrites(StoreError):
-    """The server does not know ``If-None-Match``."""
-
-
-class _EmptyRange(StoreError):
-    """A range that begins at the end of the object, or behind it."""
 
 
 @asynccontextmanager
@@ -359,7 +362,7 @@ def _translated(verb: str, key: str, address: str, deadline: float) -> Iterator[
     try:
         yield
     except ClientError as error:
-        raise _meaning(error, verb, key, address) from error
+        raise meaning(error.response, verb, key, address) from error
     except (NoCredentialsError, PartialCredentialsError) as error:
         raise StoreDenied(
             f"cannot {verb} in {address}: {error}",
@@ -372,25 +375,3 @@ def _translated(verb: str, key: str, address: str, deadline: float) -> Iterator[
         raise StoreUnavailable(f"cannot {verb} in {address}: {error}", key=key) from error
     except (BotoCoreError, aiohttp.ClientError, OSError) as error:
         raise StoreUnavailable(f"cannot {verb} in {address}: {error!r}", key=key) from error
-
-
-def _meaning(error: ClientError, verb: str, key: str, address: str) -> StoreError:
-    code = str(error.response.get("Error", {}).get("Code", ""))
-    status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
-    words = f"cannot {verb} in {address}: {error.response.get('Error', {}).get('Message') or code} ({code or status})"
-    if code == "NoSuchBucket":
-        return BucketMissing(words, hint="Create the bucket, or set storage.tiered.s3.bucket to one that exists")
-    if code in {"NoSuchKey", "404"}:
-        return ObjectMissing(words, key=key)
-    if code == "InvalidRange":
-        return _EmptyRange(words, key=key)
-    if code in {"PreconditionFailed", "412"}:
-        return ObjectExists(words, key=key)
-    if code == "NotImplemented" and verb in {"put", "complete upload"}:
-        return _NoConditionalWrites(words, key=key)
-    if code in _CORRUPT:
-        return ObjectCorrupt(words, key=key, hint="The bytes changed on their way; nothing was stored")
-    if code in _DENIED or status == 403:
-        hint = "Check the credentials, and that they allow s3:GetObject, PutObject, DeleteObject and ListBucket"
-        return StoreDenied(words, key=key, hint=hint)
-    return StoreUnavailable(words, key=key)

@@ -22,7 +22,8 @@ from takhin_tiered.errors import (
     StoreUnavailable,
 )
 from takhin_tiered.store import DirectoryStore, MemoryStore, ObjectStore, read_object
-from takhin_tiered.store.s3 import Deadlines, S3Store, open_s3
+from takhin_tiered.store.s3 import S3Store, open_s3
+from takhin_tiered.store.wire import Deadlines
 from tests.support import REGION, Bucket, find_minio, free_port
 
 BACKENDS = ["memory", "directory", "s3", *(["minio"] if find_minio() else [])]
@@ -55,8 +56,13 @@ async def put(store: ObjectStore, key: str, data: bytes, *, if_absent: bool = Fa
 
 
 async def get(store: ObjectStore, key: str, start: int = 0, end: int | None = None) -> bytes:
+    """Read in both ways, which are to give the same."""
+    fetched = bytearray()
     async with store.get(key, start=start, end=end) as chunks:
-        return b"".join([chunk async for chunk in chunks])
+        read = b"".join([chunk async for chunk in chunks])
+    await store.fetch(key, fetched.extend, start=start, end=end)
+    assert fetched == read
+    return read
 
 
 async def keys(store: ObjectStore, prefix: str = "") -> list[str]:

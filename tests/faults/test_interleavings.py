@@ -109,6 +109,9 @@ class MortalStore:
     async def delete(self, keys: Sequence[str]) -> None:
         await self._ask(lambda: self._store.delete(keys))
 
+    async def fetch(self, key: str, sink: Any, **ranges: Any) -> None:
+        await self._ask(lambda: self._store.fetch(key, sink, **ranges))
+
     def get(self, key: str, **ranges: Any) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
         @asynccontextmanager
         async def body() -> AsyncIterator[AsyncIterator[bytes]]:

@@ -292,7 +292,7 @@ async def test_a_restore_that_fails_leaves_nothing_and_the_next_one_succeeds(
         assert time.monotonic() - began < SLOW_TURNS * SHORT.base
         assert fault.hits > 0
         assert raised.value.key == FIRST + ending
-        if kind in {Kind.FLIP_RESPONSE, Kind.SHORTER}:
+        if kind is Kind.FLIP_RESPONSE:
             assert isinstance(raised.value, ObjectCorrupt)
         assert broker.on_disk(closed[0]) == []
         require_sound(truth, storage, closed)
@@ -356,3 +356,22 @@ async def test_a_copy_whose_lease_ended_stays_while_the_archive_cannot_be_proven
         require_sound(truth, storage, closed)
         between.faults.clear()
         await require_finished(truth, storage, closed)
+
+
+async def test_a_server_that_checks_nothing_is_not_believed(broker: Broker, bucket: Bucket, between: Proxy) -> None:
+    closed = broker.segments("orders-0", 3, size=100_000)
+    truth = truth_in(broker, bucket)
+    between.checks_nothing = True
+    async with TieredStorage.open(settings_for(broker, bucket, between)) as storage:
+        between.faults.append(fault := Fault(Kind.FLIP_REQUEST, "PUT", FIRST + ".log", count=1))
+        report = await storage.run_cycle()
+        assert fault.hits == 1
+        assert [path for path, _ in report.failures] == [closed[0]]
+        assert "does not hold the bytes" in report.failures[0][1]
+        assert broker.is_whole(closed[0])
+        assert all(truth.whole_in_store(path) for path in closed[1:])
+        assert ("GET", f"/{bucket.name}/{bucket.prefix}/{closed[1]}") in between.seen
+        require_sound(truth, storage, closed)
+        await storage.run_cycle()
+        await require_finished(truth, storage, closed)
+    assert "takhin-tiered.probe" not in list(bucket.keys())

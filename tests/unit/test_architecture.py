@@ -23,7 +23,7 @@ LEVELS = [
     {"segments", "formats"},
     {"errors"},
 ]
-AWS = {"aioboto3", "aiobotocore", "boto3", "botocore", "awscrt", "aiohttp"}
+AWS = {"aioboto3", "aiobotocore", "boto3", "botocore", "awscrt"}
 
 
 def modules() -> dict[str, ast.Module]:
@@ -94,6 +94,8 @@ def test_there_is_no_circle_within_a_room() -> None:
 def test_only_the_s3_store_knows_the_aws_library() -> None:
     knowing = {module for module, tree in modules().items() if {room(name) for name in imported(tree)} & AWS}
     assert knowing == {"store.s3"}
+    speaking = {module for module, tree in modules().items() if "aiohttp" in {room(name) for name in imported(tree)}}
+    assert speaking == {"store.s3", "store.body"}
 
 
 def test_no_module_has_grown_too_large() -> None:

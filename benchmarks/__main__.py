@@ -1,0 +1,99 @@
+"""``python -m benchmarks``: make the data, race, verify, write the results."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+
+from benchmarks import report
+from benchmarks.bench import Bench
+from benchmarks.cycle import cycle
+from benchmarks.latency import latency
+from benchmarks.measure import Failed, Result
+from benchmarks.peers import versions
+from benchmarks.scale import SIZES, metadata, scale
+from benchmarks.server import open_server
+from benchmarks.transfer import LOADS, transfer
+
+Scenario = Callable[[Bench], list[Result]]
+HERE = Path(__file__).parent
+
+
+def scenarios() -> dict[str, Scenario]:
+    """Each by its name; the largest number of segments comes last."""
+    found: dict[str, Scenario] = {load.name: partial(transfer, name=load.name) for load in LOADS}
+    found["cycle"] = partial(cycle, name="cycle")
+    found["metadata"] = partial(metadata, name="metadata")
+    for size in SIZES:
+        found[f"scan-{size}"] = partial(scale, name=f"scan-{size}")
+    for size in ("100k", "1m"):
+        found[f"api-{size}"] = partial(latency, name=f"api-{size}")
+    return found
+
+
+def main() -> int:
+    known = scenarios()
+    parser = argparse.ArgumentParser(prog="benchmarks", description="Race Takhin Tiered; see benchmarks/README.md.")
+    parser.add_argument("names", nargs="*", metavar="SCENARIO", help=f"all of them, or some of: {', '.join(known)}")
+    parser.add_argument("--rounds", type=int, help="runs of each contestant (default 5; 1 with --quick)")
+    parser.add_argument("--quick", action="store_true", help="small data: does everything run?")
+    parser.add_argument("--limit", type=int, default=max(SIZES.values()), help="segments at most, such as 100000")
+    parser.add_argument("--server", default="rclone", help="rclone, minio, or the URL of an S3 endpoint")
+    parser.add_argument("--only", default="", metavar="PEERS", help="race these alone, such as s5cmd,rclone")
+    parser.add_argument("--work", type=Path, default=Path("/dev/shm"), help="where to make the data (default: tmpfs)")
+    parser.add_argument("--peers", type=Path, default=HERE.parent / ".make/peers/bin", help="where their programs are")
+    parser.add_argument("--out", type=Path, default=HERE / "results", help="where the results go")
+    chosen = parser.parse_args()
+    unknown = [name for name in chosen.names if name not in known]
+    if unknown:
+        parser.error(f"no such scenario: {', '.join(unknown)}; there are {', '.join(known)}")
+    rounds = chosen.rounds or (1 if chosen.quick else 5)
+    only = tuple(name for name in chosen.only.split(",") if name)
+    results: list[Result] = []
+    work = Path(tempfile.mkdtemp(prefix="takhin-bench-", dir=chosen.work))
+    failed = 0
+    try:
+        with open_server(chosen.server, chosen.peers, work / "store") as server:
+            bench = Bench(work, server, chosen.peers, rounds, chosen.quick, chosen.limit, only)
+            machine = _machine(chosen.peers, server.words, work, quick=chosen.quick)
+            for name in chosen.names or known:
+                try:
+                    results += known[name](bench)
+                except Failed as error:
+                    failed += 1
+                    print(f"{name}: {error}", file=sys.stderr)
+                # What was measured is kept, whatever comes after it.
+                report.write(chosen.out, machine, results)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    print(report.table(machine, results))
+    return 1 if failed else 0
+
+
+def _machine(peers: Path, server: str, work: Path, *, quick: bool) -> dict[str, str]:
+    models = [
+        line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "name" in line
+    ]
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": f"{os.cpu_count()} x {models[0] if models else platform.machine()}, {memory / 2**30:.0f} GiB",
+        "load before": " ".join(f"{value:.2f}" for value in os.getloadavg()),
+        "system": f"{platform.system()} {platform.release()}, Python {platform.python_version()}",
+        "data": f"in {work}",
+        "server": server,
+        **({"size": "quick: figures of small data say nothing"} if quick else {}),
+        **versions(peers),
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,59 @@
+"""What an S3 server's error answers mean. Source: Amazon S3 API reference, "Error responses"."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from takhin_tiered.errors import (
+    BucketMissing,
+    ObjectCorrupt,
+    ObjectExists,
+    ObjectMissing,
+    StoreDenied,
+    StoreError,
+    StoreUnavailable,
+)
+
+_DENIED = {
+    "AccessDenied", "403", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken",
+    "AllAccessDisabled", "AccountProblem", "RequestTimeTooSkewed", "InvalidClientTokenId",
+}  # fmt: skip
+_CORRUPT = {
+    "BadDigest",
+    "XAmzContentChecksumMismatch",
+    "XAmzContentSHA256Mismatch",
+    "InvalidDigest",
+    "IncompleteBody",
+}
+
+
+class NoConditionalWrites(StoreError):
+    """The server does not know ``If-None-Match``."""
+
+
+class EmptyRange(StoreError):
+    """A range that begins at the end of the object, or behind it."""
+
+
+def meaning(answer: Mapping[str, Any], verb: str, key: str, address: str) -> StoreError:
+    """What an error answer says, as this project's error."""
+    code = str(answer.get("Error", {}).get("Code", ""))
+    status = int(answer.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+    words = f"cannot {verb} in {address}: {answer.get('Error', {}).get('Message') or code} ({code or status})"
+    if code == "NoSuchBucket":
+        return BucketMissing(words, hint="Create the bucket, or set storage.tiered.s3.bucket to one that exists")
+    if code in {"NoSuchKey", "404"}:
+        return ObjectMissing(words, key=key)
+    if code == "InvalidRange":
+        return EmptyRange(words, key=key)
+    if code in {"PreconditionFailed", "412"}:
+        return ObjectExists(words, key=key)
+    if code == "NotImplemented" and verb in {"put", "complete upload"}:
+        return NoConditionalWrites(words, key=key)
+    if code in _CORRUPT:
+        return ObjectCorrupt(words, key=key, hint="The bytes changed on their way; nothing was stored")
+    if code in _DENIED or status == 403:
+        hint = "Check the credentials, and that they allow s3:GetObject, PutObject, DeleteObject and ListBucket"
+        return StoreDenied(words, key=key, hint=hint)
+    return StoreUnavailable(words, key=key)
