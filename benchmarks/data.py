@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 from benchmarks.measure import Failed, require
-from takhin_tiered.formats.kafka import batches, index_entry, timeindex_entry
+from takhin_tiered.formats.kafka import HEADER_SIZE, Batch, index_entry, parse_batch, timeindex_entry
 from takhin_tiered.formats.sample import make_segment
 
 COLD_SECONDS = 400 * 3600.0
@@ -25,7 +25,11 @@ class SegmentMaker:
         self._size = size
         self._template = make_segment(0, min(size, _TEMPLATE)).log
         template = self._template
-        self._batches = list(batches(lambda at, length: template[at : at + length], len(template)))
+        self._batches: list[Batch] = []
+        position = 0
+        while (batch := parse_batch(template[position : position + HEADER_SIZE], position)) is not None:
+            self._batches.append(batch)
+            position += batch.size
         self._step = self._batches[-1].last_offset + 1
 
     def write(self, directory: Path, base: int, modified: float) -> int:

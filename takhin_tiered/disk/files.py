@@ -13,12 +13,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from takhin_tiered.codec.checksums import READ_SIZE
 from takhin_tiered.segments.model import FileStat, stamp
 from takhin_tiered.segments.names import TEMP_SUFFIX
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+_PIECE = 256 << 10
 _CREATE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -41,12 +41,12 @@ class OpenFile(NamedTuple):
     def read(self, offset: int, length: int) -> bytes:
         return os.pread(self.fd, length, offset)
 
-    def read_all(self) -> bytes:
-        size, pieces, got = os.fstat(self.fd).st_size, [], 0
-        while got < size and (piece := os.pread(self.fd, READ_SIZE, got)):
-            pieces.append(piece)
-            got += len(piece)
-        return b"".join(pieces)
+    def pieces(self, size: int) -> Iterator[memoryview]:
+        """The first ``size`` bytes, in order, fewer where the file is shorter. A piece is good until the next one."""
+        buffer, at = memoryview(bytearray(min(size, _PIECE))), 0
+        while at < size and (got := os.preadv(self.fd, [buffer[: size - at]], at)):
+            yield buffer[:got]
+            at += got
 
 
 class PartitionDir(NamedTuple):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from takhin_tiered.codec.checksums import Checksum, Hasher, checksum_of
+from takhin_tiered.codec.checksums import Checksum, Hasher
 from takhin_tiered.concurrency import in_thread
 from takhin_tiered.engine.context import Engine, load_manifest, open_partition
 from takhin_tiered.errors import ObjectCorrupt, ObjectMissing
@@ -68,6 +68,9 @@ async def read_local_checksum(engine: Engine, identity: SegmentId, kind: FileKin
 
     def read() -> str:
         with open_partition(engine, identity) as partition, partition.open(identity.file(kind)) as file:
-            return checksum_of(file.read, file.stat().size, part_size).sha256
+            hasher = Hasher(part_size)
+            for piece in file.pieces(file.stat().size):
+                hasher.update(piece)
+            return hasher.checksum().sha256
 
     return await in_thread(read)

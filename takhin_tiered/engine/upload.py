@@ -6,7 +6,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from takhin_tiered import logs
-from takhin_tiered.codec.checksums import Checksum, bytes_source, checksum_of
+from takhin_tiered.codec.checksums import Checksum, Hasher, bytes_source, checksum_of
 from takhin_tiered.concurrency import all_of, in_thread
 from takhin_tiered.disk.files import OpenFile
 from takhin_tiered.engine.context import Engine, disk_errors, open_partition
@@ -21,7 +21,7 @@ from takhin_tiered.errors import (
     StoreError,
     TakhinError,
 )
-from takhin_tiered.formats.kafka import LogSummary, summarize
+from takhin_tiered.formats.kafka import TIMEINDEX_ENTRY_SIZE, LogSummary, LogWalk
 from takhin_tiered.points import reached
 from takhin_tiered.segments.manifest import Manifest, ManifestFile
 from takhin_tiered.segments.model import Intent, LocalFiles
@@ -30,7 +30,6 @@ from takhin_tiered.segments.names import FileKind, SegmentId
 MULTIPART_THRESHOLD = 64 << 20
 PART_SIZE = 16 << 20
 _MAX_PARTS = 10_000
-_INDEX_READ_LIMIT = 64 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +90,13 @@ class Upload:
 
         Raises `OtherBytes`, and whatever `archive` raises; then `undo` is to be called.
         """
-        checksums = await in_thread(self._checksums)
+        checksums, summary = await in_thread(self._look)
+        if summary.problem and not self._engine.archive_corrupt:
+            raise SegmentRefused(
+                f"segment {self._identity.path} is damaged: {summary.problem}",
+                segment=self._identity.path,
+                hint="It stays on disk. storage.tiered.archive.corrupt: archive moves it as it is",
+            )
         entries: dict[FileKind, ManifestFile] = {}
         for kind in self._opened.files:
             archived = await self._archived(kind, checksums[kind])
@@ -109,7 +114,7 @@ class Upload:
         if self._existing is not None and entries == self._existing.files:
             await self.require_unchanged()
             return self._existing
-        manifest = await self._describe(entries)
+        manifest = self._describe(entries, summary)
         await self._intend_superseded(manifest)
         await self.require_unchanged()
         reached("archive.before.manifest")
@@ -139,16 +144,27 @@ class Upload:
         if not await in_thread(look):
             raise changed(self._identity, "while it was uploaded")
 
-    def _checksums(self) -> dict[FileKind, Checksum]:
-        """One pass over each file. Where the archive has one, in the form in which the archive has it."""
+    def _look(self) -> tuple[dict[FileKind, Checksum], LogSummary]:
+        """One pass over each file. Where the archive has one, its checksum is in the form that the archive has."""
         found: dict[FileKind, Checksum] = {}
-        for kind, file in self._opened.files.items():
-            size = self._size(kind)
-            archived = self._existing.files.get(kind) if self._existing else None
-            part_size = archived.part_size if archived and archived.size == size else part_size_for(size)
-            with disk_errors(self._identity):
-                found[kind] = checksum_of(file.read, size, part_size)
-        return found
+        walk = LogWalk(self._size(FileKind.LOG))
+        with disk_errors(self._identity):
+            for kind, file in self._opened.files.items():
+                size = self._size(kind)
+                archived = self._existing.files.get(kind) if self._existing else None
+                part_size = archived.part_size if archived and archived.size == size else part_size_for(size)
+                hasher = Hasher(part_size)
+                for piece in file.pieces(size):
+                    hasher.update(piece)
+                    if kind is FileKind.LOG:
+                        walk.update(piece)
+                found[kind] = hasher.checksum()
+            return found, walk.summary(self._end_of_timeindex())
+
+    def _end_of_timeindex(self) -> bytes:
+        file = self._opened.files.get(FileKind.TIMEINDEX)
+        whole = self._size(FileKind.TIMEINDEX) // TIMEINDEX_ENTRY_SIZE * TIMEINDEX_ENTRY_SIZE if file else 0
+        return file.read(whole - TIMEINDEX_ENTRY_SIZE, TIMEINDEX_ENTRY_SIZE) if file and whole else b""
 
     async def _archived(self, kind: FileKind, checksum: Checksum) -> ManifestFile | None:
         """The archive's entry for this file, if it has these bytes, and the store proves that it does."""
@@ -246,14 +262,7 @@ class Upload:
         reached(f"archive.{kind}.stored")
         return ManifestFile(key, size, checksum.sha256, checksum.part_size, stat.mtime_ns, file.mode)
 
-    async def _describe(self, entries: dict[FileKind, ManifestFile]) -> Manifest:
-        summary = await in_thread(self._summarize)
-        if summary.problem and not self._engine.archive_corrupt:
-            raise SegmentRefused(
-                f"segment {self._identity.path} is damaged: {summary.problem}",
-                segment=self._identity.path,
-                hint="It stays on disk. storage.tiered.archive.corrupt: archive moves it as it is",
-            )
+    def _describe(self, entries: dict[FileKind, ManifestFile], summary: LogSummary) -> Manifest:
         return Manifest(
             id=self._identity,
             files=entries,
@@ -266,17 +275,6 @@ class Upload:
             archived_at=self._engine.clock(),
             problem=summary.problem,
         )
-
-    def _summarize(self) -> LogSummary:
-        files = self._opened.files
-        with disk_errors(self._identity):
-            small = {
-                kind: file.read_all() if file.stat().size <= _INDEX_READ_LIMIT else b""
-                for kind, file in files.items()
-                if kind is not FileKind.LOG
-            }
-            timeindex = small.get(FileKind.TIMEINDEX, b"")
-            return summarize(files[FileKind.LOG].read, self._size(FileKind.LOG), timeindex)
 
     async def _commit(self, manifest: Manifest) -> None:
         """Write the manifest: the first one only where there is none, a later one over the one before."""

@@ -7,21 +7,18 @@ int32 position) and ``TimeIndex`` (int64 timestamp, int32 relative offset). All 
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from google_crc32c import value as crc32c
+from crc32c import crc32c
 
 _HEADER = struct.Struct(">qiiBIhiqqqhii")
 _INDEX_ENTRY = struct.Struct(">ii")
 _TIMEINDEX_ENTRY = struct.Struct(">qi")
 HEADER_SIZE = _HEADER.size
+TIMEINDEX_ENTRY_SIZE = _TIMEINDEX_ENTRY.size
 _LENGTH_ENDS_AT = 12
 _CRC_COVERS_FROM = 21
-_WINDOW = 1 << 20
 _SMALLEST_LENGTH = HEADER_SIZE - _LENGTH_ENDS_AT
-
-Source = Callable[[int, int], bytes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,69 +56,79 @@ def parse_batch(header: bytes, position: int) -> Batch | None:
     return Batch(position, length + _LENGTH_ENDS_AT, base, base + last_delta, base_time, max_time, crc)
 
 
-def batches(source: Source, size: int) -> Iterator[Batch]:
-    """Walk the headers; ends at the first place where no whole batch stands."""
-    position = 0
-    while position + HEADER_SIZE <= size:
-        batch = parse_batch(source(position, HEADER_SIZE), position)
-        if batch is None or position + batch.size > size:
-            return
-        yield batch
-        position += batch.size
+class LogWalk:
+    """Walks a log given in pieces, in order, and compares every batch with its CRC; keeps no bytes but a header.
 
-
-def crc_matches(batch: Batch, data: bytes) -> bool:
-    """Whether the CRC-32C in the header is that of the batch, whose bytes ``data`` are."""
-    return len(data) == batch.size and int(crc32c(data[_CRC_COVERS_FROM:])) == batch.crc
-
-
-def summarize(source: Source, size: int, timeindex: bytes) -> LogSummary:
-    """Walk a log, and compare every batch with its CRC. What does not begin with a batch is of no format known here.
-
-    Takes time with the number of batches and bytes, and memory with the largest batch.
+    Takes time with the number of batches and bytes. What does not begin with a batch is of no format known here.
     """
-    if size == 0:
-        return LogSummary("empty")
-    first = last = None
-    newest, problem = _last_timestamp(timeindex), ""
-    window = _Window(source, size)
-    for batch in batches(window.read, size):
-        if not crc_matches(batch, window.read(batch.position, batch.size)):
-            problem = problem or f"the batch at byte {batch.position} of the log fails its CRC"
-        first, last = first or batch, batch
-        newest = max(newest, batch.max_timestamp)
-    if first is None or last is None:
-        return LogSummary("unknown")
-    end = last.position + last.size
-    if end < size:
-        problem = problem or f"no whole batch stands at byte {end} of {size} of the log"
-    return LogSummary("kafka", first.base_offset, last.last_offset, first.base_timestamp, newest, problem)
 
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._first: Batch | None = None
+        self._last: Batch | None = None
+        self._newest = -1
+        self._problem = ""
+        self._position = 0
+        self._header = bytearray()
+        self._batch: Batch | None = None
+        self._crc = self._left = 0
+        self._lost = False
 
-class _Window:
-    """A piece of a source, so that many small reads cost few large ones."""
+    def update(self, piece: bytes | memoryview) -> None:
+        view, at = memoryview(piece), 0
+        while at < len(view) and not self._lost:
+            at += self._take_body(view[at:]) if self._batch else self._take_header(view[at:])
 
-    def __init__(self, source: Source, size: int) -> None:
-        self._source, self._size = source, size
-        self._data, self._at = b"", 0
+    def summary(self, timeindex: bytes) -> LogSummary:
+        """What the whole log tells; its time index may know of a later timestamp."""
+        if self._size == 0:
+            return LogSummary("empty")
+        if self._first is None or self._last is None:
+            return LogSummary("unknown")
+        problem, end = self._problem, self._last.position + self._last.size
+        if end < self._size:
+            problem = problem or f"no whole batch stands at byte {end} of {self._size} of the log"
+        newest = max(self._newest, _last_timestamp(timeindex))
+        first, last = self._first, self._last
+        return LogSummary("kafka", first.base_offset, last.last_offset, first.base_timestamp, newest, problem)
 
-    def read(self, offset: int, length: int) -> bytes:
-        start = offset - self._at
-        if start < 0 or start + length > len(self._data):
-            self._data, self._at, start = self._read(offset, max(length, _WINDOW)), offset, 0
-        return self._data[start : start + length]
+    def _take_header(self, view: memoryview) -> int:
+        taken = min(HEADER_SIZE - len(self._header), len(view))
+        self._header += view[:taken]
+        if len(self._header) < HEADER_SIZE:
+            return taken
+        batch = parse_batch(bytes(self._header), self._position)
+        if batch is None or self._position + batch.size > self._size:
+            self._lost = True
+            return taken
+        self._batch, self._left = batch, batch.size - HEADER_SIZE
+        self._crc = crc32c(self._header[_CRC_COVERS_FROM:])
+        self._header.clear()
+        if not self._left:
+            self._end_batch(batch)
+        return taken
 
-    def _read(self, offset: int, length: int) -> bytes:
-        pieces, got = [], 0
-        while got < min(length, self._size - offset) and (piece := self._source(offset + got, length - got)):
-            pieces.append(piece)
-            got += len(piece)
-        return b"".join(pieces)
+    def _take_body(self, view: memoryview) -> int:
+        assert self._batch is not None
+        taken = min(self._left, len(view))
+        self._crc = crc32c(view[:taken], self._crc)
+        self._left -= taken
+        if not self._left:
+            self._end_batch(self._batch)
+        return taken
+
+    def _end_batch(self, batch: Batch) -> None:
+        if self._crc != batch.crc:
+            self._problem = self._problem or f"the batch at byte {batch.position} of the log fails its CRC"
+        self._first, self._last = self._first or batch, batch
+        self._newest = max(self._newest, batch.max_timestamp)
+        self._position += batch.size
+        self._batch = None
 
 
 def _last_timestamp(timeindex: bytes) -> int:
-    whole = len(timeindex) // 12 * 12
-    return int(_TIMEINDEX_ENTRY.unpack_from(timeindex, whole - 12)[0]) if whole else -1
+    whole = len(timeindex) // TIMEINDEX_ENTRY_SIZE * TIMEINDEX_ENTRY_SIZE
+    return int(_TIMEINDEX_ENTRY.unpack_from(timeindex, whole - TIMEINDEX_ENTRY_SIZE)[0]) if whole else -1
 
 
 def index_entry(relative_offset: int, position: int) -> bytes:

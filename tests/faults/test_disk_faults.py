@@ -85,7 +85,7 @@ def at_point() -> Iterator[Callable[[str, Callable[[], object]], None]]:
 
 @pytest.mark.parametrize("error", ["EIO", "EACCES"])
 @pytest.mark.parametrize(
-    ("operation", "ending"), [("open", ".log"), ("open", ".index"), ("pread", ".log"), ("pread", ".timeindex")]
+    ("operation", "ending"), [("open", ".log"), ("open", ".index"), ("preadv", ".log"), ("preadv", ".timeindex")]
 )
 async def test_a_file_that_cannot_be_read_is_not_archived_and_holds_up_no_other(
     scene: Scene, faulty: FaultyOs, operation: str, ending: str, error: str
@@ -105,7 +105,7 @@ async def test_a_file_that_cannot_be_read_is_not_archived_and_holds_up_no_other(
 
 async def test_a_file_that_fails_in_the_middle_of_its_upload_is_not_archived(scene: Scene, faulty: FaultyOs) -> None:
     async with TieredStorage.open(scene.settings) as storage:
-        faulty.faults.append(fault := DiskFault("pread", FIRST + ".log", ERRORS["EIO"], skip=2))
+        faulty.faults.append(fault := DiskFault("pread", FIRST + ".log", ERRORS["EIO"]))
         report = await storage.run_cycle()
         assert fault.hits > 0
         assert [path for path, _ in report.failures] == [scene.closed[0]]

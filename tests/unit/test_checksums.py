@@ -19,6 +19,7 @@ from takhin_tiered.codec.checksums import (
     header_to_hex,
     hex_to_header,
 )
+from takhin_tiered.engine.upload import part_size_for
 
 
 def composite(data: bytes, part_size: int) -> str:
@@ -97,3 +98,10 @@ def test_a_source_that_gives_little_at_a_time_is_read_to_the_end() -> None:
     data = os.urandom(1000)
     found = checksum_of(lambda at, length: data[at : at + min(length, 7)], 1000, 300)
     assert found.sha256 == composite(data, 300)
+
+
+@pytest.mark.parametrize("size", [0, 64 << 20, (64 << 20) + 1, 1 << 30, 5 << 30, (5 << 30) + 1, 1 << 40])
+def test_parts_are_at_most_ten_thousand_and_never_above_five_gib(size: int) -> None:
+    part = part_size_for(size)
+    assert (part == 0) == (size <= 64 << 20)
+    assert part == 0 or (5 << 20 <= part <= 5 << 30 and -(-size // part) <= 10_000)

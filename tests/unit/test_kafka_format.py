@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Iterator
+from itertools import cycle
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from aiokafka.record.memory_records import MemoryRecords
 from hypothesis import given
 from hypothesis import strategies as st
 
-from takhin_tiered.formats.kafka import HEADER_SIZE, Batch, LogSummary, batches, crc_matches, parse_batch, summarize
+from takhin_tiered.formats.kafka import HEADER_SIZE, Batch, LogSummary, LogWalk, parse_batch
 from takhin_tiered.formats.sample import make_segment
 
 BASE = 1_000
@@ -23,11 +24,29 @@ SAMPLE = make_segment(BASE, 60_000, first_timestamp=FIRST_TIME)
 
 
 def look(log: bytes, timeindex: bytes = b"") -> LogSummary:
-    return summarize(lambda offset, length: log[offset : offset + length], len(log), timeindex)
+    """At once, and in small pieces, which is to tell the same."""
+    told = in_pieces(log, [len(log)]).summary(timeindex)
+    assert in_pieces(log, [1, 60, 3, 700]).summary(timeindex) == told
+    return told
+
+
+def in_pieces(log: bytes, sizes: list[int]) -> LogWalk:
+    walked, at = LogWalk(len(log)), 0
+    for size in cycle(sizes):
+        walked.update(memoryview(log)[at : at + size])
+        at += size
+        if at >= len(log):
+            return walked
+    raise AssertionError
 
 
 def walk(log: bytes) -> list[Batch]:
-    return list(batches(lambda offset, length: log[offset : offset + length], len(log)))
+    found: list[Batch] = []
+    position = 0
+    while (batch := parse_batch(log[position:], position)) is not None:
+        found.append(batch)
+        position += batch.size
+    return found
 
 
 def build(base: int, records: int, *, compression: int = 0, transactional: bool = False, size: int = 50) -> bytes:
@@ -64,7 +83,6 @@ def test_batches_stand_one_after_the_other_to_the_end() -> None:
     position = 0
     for batch in walk(SAMPLE.log):
         assert batch.position == position
-        assert crc_matches(batch, SAMPLE.log[position : position + batch.size])
         position += batch.size
     assert position == len(SAMPLE.log)
 
@@ -213,13 +231,13 @@ def test_no_bytes_at_all_break_the_reader(data: bytes, timeindex: bytes) -> None
     assert bool(found.problem) is bool(data)
 
 
-def test_a_source_that_gives_little_at_a_time_is_read_to_the_end() -> None:
-    found = summarize(lambda at, length: SAMPLE.log[at : at + min(length, 999)], len(SAMPLE.log), SAMPLE.timeindex)
-    assert found == look(SAMPLE.log, SAMPLE.timeindex)
+@given(st.lists(st.integers(1, 9_000), min_size=1))
+def test_the_size_of_the_pieces_makes_no_difference(sizes: list[int]) -> None:
+    assert in_pieces(SAMPLE.log, sizes).summary(SAMPLE.timeindex) == look(SAMPLE.log, SAMPLE.timeindex)
 
 
 def test_a_file_that_shrank_meanwhile_is_told() -> None:
     last = walk(SAMPLE.log)[-1]
-    shrunk = SAMPLE.log[: last.position + 100]
-    found = summarize(lambda at, length: shrunk[at : at + length], len(SAMPLE.log), b"")
-    assert f"byte {last.position} of the log" in found.problem
+    walked = LogWalk(len(SAMPLE.log))
+    walked.update(SAMPLE.log[: last.position + 100])
+    assert f"no whole batch stands at byte {last.position}" in walked.summary(b"").problem
