@@ -1,8 +1,4 @@
-"""The daemon: builds everything, runs it in one task group, and takes it down in order.
-
-The first SIGTERM or SIGINT ends the taking of work: what is being moved is finished, within
-`GRACE_SECONDS`, and then given up cleanly. A second signal skips the wait.
-"""
+"""The daemon: builds everything, runs it in one task group, and takes it down in order; see `lifecycle`."""
 
 from __future__ import annotations
 
@@ -10,37 +6,22 @@ import asyncio
 import contextlib
 import gc
 import os
-import signal
 import socket
-import sys
-from collections.abc import Coroutine, Iterator
-from typing import Any, TypeVar
+from collections.abc import Iterator
 
 import sdnotify
 import uvicorn
-import uvloop
 from fastapi import FastAPI
 
 from takhin_tiered import logs
 from takhin_tiered.api.app import make_app
 from takhin_tiered.config import Settings
-from takhin_tiered.engine.cycle import Listener
 from takhin_tiered.errors import ConfigError, HeldElsewhere, TakhinError
+from takhin_tiered.lifecycle import GRACE_SECONDS, Shutdown
 from takhin_tiered.tiered_storage import TieredStorage
 from takhin_tiered.upkeep import reconcile_and_scrub, watch
 
-GRACE_SECONDS = 30.0
 _FIRST_RETRY_SECONDS = 5.0
-
-Result = TypeVar("Result")
-
-
-def run_in_loop(work: Coroutine[Any, Any, Result]) -> Result:
-    """Run the daemon's coroutine in a loop of its own, made for many small answers beside much moving of bytes."""
-    # A thread that hashes or walks a log must not hold an answer up for the usual 5 ms at each turn.
-    sys.setswitchinterval(0.0005)
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(work)
 
 
 async def run_daemon(settings: Settings) -> None:
@@ -52,24 +33,7 @@ async def run_daemon(settings: Settings) -> None:
     async with contextlib.AsyncExitStack() as stack:
         stack.callback(sockets[0].close)
         storage = await stack.enter_async_context(TieredStorage.open(settings, scan=False))
-        daemon = _Daemon(settings, storage)
-        with daemon.signals():
-            await daemon.run(sockets)
-
-
-async def run_once(settings: Settings, listener: Listener = lambda *_: None) -> int:
-    """One cycle and no API; 1 if anything failed. A signal ends it as it ends the daemon."""
-    async with TieredStorage.open(settings, scan=False) as storage:
-        daemon = _Daemon(settings, storage)
-        with daemon.signals():
-            cycle = asyncio.create_task(storage.run_cycle(listener))
-            stopped = asyncio.create_task(storage.engine.stopping.wait())
-            await asyncio.wait({cycle, stopped}, return_when=asyncio.FIRST_COMPLETED)
-            stopped.cancel()
-            await daemon.drain(cycle)
-            if cycle.cancelled():
-                return 1
-            return 1 if cycle.result().failed or cycle.result().postponed else 0
+        await _Daemon(settings, storage).run(sockets)
 
 
 class _Server(uvicorn.Server):
@@ -85,21 +49,14 @@ class _Daemon:
         self._settings = settings
         self._storage = storage
         self._stopping = storage.engine.stopping
-        self._hurry = asyncio.Event()
+        self._shutdown = Shutdown(self._stopping)
         self._systemd = sdnotify.SystemdNotifier()
 
-    @contextlib.contextmanager
-    def signals(self) -> Iterator[None]:
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._signalled, number)
-        try:
-            yield
-        finally:
-            for number in (signal.SIGTERM, signal.SIGINT):
-                loop.remove_signal_handler(number)
-
     async def run(self, sockets: list[socket.socket]) -> None:
+        with self._shutdown.signals():
+            await self._run(sockets)
+
+    async def _run(self, sockets: list[socket.socket]) -> None:
         app = make_app(self._storage, self._readiness)
         server = _server(app)
         log = logs.logger()
@@ -122,7 +79,7 @@ class _Daemon:
                 self._systemd.notify("STOPPING=1")
                 log.info("stopping", grace_seconds=GRACE_SECONDS)
                 server.should_exit = True
-                await self.drain(cycles)
+                await self._shutdown.drain(cycles)
                 server.force_exit = True
                 for helper in helpers:
                     helper.cancel()
@@ -130,24 +87,6 @@ class _Daemon:
         except* TakhinError as errors:
             raise _first(errors) from None
         log.info("stopped")
-
-    async def drain(self, work: asyncio.Task[object]) -> None:
-        """Wait for what is being moved, for as long as the grace period or the second signal allow."""
-        if not work.done():
-            hurry = asyncio.create_task(self._hurry.wait())
-            timeout = GRACE_SECONDS if self._stopping.is_set() else None
-            await asyncio.wait({work, hurry}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
-            hurry.cancel()
-        if not work.done():
-            logs.logger().warning("giving up what is being moved: it stays on disk, and is moved after the next start")
-            work.cancel()
-            await asyncio.wait({work})
-
-    def _signalled(self, number: int) -> None:
-        if self._stopping.is_set():
-            self._hurry.set()
-        self._stopping.set()
-        logs.logger().info("signal", signal=signal.Signals(number).name)
 
     async def _cycles(self) -> None:
         """A cycle at once, then one each interval; one that could do nothing is tried again sooner."""

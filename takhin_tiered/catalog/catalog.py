@@ -14,7 +14,7 @@ from dataclasses import replace
 from weakref import WeakValueDictionary
 
 from takhin_tiered.catalog.journal import Journal
-from takhin_tiered.catalog.record import pack, unpack
+from takhin_tiered.catalog.record import is_special, pack, pack_seen, stands_so, unpack
 from takhin_tiered.catalog.tallies import Stats, Tallies
 from takhin_tiered.segments.model import NO_FILES, Intent, LocalFiles, PartitionListing, Segment
 from takhin_tiered.segments.names import SegmentId
@@ -30,6 +30,7 @@ class Catalog:
         self._journal = journal
         self._rows: dict[Partition, dict[int, bytes]] = {}
         self._active: dict[Partition, int] = {}
+        self._unsettled: dict[Partition, set[int]] = {}
         self._tallies = Tallies()
         self._guard = threading.RLock()
         self._locks: WeakValueDictionary[SegmentId, asyncio.Lock] = WeakValueDictionary()
@@ -43,13 +44,26 @@ class Catalog:
         """Read the journal."""
         if self._journal is None:
             return
-        for topic, partition, base_offset, row in await self._journal.rows():
-            self._rows.setdefault((topic, partition), {})[base_offset] = row
-        self._intents = {intent.key: intent for intent in await self._journal.intents()}
-        self._tallies.load(self.segments())
-        for segment in self.segments():
+        partition: Partition | None = None
+        plain: list[bytes] = []
+        special: list[tuple[SegmentId, bytes]] = []
+        async for batch in self._journal.rows():
+            for topic, number, base_offset, row in batch:
+                if partition is None or partition[1] != number or partition[0] != topic:
+                    partition = (topic, number)
+                    rows = self._rows.setdefault(partition, {})
+                rows[base_offset] = row
+                if is_special(row):
+                    special.append((SegmentId(topic, number, base_offset), row))
+                else:
+                    plain.append(row)
+        self._tallies.load(plain)
+        for identity, row in special:
+            segment = unpack(identity, row)
+            self._tallies.replace(None, segment)
             if segment.active:
-                self._active[segment.id.topic, segment.id.partition] = segment.id.base_offset
+                self._active[identity.topic, identity.partition] = identity.base_offset
+        self._intents = {intent.key: intent for intent in await self._journal.intents()}
 
     def detach(self) -> None:
         """Write no more to the journal: for a process that only looks."""
@@ -154,14 +168,29 @@ class Catalog:
         partition = (listing.topic, listing.partition)
         gone: list[SegmentId] = []
         with self._guard:
-            self._active[partition] = -1 if listing.active is None else listing.active
+            if not listing.partial:
+                self._active[partition] = -1 if listing.active is None else listing.active
+            active = self._active.get(partition, -1)
             known = self._rows.get(partition, {})
-            for base_offset in set(known) | set(listing.segments):
-                identity = SegmentId(*partition, base_offset)
+            verbs_are_at_work = bool(self._changed_by_verbs or self._locks)
+            for base_offset in listing.segments if listing.partial else known.keys() | listing.segments.keys():
                 files = listing.segments.get(base_offset, NO_FILES)
-                if not self._is_busy(identity) and self._see(identity, files, active=base_offset == listing.active):
+                row, is_active = known.get(base_offset), base_offset == active
+                if row is not None and stands_so(row, files, active=is_active):
+                    continue
+                identity = SegmentId(*partition, base_offset)
+                if verbs_are_at_work and self._is_busy(identity):
+                    self._look_again(identity)
+                elif self._see(identity, files, active=is_active):
                     gone.append(identity)
         return gone
+
+    def restless(self, topic: str, partition: int) -> list[int]:
+        """Base offsets to be looked at even where the directory is as it was: the active one, and the unsettled."""
+        with self._guard:
+            active = self._active.get((topic, partition), -1)
+            unsettled = self._unsettled.get((topic, partition), ())
+            return [*unsettled, *([active] if active >= 0 and active not in unsettled else [])]
 
     def observe_missing(self, seen: set[Partition]) -> list[SegmentId]:
         """After a whole scan: the partitions that it did not see have no local files."""
@@ -190,10 +219,16 @@ class Catalog:
 
     def _see(self, identity: SegmentId, files: LocalFiles, *, active: bool) -> bool:
         """Take over how the files of one segment stand; True if it was known and is gone."""
+        self._unsettled.get((identity.topic, identity.partition), set()).discard(identity.base_offset)
         known = self.get(identity)
         if known is None:
-            if files.log is not None:
+            if files.log is not None and active:
                 self._replace(Segment(identity, local=files, active=active))
+            elif files.log is not None:
+                row = pack_seen(files, active=active)
+                self._rows.setdefault((identity.topic, identity.partition), {})[identity.base_offset] = row
+                self._unwritten[identity] = row
+                self._tallies.add_seen(files, files.log)
             return False
         if files.log is None and known.archive is None:
             self._remove(identity)
@@ -201,7 +236,12 @@ class Catalog:
         settled = known.local == files or not known.local or not files
         lease = known.lease_until if files.log is not None else 0.0
         self._replace(replace(known, local=files, active=active, settled=settled, lease_until=lease))
+        if not settled:
+            self._look_again(identity)
         return False
+
+    def _look_again(self, identity: SegmentId) -> None:
+        self._unsettled.setdefault((identity.topic, identity.partition), set()).add(identity.base_offset)
 
     def _replace(self, segment: Segment) -> None:
         rows = self._rows.setdefault((segment.id.topic, segment.id.partition), {})

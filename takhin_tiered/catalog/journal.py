@@ -10,6 +10,7 @@ import sqlite3
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
+from typing import cast
 
 import aiosqlite
 
@@ -20,6 +21,7 @@ from takhin_tiered.segments.names import SegmentId
 
 FILE_NAME = "catalog.db"
 _SCHEMA_VERSION = 1
+_ROWS_AT_ONCE = 20_000
 _SCHEMA = f"""
 CREATE TABLE IF NOT EXISTS segments (
     topic TEXT NOT NULL, partition INTEGER NOT NULL, base_offset INTEGER NOT NULL, record BLOB NOT NULL,
@@ -43,10 +45,12 @@ class Journal:
         self._path = path
         self.was_clean = was_clean
 
-    async def rows(self) -> Iterable[Row]:
+    async def rows(self) -> AsyncIterator[Iterable[Row]]:
+        """Every segment, many at a time, those of a partition one after the other."""
         with _translated(self._path):
             cursor = await self._database.execute("SELECT topic, partition, base_offset, record FROM segments")
-            return [(row[0], row[1], row[2], row[3]) for row in await cursor.fetchall()]
+            while batch := await cursor.fetchmany(_ROWS_AT_ONCE):
+                yield cast(list[Row], batch)
 
     async def intents(self) -> list[Intent]:
         with _translated(self._path):

@@ -7,9 +7,10 @@ them without building a single one. Absent parts take no room: a flag says what 
 from __future__ import annotations
 
 import struct
+from dataclasses import dataclass
 
 from takhin_tiered.segments.model import NO_FILES, Archive, FileStat, LocalFiles, Segment
-from takhin_tiered.segments.names import FileKind, SegmentId
+from takhin_tiered.segments.names import SegmentId
 
 _FLAGS = struct.Struct("<H")
 _FILE = struct.Struct("<qqQ")
@@ -19,7 +20,6 @@ _TIME = struct.Struct("<d")
 _ACTIVE, _SETTLED, _ARCHIVED, _PROVEN_IS_LOCAL, _LEASED, _READ, _PROBLEM = (1 << bit for bit in range(7))
 _LOCAL_SHIFT, _PROVEN_SHIFT = 7, 10
 _QUARANTINED = 1 << 13
-_KINDS = tuple(FileKind)
 
 
 def pack(segment: Segment) -> bytes:
@@ -39,11 +39,11 @@ def pack(segment: Segment) -> bytes:
         | (0 if shared else _presence(proven) << _PROVEN_SHIFT)
     )
     pieces = [_FLAGS.pack(flags)]
-    pieces += [_pack_file(stat) for _, stat in segment.local.items()]
+    pieces.append(_pack_files(segment.local))
     if archive:
         pieces.append(_ARCHIVE.pack(archive.generation, archive.size, archive.mtime_ns, archive.archived_at))
     if not shared:
-        pieces += [_pack_file(stat) for _, stat in proven.items()]
+        pieces.append(_pack_files(proven))
     if segment.lease_until:
         pieces.append(_TIME.pack(segment.lease_until))
     if segment.last_access:
@@ -51,6 +51,22 @@ def pack(segment: Segment) -> bytes:
     if segment.problem:
         pieces.append(segment.problem.encode(errors="surrogatepass"))
     return b"".join(pieces)
+
+
+def pack_seen(files: LocalFiles, *, active: bool) -> bytes:
+    """The row of a segment of which nothing is known but how its files stand, as `pack` would write it."""
+    flags = (_ACTIVE if active else 0) | _SETTLED | _presence(files) << _LOCAL_SHIFT
+    return _FLAGS.pack(flags) + _pack_files(files)
+
+
+def stands_so(row: bytes, files: LocalFiles, *, active: bool) -> bool:
+    """Whether a row says of a settled segment just this: then a look at the disk changes nothing."""
+    flags = row[0] | row[1] << 8
+    if flags & (_ACTIVE | _SETTLED) != (_ACTIVE if active else 0) | _SETTLED:
+        return False
+    if flags >> _LOCAL_SHIFT & 7 != _presence(files) or (files[0] is None and flags & _LEASED):
+        return False
+    return row.startswith(_pack_files(files), _FLAGS.size)
 
 
 def unpack(identity: SegmentId, row: bytes) -> Segment:
@@ -82,11 +98,11 @@ def unpack(identity: SegmentId, row: bytes) -> Segment:
 
 
 def _presence(files: LocalFiles) -> int:
-    return sum(1 << bit for bit, kind in enumerate(_KINDS) if files.get(kind) is not None)
+    return (files[0] is not None) | (files[1] is not None) << 1 | (files[2] is not None) << 2
 
 
-def _pack_file(stat: FileStat) -> bytes:
-    return _FILE.pack(stat.size, stat.mtime_ns, stat.stamp)
+def _pack_files(files: LocalFiles) -> bytes:
+    return b"".join([_FILE.pack(*stat) for stat in files if stat is not None])
 
 
 def _unpack_files(row: bytes, at: int, present: int) -> tuple[LocalFiles, int]:
@@ -100,3 +116,40 @@ def _unpack_files(row: bytes, at: int, present: int) -> tuple[LocalFiles, int]:
         else:
             stats.append(None)
     return LocalFiles(*stats), at
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """Where a row of certain flags has what: numbers of fields in ``layout``, 0 for one that is not there."""
+
+    layout: str
+    local_sizes: tuple[int, ...]
+    archive_size: int
+    mtime: int
+    archived_only: bool
+    quarantined: bool
+
+
+def flags_of(row: bytes) -> int:
+    return row[0] | row[1] << 8
+
+
+def is_special(row: bytes) -> bool:
+    """Of a segment that is active, or restored and still on disk."""
+    flags = flags_of(row)
+    return bool(flags & _ACTIVE or (flags & _LEASED and flags >> _LOCAL_SHIFT & 1))
+
+
+def form_of(flags: int) -> Form:
+    present = flags >> _LOCAL_SHIFT & 7
+    files = present.bit_count()
+    has_log, is_archived = bool(present & 1), bool(flags & _ARCHIVED)
+    after = 1 + 3 * files
+    return Form(
+        layout="<H" + "qqQ" * files + ("Iqqd" if is_archived else ""),
+        local_sizes=tuple(range(1, after, 3)),
+        archive_size=after + 1 if is_archived else 0,
+        mtime=2 if has_log else after + 2 if is_archived else 0,
+        archived_only=is_archived and not has_log,
+        quarantined=bool(flags & _QUARANTINED),
+    )

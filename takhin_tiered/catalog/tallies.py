@@ -1,17 +1,18 @@
 """Counts and sums over all segments, kept as they change, so that asking costs nothing.
 
-Tiers change with time alone. So the modification times of the segments stand in one sorted array, and
+Tiers change with time alone. So the modification times of the segments stand in one sorted list, and
 the number of warm and cold ones is where two thresholds fall in it.
 """
 
 from __future__ import annotations
 
-from array import array
-from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from takhin_tiered.segments.model import Segment, State, Tier
+from sortedcontainers import SortedList
+
+from takhin_tiered.catalog.survey import survey
+from takhin_tiered.segments.model import FileStat, LocalFiles, Segment, State, Tier
 from takhin_tiered.segments.names import SegmentId
 from takhin_tiered.segments.policy import Policy, classify
 
@@ -39,27 +40,41 @@ class Tallies:
         self._total = self._archived = 0
         self.quarantined = 0
         self._total_bytes = self._local_bytes = self._archived_bytes = 0
-        self._mtimes = array("d")
+        self._sorted: SortedList[float] = SortedList()
+        # Not sorted in yet: many at once take one sort, instead of an insertion for each.
+        self._new: list[float] = []
         # Hot whatever their age: active ones, and restored ones while their lease runs.
         self._special: dict[SegmentId, Segment] = {}
 
-    def load(self, segments: Iterable[Segment]) -> None:
-        """Begin with these: one sort, instead of an insertion for each."""
-        mtimes = [segment.mtime for segment in segments if self._count(segment, 1)]
-        self._mtimes = array("d", sorted(mtimes))
+    def load(self, rows: Iterable[bytes]) -> None:
+        """Begin with these, none of which is special."""
+        found = survey(rows)
+        self._total, self._archived, self.quarantined = found.total, found.archived, found.quarantined
+        self._total_bytes, self._local_bytes = found.total_bytes, found.local_bytes
+        self._archived_bytes = found.archived_bytes
+        self._new = found.mtimes
 
     def replace(self, old: Segment | None, new: Segment | None) -> None:
         if old is not None and self._count(old, -1):
             if new is not None and not self._is_special(new) and new.mtime == old.mtime:
                 self._count(new, 1)
                 return
-            self._mtimes.pop(bisect_left(self._mtimes, old.mtime))
+            self._mtimes().remove(old.mtime)
         if new is not None and self._count(new, 1):
-            self._mtimes.insert(bisect_right(self._mtimes, new.mtime), new.mtime)
+            self._new.append(new.mtime)
+
+    def add_seen(self, files: LocalFiles, log: FileStat) -> None:
+        """One more segment, of which nothing is known but its files, ``log`` among them; not the active one."""
+        size = sum([stat.size for stat in files if stat is not None])
+        self._total += 1
+        self._total_bytes += size
+        self._local_bytes += size
+        self._new.append(log.mtime_ns / 1e9)
 
     def stats(self, policy: Policy, now: float) -> Stats:
-        cold = bisect_right(self._mtimes, now - policy.cold_age)
-        warm = bisect_right(self._mtimes, now - policy.warm_age) - cold
+        mtimes = self._mtimes()
+        cold = mtimes.bisect_right(now - policy.cold_age)
+        warm = mtimes.bisect_right(now - policy.warm_age) - cold
         special = [classify(segment, policy, now) for segment in self._special.values()]
         cold += special.count(Tier.COLD)
         warm += special.count(Tier.WARM)
@@ -77,6 +92,12 @@ class Tallies:
     def restored(self) -> list[Segment]:
         """The segments that were restored, and still are on disk."""
         return [segment for segment in self._special.values() if segment.restored]
+
+    def _mtimes(self) -> SortedList[float]:
+        if self._new:
+            self._sorted.update(self._new)
+            self._new = []
+        return self._sorted
 
     def _count(self, segment: Segment, sign: int) -> bool:
         """Add or take away; True if the segment has its place in the sorted array."""

@@ -22,6 +22,7 @@ from takhin_tiered.cli.moves import expand, move_all
 from takhin_tiered.cli.output import console, counted, error_console, print_json, print_table, size
 from takhin_tiered.config import Settings, find_config
 from takhin_tiered.errors import TakhinError
+from takhin_tiered.lifecycle import run_in_loop, run_once
 from takhin_tiered.segments.model import State, Tier
 from takhin_tiered.segments.names import SegmentId
 from takhin_tiered.tiered_storage import TieredStorage
@@ -62,13 +63,13 @@ def run(
     once: Annotated[bool, typer.Option("--once", help="Run one cycle, then exit.")] = False,
 ) -> None:
     """The daemon: scan, archive what is cold, serve the API."""
-    # Imported here, as the web framework takes half a second that other commands need not wait for.
-    from takhin_tiered.daemon import run_daemon, run_in_loop, run_once
-
     settings = _settings(context)
     logs.configure(settings.log_level, settings.log_format)
     if once:
         raise typer.Exit(run_in_loop(run_once(settings)))
+    # Imported here, as the web framework takes half a second that nothing else need wait for.
+    from takhin_tiered.daemon import run_daemon
+
     run_in_loop(run_daemon(settings))
 
 

@@ -9,28 +9,86 @@ every symlink are left alone. What vanishes in the middle of a scan was never th
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 
 from takhin_tiered.disk.files import DataDir, as_file_stat
-from takhin_tiered.segments.model import NO_FILES, FileStat, LocalFiles, PartitionListing
+from takhin_tiered.segments.model import FileStat, LocalFiles, PartitionListing
 from takhin_tiered.segments.names import TEMP_SUFFIX, FileKind, parse_file, parse_partition
 
+_PLACES = {kind: place for place, kind in enumerate(FileKind)}
 
-def scan(data_dir: DataDir) -> Iterator[PartitionListing]:
+
+class ScanMemory:
+    """What the scan before saw, so that the next one reads only directories that changed.
+
+    A directory's modification time changes with every name in it. It is believed only if it was well in
+    the past when it was read, as coarse clocks give two changes one time; files that change in place are
+    asked for by name, and every `FULL_EVERY` seconds everything is read again.
+    """
+
+    def __init__(self) -> None:
+        self._stamps: dict[str, tuple[int, int, int]] = {}
+        self._read_all_at = -FULL_EVERY
+
+    def begin(self) -> None:
+        """A scan begins; once in a while it is to believe nothing."""
+        if time.monotonic() - self._read_all_at >= FULL_EVERY:
+            self._read_all_at = time.monotonic()
+            self._stamps.clear()
+
+    def is_unchanged(self, name: str, status: os.stat_result) -> bool:
+        return self._stamps.get(name) == _stamp_of(status)
+
+    def note(self, name: str, status: os.stat_result) -> None:
+        """The directory was read after it stood so."""
+        if time.time() - status.st_mtime > COARSEST_CLOCK:
+            self._stamps[name] = _stamp_of(status)
+        else:
+            self._stamps.pop(name, None)
+
+
+FULL_EVERY = 6 * 3600.0
+COARSEST_CLOCK = 3.0
+Restless = Callable[[str, int], Iterable[int]]
+"""The base offsets of a topic's partition that are to be looked at in any case."""
+
+
+def scan(data_dir: DataDir, memory: ScanMemory, restless: Restless = lambda *_: ()) -> Iterator[PartitionListing]:
     """List one partition after the other, by name. `OSError` only if the data directory cannot be read.
 
-    A partition that cannot be read is listed with its ``problem``.
+    A partition that cannot be read is listed with its ``problem``, and one whose directory is unchanged
+    as ``partial``, with its restless segments.
     """
+    memory.begin()
     with os.scandir(data_dir.fd) as entries:
         names = sorted(entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
     for name in names:
+        parsed = parse_partition(name)
+        if parsed is None:
+            continue
         try:
-            listing = scan_partition(data_dir, name)
+            listing = _list(data_dir, name, parsed, memory, restless)
+        except (FileNotFoundError, NotADirectoryError):
+            continue
         except OSError as error:
-            topic, partition = parse_partition(name) or ("", 0)
-            listing = PartitionListing(topic, partition, {}, None, problem=error.strerror or str(error))
-        if listing is not None:
-            yield listing
+            listing = PartitionListing(*parsed, {}, None, problem=error.strerror or str(error))
+        yield listing
+
+
+def _list(
+    data_dir: DataDir, name: str, parsed: tuple[str, int], memory: ScanMemory, restless: Restless
+) -> PartitionListing:
+    status = os.stat(name, dir_fd=data_dir.fd, follow_symlinks=False)
+    if not memory.is_unchanged(name, status):
+        listing = _read(data_dir, name, parsed)
+        memory.note(name, status)
+        return listing
+    segments: dict[int, LocalFiles] = {}
+    with data_dir.partition(name) as partition:
+        for offset in restless(*parsed):
+            segments[offset] = LocalFiles(*(partition.stat(f"{offset:020d}.{kind}") for kind in FileKind))
+    return PartitionListing(*parsed, segments, None, partial=True)
 
 
 def scan_partition(data_dir: DataDir, name: str) -> PartitionListing | None:
@@ -38,32 +96,42 @@ def scan_partition(data_dir: DataDir, name: str) -> PartitionListing | None:
     parsed = parse_partition(name)
     if parsed is None:
         return None
-    segments: dict[int, LocalFiles] = {}
-    unfinished: list[str] = []
-    active = -1
     try:
-        with data_dir.partition(name) as partition, os.scandir(partition.fd) as entries:
-            for entry in entries:
-                file = parse_file(entry.name)
-                if file is None:
-                    if entry.name.endswith(TEMP_SUFFIX) and entry.is_file(follow_symlinks=False):
-                        unfinished.append(entry.name)
-                    continue
-                offset, kind = file
-                if kind is FileKind.LOG:
-                    active = max(active, offset)
-                if (stat := _stat(entry)) is not None:
-                    segments[offset] = segments.get(offset, NO_FILES).with_file(kind, stat)
+        return _read(data_dir, name, parsed)
     except (FileNotFoundError, NotADirectoryError):
         return None
-    return PartitionListing(parsed[0], parsed[1], segments, active if active >= 0 else None, tuple(unfinished))
+
+
+def _read(data_dir: DataDir, name: str, parsed: tuple[str, int]) -> PartitionListing:
+    found: dict[int, list[FileStat | None]] = {}
+    unfinished: list[str] = []
+    active = -1
+    with data_dir.partition(name) as partition, os.scandir(partition.fd) as entries:
+        for entry in entries:
+            file = parse_file(entry.name)
+            if file is None:
+                if entry.name.endswith(TEMP_SUFFIX) and entry.is_file(follow_symlinks=False):
+                    unfinished.append(entry.name)
+                continue
+            offset, place = file[0], _PLACES[file[1]]
+            if place == 0 and offset > active:
+                active = offset
+            if (stat := _stat(entry)) is not None:
+                if (files := found.get(offset)) is None:
+                    files = found[offset] = [None, None, None]
+                files[place] = stat
+    segments = {offset: LocalFiles(*files) for offset, files in found.items()}
+    return PartitionListing(*parsed, segments, active if active >= 0 else None, tuple(unfinished))
+
+
+def _stamp_of(status: os.stat_result) -> tuple[int, int, int]:
+    return status.st_mtime_ns, status.st_ino, status.st_dev
 
 
 def _stat(entry: os.DirEntry[str]) -> FileStat | None:
     try:
         if not entry.is_file(follow_symlinks=False):
             return None
-        status = entry.stat(follow_symlinks=False)
+        return as_file_stat(entry.stat(follow_symlinks=False))
     except FileNotFoundError:
         return None
-    return as_file_stat(status)

@@ -14,7 +14,7 @@ from takhin_tiered import logs
 from takhin_tiered.catalog.catalog import Catalog
 from takhin_tiered.concurrency import in_thread
 from takhin_tiered.disk.files import DataDir, PartitionDir
-from takhin_tiered.disk.scan import scan_partition
+from takhin_tiered.disk.scan import ScanMemory, scan_partition
 from takhin_tiered.errors import (
     ConfigError,
     DiskError,
@@ -48,6 +48,7 @@ class Engine:
     clock: Callable[[], float] = time.time
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     cycle_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    scan_memory: ScanMemory = field(default_factory=ScanMemory)
     reserved_bytes: int = 0
     store_problem: str = "not asked yet"
     store_down_since: float = 0.0

@@ -69,7 +69,7 @@ async def refresh_catalog(engine: Engine) -> Look:
     look = Look()
     engine.catalog.begin_scan()
     seen: set[tuple[str, int]] = set()
-    listings = scan(engine.data_dir)
+    listings = scan(engine.data_dir, engine.scan_memory, engine.catalog.restless)
     try:
         while batch := await in_thread(lambda: list(islice(listings, _LISTINGS_AT_ONCE))):
             for listing in batch:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 from takhin_tiered.segments.names import FileKind, SegmentId
 
@@ -23,8 +24,7 @@ class State(StrEnum):
     ARCHIVED = "archived"
 
 
-@dataclass(frozen=True, slots=True)
-class FileStat:
+class FileStat(NamedTuple):
     """One file as it stood when it was looked at: bytes, nanoseconds, and its `stamp`."""
 
     size: int
@@ -42,33 +42,29 @@ def stamp(inode: int, ctime_ns: int) -> int:
     return (inode * 0x9E3779B97F4A7C15 ^ ctime_ns) & 0xFFFF_FFFF_FFFF_FFFF
 
 
-@dataclass(frozen=True, slots=True)
-class LocalFiles:
-    """The files of a segment that stand on disk; None for one that does not."""
+class LocalFiles(NamedTuple):
+    """The files of a segment that stand on disk; None for one that does not.
+
+    Named tuples, as a scan makes millions of them.
+    """
 
     log: FileStat | None = None
-    index: FileStat | None = None
+    # In the place of tuple's method of that name, for which there is no use here.
+    index: FileStat | None = None  # type: ignore[assignment]
     timeindex: FileStat | None = None
 
     def get(self, kind: FileKind) -> FileStat | None:
-        if kind is FileKind.LOG:
-            return self.log
-        return self.index if kind is FileKind.INDEX else self.timeindex
+        return getattr(self, kind)  # type: ignore[no-any-return]
 
     def with_file(self, kind: FileKind, stat: FileStat | None) -> LocalFiles:
-        if kind is FileKind.LOG:
-            return replace(self, log=stat)
-        return replace(self, index=stat) if kind is FileKind.INDEX else replace(self, timeindex=stat)
+        return self._replace(**{str(kind): stat})
 
     def items(self) -> Iterator[tuple[FileKind, FileStat]]:
-        for kind in FileKind:
-            stat = self.get(kind)
-            if stat is not None:
-                yield kind, stat
+        return ((kind, stat) for kind, stat in zip(FileKind, self, strict=True) if stat is not None)
 
     @property
     def size(self) -> int:
-        return sum(stat.size for _, stat in self.items())
+        return sum(stat.size for stat in self if stat is not None)
 
     def __bool__(self) -> bool:
         return self.log is not None or self.index is not None or self.timeindex is not None
@@ -82,7 +78,8 @@ class PartitionListing:
     """What stands in one partition directory; ``active`` is the highest base offset that has a log.
 
     ``unfinished`` are the names of temporary files of ours, of a restore that runs or was killed.
-    ``problem`` says why the directory could not be read: what it holds is not known then.
+    ``problem`` says why the directory could not be read: what it holds is not known then. ``partial``: only
+    some segments were looked at, as the directory is as it was.
     """
 
     topic: str
@@ -91,6 +88,7 @@ class PartitionListing:
     active: int | None
     unfinished: tuple[str, ...] = ()
     problem: str = ""
+    partial: bool = False
 
     @property
     def directory(self) -> str:

@@ -17,7 +17,6 @@ MAX_OFFSET = 2**63 - 1
 MAX_PARTITION = 2**31 - 1
 
 _PARTITION_DIR = re.compile(r"([a-zA-Z0-9._-]{1,249})-(0|[1-9][0-9]{0,9})")
-_FILE = re.compile(r"([0-9]{20})\.(log|index|timeindex)")
 _OBJECT_KEY = re.compile(r"([^/]+)/([0-9]{20})(?:\.g[0-9]+)?\.(log|index|timeindex)")
 _MANIFEST_KEY = re.compile(r"([^/]+)/([0-9]{20})\.manifest\.json")
 
@@ -31,6 +30,9 @@ class FileKind(StrEnum):
     LOG = "log"
     INDEX = "index"
     TIMEINDEX = "timeindex"
+
+
+_KINDS = {f".{kind}": kind for kind in FileKind}
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -92,10 +94,11 @@ def parse_partition(directory: str) -> tuple[str, int] | None:
 
 def parse_file(name: str) -> tuple[int, FileKind] | None:
     """``00000000000000000042.index`` → ``(42, FileKind.INDEX)``; None for anything else."""
-    match = _FILE.fullmatch(name)
-    if match is None or int(match[1]) > MAX_OFFSET:
+    # A scan comes by here for every file, so no regular expression.
+    kind, digits = _KINDS.get(name[20:]), name[:20]
+    if kind is None or not (digits.isdigit() and digits.isascii()) or (offset := int(digits)) > MAX_OFFSET:
         return None
-    return int(match[1]), FileKind(match[2])
+    return offset, kind
 
 
 def parse_manifest_key(key: str) -> SegmentId | None:

@@ -14,7 +14,7 @@ LEVELS = [
     {"__main__"},
     {"cli"},
     {"daemon"},
-    {"api", "upkeep"},
+    {"api", "lifecycle", "upkeep"},
     {"tiered_storage"},
     {"engine"},
     {"catalog", "disk", "store"},

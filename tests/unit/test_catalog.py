@@ -97,7 +97,7 @@ def test_what_changed_between_two_scans_is_not_settled() -> None:
     catalog = Catalog()
     catalog.observe(seen(0, 9))
     assert known(catalog).settled
-    for changed in (GROWN, replace(GROWN, stamp=8), replace(GROWN, stamp=8, mtime_ns=3_000)):
+    for changed in (GROWN, GROWN._replace(stamp=8), GROWN._replace(stamp=8, mtime_ns=3_000)):
         catalog.observe(seen(0, 9, stat=changed))
         assert not known(catalog).settled
         catalog.observe(seen(0, 9, stat=changed))
@@ -271,7 +271,7 @@ async def test_flushes_at_the_same_time_lose_nothing(tmp_path: Path) -> None:
         async def put(number: int) -> None:
             catalog.put(Segment(SegmentId("orders", 0, number), archive=ARCHIVE))
             await catalog.flush()
-            assert number in {row[2] for row in await journal.rows()}
+            assert number in {row[2] async for batch in journal.rows() for row in batch}
 
         await asyncio.gather(*(put(number) for number in range(50)))
 
@@ -335,7 +335,7 @@ async def test_a_process_that_only_looks_makes_and_writes_nothing(tmp_path: Path
         await catalog.flush()
     async with open_journal(tmp_path) as journal:
         assert journal is not None
-        assert len(list(await journal.rows())) == 1
+        assert len([row async for batch in journal.rows() for row in batch]) == 1
 
 
 async def test_a_database_of_a_later_release_is_left_alone(tmp_path: Path) -> None:

@@ -162,7 +162,7 @@ def test_mode_copy_keeps_every_local_file() -> None:
     assert_kept(leftover, "index files without a .log", COPY)
 
 
-@pytest.mark.parametrize("changed", [files(4999), files(size=301), replace(files(), index=FileStat(8, 5, 99))])
+@pytest.mark.parametrize("changed", [files(4999), files(size=301), files()._replace(index=FileStat(8, 5, 99))])
 def test_a_copy_that_differs_from_what_was_proven_is_archived_not_dropped(changed: LocalFiles) -> None:
     for segment in (copied(), restored(lease=-10), restored(lease=-10, size=20_000)):
         step = decide(replace(segment, local=changed))

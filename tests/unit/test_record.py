@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from takhin_tiered.catalog.record import pack, unpack
+from takhin_tiered.catalog.record import pack, pack_seen, stands_so, unpack
 from takhin_tiered.segments.model import NO_FILES, Archive, FileStat, LocalFiles, Segment
 from takhin_tiered.segments.names import MAX_OFFSET, MAX_PARTITION, SegmentId
 
@@ -83,3 +83,18 @@ def test_a_problem_that_names_a_path_of_any_bytes_is_kept() -> None:
 def test_a_row_of_too_few_bytes_is_no_segment(cut: int) -> None:
     with pytest.raises(Exception, match="requires a buffer"):
         unpack(ID, pack(Segment(ID))[:cut])
+
+
+@given(segments())
+def test_a_row_is_recognized_by_what_a_look_at_the_disk_shows(segment: Segment) -> None:
+    row = pack(segment)
+    lease_is_over = segment.local.log is None and bool(segment.lease_until)
+    assert stands_so(row, segment.local, active=segment.active) is (segment.settled and not lease_is_over)
+    assert not stands_so(row, segment.local, active=not segment.active)
+    other = LocalFiles(FileStat(1, 2, 3), None, FileStat(4, 5, 6))
+    assert stands_so(row, other, active=segment.active) is (segment.settled and segment.local == other)
+
+
+@given(segments(), st.booleans())
+def test_a_segment_of_which_only_files_are_known_is_written_alike(segment: Segment, active: bool) -> None:
+    assert pack_seen(segment.local, active=active) == pack(Segment(segment.id, local=segment.local, active=active))

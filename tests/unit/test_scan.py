@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from takhin_tiered.disk.files import DataDir, as_file_stat
-from takhin_tiered.disk.scan import scan, scan_partition
+from takhin_tiered.disk.scan import ScanMemory, scan, scan_partition
 from takhin_tiered.segments.model import FileStat, LocalFiles, PartitionListing
 from takhin_tiered.segments.names import TEMP_SUFFIX
 from tests.support import Broker
@@ -35,7 +36,7 @@ def write(path: Path, data: bytes = b"data") -> Path:
 
 
 def one(data_dir: DataDir) -> PartitionListing:
-    (listing,) = scan(data_dir)
+    (listing,) = scan(data_dir, ScanMemory())
     return listing
 
 
@@ -53,14 +54,14 @@ def test_a_triple_is_seen_as_it_stands(broker: Broker, data_dir: DataDir) -> Non
 
 
 def test_an_empty_data_directory_has_nothing(data_dir: DataDir) -> None:
-    assert list(scan(data_dir)) == []
+    assert list(scan(data_dir, ScanMemory())) == []
 
 
 def test_partitions_come_by_name_and_empty_ones_too(broker: Broker, data_dir: DataDir) -> None:
     for name in ("orders-10", "orders-2", "audit-0"):
         (broker.root / name).mkdir()
-    assert [listing.directory for listing in scan(data_dir)] == ["audit-0", "orders-10", "orders-2"]
-    assert all(listing.segments == {} and listing.active is None for listing in scan(data_dir))
+    assert [listing.directory for listing in scan(data_dir, ScanMemory())] == ["audit-0", "orders-10", "orders-2"]
+    assert all(listing.segments == {} and listing.active is None for listing in scan(data_dir, ScanMemory()))
 
 
 @pytest.mark.parametrize(
@@ -84,7 +85,7 @@ def test_directories_that_are_no_live_partition_are_left_alone(
     broker: Broker, data_dir: DataDir, directory: str
 ) -> None:
     write(broker.root / directory / f"{ZERO}.log")
-    assert list(scan(data_dir)) == []
+    assert list(scan(data_dir, ScanMemory())) == []
     assert scan_partition(data_dir, directory) is None
 
 
@@ -127,7 +128,7 @@ def test_a_symlink_is_followed_nowhere(broker: Broker, data_dir: DataDir, tmp_pa
     (broker.root / "orders-0").mkdir()
     (broker.root / "orders-0" / f"{ZERO}.log").symlink_to(outside)
     (broker.root / "orders-0" / f"{5:020d}.log").symlink_to(tmp_path / "nothing")
-    assert [(listing.directory, listing.segments) for listing in scan(data_dir)] == [("orders-0", {})]
+    assert [(listing.directory, listing.segments) for listing in scan(data_dir, ScanMemory())] == [("orders-0", {})]
     assert scan_partition(data_dir, "linked-0") is None
 
 
@@ -205,7 +206,7 @@ def test_each_scan_sees_what_stands_now(broker: Broker, data_dir: DataDir) -> No
 
 def test_a_partition_that_vanishes_in_the_middle_was_never_there(broker: Broker, data_dir: DataDir) -> None:
     first, second = broker.segment("a-0"), broker.segment("b-0")
-    listings = scan(data_dir)
+    listings = scan(data_dir, ScanMemory())
     assert next(listings).directory == "a-0"
     for name in broker.triple(second):
         (broker.root / name).unlink()
@@ -220,3 +221,74 @@ def test_a_data_directory_that_is_not_there_is_an_error(tmp_path: Path) -> None:
     write(tmp_path / "file")
     with pytest.raises(NotADirectoryError):
         DataDir(tmp_path / "file")
+
+
+def aged(directory: Path, seconds: float = 60.0) -> None:
+    then = time.time() - seconds
+    os.utime(directory, (then, then))
+
+
+def test_a_directory_that_is_as_it_was_is_not_read_again(broker: Broker, data_dir: DataDir) -> None:
+    broker.segments("orders-0", 2)
+    aged(broker.root / "orders-0")
+    memory = ScanMemory()
+    (first,) = scan(data_dir, memory)
+    assert (first.partial, len(first.segments)) == (False, 3)
+    (second,) = scan(data_dir, memory, lambda topic, partition: [0] if (topic, partition) == ("orders", 0) else [])
+    assert (second.partial, second.segments) == (True, {0: first.segments[0]})
+    # A new name in it, and it is read; while it is younger than a coarse clock tells, it is read again.
+    (broker.root / "orders-0/00000000000000009999.log").write_bytes(b"rolled")
+    for _ in range(2):
+        (third,) = scan(data_dir, memory)
+        assert (third.partial, third.active) == (False, 9999)
+
+
+def test_what_changed_in_place_is_seen_where_it_is_asked_for(broker: Broker, data_dir: DataDir) -> None:
+    broker.segments("orders-0", 1)
+    aged(broker.root / "orders-0")
+    memory = ScanMemory()
+    (first,) = scan(data_dir, memory)
+    assert first.active is not None
+    active = f"orders-0/{first.active:020d}.log"
+    broker.append(active)
+    (second,) = scan(data_dir, memory, lambda *_: [first.active or 0])
+    assert second.partial
+    log = second.segments[first.active].log
+    assert log is not None
+    assert log.size == len(broker.files[active])
+
+
+def test_another_directory_of_the_same_name_and_time_is_read(broker: Broker, data_dir: DataDir, tmp_path: Path) -> None:
+    broker.segments("orders-0", 1)
+    place = broker.root / "orders-0"
+    aged(place)
+    memory = ScanMemory()
+    list(scan(data_dir, memory))
+    then = place.stat().st_mtime_ns
+    place.rename(tmp_path / "aside")
+    place.mkdir()
+    os.utime(place, ns=(then, then))
+    (found,) = scan(data_dir, memory)
+    assert (found.partial, found.segments) == (False, {})
+
+
+def test_a_clock_that_was_set_back_is_not_believed(
+    broker: Broker, data_dir: DataDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broker.segments("orders-0", 1)
+    aged(broker.root / "orders-0", -3600)
+    memory = ScanMemory()
+    for _ in range(3):
+        (found,) = scan(data_dir, memory)
+        assert not found.partial
+
+
+def test_once_in_a_while_everything_is_read(broker: Broker, data_dir: DataDir, monkeypatch: pytest.MonkeyPatch) -> None:
+    broker.segments("orders-0", 1)
+    aged(broker.root / "orders-0")
+    memory = ScanMemory()
+    begun = time.monotonic()
+    for hours, partial in ((0, False), (1, True), (7, False), (8, True)):
+        monkeypatch.setattr("takhin_tiered.disk.scan.time.monotonic", lambda hours=hours: begun + hours * 3600)
+        (found,) = scan(data_dir, memory)
+        assert found.partial is partial
