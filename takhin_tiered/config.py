@@ -37,7 +37,7 @@ DEFAULT_CONFIG = Path("/etc/takhin/takhin.yaml")
 STATE_DIR_NAME = ".takhin-tiered"
 
 _OURS = "storage.tiered"
-_LATER = ("compression.", "encryption.", "throttle.", "api.tls.")
+_LATER = ("compression.", "encryption.", "api.tls.")
 _WITHOUT_EFFECT = ("hot_min_access_hz", "hot_min_access_count", "tier_check_interval_minutes")
 _TABLES = {"storage.tiered.retention.hours", "storage.tiered.retention.bytes"}
 _SECRET = {"storage.tiered.api.token", "storage.tiered.s3.endpoint"}
@@ -99,6 +99,8 @@ class Settings(BaseSettings):
     reconcile_interval_hours: float = _key("storage.tiered.reconcile.interval.hours", 24.0, gt=0)
     scrub_interval_hours: float = _key("storage.tiered.scrub.interval.hours", 720.0, ge=0)
     scrub_mbps: float = _key("storage.tiered.scrub.mbps", 8.0, gt=0)
+    throttle_upload_mbps: float = _key("storage.tiered.throttle.upload.mbps", 0.0, ge=0)
+    throttle_download_mbps: float = _key("storage.tiered.throttle.download.mbps", 0.0, ge=0)
     retention_hours: Limits = _key("storage.tiered.retention.hours", ())
     retention_bytes: Limits = _key("storage.tiered.retention.bytes", ())
     hot_min_access_hz: float = _key("storage.tiered.hot.min.access.hz", 10.0, ge=0)

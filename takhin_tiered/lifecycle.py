@@ -11,6 +11,7 @@ import contextlib
 import signal
 import sys
 from collections.abc import Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import uvloop
@@ -30,6 +31,8 @@ def run_in_loop(work: Coroutine[Any, Any, Result]) -> Result:
     # A thread that hashes or walks a log must not hold an answer up for the usual 5 ms at each turn.
     sys.setswitchinterval(0.0005)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        # More than a loop has by itself: those that wait for a slow disk, or a throttle, are not to stop all others.
+        runner.get_loop().set_default_executor(ThreadPoolExecutor(32, "worker"))
         return runner.run(work)
 
 

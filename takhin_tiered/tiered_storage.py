@@ -98,6 +98,8 @@ class TieredStorage:
                 concurrency=settings.archive_concurrency,
                 archive_corrupt=settings.archive_corrupt == "archive",
                 reserve_bytes=int(settings.restore_reserve_mb * 1024 * 1024),
+                uploads=Pace(settings.throttle_upload_mbps * 1e6),
+                downloads=Pace(settings.throttle_download_mbps * 1e6),
             )
             storage = cls(settings, engine, journal, lock)
             stack.push_async_callback(storage._close)

@@ -5,7 +5,6 @@ Exit status: 0 done; 1 something failed, and it says what; 2 usage or configurat
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from collections.abc import Coroutine
 from fnmatch import fnmatchcase
@@ -304,7 +303,7 @@ def _run(context: typer.Context, work: Any) -> None:
 
 def _finish(work: Coroutine[Any, Any, None]) -> None:
     try:
-        asyncio.run(work)
+        run_in_loop(work)
     except KeyboardInterrupt:
         error_console().print("Interrupted. What was not finished is as it was before.")
         raise typer.Exit(1) from None

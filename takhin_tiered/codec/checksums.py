@@ -17,7 +17,7 @@ READ_SIZE = 1 << 20
 Source = Callable[[int, int], bytes]
 """Bytes that can be read again: ``source(offset, length)``, blocking, so called in a thread.
 
-One that has a ``fileno()`` is a file with the same bytes at the same offsets.
+One whose ``fileno()`` is not negative is a file with the same bytes at the same offsets.
 """
 
 

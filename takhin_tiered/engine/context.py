@@ -15,6 +15,7 @@ from takhin_tiered.catalog.catalog import Catalog
 from takhin_tiered.concurrency import in_thread
 from takhin_tiered.disk.files import DataDir, PartitionDir
 from takhin_tiered.disk.scan import ScanMemory, scan_partition
+from takhin_tiered.engine.pace import Pace
 from takhin_tiered.errors import (
     ConfigError,
     DiskError,
@@ -45,6 +46,8 @@ class Engine:
     concurrency: int = 4
     archive_corrupt: bool = True
     reserve_bytes: int = 0
+    uploads: Pace = field(default_factory=lambda: Pace(0))
+    downloads: Pace = field(default_factory=lambda: Pace(0))
     clock: Callable[[], float] = time.time
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     cycle_lock: asyncio.Lock = field(default_factory=asyncio.Lock)

@@ -170,6 +170,7 @@ async def _download_file(
     def take(piece: memoryview) -> None:
         if hasher.size + len(piece) > archived.size:
             raise corrupt
+        engine.downloads.spend_here(len(piece))
         with disk_errors(identity):
             _write(fd, piece)
         hasher.update(piece)

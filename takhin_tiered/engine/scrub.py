@@ -52,7 +52,7 @@ async def verify(engine: Engine, wanted: Callable[[SegmentId], bool], *, deep: b
 
 
 async def _verify_one(engine: Engine, identity: SegmentId, *, deep: bool) -> Verdict:
-    manifest, problems = await _examine(engine, identity, Pace(0) if deep else None)
+    manifest, problems = await _examine(engine, identity, engine.downloads if deep else None)
     return Verdict(identity, manifest.size if manifest else 0, "; ".join(problems.values()))
 
 

@@ -11,6 +11,7 @@ from takhin_tiered.concurrency import all_of, in_thread
 from takhin_tiered.disk.files import OpenFile
 from takhin_tiered.engine.context import Engine, disk_errors, open_partition
 from takhin_tiered.engine.orphans import settle_held
+from takhin_tiered.engine.pace import Pace
 from takhin_tiered.engine.prove import prove, prove_file
 from takhin_tiered.errors import (
     ObjectCorrupt,
@@ -48,8 +49,8 @@ class OtherBytes(Exception):
 class _FileSource:
     """A file's bytes; why they cannot be read is kept, as an HTTP library reports only a broken connection."""
 
-    def __init__(self, identity: SegmentId, file: OpenFile) -> None:
-        self._identity, self._file = identity, file
+    def __init__(self, identity: SegmentId, file: OpenFile, pace: Pace) -> None:
+        self._identity, self._file, self._pace = identity, file, pace
         self.problem: TakhinError | None = None
 
     def __call__(self, offset: int, length: int) -> bytes:
@@ -61,11 +62,12 @@ class _FileSource:
         except TakhinError as error:
             self.problem = error
             raise
+        self._pace.spend_here(len(data))
         return data
 
     def fileno(self) -> int:
-        """For the kernel, which may send from it by itself."""
-        return self._file.fd
+        """For the kernel, which may send from it by itself; -1 where it would be too fast."""
+        return -1 if self._pace.rate else self._file.fd
 
 
 class Upload:
@@ -236,7 +238,7 @@ class Upload:
         size, key, path = self._size(kind), self._identity.key(kind, self._generation), self._identity.path
         file, stat = self._opened.files[kind], self._opened.stats.get(kind)
         assert stat is not None
-        source = _FileSource(self._identity, file)
+        source = _FileSource(self._identity, file, self._engine.uploads)
         try:
             said = await self._engine.store.put(key, source, size=size, checksum=checksum, if_absent=True)
             self._made.append(key)

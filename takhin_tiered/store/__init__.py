@@ -9,6 +9,7 @@ from takhin_tiered.config import Settings
 from takhin_tiered.store.base import ObjectInfo, ObjectStore, read_object
 from takhin_tiered.store.directory import DirectoryStore
 from takhin_tiered.store.memory import MemoryStore
+from takhin_tiered.store.wire import Deadlines
 
 __all__ = ["DirectoryStore", "MemoryStore", "ObjectInfo", "ObjectStore", "open_store", "read_object"]
 
@@ -28,5 +29,15 @@ async def open_store(settings: Settings) -> AsyncIterator[ObjectStore]:
         prefix=settings.s3_prefix,
         endpoint=settings.s3_endpoint,
         connections=max(16, settings.archive_concurrency * 6),
+        deadlines=_deadlines(settings),
     ) as store:
         yield store
+
+
+def _deadlines(settings: Settings) -> Deadlines:
+    """Longer ones where a throttle makes every transfer slow: each gets only its share."""
+    rates = [mbps * 1e6 for mbps in (settings.throttle_upload_mbps, settings.throttle_download_mbps) if mbps]
+    if not rates:
+        return Deadlines()
+    transfers_at_once = 12 * settings.archive_concurrency
+    return Deadlines(slowest=min(Deadlines().slowest, min(rates) / transfers_at_once))

@@ -42,15 +42,15 @@ class SourceBody(Payload):
         return self.read().decode(encoding, errors)
 
     async def write(self, writer: AbstractStreamWriter) -> None:
-        fileno = getattr(self._source, "fileno", None)
-        connection = wire.bare_socket(writer.transport) if fileno and self._length >= wire.WORTH_IT else None
-        if fileno is None or connection is None:
+        file = self._source.fileno() if hasattr(self._source, "fileno") else -1
+        connection = wire.bare_socket(writer.transport) if file >= 0 and self._length >= wire.WORTH_IT else None
+        if connection is None:
             await self._write_chunks(writer)
             return
         with connection:
             writer.send_headers()
             await writer.drain()
-            await self._send_file(writer.transport, connection, fileno())
+            await self._send_file(writer.transport, connection, file)
 
     async def write_with_length(self, writer: AbstractStreamWriter, content_length: int | None) -> None:
         assert content_length in (None, self._length)

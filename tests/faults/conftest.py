@@ -50,7 +50,7 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
     """What was tried, and how many bytes were lost."""
     reports = [
         report
-        for outcome in ("passed", "failed", "")
+        for outcome in ("passed", "failed", "error", "")
         for report in terminalreporter.stats.get(outcome, ())
         if "tests/faults/" in report.nodeid
     ]

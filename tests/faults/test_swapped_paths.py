@@ -50,10 +50,12 @@ class Outside:
     def swap_in(self) -> None:
         with suppress(FileNotFoundError):
             self.place.rename(self.aside)
-        if self.how == "symlink":
-            self.place.symlink_to(self.root)
-        elif self.how == "relative symlink":
-            self.place.symlink_to("../outside")
+        # A restore may have made the partition anew in between: then it stands there.
+        with suppress(FileExistsError):
+            if self.how == "symlink":
+                self.place.symlink_to(self.root)
+            elif self.how == "relative symlink":
+                self.place.symlink_to("../outside")
 
     def swap_back(self) -> None:
         if self.place.is_symlink():

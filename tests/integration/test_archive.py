@@ -399,3 +399,24 @@ async def test_what_a_broken_upload_left_of_a_file_that_changed_since_is_removed
     files = json.loads(bucket.read(manifest))["files"]
     assert set(bucket.keys()) == {manifest, *(file["key"] for file in files.values())}
     assert bucket.read(files["log"]["key"]) == broker.files[path]
+
+
+@pytest.mark.parametrize("store", ["directory", "s3"])
+async def test_a_throttle_holds_both_ways(broker: Broker, bucket: Bucket, tmp_path: Path, store: str) -> None:
+    closed = broker.segments("orders-0", 3, size=400_000)
+    size = sum(len(broker.files[name]) for path in closed for name in broker.triple(path))
+    limits = {"throttle_upload_mbps": 1.0, "throttle_download_mbps": 2.0}
+    settings = (
+        store_settings(broker, bucket, **limits)
+        if store == "s3"
+        else directory_settings(broker, tmp_path / "store", **limits)
+    )
+    async with TieredStorage.open(settings) as storage:
+        begun = time.monotonic()
+        report = await storage.run_cycle()
+        assert (report.archived, report.failures) == (3, [])
+        assert time.monotonic() - begun > size / 1e6 - 0.2
+        begun = time.monotonic()
+        await asyncio.gather(*(storage.restore_segment(path) for path in closed))
+        assert time.monotonic() - begun > size / 2e6 - 0.2
+    assert all(broker.is_whole(path) for path in closed)

@@ -191,9 +191,7 @@ def test_the_section_itself_has_no_value(load: Load, text: str) -> None:
     assert "unknown key storage.tiered " in complaint(load, DATA + text)
 
 
-@pytest.mark.parametrize(
-    "key", ["compression.codec", "compression.level", "encryption.key.file", "throttle.upload.mbps", "api.tls.cert"]
-)
+@pytest.mark.parametrize("key", ["compression.codec", "compression.level", "encryption.key.file", "api.tls.cert"])
 def test_keys_of_later_features_are_refused_not_ignored(load: Load, monkeypatch: pytest.MonkeyPatch, key: str) -> None:
     assert f"storage.tiered.{key}" in complaint(load, DATA + f"storage.tiered.{key}: x\n")
     monkeypatch.setenv("TAKHIN_STORAGE_TIERED_" + key.replace(".", "_").upper(), "x")

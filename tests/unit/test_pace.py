@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 
 from takhin_tiered.engine.pace import Pace
@@ -78,3 +79,19 @@ async def test_what_is_owed_is_paid_off_by_waiting() -> None:
     assert await returns_at_once(pace, 99)
     clock.now += 0.099
     assert await returns_at_once(pace, 99)
+
+
+def test_threads_share_a_pace() -> None:
+    pace, begun = Pace(1_000_000), time.monotonic()
+
+    def spend() -> None:
+        for _ in range(10):
+            pace.spend_here(10_000)
+
+    threads = [threading.Thread(target=spend) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    # 400,000 bytes, of which a tenth of a second may be owed.
+    assert time.monotonic() - begun > 0.25
