@@ -76,7 +76,7 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
 async def between(bucket: Bucket, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Proxy]:
     """A proxy before the bucket's server. Deadlines are short, and retries follow one another at once."""
     monkeypatch.setattr(
-        "takhin_tiered.store.s3.Deadlines",
+        "takhin_tiered.store.Deadlines",
         functools.partial(Deadlines, connect=SHORT.connect, read=SHORT.read, base=SHORT.base),
     )
     monkeypatch.setattr("botocore.retries.standard.ExponentialBackoff.delay_amount", lambda *_: 0.01)

@@ -369,7 +369,7 @@ class Interleavings(RuleBasedStateMachine):
 
 
 Interleavings.TestCase.settings = settings(
-    max_examples=int(os.environ.get("TAKHIN_TEST_EXAMPLES", "400" if FULL else "25")),
+    max_examples=int(os.environ.get("TAKHIN_TEST_EXAMPLES", "400" if FULL else "15")),
     stateful_step_count=60 if FULL else 30,
     deadline=None,
     suppress_health_check=list(HealthCheck),
