@@ -7,6 +7,7 @@ import contextlib
 import gc
 import os
 import socket
+import sys
 from collections.abc import Iterator
 
 import sdnotify
@@ -60,6 +61,8 @@ class _Daemon:
         app = make_app(self._storage, self._readiness)
         server = _server(app)
         log = logs.logger()
+        # A thread that hashes or walks a log must not hold an answer up for the usual 5 ms at each turn.
+        sys.setswitchinterval(0.0005)
         # The SDK's models are half a million objects that stay: a collection that walks them stops the loop for 0.1 s.
         gc.collect()
         gc.freeze()

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import signal
-import sys
 from collections.abc import Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
@@ -27,9 +27,9 @@ Result = TypeVar("Result")
 
 
 def run_in_loop(work: Coroutine[Any, Any, Result]) -> Result:
-    """Run a coroutine in a loop of its own, made for many small answers beside much moving of bytes."""
-    # A thread that hashes or walks a log must not hold an answer up for the usual 5 ms at each turn.
-    sys.setswitchinterval(0.0005)
+    """Run a coroutine in a loop of its own, made for much moving of bytes."""
+    # What was imported stays: a collection need not walk it again and again.
+    gc.freeze()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         # More than a loop has by itself: those that wait for a slow disk, or a throttle, are not to stop all others.
         runner.get_loop().set_default_executor(ThreadPoolExecutor(32, "worker"))
