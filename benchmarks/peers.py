@@ -29,10 +29,12 @@ def copiers(bench: Bench, source: Path, target: Path, prefix: str) -> list[Peer]
     s5cmd, rclone, aws = s5(bench), rclone_command(bench), aws_command(bench)
     there, remote = f"s3://{BUCKET}/{prefix}/", f"bench:{BUCKET}/{prefix}"
     s5_down = [*s5cmd, "cp", f"{there}*", f"{target}/"]
-    synced = f"{shlex.join(s5_down)} && find {shlex.quote(str(target))} -type f -print0 | xargs -0 sync"
+    files = f"find {shlex.quote(str(target))} -type f -print0"
+    # What ours does besides: every byte through SHA-256, every file flushed.
+    proven = f"{shlex.join(s5_down)} && {files} | xargs -0 -P 2 -n 16 sha256sum && {files} | xargs -0 sync"
     peers = [
         Peer("s5cmd cp", "s5cmd", [*s5cmd, "cp", f"{source}/", there], s5_down),
-        Peer("s5cmd cp, then sync of each file", "s5cmd", None, ["sh", "-c", synced]),
+        Peer("s5cmd cp, then sha256sum and sync", "s5cmd", None, ["sh", "-c", proven]),
         Peer("rclone copy", "rclone", [*rclone, "copy", str(source), remote], [*rclone, "copy", remote, str(target)]),
         Peer(
             "aws s3 cp",

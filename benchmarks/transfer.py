@@ -47,7 +47,7 @@ def transfer(bench: Bench, name: str) -> list[Result]:
     down = Result(
         f"restore-{name}",
         f"{load.words}: from the store into an empty directory. Ours compares the SHA-256, and flushes every file "
-        "and directory to the disk; the peers do not, save where `sync` is named.",
+        "and directory to the disk; the peers do neither, save where that is named.",
         "Every restored file byte for byte, in every round.",
     )
     with bench.directory("transfer") as place:
