@@ -30,6 +30,7 @@ def run_in_loop(work: Coroutine[Any, Any, Result]) -> Result:
     """Run a coroutine in a loop of its own, made for much moving of bytes."""
     # What was imported stays: a collection need not walk it again and again.
     gc.freeze()
+    gc.set_threshold(50_000, 20, 20)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         # More than a loop has by itself: those that wait for a slow disk, or a throttle, are not to stop all others.
         runner.get_loop().set_default_executor(ThreadPoolExecutor(32, "worker"))

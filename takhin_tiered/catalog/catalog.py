@@ -155,6 +155,11 @@ class Catalog:
         """How many segments have nothing sound in the archive where there should be something."""
         return self._tallies.quarantined
 
+    @property
+    def unwritten(self) -> int:
+        """How many changes wait for a `flush`."""
+        return len(self._unwritten)
+
     def begin_scan(self) -> None:
         """What verbs change from here on, `observe` leaves as they put it."""
         with self._guard:

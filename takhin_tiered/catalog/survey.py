@@ -11,6 +11,9 @@ from dataclasses import dataclass, field
 
 from takhin_tiered.catalog import record
 
+# More would take no less time, and much memory for an instant.
+_AT_ONCE = 4096
+
 
 @dataclass(slots=True)
 class Survey:
@@ -32,7 +35,9 @@ def survey(rows: Iterable[bytes]) -> Survey:
         by_form.setdefault((record.flags_of(row), len(row)), []).append(row)
     found = Survey()
     for (flags, length), alike in by_form.items():
-        _add(found, record.form_of(flags), length, alike)
+        form = record.form_of(flags)
+        for at in range(0, len(alike), _AT_ONCE):
+            _add(found, form, length, alike[at : at + _AT_ONCE])
     return found
 
 

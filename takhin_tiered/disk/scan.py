@@ -24,16 +24,18 @@ class ScanMemory:
 
     A directory's modification time changes with every name in it. It is believed only if it was well in
     the past when it was read, as coarse clocks give two changes one time; files that change in place are
-    asked for by name, and every `FULL_EVERY` seconds everything is read again.
+    asked for by name, and every `FULL_EVERY` seconds everything is read again. So are fewer than ``few``
+    known segments each time, which takes an instant, and misses nothing.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, few: int = 5000) -> None:
+        self._few = few
         self._stamps: dict[str, tuple[int, int, int]] = {}
         self._read_all_at = -FULL_EVERY
 
-    def begin(self) -> None:
-        """A scan begins; once in a while it is to believe nothing."""
-        if time.monotonic() - self._read_all_at >= FULL_EVERY:
+    def begin(self, known: int) -> None:
+        """A scan begins, with so many segments known; once in a while it is to believe nothing."""
+        if known < self._few or time.monotonic() - self._read_all_at >= FULL_EVERY:
             self._read_all_at = time.monotonic()
             self._stamps.clear()
 
@@ -54,13 +56,15 @@ Restless = Callable[[str, int], Iterable[int]]
 """The base offsets of a topic's partition that are to be looked at in any case."""
 
 
-def scan(data_dir: DataDir, memory: ScanMemory, restless: Restless = lambda *_: ()) -> Iterator[PartitionListing]:
+def scan(
+    data_dir: DataDir, memory: ScanMemory, restless: Restless = lambda *_: (), *, known: int = 0
+) -> Iterator[PartitionListing]:
     """List one partition after the other, by name. `OSError` only if the data directory cannot be read.
 
     A partition that cannot be read is listed with its ``problem``, and one whose directory is unchanged
     as ``partial``, with its restless segments.
     """
-    memory.begin()
+    memory.begin(known)
     with os.scandir(data_dir.fd) as entries:
         names = sorted(entry.name for entry in entries if entry.is_dir(follow_symlinks=False))
     for name in names:

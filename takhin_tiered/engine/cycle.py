@@ -26,6 +26,7 @@ from takhin_tiered.segments.names import SegmentId, is_ours
 from takhin_tiered.segments.plan import Plan, Step, Verb, make_plan
 
 _LISTINGS_AT_ONCE = 64
+_WRITES_AT_ONCE = 20_000
 _STALE_UPLOAD_SECONDS = 24 * 3600.0
 
 
@@ -69,7 +70,7 @@ async def refresh_catalog(engine: Engine) -> Look:
     look = Look()
     engine.catalog.begin_scan()
     seen: set[tuple[str, int]] = set()
-    listings = scan(engine.data_dir, engine.scan_memory, engine.catalog.restless)
+    listings = scan(engine.data_dir, engine.scan_memory, engine.catalog.restless, known=len(engine.catalog))
     try:
         while batch := await in_thread(lambda: list(islice(listings, _LISTINGS_AT_ONCE))):
             for listing in batch:
@@ -80,6 +81,8 @@ async def refresh_catalog(engine: Engine) -> Look:
                 _tell_gone(engine.catalog.observe(listing))
                 if listing.unfinished:
                     look.unfinished.append(listing)
+            if engine.catalog.unwritten > _WRITES_AT_ONCE:
+                await engine.catalog.flush()
     except OSError as error:
         raise DiskError(
             f"the data directory {engine.data_dir.path} cannot be read: {error}",
