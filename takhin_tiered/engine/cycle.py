@@ -25,8 +25,8 @@ from takhin_tiered.segments.model import PartitionListing
 from takhin_tiered.segments.names import SegmentId, is_ours
 from takhin_tiered.segments.plan import Plan, Step, Verb, make_plan
 
-_LISTINGS_AT_ONCE = 64
-_WRITES_AT_ONCE = 20_000
+_LISTINGS_AT_ONCE = 4
+_WRITES_AT_ONCE = 5_000
 _STALE_UPLOAD_SECONDS = 24 * 3600.0
 
 
