@@ -70,9 +70,15 @@ async def take_body(body: Any, length: int, sink: Sink, patience: float) -> None
             return
         with connection:
             try:
-                arrived = body.content.read_nowait(-1)
-                # From here on nobody else reads from this connection.
-                body.connection.transport.pause_reading()
+                # Making room lets the library take in more at once, perhaps all: then it has let go of the connection.
+                arrived = b""
+                while piece := body.content.read_nowait(-1):
+                    arrived += piece
+                if body.connection is not None:
+                    # From here on nobody else reads from it.
+                    body.connection.transport.pause_reading()
+                elif len(arrived) < length:
+                    raise ConnectionResetError(f"the connection ended {length - len(arrived)} bytes early")
                 if arrived:
                     await in_thread(sink, memoryview(arrived))
                 await receive(connection, sink, length - len(arrived), patience)
