@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from uuid import uuid4
 
 import pytest
 
-from tests.support import REGION, Broker, Bucket, find_minio, minio, ministack
+from takhin_tiered import points
+from tests.support import REGION, AtPoint, Broker, Bucket, find_minio, minio, ministack
 
 # For every process that a test starts, and for the SDK in this one.
 os.environ.setdefault("AWS_ACCESS_KEY_ID", "takhintest")
@@ -53,6 +54,26 @@ def new_bucket(endpoint: str) -> Iterator[Bucket]:
     made.client.create_bucket(Bucket=made.name)
     yield made
     made.close()
+
+
+@pytest.fixture
+def at_point() -> Iterator[AtPoint]:
+    """Do something once, when a verb reaches a named point."""
+
+    def install(name: str, action: Callable[[], object]) -> list[str]:
+        seen: list[str] = []
+
+        def hook(point: str) -> None:
+            if point == name:
+                points.hook = None
+                seen.append(point)
+                action()
+
+        points.hook = hook
+        return seen
+
+    yield install
+    points.hook = None
 
 
 @pytest.fixture

@@ -28,6 +28,9 @@ HOUR = 3600.0
 COLD = 200.0
 WARM = 100.0
 
+AtPoint = Callable[[str, Callable[[], object]], list[str]]
+"""``at_point(name, action)``, the fixture: the list has the name once the point was reached."""
+
 
 def free_port() -> int:
     with socket.socket() as listener:

@@ -18,7 +18,6 @@ from takhin_tiered import logs
 from takhin_tiered.codec.checksums import bytes_source, checksum_of
 from takhin_tiered.engine.context import Engine
 from takhin_tiered.errors import HeldElsewhere, ObjectExists, ObjectMissing, StoreError
-from takhin_tiered.store import read_object
 
 KEY = "takhin-tiered.owner.json"
 RENEW_EVERY = 30.0
@@ -84,7 +83,7 @@ async def release(engine: Engine, me: Owner) -> None:
 async def _read(engine: Engine) -> Owner | None:
     """The owner on record; None where there is none, or what stands there is no record."""
     try:
-        data = await read_object(engine.store, KEY)
+        data = await engine.store.read(KEY)
     except ObjectMissing:
         return None
     try:

@@ -31,7 +31,7 @@ from takhin_tiered.segments.manifest import Manifest
 from takhin_tiered.segments.model import NO_FILES, PartitionListing, Segment
 from takhin_tiered.segments.names import FileKind, SegmentId
 from takhin_tiered.segments.policy import Policy
-from takhin_tiered.store import ObjectStore, read_object
+from takhin_tiered.store import ObjectStore
 
 
 @dataclass(slots=True)
@@ -129,7 +129,7 @@ async def load_manifest(engine: Engine, identity: SegmentId) -> Manifest | None:
     """The manifest as the store has it now, or None."""
     key = identity.manifest_key
     try:
-        data = await read_object(engine.store, key)
+        data = await engine.store.read(key)
     except ObjectMissing:
         return None
     return Manifest.from_json(data, key=key)

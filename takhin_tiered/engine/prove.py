@@ -5,10 +5,13 @@ from __future__ import annotations
 from takhin_tiered.codec.checksums import Checksum, Hasher
 from takhin_tiered.concurrency import in_thread
 from takhin_tiered.engine.context import Engine, load_manifest, open_partition
+from takhin_tiered.engine.pace import Pace
 from takhin_tiered.errors import ObjectCorrupt, ObjectMissing
 from takhin_tiered.segments.manifest import Manifest, ManifestFile
 from takhin_tiered.segments.names import FileKind, SegmentId
 from takhin_tiered.store import ObjectInfo, ObjectStore
+
+_PACED_READ = 8 << 20
 
 
 async def prove(
@@ -40,10 +43,18 @@ async def prove(
     raise ObjectCorrupt(f"object {key} does not hold the bytes that it should", segment=segment, key=key)
 
 
-async def read_checksum(store: ObjectStore, key: str, part_size: int) -> tuple[int, str]:
-    """Read an object to its end: its size in bytes, and its SHA-256."""
+async def read_checksum(store: ObjectStore, key: str, part_size: int, pace: Pace | None = None) -> tuple[int, str]:
+    """Read an object to its end: its size in bytes, and its SHA-256. At a pace, so that no request waits for it."""
     hasher = Hasher(part_size)
-    await store.fetch(key, hasher.update)
+    if pace is None or not pace.rate:
+        await store.fetch(key, hasher.update)
+        return hasher.size, hasher.checksum().sha256
+    at_end = False
+    while not at_end:
+        begin = hasher.size
+        await store.fetch(key, hasher.update, start=begin, end=begin + _PACED_READ)
+        at_end = hasher.size - begin < _PACED_READ
+        await pace.spend(hasher.size - begin)
     return hasher.size, hasher.checksum().sha256
 
 

@@ -11,12 +11,10 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
 
 from takhin_tiered import logs
-from takhin_tiered.codec.checksums import Hasher
-from takhin_tiered.concurrency import in_thread
 from takhin_tiered.engine.archive import copy_held
 from takhin_tiered.engine.context import Engine, load_manifest, refresh, verb
 from takhin_tiered.engine.pace import Pace
-from takhin_tiered.engine.prove import prove_file, read_local_checksum
+from takhin_tiered.engine.prove import prove_file, read_checksum, read_local_checksum
 from takhin_tiered.errors import ObjectCorrupt, ObjectMissing, TakhinError
 from takhin_tiered.points import reached
 from takhin_tiered.segments.manifest import Manifest
@@ -105,13 +103,9 @@ async def _examine(
             if pace is None:
                 await prove_file(engine, identity, file)
             else:
-                hasher = Hasher(file.part_size)
-                async with engine.store.get(file.key) as chunks:
-                    async for chunk in chunks:
-                        await in_thread(hasher.update, chunk)
-                        engine.metrics.scrubbed.inc(len(chunk))
-                        await pace.spend(len(chunk))
-                if (hasher.size, hasher.checksum().sha256) != (file.size, file.sha256):
+                found = await read_checksum(engine.store, file.key, file.part_size, pace)
+                engine.metrics.scrubbed.inc(found[0])
+                if found != (file.size, file.sha256):
                     problems[kind] = f"object {file.key} does not hold the bytes that it should"
         except (ObjectMissing, ObjectCorrupt) as error:
             problems[kind] = str(error)

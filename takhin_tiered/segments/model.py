@@ -42,6 +42,9 @@ def stamp(inode: int, ctime_ns: int) -> int:
     return (inode * 0x9E3779B97F4A7C15 ^ ctime_ns) & 0xFFFF_FFFF_FFFF_FFFF
 
 
+_PLACES = {kind: place for place, kind in enumerate(FileKind)}
+
+
 class LocalFiles(NamedTuple):
     """The files of a segment that stand on disk; None for one that does not.
 
@@ -49,15 +52,15 @@ class LocalFiles(NamedTuple):
     """
 
     log: FileStat | None = None
-    # In the place of tuple's method of that name, for which there is no use here.
+    # In the place of tuple's method of that name: the file has this name everywhere, and the method has no use here.
     index: FileStat | None = None  # type: ignore[assignment]
     timeindex: FileStat | None = None
 
     def get(self, kind: FileKind) -> FileStat | None:
-        return getattr(self, kind)  # type: ignore[no-any-return]
+        return self[_PLACES[kind]]
 
     def with_file(self, kind: FileKind, stat: FileStat | None) -> LocalFiles:
-        return self._replace(**{str(kind): stat})
+        return self._replace(**{kind: stat})
 
     def items(self) -> Iterator[tuple[FileKind, FileStat]]:
         return ((kind, stat) for kind, stat in zip(FileKind, self, strict=True) if stat is not None)

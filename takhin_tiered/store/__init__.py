@@ -6,12 +6,12 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from takhin_tiered.config import Settings
-from takhin_tiered.store.base import ObjectInfo, ObjectStore, read_object
+from takhin_tiered.store.base import ObjectInfo, ObjectStore
 from takhin_tiered.store.directory import DirectoryStore
 from takhin_tiered.store.memory import MemoryStore
 from takhin_tiered.store.wire import Deadlines
 
-__all__ = ["DirectoryStore", "MemoryStore", "ObjectInfo", "ObjectStore", "open_store", "read_object"]
+__all__ = ["DirectoryStore", "MemoryStore", "ObjectInfo", "ObjectStore", "open_store"]
 
 
 @asynccontextmanager

@@ -6,7 +6,6 @@ Keys are relative: a store adds its bucket and prefix on the way in, and takes t
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -51,16 +50,14 @@ class ObjectStore(Protocol):
 
     async def head(self, key: str) -> ObjectInfo | None: ...
 
-    def get(
-        self, key: str, *, start: int = 0, end: int | None = None
-    ) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
-        """Bytes ``start`` to ``end`` (exclusive; None: to the end). `ObjectMissing` where there is none."""
+    async def read(self, key: str, *, limit: int = 1 << 20) -> bytes:
+        """A small object, whole; never more than ``limit`` bytes of it. `ObjectMissing` where there is none."""
         ...
 
     async def fetch(self, key: str, sink: Sink, *, start: int = 0, end: int | None = None) -> None:
-        """The same bytes, in order, each piece given to ``sink`` in a thread: for large objects.
+        """Bytes ``start`` to ``end`` (exclusive; None: to the end), each piece given to ``sink`` in a thread.
 
-        What ``sink`` raises goes up, and ends it.
+        Raises `ObjectMissing` where there is none. What ``sink`` raises goes up, and ends it.
         """
         ...
 
@@ -75,9 +72,3 @@ class ObjectStore(Protocol):
     async def remove_stale_uploads(self, older_than: float, ours: Callable[[str], bool] = lambda _: True) -> int:
         """Remove what unfinished writes of keys that are ours left more than so many seconds ago; returns how many."""
         ...
-
-
-async def read_object(store: ObjectStore, key: str, *, limit: int = 1 << 20) -> bytes:
-    """A small object, whole."""
-    async with store.get(key, end=limit) as chunks:
-        return b"".join([chunk async for chunk in chunks])

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from io import FileIO
 from pathlib import Path
 from uuid import uuid4
@@ -94,41 +94,15 @@ class DirectoryStore:
         with _translated(key):
             return await in_thread(look)
 
-    @asynccontextmanager
-    async def get(self, key: str, *, start: int = 0, end: int | None = None) -> AsyncIterator[AsyncIterator[bytes]]:
+    async def read(self, key: str, *, limit: int = 1 << 20) -> bytes:
         # The stack closes it even where the caller is cancelled while a thread opens it.
-        with ExitStack() as stack:
-
-            def opened() -> FileIO:
-                self._require_mount()
-                file = stack.enter_context(FileIO(self._path(key)))
-                file.seek(start)
-                return file
-
-            with _translated(key):
-                try:
-                    file = wrap(await in_thread(opened))
-                except (FileNotFoundError, NotADirectoryError) as error:
-                    raise ObjectMissing("there is no such object", key=key) from error
-
-            async def chunks() -> AsyncIterator[bytes]:
-                with _translated(key):
-                    left = READ_SIZE if end is None else end - start
-                    while left > 0 and (chunk := await file.read(min(left, READ_SIZE))):
-                        if end is not None:
-                            left -= len(chunk)
-                        yield chunk
-
-            yield chunks()
+        with _translated(key), ExitStack() as stack:
+            file = wrap(await in_thread(lambda: stack.enter_context(self._open(key))))
+            return bytes(await file.read(limit))
 
     async def fetch(self, key: str, sink: Sink, *, start: int = 0, end: int | None = None) -> None:
         def work() -> None:
-            self._require_mount()
-            try:
-                file = FileIO(self._path(key))
-            except (FileNotFoundError, NotADirectoryError) as error:
-                raise ObjectMissing("there is no such object", key=key) from error
-            with file:
+            with self._open(key) as file:
                 file.seek(start)
                 buffer = memoryview(bytearray(_FETCH_SIZE))
                 left = _FETCH_SIZE if end is None else end - start
@@ -139,6 +113,13 @@ class DirectoryStore:
 
         with _translated(key):
             await in_thread(work)
+
+    def _open(self, key: str) -> FileIO:
+        self._require_mount()
+        try:
+            return FileIO(self._path(key))
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise ObjectMissing("there is no such object", key=key) from error
 
     async def list(self, prefix: str = "") -> AsyncIterator[ObjectInfo]:
         with _translated(""):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
 
 from takhin_tiered.codec.checksums import Checksum, Source, bytes_source, checksum_of
 from takhin_tiered.concurrency import in_thread
@@ -41,22 +41,14 @@ class MemoryStore:
         found = self._objects.get(key)
         return found[1] if found else None
 
-    @asynccontextmanager
-    async def get(self, key: str, *, start: int = 0, end: int | None = None) -> AsyncIterator[AsyncIterator[bytes]]:
+    async def read(self, key: str, *, limit: int = 1 << 20) -> bytes:
         if key not in self._objects:
             raise ObjectMissing("there is no such object", key=key)
-        data = self._objects[key][0][start:end]
-
-        async def chunks() -> AsyncIterator[bytes]:
-            if data:
-                yield data
-
-        yield chunks()
+        return self._objects[key][0][:limit]
 
     async def fetch(self, key: str, sink: Sink, *, start: int = 0, end: int | None = None) -> None:
-        async with self.get(key, start=start, end=end) as chunks:
-            async for chunk in chunks:
-                await in_thread(sink, memoryview(chunk))
+        if piece := (await self.read(key, limit=sys.maxsize))[start:end]:
+            await in_thread(sink, memoryview(piece))
 
     async def list(self, prefix: str = "") -> AsyncIterator[ObjectInfo]:
         for key in sorted(self._objects):

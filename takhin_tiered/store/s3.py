@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from typing import Any, TypeVar
 
@@ -102,15 +102,10 @@ class S3Store:
         modified = answer["LastModified"].timestamp()
         return ObjectInfo(key, answer["ContentLength"], await self._word(answer), modified)
 
-    @asynccontextmanager
-    async def get(self, key: str, *, start: int = 0, end: int | None = None) -> AsyncIterator[AsyncIterator[bytes]]:
-        # The first answer is awaited here, so that a missing object is known before anything is read.
-        answer = await self._get(key, start, end)
-        chunks = self._chunks(key, answer, start, end)
-        try:
-            yield chunks
-        finally:
-            await chunks.aclose()
+    async def read(self, key: str, *, limit: int = 1 << 20) -> bytes:
+        pieces: list[bytes] = []
+        await self.fetch(key, lambda piece: pieces.append(bytes(piece)), end=limit)
+        return b"".join(pieces)
 
     async def fetch(self, key: str, sink: Sink, *, start: int = 0, end: int | None = None) -> None:
         at, tries = start, 1
@@ -121,9 +116,10 @@ class S3Store:
             at += len(piece)
 
         while (answer := await self._get(key, at, end)) is not None:
+            length = answer.get("ContentLength", 0)
             try:
-                async with asyncio.timeout(self._deadlines.operation(answer.get("ContentLength", 0))):
-                    await wire.take_body(answer["Body"], answer.get("ContentLength", 0), take, self._deadlines.read)
+                async with asyncio.timeout(self._deadlines.operation(length)):
+                    await wire.take_body(answer["Body"], length, take, self._deadlines.read)
                 return
             except _BROKEN as error:
                 if tries == _DOWNLOAD_TRIES:
@@ -271,22 +267,6 @@ class S3Store:
         if start and "ContentRange" not in answer:
             raise StoreUnavailable("the server does not answer a range with that range", key=key)
         return answer
-
-    async def _chunks(self, key: str, answer: Any, start: int, end: int | None) -> AsyncGenerator[bytes, None]:
-        at, tries = start, 1
-        while answer is not None:
-            try:
-                body = answer["Body"]
-                async with body:
-                    while chunk := await wire.read_piece(body, self._deadlines.read):
-                        at += len(chunk)
-                        yield chunk
-                return
-            except _BROKEN as error:
-                if tries == _DOWNLOAD_TRIES:
-                    raise StoreUnavailable(f"the download broke off at byte {at}: {error!r}", key=key) from error
-                tries += 1
-                answer = await self._get(key, at, end)
 
     async def _call(
         self,

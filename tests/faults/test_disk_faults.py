@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from takhin_tiered import DiskError, DiskFull, Settings, TakhinError, TieredStorage, points
+from takhin_tiered import DiskError, DiskFull, Settings, TakhinError, TieredStorage
 from takhin_tiered.disk.files import DataDir
 from tests.faults.disk import ERRORS, DiskFault, FaultyOs
 from tests.faults.truth import Folder, Truth
-from tests.support import HOUR, Broker, directory_settings
+from tests.support import HOUR, AtPoint, Broker, directory_settings
 
 PARTITION = "orders-0"
 FIRST = f"{PARTITION}/00000000000000000000"
@@ -65,22 +65,6 @@ def faulty(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> FaultyOs:
     monkeypatch.setattr("takhin_tiered.disk.files.os", stand_in)
     monkeypatch.setattr("takhin_tiered.engine.restore.os", stand_in)
     return stand_in
-
-
-@pytest.fixture
-def at_point() -> Iterator[Callable[[str, Callable[[], object]], None]]:
-    """Do something once, when a verb reaches a named point."""
-
-    def install(name: str, action: Callable[[], object]) -> None:
-        def hook(point: str) -> None:
-            if point == name:
-                points.hook = None
-                action()
-
-        points.hook = hook
-
-    yield install
-    points.hook = None
 
 
 @pytest.mark.parametrize("error", ["EIO", "EACCES"])
@@ -274,7 +258,7 @@ def take_away(scene: Scene) -> None:
 
 @pytest.mark.parametrize("point", [*DURING_ARCHIVE, "evict.begin"])
 async def test_a_partition_that_vanishes_during_an_archive_stops_no_other(
-    scene: Scene, at_point: Callable[[str, Callable[[], object]], None], point: str
+    scene: Scene, at_point: AtPoint, point: str
 ) -> None:
     async with TieredStorage.open(scene.settings.model_copy(update={"archive_concurrency": 1})) as storage:
         # audit-1 is first in the order of work.
@@ -295,7 +279,7 @@ async def test_a_partition_that_vanishes_during_an_archive_stops_no_other(
 
 @pytest.mark.parametrize("point", ["restore.index.downloaded", "restore.log.downloaded"])
 async def test_a_partition_that_vanishes_during_a_restore_gets_no_files(
-    scene: Scene, at_point: Callable[[str, Callable[[], object]], None], point: str
+    scene: Scene, at_point: AtPoint, point: str
 ) -> None:
     path = scene.closed[0]
     async with TieredStorage.open(scene.settings) as storage:
@@ -332,7 +316,7 @@ def in_place(file: Path, content: bytes) -> None:
 @pytest.mark.parametrize("change", [by_another_file, in_place])
 @pytest.mark.parametrize("when", [*DURING_ARCHIVE, "evict.begin", "lease"])
 async def test_other_bytes_of_the_same_size_and_time_are_not_unlinked(
-    scene: Scene, at_point: Callable[[str, Callable[[], object]], None], when: str, change: Change
+    scene: Scene, at_point: AtPoint, when: str, change: Change
 ) -> None:
     settings = scene.settings.model_copy(update={"archive_concurrency": 1, "restore_lease_hours": 0.0})
     path = scene.closed[2]

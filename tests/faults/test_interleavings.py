@@ -10,8 +10,8 @@ from __future__ import annotations
 import asyncio
 import os
 import tempfile
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, ExitStack, asynccontextmanager, suppress
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import AsyncExitStack, ExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -112,16 +112,8 @@ class MortalStore:
     async def fetch(self, key: str, sink: Any, **ranges: Any) -> None:
         await self._ask(lambda: self._store.fetch(key, sink, **ranges))
 
-    def get(self, key: str, **ranges: Any) -> AbstractAsyncContextManager[AsyncIterator[bytes]]:
-        @asynccontextmanager
-        async def body() -> AsyncIterator[AsyncIterator[bytes]]:
-            self._world.step()
-            if self._world.request_fails(after=False):
-                raise StoreUnavailable("made to fail before anything was read")
-            async with self._store.get(key, **ranges) as chunks:
-                yield chunks
-
-        return body()
+    async def read(self, key: str, *, limit: int = 1 << 20) -> bytes:
+        return await self._ask(lambda: self._store.read(key, limit=limit))
 
 
 class Interleavings(RuleBasedStateMachine):

@@ -5,15 +5,14 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from takhin_tiered import TakhinError, TieredStorage, points
+from takhin_tiered import TakhinError, TieredStorage
 from tests.faults.truth import Folder, Truth
-from tests.support import Broker, directory_settings
+from tests.support import AtPoint, Broker, directory_settings
 
 PARTITION = "orders-0"
 ARCHIVE = [
@@ -77,25 +76,9 @@ def outside(request: pytest.FixtureRequest, broker: Broker, tmp_path: Path) -> O
     return Outside(broker, tmp_path, request.param)
 
 
-@contextmanager
-def at(point: str, action: Callable[[], object]) -> Iterator[list[str]]:
-    reached: list[str] = []
-
-    def hook(name: str) -> None:
-        if name == point and not reached:
-            reached.append(name)
-            action()
-
-    points.hook = hook
-    try:
-        yield reached
-    finally:
-        points.hook = None
-
-
 @pytest.mark.parametrize("point", [*ARCHIVE, *RESTORE])
 async def test_a_path_swapped_at_any_step_leads_nowhere(
-    broker: Broker, tmp_path: Path, outside: Outside, point: str
+    broker: Broker, tmp_path: Path, outside: Outside, at_point: AtPoint, point: str
 ) -> None:
     closed = [name for name in broker.files if name.endswith(".log")][:3]
     truth = Truth(broker, Folder(tmp_path / "store"))
@@ -104,12 +87,12 @@ async def test_a_path_swapped_at_any_step_leads_nowhere(
     async with TieredStorage.open(settings) as storage:
         if point in RESTORE:
             await storage.run_cycle()
-        with at(point, outside.swap_in) as reached:
-            if point in RESTORE:
-                with suppress(TakhinError):
-                    await storage.restore_segment(closed[0])
-            else:
-                await storage.run_cycle()
+        reached = at_point(point, outside.swap_in)
+        if point in RESTORE:
+            with suppress(TakhinError):
+                await storage.restore_segment(closed[0])
+        else:
+            await storage.run_cycle()
         assert reached
         assert outside.look() == outside.before
         outside.swap_back()

@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,25 +18,8 @@ from takhin_tiered import (
     SegmentRefused,
     StoreUnavailable,
     TieredStorage,
-    points,
 )
-from tests.support import HOUR, WARM, Broker, Bucket, directory_settings, free_port, sha256, store_settings
-
-
-@pytest.fixture
-def at_point() -> Iterator[Callable[[str, Callable[[], object]], None]]:
-    """Do something once, when a verb reaches a named point."""
-
-    def install(name: str, action: Callable[[], object]) -> None:
-        def hook(point: str) -> None:
-            if point == name:
-                points.hook = None
-                action()
-
-        points.hook = hook
-
-    yield install
-    points.hook = None
+from tests.support import HOUR, WARM, AtPoint, Broker, Bucket, directory_settings, free_port, sha256, store_settings
 
 
 async def test_a_cycle_moves_closed_cold_segments_and_nothing_else(broker: Broker, bucket: Bucket) -> None:
@@ -122,7 +104,7 @@ async def test_a_segment_that_grew_since_the_scan_is_kept(broker: Broker, bucket
     "point", ["archive.log.stored", "archive.timeindex.stored", "archive.before.manifest", "archive.committed"]
 )
 async def test_a_segment_that_grows_during_the_archive_keeps_its_file_and_its_new_bytes(
-    broker: Broker, bucket: Bucket, at_point: Callable[[str, Callable[[], object]], None], point: str
+    broker: Broker, bucket: Bucket, at_point: AtPoint, point: str
 ) -> None:
     (path,) = broker.segments("orders-0", 1)
     async with TieredStorage.open(store_settings(broker, bucket)) as storage:
@@ -141,7 +123,7 @@ async def test_a_segment_that_grows_during_the_archive_keeps_its_file_and_its_ne
 
 
 async def test_a_file_replaced_by_another_of_the_same_size_is_not_unlinked(
-    broker: Broker, bucket: Bucket, at_point: Callable[[str, Callable[[], object]], None]
+    broker: Broker, bucket: Bucket, at_point: AtPoint
 ) -> None:
     (path,) = broker.segments("orders-0", 1)
     other = broker.files[path][::-1]
@@ -348,7 +330,7 @@ async def test_a_directory_store_holds_the_same_objects(broker: Broker, tmp_path
 
 
 async def test_a_segment_that_becomes_active_before_it_is_unlinked_stays(
-    broker: Broker, bucket: Bucket, at_point: Callable[[str, Callable[[], object]], None]
+    broker: Broker, bucket: Bucket, at_point: AtPoint
 ) -> None:
     """A follower truncates to this segment while it is uploaded: what the broker appends next goes here."""
     closed, active = broker.segment("orders-0"), broker.segment("orders-0")

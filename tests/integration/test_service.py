@@ -345,7 +345,8 @@ def test_an_outage_of_many_cycles_takes_no_memory_and_heals_in_one(broker: Broke
 
         def resident() -> int:
             status = Path(f"/proc/{running.process.pid}/status").read_text()
-            return int(re.search(r"VmRSS:\s+(\d+) kB", status)[1])  # type: ignore[index]
+            (kibibytes,) = re.findall(r"VmRSS:\s+(\d+) kB", status)
+            return int(kibibytes)
 
         wait_until(lambda: failed() >= 50, seconds=60)
         early = resident()

@@ -6,35 +6,23 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
-from takhin_tiered import ObjectCorrupt, Settings, TieredStorage, points
+from takhin_tiered import ObjectCorrupt, Settings, TieredStorage
 from takhin_tiered.engine.pace import Pace
 from takhin_tiered.engine.scrub import scrub
-from tests.support import HOUR, Broker, Bucket, command, daemon, store_settings
+from tests.support import HOUR, AtPoint, Broker, Bucket, command, daemon, store_settings
 
 
 class Stopped(BaseException):
     """Stands for a process that ends here: nothing in the program catches it."""
 
 
-@pytest.fixture
-def stop_at() -> Iterator[list[str]]:
-    """Points at which the process ends, as far as the program can tell."""
-    stops: list[str] = []
-
-    def hook(point: str) -> None:
-        if point in stops:
-            stops.clear()
-            raise Stopped(point)
-
-    points.hook = hook
-    yield stops
-    points.hook = None
+def stop() -> None:
+    raise Stopped
 
 
 def manifest_of(bucket: Bucket, path: str) -> dict[str, dict[str, dict[str, str]]]:
@@ -48,11 +36,11 @@ def remove_locally(broker: Broker, path: str) -> None:
 
 
 async def test_objects_of_a_broken_archive_are_removed_when_the_broker_deletes_the_segment(
-    broker: Broker, bucket: Bucket, stop_at: list[str]
+    broker: Broker, bucket: Bucket, at_point: AtPoint
 ) -> None:
     (path,) = broker.segments("orders-0", 1)
     settings = store_settings(broker, bucket)
-    await interrupted(settings, stop_at)
+    await interrupted(settings, at_point)
     assert set(bucket.keys()) == set(broker.triple(path))
     remove_locally(broker, path)
     async with TieredStorage.open(settings) as storage:
@@ -61,28 +49,26 @@ async def test_objects_of_a_broken_archive_are_removed_when_the_broker_deletes_t
     assert bucket.keys() == []
 
 
-async def interrupted(settings: Settings, stop_at: list[str]) -> None:
+async def interrupted(settings: Settings, at_point: AtPoint) -> None:
     """An archive whose objects are stored, and whose manifest is not; the attempt could not clean up."""
-    stop_at.append("archive.before.manifest")
+    at_point("archive.before.manifest", stop)
     async with TieredStorage.open(settings) as storage:
-        store = storage.engine.store
-        delete = store.delete
 
         async def fails(keys: object) -> None:
             raise Stopped(str(keys))
 
-        store.delete = fails  # type: ignore[method-assign]
-        with pytest.raises(Stopped):
-            await storage.run_cycle()
-        store.delete = delete  # type: ignore[method-assign]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(storage.engine.store, "delete", fails)
+            with pytest.raises(Stopped):
+                await storage.run_cycle()
 
 
 async def test_objects_of_a_broken_archive_are_taken_over_by_the_next(
-    broker: Broker, bucket: Bucket, stop_at: list[str]
+    broker: Broker, bucket: Bucket, at_point: AtPoint
 ) -> None:
     (path,) = broker.segments("orders-0", 1)
     settings = store_settings(broker, bucket)
-    await interrupted(settings, stop_at)
+    await interrupted(settings, at_point)
     async with TieredStorage.open(settings) as storage:
         report = await storage.run_cycle()
         assert (report.archived, report.failures) == (1, [])
@@ -288,13 +274,13 @@ async def test_retention_by_bytes_keeps_the_newest(broker: Broker, bucket: Bucke
 
 @pytest.mark.parametrize("point", ["expire.intended", "expire.manifest.deleted", "expire.objects.deleted"])
 async def test_an_expire_that_is_killed_is_finished(
-    broker: Broker, bucket: Bucket, stop_at: list[str], point: str
+    broker: Broker, bucket: Bucket, at_point: AtPoint, point: str
 ) -> None:
     (path,) = broker.segments("orders-0", 1, age_hours=1000)
     async with TieredStorage.open(store_settings(broker, bucket)) as storage:
         await storage.run_cycle()
     settings = store_settings(broker, bucket, retention_hours=500)
-    stop_at.append(point)
+    at_point(point, stop)
     async with TieredStorage.open(settings) as storage:
         with pytest.raises(Stopped):
             await storage.run_cycle()

@@ -94,7 +94,8 @@ def test_the_unit_speaks_as_the_daemon_does() -> None:
 
 def test_the_image_runs_a_command_of_this_package_as_an_ordinary_user() -> None:
     final = final_stage()
-    assert re.search(r"^ENTRYPOINT \[\"([a-z-]+)\"\]$", final, re.MULTILINE)[1] in read_scripts()  # type: ignore[index]
+    (entry,) = re.findall(r"^ENTRYPOINT \[\"([a-z-]+)\"\]$", final, re.MULTILINE)
+    assert entry in read_scripts()
     assert re.search(r"^CMD \[\"run\"\]$", final, re.MULTILINE)
 
     arguments = dict(re.findall(r"^ARG (\w+)=(\S+)$", final, re.MULTILINE))
