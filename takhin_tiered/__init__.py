@@ -2,72 +2,68 @@
 
 from __future__ import annotations
 
-from takhin_tiered.catalog.tallies import Stats
-from takhin_tiered.config import Settings
-from takhin_tiered.engine.cycle import CycleReport
-from takhin_tiered.engine.scrub import Verdict
-from takhin_tiered.errors import (
-    BucketMissing,
-    CatalogError,
-    ConfigError,
-    DiskError,
-    DiskFull,
-    HeldElsewhere,
-    InvalidSegmentPath,
-    ObjectCorrupt,
-    ObjectExists,
-    ObjectMissing,
-    SegmentActive,
-    SegmentChanged,
-    SegmentConflict,
-    SegmentError,
-    SegmentNotFound,
-    SegmentRefused,
-    StoreDenied,
-    StoreError,
-    StoreUnavailable,
-    TakhinError,
-)
-from takhin_tiered.segments.model import State, Tier
-from takhin_tiered.segments.names import SegmentId
-from takhin_tiered.segments.plan import Plan, Step, Verb
-from takhin_tiered.segments.report import SegmentInfo
-from takhin_tiered.tiered_storage import TieredStorage
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from takhin_tiered.catalog.tallies import Stats as Stats
+    from takhin_tiered.config import Settings as Settings
+    from takhin_tiered.engine.cycle import CycleReport as CycleReport
+    from takhin_tiered.engine.scrub import Verdict as Verdict
+    from takhin_tiered.errors import BucketMissing as BucketMissing
+    from takhin_tiered.errors import CatalogError as CatalogError
+    from takhin_tiered.errors import ConfigError as ConfigError
+    from takhin_tiered.errors import DiskError as DiskError
+    from takhin_tiered.errors import DiskFull as DiskFull
+    from takhin_tiered.errors import HeldElsewhere as HeldElsewhere
+    from takhin_tiered.errors import InvalidSegmentPath as InvalidSegmentPath
+    from takhin_tiered.errors import ObjectCorrupt as ObjectCorrupt
+    from takhin_tiered.errors import ObjectExists as ObjectExists
+    from takhin_tiered.errors import ObjectMissing as ObjectMissing
+    from takhin_tiered.errors import SegmentActive as SegmentActive
+    from takhin_tiered.errors import SegmentChanged as SegmentChanged
+    from takhin_tiered.errors import SegmentConflict as SegmentConflict
+    from takhin_tiered.errors import SegmentError as SegmentError
+    from takhin_tiered.errors import SegmentNotFound as SegmentNotFound
+    from takhin_tiered.errors import SegmentRefused as SegmentRefused
+    from takhin_tiered.errors import StoreDenied as StoreDenied
+    from takhin_tiered.errors import StoreError as StoreError
+    from takhin_tiered.errors import StoreUnavailable as StoreUnavailable
+    from takhin_tiered.errors import TakhinError as TakhinError
+    from takhin_tiered.segments.model import State as State
+    from takhin_tiered.segments.model import Tier as Tier
+    from takhin_tiered.segments.names import SegmentId as SegmentId
+    from takhin_tiered.segments.plan import Plan as Plan
+    from takhin_tiered.segments.plan import Step as Step
+    from takhin_tiered.segments.plan import Verb as Verb
+    from takhin_tiered.segments.report import SegmentInfo as SegmentInfo
+    from takhin_tiered.tiered_storage import TieredStorage as TieredStorage
 
 __version__ = "0.1.0"
 
-__all__ = [
-    "BucketMissing",
-    "CatalogError",
-    "ConfigError",
-    "CycleReport",
-    "DiskError",
-    "DiskFull",
-    "HeldElsewhere",
-    "InvalidSegmentPath",
-    "ObjectCorrupt",
-    "ObjectExists",
-    "ObjectMissing",
-    "Plan",
-    "SegmentActive",
-    "SegmentChanged",
-    "SegmentConflict",
-    "SegmentError",
-    "SegmentId",
-    "SegmentInfo",
-    "SegmentNotFound",
-    "SegmentRefused",
-    "Settings",
-    "State",
-    "Stats",
-    "Step",
-    "StoreDenied",
-    "StoreError",
-    "StoreUnavailable",
-    "TakhinError",
-    "Tier",
-    "TieredStorage",
-    "Verb",
-    "Verdict",
-    "__version__",
-]
+_HOMES = {
+    "catalog.tallies": ["Stats"],
+    "config": ["Settings"],
+    "engine.cycle": ["CycleReport"],
+    "engine.scrub": ["Verdict"],
+    "errors": [
+        "BucketMissing", "CatalogError", "ConfigError", "DiskError", "DiskFull", "HeldElsewhere", "InvalidSegmentPath",
+        "ObjectCorrupt", "ObjectExists", "ObjectMissing", "SegmentActive", "SegmentChanged", "SegmentConflict",
+        "SegmentError", "SegmentNotFound", "SegmentRefused", "StoreDenied", "StoreError", "StoreUnavailable",
+        "TakhinError",
+    ],
+    "segments.model": ["State", "Tier"],
+    "segments.names": ["SegmentId"],
+    "segments.plan": ["Plan", "Step", "Verb"],
+    "segments.report": ["SegmentInfo"],
+    "tiered_storage": ["TieredStorage"],
+}  # fmt: skip
+__all__ = sorted([*(name for names in _HOMES.values() for name in names), "__version__"])  # noqa: PLE0605
+
+
+def __getattr__(name: str) -> object:
+    """A public name, imported when it is asked for: who needs a part does not wait for the whole."""
+    for home, names in _HOMES.items():
+        if name in names:
+            return getattr(import_module(f"{__name__}.{home}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

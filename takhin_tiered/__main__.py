@@ -1,4 +1,4 @@
-from takhin_tiered.cli.main import main
+from takhin_tiered.cli.start import main
 
 if __name__ == "__main__":
     main()

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import ast
+import importlib
 import inspect
+import subprocess
+import sys
 
 import pytest
 
@@ -28,13 +32,24 @@ def test_a_star_import_finds_every_name() -> None:
     assert set(takhin_tiered.__all__) <= set(found)
 
 
-def test_what_is_imported_is_exported_and_nothing_else_is() -> None:
-    present = {
-        name
-        for name, thing in vars(takhin_tiered).items()
-        if not name.startswith("_") and not inspect.ismodule(thing) and name != "annotations"
-    }
-    assert present | {"__version__"} == set(takhin_tiered.__all__)
+def test_the_type_checker_sees_the_names_that_programs_get() -> None:
+    tree = ast.parse(inspect.getsource(takhin_tiered))
+    (block,) = [node for node in tree.body if isinstance(node, ast.If)]
+    seen = {}
+    for line in block.body:
+        assert isinstance(line, ast.ImportFrom)
+        assert line.module is not None
+        (alias,) = line.names
+        assert alias.asname == alias.name
+        seen[alias.name] = getattr(importlib.import_module(line.module), alias.name)
+    assert seen == {name: getattr(takhin_tiered, name) for name in takhin_tiered.__all__ if name != "__version__"}
+    with pytest.raises(AttributeError, match="Nothing"):
+        takhin_tiered.Nothing  # noqa: B018
+
+
+def test_a_name_is_imported_when_it_is_asked_for() -> None:
+    code = "import sys, takhin_tiered; assert not [n for n in sys.modules if n.startswith('takhin_tiered.')]"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_every_error_is_exported() -> None:
