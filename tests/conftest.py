@@ -8,9 +8,14 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
+from hypothesis import settings
 
 from takhin_tiered import points
 from tests.support import REGION, AtPoint, Broker, Bucket, find_minio, minio, ministack
+
+# How long an example takes says more of the machine than of the code.
+settings.register_profile("takhin", deadline=None)
+settings.load_profile("takhin")
 
 # For every process that a test starts, and for the SDK in this one.
 os.environ.setdefault("AWS_ACCESS_KEY_ID", "takhintest")

@@ -278,6 +278,17 @@ def minio(binary: str, directory: Path) -> Iterator[str]:
         yield endpoint
 
 
+@contextmanager
+def rclone_server(directory: Path) -> Iterator[str]:
+    """rclone's S3 server on a free port: of an upload it compares the MD5 only, and no write is conditional."""
+    port = free_port()
+    user, secret = os.environ["AWS_ACCESS_KEY_ID"], os.environ["AWS_SECRET_ACCESS_KEY"]
+    program = str(Path(sys.executable).with_name("rclone"))
+    arguments = [program, "serve", "s3", str(directory), "--addr", f"127.0.0.1:{port}"]
+    with _server([*arguments, "--auth-key", f"{user},{secret}"], port, RCLONE_CONFIG="/dev/null") as endpoint:
+        yield endpoint
+
+
 def find_minio() -> str | None:
     """A MinIO binary: ``$TAKHIN_TEST_MINIO``, or one on the path."""
     return os.environ.get("TAKHIN_TEST_MINIO") or shutil.which("minio")

@@ -3,6 +3,8 @@
 An object that was sent in one piece has the digest of its bytes. One that was sent in parts has the
 digest of its parts' digests, written ``<digest>-<number of parts>``. Source: Amazon S3 User Guide,
 "Checking object integrity", full object and composite checksums.
+
+MD5 is taken beside it where a server checks nothing else (``Content-MD5``): against accidents, it will do.
 """
 
 from __future__ import annotations
@@ -23,11 +25,15 @@ One whose ``fileno()`` is not negative is a file with the same bytes at the same
 
 @dataclass(frozen=True, slots=True)
 class Checksum:
-    """``sha256`` is hexadecimal, followed by ``-<parts>`` where ``part_size`` (bytes) is not 0."""
+    """``sha256`` is hexadecimal, followed by ``-<parts>`` where ``part_size`` (bytes) is not 0.
+
+    ``parts`` are the digests of what is sent in one request each, and ``md5`` the same bytes' MD5, if it was taken.
+    """
 
     sha256: str
     part_size: int = 0
     parts: tuple[bytes, ...] = field(default=(), compare=False, repr=False)
+    md5: tuple[bytes, ...] = field(default=(), compare=False, repr=False)
 
     @property
     def header(self) -> str:
@@ -48,22 +54,23 @@ def header_to_hex(header: str) -> str:
 class Hasher:
     """A running `Checksum`: feed it the bytes in order."""
 
-    def __init__(self, part_size: int = 0) -> None:
+    def __init__(self, part_size: int = 0, *, md5: bool = False) -> None:
         self._part_size = part_size
+        self._with_md5 = md5
         self._parts: list[bytes] = []
-        self._current = hashlib.sha256()
-        self._room = part_size
+        self._md5s: list[bytes] = []
         self.size = 0
+        self._begin_part()
 
     def update(self, chunk: bytes | memoryview) -> None:
         self.size += len(chunk)
         if not self._part_size:
-            self._current.update(chunk)
+            self._take(chunk)
             return
         view = memoryview(chunk)
         while view:
             taken = view[: self._room]
-            self._current.update(taken)
+            self._take(taken)
             self._room -= len(taken)
             view = view[len(taken) :]
             if not self._room:
@@ -71,21 +78,35 @@ class Hasher:
 
     def checksum(self) -> Checksum:
         if not self._part_size:
-            return Checksum(self._current.hexdigest())
+            return Checksum(self._current.hexdigest(), md5=(self._md5.digest(),) if self._md5 else ())
         if self._room < self._part_size or not self._parts:
             self._close_part()
         whole = hashlib.sha256(b"".join(self._parts)).hexdigest()
-        return Checksum(f"{whole}-{len(self._parts)}", self._part_size, tuple(self._parts))
+        return Checksum(f"{whole}-{len(self._parts)}", self._part_size, tuple(self._parts), tuple(self._md5s))
+
+    def _take(self, chunk: bytes | memoryview) -> None:
+        self._current.update(chunk)
+        if self._md5:
+            self._md5.update(chunk)
+
+    def _begin_part(self) -> None:
+        self._current = hashlib.sha256()
+        self._md5 = hashlib.md5(usedforsecurity=False) if self._with_md5 else None
+        self._room = self._part_size
 
     def _close_part(self) -> None:
         self._parts.append(self._current.digest())
-        self._current = hashlib.sha256()
-        self._room = self._part_size
+        if self._md5:
+            self._md5s.append(self._md5.digest())
+        self._begin_part()
 
 
 def checksum_of(source: Source, size: int, part_size: int = 0) -> Checksum:
-    """Read ``size`` bytes in one pass. A source that ends early gives the checksum of what is there."""
-    hasher = Hasher(part_size)
+    """Read ``size`` bytes in one pass. A source that ends early gives the checksum of what is there.
+
+    For small things: the MD5 is taken in any case.
+    """
+    hasher = Hasher(part_size, md5=True)
     while hasher.size < size:
         chunk = source(hasher.size, min(READ_SIZE, size - hasher.size))
         if not chunk:

@@ -92,7 +92,7 @@ class Upload:
 
         Raises `OtherBytes`, and whatever `archive` raises; then `undo` is to be called.
         """
-        checksums, summary = await in_thread(self._look)
+        checksums, summary = await in_thread(self._look, await self._engine.store.wants_md5())
         if summary.problem and not self._engine.archive_corrupt:
             raise SegmentRefused(
                 f"segment {self._identity.path} is damaged: {summary.problem}",
@@ -146,7 +146,7 @@ class Upload:
         if not await in_thread(look):
             raise changed(self._identity, "while it was uploaded")
 
-    def _look(self) -> tuple[dict[FileKind, Checksum], LogSummary]:
+    def _look(self, with_md5: bool) -> tuple[dict[FileKind, Checksum], LogSummary]:
         """One pass over each file. Where the archive has one, its checksum is in the form that the archive has."""
         found: dict[FileKind, Checksum] = {}
         walk = LogWalk(self._size(FileKind.LOG))
@@ -155,7 +155,7 @@ class Upload:
                 size = self._size(kind)
                 archived = self._existing.files.get(kind) if self._existing else None
                 part_size = archived.part_size if archived and archived.size == size else part_size_for(size)
-                hasher = Hasher(part_size)
+                hasher = Hasher(part_size, md5=with_md5)
                 for piece in file.pieces(size):
                     hasher.update(piece)
                     if kind is FileKind.LOG:

@@ -38,6 +38,10 @@ class ObjectStore(Protocol):
         """Return if objects could be listed now, else raise why not."""
         ...
 
+    async def wants_md5(self) -> bool:
+        """Whether an upload is proven by an MD5 in its checksum, as nothing else is looked at."""
+        ...
+
     async def put(
         self, key: str, body: Source, *, size: int, checksum: Checksum, if_absent: bool = False
     ) -> ObjectInfo:

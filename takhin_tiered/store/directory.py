@@ -53,6 +53,9 @@ class DirectoryStore:
         with _translated(""):
             await in_thread(look)
 
+    async def wants_md5(self) -> bool:
+        return False
+
     async def put(
         self, key: str, body: Source, *, size: int, checksum: Checksum, if_absent: bool = False
     ) -> ObjectInfo:

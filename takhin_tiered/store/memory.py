@@ -24,6 +24,9 @@ class MemoryStore:
     async def check(self) -> None:
         """It is always there."""
 
+    async def wants_md5(self) -> bool:
+        return False
+
     async def put(
         self, key: str, body: Source, *, size: int, checksum: Checksum, if_absent: bool = False
     ) -> ObjectInfo:

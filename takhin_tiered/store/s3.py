@@ -1,7 +1,7 @@
 """S3, MinIO, and whatever else speaks S3's protocol. The only module that knows an AWS library.
 
 Each upload carries the SHA-256 of its body, which the server checks before it stores anything, over plain
-HTTP too. Objects above `MULTIPART_THRESHOLD` go in parts, each checked in the same way, and an upload
+HTTP too; for one that does not, see `server`. Large objects go in parts, each checked in the same way, and an upload
 that fails is aborted. Retries are botocore's; only a download that breaks off in its body is taken up
 again here. Source: Amazon S3 API reference, PutObject, UploadPart, CompleteMultipartUpload.
 """
@@ -9,9 +9,11 @@ again here. Source: Amazon S3 API reference, PutObject, UploadPart, CompleteMult
 from __future__ import annotations
 
 import asyncio
+import base64
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import aioboto3
@@ -26,24 +28,21 @@ from botocore.exceptions import (
 )
 from botocore.handlers import add_expect_header
 
-from takhin_tiered import logs
-from takhin_tiered.codec.checksums import Checksum, Source, bytes_source, checksum_of, header_to_hex
+from takhin_tiered.codec.checksums import Checksum, Source, header_to_hex
 from takhin_tiered.concurrency import all_of
 from takhin_tiered.errors import (
-    ObjectCorrupt,
-    ObjectExists,
     ObjectMissing,
     StoreDenied,
     StoreError,
     StoreUnavailable,
 )
 from takhin_tiered.store import wire
-from takhin_tiered.store.answers import EmptyRange, NoConditionalWrites, meaning
+from takhin_tiered.store.answers import EmptyRange, meaning
 from takhin_tiered.store.base import ObjectInfo
 from takhin_tiered.store.body import SourceBody
+from takhin_tiered.store.server import Check, Server
 from takhin_tiered.store.wire import Deadlines, Sink
 
-PROBE_KEY = "takhin-tiered.probe"
 _PARTS_AT_ONCE = 4
 _DELETE_BATCH = 1000
 _DOWNLOAD_TRIES = 4
@@ -62,9 +61,7 @@ class S3Store:
         self._prefix = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
         self._address = address
         self._deadlines = deadlines
-        self._conditional_writes = True
-        self._checks: bool | None = None
-        self._probing = asyncio.Lock()
+        self._server = Server(self._put_whole, self.delete, self.head, address)
 
     @property
     def address(self) -> str:
@@ -76,16 +73,19 @@ class S3Store:
     async def put(
         self, key: str, body: Source, *, size: int, checksum: Checksum, if_absent: bool = False
     ) -> ObjectInfo:
-        if if_absent and not self._conditional_writes:
-            await self._require_absent(key)
-            if_absent = False
-        send = self._put_parts if checksum.part_size else self._put_whole
-        try:
-            answer = await send(key, body, size, checksum, if_absent)
-        except NoConditionalWrites:
-            self._conditional_writes = False
-            return await self.put(key, body, size=size, checksum=checksum, if_absent=if_absent)
-        return ObjectInfo(key, size, await self._word(answer), time.time())
+        if not await self.wants_md5():
+            checksum = replace(checksum, md5=())
+
+        async def send(*, if_absent: bool) -> Any:
+            put = self._put_parts if checksum.part_size else self._put_whole
+            return await put(key, body, size, checksum, if_absent=if_absent)
+
+        answer = await (self._server.put_if_absent(key, send) if if_absent else send(if_absent=False))
+        # A server that compared the MD5 has the bytes that the SHA-256 was taken of.
+        return ObjectInfo(key, size, checksum.sha256 if checksum.md5 else await self._word(answer), time.time())
+
+    async def wants_md5(self) -> bool:
+        return await self._server.checks() is Check.MD5
 
     async def head(self, key: str) -> ObjectInfo | None:
         try:
@@ -171,34 +171,18 @@ class S3Store:
     async def _word(self, answer: Any) -> str | None:
         """The checksum in an answer; None where it is only what the upload claimed, as the server never looks."""
         header = answer.get("ChecksumSHA256")
-        return header_to_hex(header) if header and await self._checks_uploads() else None
+        return header_to_hex(header) if header and await self._server.checks() is Check.SHA256 else None
 
-    async def _checks_uploads(self) -> bool:
-        """Whether the server refuses bytes that are not those of their checksum; asked once, with such bytes."""
-        async with self._probing:
-            if self._checks is None:
-                try:
-                    await self._put_whole(PROBE_KEY, bytes_source(b"?"), 1, checksum_of(bytes_source(b"!"), 1), False)
-                except ObjectCorrupt:
-                    self._checks = True
-                except StoreDenied:
-                    # Who may only read cannot ask, and so believes nothing.
-                    return False
-                else:
-                    self._checks = False
-                    await self.delete([PROBE_KEY])
-                    logs.logger().warning("the store does not check uploads: each is read back", store=self._address)
-            return self._checks
-
-    async def _put_whole(self, key: str, body: Source, size: int, checksum: Checksum, if_absent: bool) -> Any:
+    async def _put_whole(self, key: str, body: Source, size: int, checksum: Checksum, *, if_absent: bool) -> Any:
         return await self._call(
             "put", key, self._client.put_object, size=size,
             Bucket=self._bucket, Key=self._full(key),
             Body=SourceBody(body, 0, size, patience=self._deadlines.read), ContentLength=size,
-            ChecksumAlgorithm="SHA256", ChecksumSHA256=checksum.header, **_condition(if_absent),
+            ChecksumAlgorithm="SHA256", ChecksumSHA256=checksum.header,
+            **_condition(if_absent), **_md5(checksum, 0),
         )  # fmt: skip
 
-    async def _put_parts(self, key: str, body: Source, size: int, checksum: Checksum, if_absent: bool) -> Any:
+    async def _put_parts(self, key: str, body: Source, size: int, checksum: Checksum, *, if_absent: bool) -> Any:
         upload = await self._call(
             "create upload", key, self._client.create_multipart_upload,
             Bucket=self._bucket, Key=self._full(key), ChecksumAlgorithm="SHA256", ChecksumType="COMPOSITE",
@@ -229,7 +213,7 @@ class S3Store:
                     "put part", key, self._client.upload_part, size=length,
                     Bucket=self._bucket, Key=self._full(key), UploadId=upload_id, PartNumber=number,
                     Body=SourceBody(body, start, length, patience=self._deadlines.read), ContentLength=length,
-                    ChecksumAlgorithm="SHA256", ChecksumSHA256=header,
+                    ChecksumAlgorithm="SHA256", ChecksumSHA256=header, **_md5(checksum, number - 1),
                 )  # fmt: skip
             return {"PartNumber": number, "ETag": answer["ETag"], "ChecksumSHA256": header}
 
@@ -247,10 +231,6 @@ class S3Store:
             await self._abort(key, upload_id)
         except StoreError:
             return
-
-    async def _require_absent(self, key: str) -> None:
-        if await self.head(key) is not None:
-            raise ObjectExists("there is an object already", key=key)
 
     async def _get(self, key: str, start: int, end: int | None) -> Any:
         if end is not None and end <= start:
@@ -334,6 +314,10 @@ def _expect_for_large(params: dict[str, Any], **_: Any) -> None:
 
 def _condition(if_absent: bool) -> dict[str, Any]:
     return {"IfNoneMatch": "*"} if if_absent else {}
+
+
+def _md5(checksum: Checksum, piece: int) -> dict[str, str]:
+    return {"ContentMD5": base64.b64encode(checksum.md5[piece]).decode()} if checksum.md5 else {}
 
 
 @contextmanager

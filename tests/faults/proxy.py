@@ -153,7 +153,7 @@ class Proxy:
         claimed = head.get("x-amz-checksum-sha256")
         if self.checks_nothing and method == "PUT":
             self.claims[parts.path] = claimed
-            head = head.without("x-amz-checksum-sha256", "x-amz-sdk-checksum-algorithm")
+            head = head.without("x-amz-checksum-sha256", "x-amz-sdk-checksum-algorithm", "content-md5")
         there_reader, there = await asyncio.open_connection(*_address(self.upstream))
         try:
             await _send_request(head, reader, there, flip=kind is Kind.FLIP_REQUEST)

@@ -100,6 +100,9 @@ class MortalStore:
             raise StoreUnavailable("made to fail although it was done")
         return said
 
+    async def wants_md5(self) -> bool:
+        return await self._store.wants_md5()
+
     async def put(self, key: str, source: Any, *, size: int, checksum: Checksum, if_absent: bool = False) -> ObjectInfo:
         return await self._ask(lambda: self._store.put(key, source, size=size, checksum=checksum, if_absent=if_absent))
 
