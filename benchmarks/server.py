@@ -38,8 +38,6 @@ class Server:
             self._client.head_bucket(Bucket=BUCKET)
         except ClientError:
             self._client.create_bucket(Bucket=BUCKET)
-            # rclone's server answers a listing of uploads with an error until one was begun in the bucket.
-            self._client.create_multipart_upload(Bucket=BUCKET, Key="begun")
 
     def objects(self, prefix: str) -> dict[str, int]:
         """Sizes by key, without the prefix."""

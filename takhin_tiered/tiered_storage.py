@@ -22,6 +22,7 @@ from takhin_tiered.engine import claim as claims
 from takhin_tiered.engine.archive import archive
 from takhin_tiered.engine.context import Engine
 from takhin_tiered.engine.cycle import CycleReport, Listener, plan_now, refresh_catalog, run_cycle
+from takhin_tiered.engine.orphans import remove_stale_uploads
 from takhin_tiered.engine.pace import Pace
 from takhin_tiered.engine.rebuild import Reconciliation, rebuild
 from takhin_tiered.engine.restore import restore
@@ -29,7 +30,7 @@ from takhin_tiered.engine.scrub import Verdict, scrub, scrub_one, verify
 from takhin_tiered.errors import ConfigError, HeldElsewhere, SegmentNotFound, StoreError, TakhinError
 from takhin_tiered.metrics import Metrics
 from takhin_tiered.segments.model import Segment, State, Tier
-from takhin_tiered.segments.names import SegmentId, is_ours
+from takhin_tiered.segments.names import SegmentId
 from takhin_tiered.segments.plan import Plan
 from takhin_tiered.segments.policy import classify
 from takhin_tiered.segments.report import SegmentInfo, describe_segment, iso_time
@@ -232,7 +233,7 @@ class TieredStorage:
                     self._claimed = me
                     self._renewal = asyncio.create_task(self._renew(me))
                     # The claim says that nobody else uploads here: what is unfinished is a dead process's.
-                    await self.engine.store.remove_stale_uploads(0, is_ours)
+                    await remove_stale_uploads(self.engine, 0)
                 if not self._reconciled:
                     await rebuild(self.engine, full=False)
                     self._reconciled = True

@@ -19,7 +19,8 @@ READ_SIZE = 1 << 20
 Source = Callable[[int, int], bytes]
 """Bytes that can be read again: ``source(offset, length)``, blocking, so called in a thread.
 
-One whose ``fileno()`` is not negative is a file with the same bytes at the same offsets.
+One whose ``fileno()`` is not negative is a file with the same bytes at the same offsets. One whose
+``in_memory`` is true blocks nobody.
 """
 
 
@@ -115,5 +116,15 @@ def checksum_of(source: Source, size: int, part_size: int = 0) -> Checksum:
     return hasher.checksum()
 
 
+class _Bytes:
+    in_memory = True
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    def __call__(self, offset: int, length: int) -> bytes:
+        return self._data[offset : offset + length]
+
+
 def bytes_source(data: bytes) -> Source:
-    return lambda offset, length: data[offset : offset + length]
+    return _Bytes(data)

@@ -18,11 +18,11 @@ from takhin_tiered.engine.archive import archive
 from takhin_tiered.engine.context import Engine
 from takhin_tiered.engine.evict import evict
 from takhin_tiered.engine.expire import expire
-from takhin_tiered.engine.orphans import remove_orphans
+from takhin_tiered.engine.orphans import remove_orphans, remove_stale_uploads
 from takhin_tiered.engine.restore import remove_unfinished
 from takhin_tiered.errors import DiskError, SegmentError, StoreError, TakhinError
 from takhin_tiered.segments.model import PartitionListing
-from takhin_tiered.segments.names import SegmentId, is_ours
+from takhin_tiered.segments.names import SegmentId
 from takhin_tiered.segments.plan import Plan, Step, Verb, make_plan
 
 _LISTINGS_AT_ONCE = 4
@@ -217,16 +217,14 @@ async def _store_answers(engine: Engine) -> bool:
 
 
 async def _clean_up(engine: Engine) -> None:
-    """Take away what uploads that broke off left. Uploads that nobody finished are paid for until they are aborted."""
+    """Take away what uploads that broke off left."""
     try:
         if engine.catalog.intents():
             await remove_orphans(engine)
-        removed = await engine.store.remove_stale_uploads(_STALE_UPLOAD_SECONDS, is_ours)
     except StoreError as error:
         logs.logger().warning("what broken uploads left was not looked for", error=str(error))
         return
-    if removed:
-        logs.logger().info("removed uploads that were never finished", count=removed)
+    await remove_stale_uploads(engine, _STALE_UPLOAD_SECONDS)
 
 
 def _tell_gone(identities: list[SegmentId]) -> None:

@@ -9,9 +9,10 @@ from takhin_tiered import logs
 from takhin_tiered.codec.checksums import Checksum
 from takhin_tiered.engine.context import Engine, load_manifest
 from takhin_tiered.engine.prove import prove
-from takhin_tiered.errors import ObjectCorrupt, ObjectMissing
+from takhin_tiered.errors import ObjectCorrupt, ObjectMissing, StoreError
 from takhin_tiered.points import reached
 from takhin_tiered.segments.model import Intent
+from takhin_tiered.segments.names import is_ours
 
 _WAIT_FOR_ARCHIVE = 24 * 3600.0
 
@@ -60,3 +61,14 @@ async def _is_ours(engine: Engine, intent: Intent) -> bool:
     except (ObjectMissing, ObjectCorrupt):
         return False
     return True
+
+
+async def remove_stale_uploads(engine: Engine, older_than: float) -> None:
+    """Abort uploads that nobody finishes: they are paid for until then. Best effort; not every server lists them."""
+    try:
+        removed = await engine.store.remove_stale_uploads(older_than, is_ours)
+    except StoreError as error:
+        logs.logger().warning("uploads that broke off were not looked for", error=str(error))
+        return
+    if removed:
+        logs.logger().info("removed uploads that were never finished", count=removed)

@@ -31,6 +31,7 @@ from takhin_tiered.segments.names import FileKind, SegmentId
 MULTIPART_THRESHOLD = 64 << 20
 PART_SIZE = 16 << 20
 _MAX_PARTS = 10_000
+_SMALL = 256 << 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,13 +48,19 @@ class OtherBytes(Exception):
 
 
 class _FileSource:
-    """A file's bytes; why they cannot be read is kept, as an HTTP library reports only a broken connection."""
+    """A file's bytes; why they cannot be read is kept, as an HTTP library reports only a broken connection.
 
-    def __init__(self, identity: SegmentId, file: OpenFile, pace: Pace) -> None:
-        self._identity, self._file, self._pace = identity, file, pace
+    ``data`` is all of a small file, as it was read for its checksum.
+    """
+
+    def __init__(self, identity: SegmentId, file: OpenFile, data: bytes | None, pace: Pace) -> None:
+        self._identity, self._file, self._data, self._pace = identity, file, data, pace
+        self.in_memory = data is not None and not pace.rate
         self.problem: TakhinError | None = None
 
     def __call__(self, offset: int, length: int) -> bytes:
+        if self.in_memory and self._data is not None:
+            return self._data[offset : offset + length]
         try:
             with disk_errors(self._identity):
                 data = self._file.read(offset, length)
@@ -67,7 +74,7 @@ class _FileSource:
 
     def fileno(self) -> int:
         """For the kernel, which may send from it by itself; -1 where it would be too fast."""
-        return -1 if self._pace.rate else self._file.fd
+        return -1 if self._pace.rate or self.in_memory else self._file.fd
 
 
 class Upload:
@@ -84,6 +91,7 @@ class Upload:
         self._engine, self._opened, self._existing = engine, opened, existing
         self._generation, self._distrusted = generation, distrusted
         self._identity = opened.identity
+        self._small: dict[FileKind, bytes] = {}
         self._made: list[str] = []
         self._committing = False
 
@@ -160,6 +168,8 @@ class Upload:
                     hasher.update(piece)
                     if kind is FileKind.LOG:
                         walk.update(piece)
+                    if len(piece) == size <= _SMALL:
+                        self._small[kind] = bytes(piece)
                 found[kind] = hasher.checksum()
             return found, walk.summary(self._end_of_timeindex())
 
@@ -238,7 +248,7 @@ class Upload:
         size, key, path = self._size(kind), self._identity.key(kind, self._generation), self._identity.path
         file, stat = self._opened.files[kind], self._opened.stats.get(kind)
         assert stat is not None
-        source = _FileSource(self._identity, file, self._engine.uploads)
+        source = _FileSource(self._identity, file, self._small.get(kind), self._engine.uploads)
         try:
             said = await self._engine.store.put(key, source, size=size, checksum=checksum, if_absent=True)
             self._made.append(key)

@@ -43,7 +43,7 @@ def meaning(answer: Mapping[str, Any], verb: str, key: str, address: str) -> Sto
     words = f"cannot {verb} in {address}: {answer.get('Error', {}).get('Message') or code} ({code or status})"
     if code == "NoSuchBucket":
         return BucketMissing(words, hint="Create the bucket, or set storage.tiered.s3.bucket to one that exists")
-    if code in {"NoSuchKey", "404"}:
+    if code in {"NoSuchKey", "NoSuchUpload", "404"}:
         return ObjectMissing(words, key=key)
     if code == "InvalidRange":
         return EmptyRange(words, key=key)

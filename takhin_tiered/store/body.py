@@ -12,6 +12,10 @@ from takhin_tiered.codec.checksums import READ_SIZE, Source
 from takhin_tiered.concurrency import in_thread
 from takhin_tiered.store import wire
 
+# Written by the HTTP library itself, so that the answer cannot come before it knows that all was sent: it closes
+# a connection whose answer overtakes it.
+_TAIL = 512
+
 
 class SourceBody(Payload):
     """As botocore wants it: seekable for a retry; as aiohttp wants it: a payload that writes itself."""
@@ -51,14 +55,16 @@ class SourceBody(Payload):
             writer.send_headers()
             await writer.drain()
             await self._send_file(writer.transport, connection, file)
+        await self._write_chunks(writer)
 
     async def write_with_length(self, writer: AbstractStreamWriter, content_length: int | None) -> None:
         assert content_length in (None, self._length)
         await self.write(writer)
 
     async def _send_file(self, transport: Any, connection: Any, file: int) -> None:
-        while self._at < self._length:
-            offset, left = self._start + self._at, self._length - self._at
+        end = self._length - _TAIL
+        while self._at < end:
+            offset, left = self._start + self._at, end - self._at
             try:
                 sent = await wire.send(transport, connection, file, offset, left, patience=self._patience)
             except OSError as error:
@@ -71,5 +77,9 @@ class SourceBody(Payload):
                 await in_thread(self._source, offset + sent, left - sent)
 
     async def _write_chunks(self, writer: AbstractStreamWriter) -> None:
-        while self._at < self._length and (chunk := await in_thread(self.read, READ_SIZE)):
+        while self._at < self._length:
+            in_memory = getattr(self._source, "in_memory", False)
+            chunk = self.read(READ_SIZE) if in_memory else await in_thread(self.read, READ_SIZE)
+            if not chunk:
+                return
             await writer.write(chunk)

@@ -155,10 +155,14 @@ class S3Store:
         removed = 0
         marker: dict[str, Any] = {}
         while True:
-            page = await self._call(
-                "list uploads", "", self._client.list_multipart_uploads,
-                Bucket=self._bucket, Prefix=self._prefix, **marker,
-            )  # fmt: skip
+            try:
+                page = await self._call(
+                    "list uploads", "", self._client.list_multipart_uploads,
+                    Bucket=self._bucket, Prefix=self._prefix, **marker,
+                )  # fmt: skip
+            except ObjectMissing:
+                # So says rclone's server, until one was begun in the bucket.
+                return removed
             for upload in page.get("Uploads", ()):
                 key = upload["Key"].removeprefix(self._prefix)
                 if ours(key) and time.time() - upload["Initiated"].timestamp() > older_than:
@@ -290,6 +294,10 @@ async def open_s3(
         read_timeout=deadlines.read,
         max_pool_connections=connections,
         retries={"mode": "standard", "total_max_attempts": 4},
+        # Given, it is not put together anew for each request.
+        user_agent="takhin-tiered",
+        # Arguments are this module's own.
+        parameter_validation=False,
         # The checksum header, which is signed, says which bytes are meant; signing them as well reads them twice.
         s3={"payload_signing_enabled": False, "addressing_style": "path" if endpoint else "auto"},
         request_checksum_calculation="when_required",
@@ -299,11 +307,25 @@ async def open_s3(
     address += f" at {endpoint}" if endpoint else ""
     async with AsyncExitStack() as stack:
         session = aioboto3.Session(region_name=region)
+        session.events.register("creating-client-class.s3", _add_mixin)
         with _translated("connect", "", address, deadlines.base):
             client = await stack.enter_async_context(session.client("s3", endpoint_url=endpoint or None, config=config))
         client.meta.events.unregister("before-call.s3", add_expect_header)
         client.meta.events.register("before-call.s3", _expect_for_large)
         yield S3Store(client, bucket, prefix, address, deadlines)
+
+
+class _OneEndpointForAllKeys:
+    """The rules that find a bucket's endpoint never look at the key, but would be gone through for each anew."""
+
+    async def _resolve_endpoint_ruleset(self, operation_model: Any, params: Any, *args: Any, **kwargs: Any) -> Any:
+        params = {**params, "Key": "any"} if "Key" in params else params
+        resolve: Callable[..., Awaitable[Any]] = getattr(super(), "_resolve_endpoint_ruleset")  # noqa: B009
+        return await resolve(operation_model, params, *args, **kwargs)
+
+
+def _add_mixin(base_classes: list[type], **_: Any) -> None:
+    base_classes.insert(0, _OneEndpointForAllKeys)
 
 
 def _expect_for_large(params: dict[str, Any], **_: Any) -> None:

@@ -92,7 +92,7 @@ class Server:
             self._refuses_second_writes = True
         except StoreError:
             return
-        else:
+        if self._refuses_second_writes is None:
             self._refuses_second_writes = False
             logs.logger().warning("the store takes conditional writes for ordinary ones", store=self._address)
 

@@ -18,7 +18,7 @@ from typing import Any
 from takhin_tiered.codec.checksums import READ_SIZE
 from takhin_tiered.concurrency import in_bulk_thread, in_thread
 
-WORTH_IT = 64 << 10
+WORTH_IT = 256 << 10
 _BUFFER = 256 << 10
 _SEND_AT_ONCE = 4 << 20
 
