@@ -14,9 +14,10 @@ from dataclasses import replace
 from weakref import WeakValueDictionary
 
 from takhin_tiered.catalog.journal import Journal
-from takhin_tiered.catalog.record import is_special, pack, pack_seen, stands_so, unpack
+from takhin_tiered.catalog.record import head_of, is_special, pack, stands_so, unpack
 from takhin_tiered.catalog.tallies import Stats, Tallies
-from takhin_tiered.segments.model import NO_FILES, Intent, LocalFiles, PartitionListing, Segment
+from takhin_tiered.segments.listing import NOTHING_SEEN, PartitionListing, has_log, local_files
+from takhin_tiered.segments.model import Intent, LocalFiles, Segment
 from takhin_tiered.segments.names import SegmentId
 from takhin_tiered.segments.policy import Policy
 
@@ -34,7 +35,8 @@ class Catalog:
         self._tallies = Tallies()
         self._guard = threading.RLock()
         self._locks: WeakValueDictionary[SegmentId, asyncio.Lock] = WeakValueDictionary()
-        self._unwritten: dict[SegmentId, bytes | None] = {}
+        # What changed since it was last written, or is being written: rows are read when they are.
+        self._unwritten: dict[Partition, set[int]] = {}
         self._intents: dict[str, Intent] = {}
         self._unwritten_intents: dict[str, Intent | None] = {}
         self._write_lock = asyncio.Lock()
@@ -44,25 +46,19 @@ class Catalog:
         """Read the journal."""
         if self._journal is None:
             return
-        partition: Partition | None = None
         plain: list[bytes] = []
-        special: list[tuple[SegmentId, bytes]] = []
-        async for batch in self._journal.rows():
-            for topic, number, base_offset, row in batch:
-                if partition is None or partition[1] != number or partition[0] != topic:
-                    partition = (topic, number)
-                    rows = self._rows.setdefault(partition, {})
-                rows[base_offset] = row
-                if is_special(row):
-                    special.append((SegmentId(topic, number, base_offset), row))
-                else:
-                    plain.append(row)
-        self._tallies.load(plain)
-        for identity, row in special:
-            segment = unpack(identity, row)
-            self._tallies.replace(None, segment)
-            if segment.active:
-                self._active[identity.topic, identity.partition] = identity.base_offset
+        async for partition, rows in self._journal.partitions():
+            if rows:
+                self._rows[partition] = rows
+            ordinary = rows.copy()
+            heads = tuple(filter(is_special, set(map(head_of, rows.values()))))
+            for base_offset in [base_offset for base_offset, row in rows.items() if row.startswith(heads)]:
+                segment = unpack(SegmentId(*partition, base_offset), ordinary.pop(base_offset))
+                self._tallies.replace(None, segment)
+                if segment.active:
+                    self._active[partition] = base_offset
+            plain += ordinary.values()
+        self._tallies.add(plain)
         self._intents = {intent.key: intent for intent in await self._journal.intents()}
 
     def detach(self) -> None:
@@ -158,7 +154,7 @@ class Catalog:
     @property
     def unwritten(self) -> int:
         """How many changes wait for a `flush`."""
-        return len(self._unwritten)
+        return sum(map(len, self._unwritten.values()))
 
     def begin_scan(self) -> None:
         """What verbs change from here on, `observe` leaves as they put it."""
@@ -171,23 +167,36 @@ class Catalog:
         A segment whose files differ from those of the scan before is not settled.
         """
         partition = (listing.topic, listing.partition)
+        seen = listing.rows
         gone: list[SegmentId] = []
+        fresh: dict[int, bytes] = {}
         with self._guard:
             if not listing.partial:
                 self._active[partition] = -1 if listing.active is None else listing.active
             active = self._active.get(partition, -1)
             known = self._rows.get(partition, {})
             verbs_are_at_work = bool(self._changed_by_verbs or self._locks)
-            for base_offset in listing.segments if listing.partial else known.keys() | listing.segments.keys():
-                files = listing.segments.get(base_offset, NO_FILES)
-                row, is_active = known.get(base_offset), base_offset == active
+            # Of most segments the row is just what is seen again.
+            differing = [base_offset for base_offset, row in seen.items() if known.get(base_offset) != row]
+            if not listing.partial:
+                differing += known.keys() - seen.keys()
+            for base_offset in differing:
+                row, files, is_active = (
+                    known.get(base_offset),
+                    seen.get(base_offset, NOTHING_SEEN),
+                    base_offset == active,
+                )
                 if row is not None and stands_so(row, files, active=is_active):
                     continue
-                identity = SegmentId(*partition, base_offset)
-                if verbs_are_at_work and self._is_busy(identity):
+                if verbs_are_at_work and self._is_busy(identity := SegmentId(*partition, base_offset)):
                     self._look_again(identity)
-                elif self._see(identity, files, active=is_active):
-                    gone.append(identity)
+                elif row is None:
+                    if has_log(files):
+                        fresh[base_offset] = files
+                elif self._see(SegmentId(*partition, base_offset), row, local_files(files), active=is_active):
+                    gone.append(SegmentId(*partition, base_offset))
+            if fresh:
+                self._add(partition, fresh, active)
         return gone
 
     def restless(self, topic: str, partition: int) -> list[int]:
@@ -206,15 +215,24 @@ class Catalog:
         """Return when all that was put before this call is in the journal. Callers at the same time share a commit."""
         async with self._write_lock:
             with self._guard:
-                changes, self._unwritten = self._unwritten, {}
+                unwritten, self._unwritten = self._unwritten, {}
                 intents, self._unwritten_intents = self._unwritten_intents, {}
-            if self._journal is None or not (changes or intents):
+                changes: dict[Partition, dict[int, bytes | None]] = {}
+                wholes: dict[Partition, dict[int, bytes]] = {}
+                for partition, offsets in unwritten.items():
+                    rows = self._rows.get(partition, {})
+                    if self._journal is not None and self._journal.wants_whole(partition, len(offsets), len(rows)):
+                        wholes[partition] = rows.copy()
+                    else:
+                        changes[partition] = {offset: rows.get(offset) for offset in offsets}
+            if self._journal is None or not (unwritten or intents):
                 return
             try:
-                await asyncio.shield(self._journal.write(changes, intents))
+                await asyncio.shield(self._journal.write(changes, wholes, intents))
             except BaseException:
                 with self._guard:
-                    self._unwritten = {**changes, **self._unwritten}
+                    for partition, offsets in unwritten.items():
+                        self._unwritten.setdefault(partition, set()).update(offsets)
                     self._unwritten_intents = {**intents, **self._unwritten_intents}
                 raise
 
@@ -222,19 +240,19 @@ class Catalog:
         lock = self._locks.get(identity)
         return identity in self._changed_by_verbs or (lock is not None and lock.locked())
 
-    def _see(self, identity: SegmentId, files: LocalFiles, *, active: bool) -> bool:
-        """Take over how the files of one segment stand; True if it was known and is gone."""
+    def _add(self, partition: Partition, fresh: dict[int, bytes], active: int) -> None:
+        """Take over segments of which nothing is known but their files."""
+        self._unsettled.get(partition, set()).difference_update(fresh)
+        if (files := fresh.pop(active, None)) is not None:
+            self._replace(Segment(SegmentId(*partition, active), local=local_files(files), active=True))
+        self._rows.setdefault(partition, {}).update(fresh)
+        self._unwritten.setdefault(partition, set()).update(fresh)
+        self._tallies.add(list(fresh.values()))
+
+    def _see(self, identity: SegmentId, row: bytes, files: LocalFiles, *, active: bool) -> bool:
+        """Take over how the files of a known segment stand; True if it is gone."""
         self._unsettled.get((identity.topic, identity.partition), set()).discard(identity.base_offset)
-        known = self.get(identity)
-        if known is None:
-            if files.log is not None and active:
-                self._replace(Segment(identity, local=files, active=active))
-            elif files.log is not None:
-                row = pack_seen(files, active=active)
-                self._rows.setdefault((identity.topic, identity.partition), {})[identity.base_offset] = row
-                self._unwritten[identity] = row
-                self._tallies.add_seen(files, files.log)
-            return False
+        known = unpack(identity, row)
         if files.log is None and known.archive is None:
             self._remove(identity)
             return True
@@ -255,11 +273,14 @@ class Catalog:
         if row != old:
             self._tallies.replace(None if old is None else unpack(segment.id, old), segment)
             rows[segment.id.base_offset] = row
-            self._unwritten[segment.id] = row
+            self._note_change(segment.id)
 
     def _remove(self, identity: SegmentId) -> None:
         rows = self._rows[identity.topic, identity.partition]
         self._tallies.replace(unpack(identity, rows.pop(identity.base_offset)), None)
         if not rows:
             del self._rows[identity.topic, identity.partition]
-        self._unwritten[identity] = None
+        self._note_change(identity)
+
+    def _note_change(self, identity: SegmentId) -> None:
+        self._unwritten.setdefault((identity.topic, identity.partition), set()).add(identity.base_offset)

@@ -7,26 +7,38 @@ there was no database: then the catalog is compared with the bucket before it is
 from __future__ import annotations
 
 import sqlite3
+import struct
+from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
+from itertools import groupby
 from pathlib import Path
-from typing import cast
+from typing import Any
 
 import aiosqlite
 
+from takhin_tiered.catalog.block import blocks, unpack_blocks
 from takhin_tiered.errors import CatalogError
 from takhin_tiered.points import reached
 from takhin_tiered.segments.model import Intent
 from takhin_tiered.segments.names import SegmentId
 
 FILE_NAME = "catalog.db"
-_SCHEMA_VERSION = 1
+_SCHEMA_VERSION = 2
 _ROWS_AT_ONCE = 20_000
+_BLOCKS_AT_ONCE = 64
+# A partition is written whole when so many of its rows, and a fourth of them, have changed since it was.
+_MANY_CHANGES = 64
+_GONE = b""
 _SCHEMA = f"""
 CREATE TABLE IF NOT EXISTS segments (
     topic TEXT NOT NULL, partition INTEGER NOT NULL, base_offset INTEGER NOT NULL, record BLOB NOT NULL,
     PRIMARY KEY (topic, partition, base_offset)
 ) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS blocks (
+    topic TEXT NOT NULL, partition INTEGER NOT NULL, number INTEGER NOT NULL, rows BLOB NOT NULL,
+    PRIMARY KEY (topic, partition, number)
+);
 CREATE TABLE IF NOT EXISTS intents (
     key TEXT PRIMARY KEY, topic TEXT NOT NULL, partition INTEGER NOT NULL, base_offset INTEGER NOT NULL,
     size INTEGER NOT NULL, sha256 TEXT NOT NULL, part_size INTEGER NOT NULL, since REAL NOT NULL
@@ -34,23 +46,39 @@ CREATE TABLE IF NOT EXISTS intents (
 CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 PRAGMA user_version = {_SCHEMA_VERSION};
 """
-Row = tuple[str, int, int, bytes]
+Partition = tuple[str, int]
 
 
 class Journal:
-    """An open database. Made by `open_journal`."""
+    """An open database. Made by `open_journal`.
+
+    A partition stands in `blocks`, as it was when it was last written whole; what changed since stands row
+    by row in ``segments``, an empty record for a segment that is gone.
+    """
 
     def __init__(self, database: aiosqlite.Connection, path: Path, *, was_clean: bool) -> None:
         self._database = database
         self._path = path
+        self._changed: Counter[Partition] = Counter()
         self.was_clean = was_clean
 
-    async def rows(self) -> AsyncIterator[Iterable[Row]]:
-        """Every segment, many at a time, those of a partition one after the other."""
+    async def partitions(self) -> AsyncIterator[tuple[Partition, dict[int, bytes]]]:
+        """Every partition, with the rows of all its segments by base offset."""
         with _translated(self._path):
-            cursor = await self._database.execute("SELECT topic, partition, base_offset, record FROM segments")
-            while batch := await cursor.fetchmany(_ROWS_AT_ONCE):
-                yield cast(list[Row], batch)
+            changes = await self._changes()
+            cursor = await self._database.execute("SELECT topic, partition, rows FROM blocks ORDER BY 1, 2, number")
+            partition, rows = None, dict[int, bytes]()
+            while batch := await cursor.fetchmany(_BLOCKS_AT_ONCE):
+                for found, packed in groupby(batch, key=lambda row: (row[0], row[1])):
+                    if partition is not None and found != partition:
+                        yield partition, _with_changes(rows, changes.pop(partition, {}))
+                        rows = {}
+                    partition = found
+                    rows |= unpack_blocks(row[2] for row in packed)
+            if partition is not None:
+                yield partition, _with_changes(rows, changes.pop(partition, {}))
+        for partition, changed in changes.items():
+            yield partition, _with_changes({}, changed)
 
     async def intents(self) -> list[Intent]:
         with _translated(self._path):
@@ -58,34 +86,45 @@ class Journal:
             rows = await cursor.fetchall()
         return [Intent(row[0], SegmentId(row[1], row[2], row[3]), *row[4:]) for row in rows]
 
+    def wants_whole(self, partition: Partition, changed: int, known: int) -> bool:
+        """Whether a partition of so many segments, of which so many changed, is to be written whole."""
+        return self._changed[partition] + changed >= max(_MANY_CHANGES, known // 4)
+
     async def write(
-        self, changes: Mapping[SegmentId, bytes | None], intents: Mapping[str, Intent | None] | None = None
+        self,
+        changes: Mapping[Partition, Mapping[int, bytes | None]],
+        wholes: Mapping[Partition, Mapping[int, bytes]],
+        intents: Mapping[str, Intent | None],
     ) -> None:
         """Commit all of these, or none; None removes a row. What is committed outlives a kill."""
-        done = [(key,) for key, intent in (intents or {}).items() if intent is None]
-        begun = [_intent_row(intent) for intent in (intents or {}).values() if intent is not None]
-        gone = [(i.topic, i.partition, i.base_offset) for i, record in changes.items() if record is None]
-        kept = [(i.topic, i.partition, i.base_offset, record) for i, record in changes.items() if record is not None]
+        changed = [(*place, base, row or _GONE) for place, rows in changes.items() for base, row in rows.items()]
+        packed = ((*place, *block) for place, rows in wholes.items() for block in enumerate(blocks(rows)))
+        work: list[tuple[str, Iterable[tuple[Any, ...]]]] = [
+            ("DELETE FROM blocks WHERE topic = ? AND partition = ?", wholes),
+            ("DELETE FROM segments WHERE topic = ? AND partition = ?", wholes),
+            # Packed in the database's thread, one block at a time.
+            ("INSERT INTO blocks VALUES (?, ?, ?, ?)", packed if wholes else ()),
+            ("INSERT OR REPLACE INTO segments VALUES (?, ?, ?, ?)", changed),
+            ("DELETE FROM intents WHERE key = ?", [(key,) for key, intent in intents.items() if intent is None]),
+            (
+                "INSERT OR REPLACE INTO intents VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                [_intent_row(intent) for intent in intents.values() if intent is not None],
+            ),
+        ]
         with _translated(self._path):
             try:
-                if gone:
-                    await self._database.executemany(
-                        "DELETE FROM segments WHERE topic = ? AND partition = ? AND base_offset = ?", gone
-                    )
-                if kept:
-                    await self._database.executemany("INSERT OR REPLACE INTO segments VALUES (?, ?, ?, ?)", kept)
-                if done:
-                    await self._database.executemany("DELETE FROM intents WHERE key = ?", done)
-                if begun:
-                    await self._database.executemany(
-                        "INSERT OR REPLACE INTO intents VALUES (?, ?, ?, ?, ?, ?, ?, ?)", begun
-                    )
+                for statement, rows in work:
+                    if rows:
+                        await self._database.executemany(statement, rows)
                 reached("catalog.writing")
                 await self._database.commit()
             except BaseException:
                 # Else the half of it would be committed with the next write.
                 await self._database.rollback()
                 raise
+        for partition in wholes:
+            del self._changed[partition]
+        self._changed.update({partition: len(rows) for partition, rows in changes.items()})
         reached("catalog.written")
 
     async def get_meta(self, name: str) -> str | None:
@@ -98,6 +137,15 @@ class Journal:
         with _translated(self._path):
             await self._database.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (name, value))
             await self._database.commit()
+
+    async def _changes(self) -> dict[Partition, dict[int, bytes]]:
+        found: dict[Partition, dict[int, bytes]] = {}
+        cursor = await self._database.execute("SELECT topic, partition, base_offset, record FROM segments")
+        while batch := await cursor.fetchmany(_ROWS_AT_ONCE):
+            for topic, number, base_offset, row in batch:
+                found.setdefault((topic, number), {})[base_offset] = row
+        self._changed = Counter({partition: len(rows) for partition, rows in found.items()})
+        return found
 
 
 @asynccontextmanager
@@ -116,7 +164,7 @@ async def open_journal(state_dir: Path, *, read_only: bool = False) -> AsyncIter
         database = await aiosqlite.connect(f"{path.as_uri()}?mode={'ro' if read_only else 'rwc'}", uri=True)
     try:
         with _translated(path):
-            await _require_known_version(database, path)
+            await _require_known_version(database, path, read_only=read_only)
             if read_only:
                 yield Journal(database, path, was_clean=True)
                 return
@@ -131,11 +179,23 @@ async def open_journal(state_dir: Path, *, read_only: bool = False) -> AsyncIter
             await database.close()
 
 
-async def _require_known_version(database: aiosqlite.Connection, path: Path) -> None:
+async def _require_known_version(database: aiosqlite.Connection, path: Path, *, read_only: bool) -> None:
+    """An earlier release's database lacks a table: made empty, it leaves all rows to be changes."""
     cursor = await database.execute("PRAGMA user_version")
     row = await cursor.fetchone()
-    if row and row[0] > _SCHEMA_VERSION:
+    version = row[0] if row else 0
+    if version > _SCHEMA_VERSION:
         raise CatalogError(f"{path} was written by a later release", hint="Use that release, or a later one")
+    if read_only and version < _SCHEMA_VERSION:
+        raise CatalogError(f"{path} was written by an earlier release", hint="Start the daemon of this release once")
+
+
+def _with_changes(rows: dict[int, bytes], changed: Mapping[int, bytes]) -> dict[int, bytes]:
+    rows.update(changed)
+    for offset, row in changed.items():
+        if row == _GONE:
+            del rows[offset]
+    return rows
 
 
 def _intent_row(intent: Intent) -> tuple[str | int | float, ...]:
@@ -148,7 +208,7 @@ def _intent_row(intent: Intent) -> tuple[str | int | float, ...]:
 def _translated(path: Path) -> Iterator[None]:
     try:
         yield
-    except (sqlite3.Error, OSError) as error:
+    except (sqlite3.Error, struct.error, OSError) as error:
         raise CatalogError(
             f"the catalog database {path} failed: {error}",
             hint="Segments and archive are not touched by this. If the file is damaged, move it away and start "

@@ -7,19 +7,32 @@ them without building a single one. Absent parts take no room: a flag says what 
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
+from operator import itemgetter
 
-from takhin_tiered.segments.model import NO_FILES, Archive, FileStat, LocalFiles, Segment
+from takhin_tiered.segments.listing import (
+    ACTIVE,
+    FLAGS,
+    LOCAL_SHIFT,
+    SETTLED,
+    has_log,
+    pack_files,
+    presence,
+    unpack_files,
+)
+from takhin_tiered.segments.model import NO_FILES, Archive, Segment
 from takhin_tiered.segments.names import SegmentId
 
-_FLAGS = struct.Struct("<H")
-_FILE = struct.Struct("<qqQ")
 _ARCHIVE = struct.Struct("<Iqqd")
 _TIME = struct.Struct("<d")
 
-_ACTIVE, _SETTLED, _ARCHIVED, _PROVEN_IS_LOCAL, _LEASED, _READ, _PROBLEM = (1 << bit for bit in range(7))
-_LOCAL_SHIFT, _PROVEN_SHIFT = 7, 10
+# The bits below these, and the local files' after them, are those of a listing's rows.
+_ARCHIVED, _PROVEN_IS_LOCAL, _LEASED, _READ, _PROBLEM = (1 << bit for bit in range(2, 7))
+_PROVEN_SHIFT = LOCAL_SHIFT + 3
 _QUARANTINED = 1 << 13
+_SEEN_BITS = ACTIVE | SETTLED | 7 << LOCAL_SHIFT
 
 
 def pack(segment: Segment) -> bytes:
@@ -27,23 +40,23 @@ def pack(segment: Segment) -> bytes:
     proven = archive.proven if archive else NO_FILES
     shared = bool(proven) and proven == segment.local
     flags = (
-        (_ACTIVE if segment.active else 0)
-        | (_SETTLED if segment.settled else 0)
+        (ACTIVE if segment.active else 0)
+        | (SETTLED if segment.settled else 0)
         | (_ARCHIVED if archive else 0)
         | (_PROVEN_IS_LOCAL if shared else 0)
         | (_LEASED if segment.lease_until else 0)
         | (_READ if segment.last_access else 0)
         | (_PROBLEM if segment.problem else 0)
         | (_QUARANTINED if segment.quarantined else 0)
-        | _presence(segment.local) << _LOCAL_SHIFT
-        | (0 if shared else _presence(proven) << _PROVEN_SHIFT)
+        | presence(segment.local) << LOCAL_SHIFT
+        | (0 if shared else presence(proven) << _PROVEN_SHIFT)
     )
-    pieces = [_FLAGS.pack(flags)]
-    pieces.append(_pack_files(segment.local))
+    pieces = [FLAGS.pack(flags)]
+    pieces.append(pack_files(segment.local))
     if archive:
         pieces.append(_ARCHIVE.pack(archive.generation, archive.size, archive.mtime_ns, archive.archived_at))
     if not shared:
-        pieces.append(_pack_files(proven))
+        pieces.append(pack_files(proven))
     if segment.lease_until:
         pieces.append(_TIME.pack(segment.lease_until))
     if segment.last_access:
@@ -53,29 +66,21 @@ def pack(segment: Segment) -> bytes:
     return b"".join(pieces)
 
 
-def pack_seen(files: LocalFiles, *, active: bool) -> bytes:
-    """The row of a segment of which nothing is known but how its files stand, as `pack` would write it."""
-    flags = (_ACTIVE if active else 0) | _SETTLED | _presence(files) << _LOCAL_SHIFT
-    return _FLAGS.pack(flags) + _pack_files(files)
-
-
-def stands_so(row: bytes, files: LocalFiles, *, active: bool) -> bool:
-    """Whether a row says of a settled segment just this: then a look at the disk changes nothing."""
+def stands_so(row: bytes, seen: bytes, *, active: bool) -> bool:
+    """Whether a row says of a settled segment just what was seen: then a look at the disk changes nothing."""
     flags = row[0] | row[1] << 8
-    if flags & (_ACTIVE | _SETTLED) != (_ACTIVE if active else 0) | _SETTLED:
+    if flags & _SEEN_BITS != seen[0] | seen[1] << 8 | active or (flags & _LEASED and not has_log(seen)):
         return False
-    if flags >> _LOCAL_SHIFT & 7 != _presence(files) or (files[0] is None and flags & _LEASED):
-        return False
-    return row.startswith(_pack_files(files), _FLAGS.size)
+    return row.startswith(seen[FLAGS.size :], FLAGS.size)
 
 
 def unpack(identity: SegmentId, row: bytes) -> Segment:
-    flags = _FLAGS.unpack_from(row)[0]
-    local, at = _unpack_files(row, _FLAGS.size, flags >> _LOCAL_SHIFT & 7)
+    flags = FLAGS.unpack_from(row)[0]
+    local, at = unpack_files(row, FLAGS.size, flags >> LOCAL_SHIFT & 7)
     archive = None
     if flags & _ARCHIVED:
         generation, size, mtime_ns, archived_at = _ARCHIVE.unpack_from(row, at)
-        proven, at = _unpack_files(row, at + _ARCHIVE.size, flags >> _PROVEN_SHIFT & 7)
+        proven, at = unpack_files(row, at + _ARCHIVE.size, flags >> _PROVEN_SHIFT & 7)
         archive = Archive(generation, size, mtime_ns, archived_at, proven=local if flags & _PROVEN_IS_LOCAL else proven)
     lease_until = last_access = 0.0
     if flags & _LEASED:
@@ -87,8 +92,8 @@ def unpack(identity: SegmentId, row: bytes) -> Segment:
     return Segment(
         identity,
         local=local,
-        active=bool(flags & _ACTIVE),
-        settled=bool(flags & _SETTLED),
+        active=bool(flags & ACTIVE),
+        settled=bool(flags & SETTLED),
         archive=archive,
         lease_until=lease_until,
         last_access=last_access,
@@ -97,32 +102,25 @@ def unpack(identity: SegmentId, row: bytes) -> Segment:
     )
 
 
-def _presence(files: LocalFiles) -> int:
-    return (files[0] is not None) | (files[1] is not None) << 1 | (files[2] is not None) << 2
+head_of: Callable[[bytes], bytes] = itemgetter(slice(FLAGS.size))
+"""A row's flags: rows with the same ones have the same form."""
 
 
-def _pack_files(files: LocalFiles) -> bytes:
-    return b"".join([_FILE.pack(*stat) for stat in files if stat is not None])
-
-
-def _unpack_files(row: bytes, at: int, present: int) -> tuple[LocalFiles, int]:
-    if not present:
-        return NO_FILES, at
-    stats: list[FileStat | None] = []
-    for bit in range(3):
-        if present >> bit & 1:
-            stats.append(FileStat(*_FILE.unpack_from(row, at)))
-            at += _FILE.size
-        else:
-            stats.append(None)
-    return LocalFiles(*stats), at
+def is_special(head: bytes) -> bool:
+    """Of a segment that is active, or restored and still on disk."""
+    flags = FLAGS.unpack(head)[0]
+    return bool(flags & ACTIVE or (flags & _LEASED and flags >> LOCAL_SHIFT & 1))
 
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """Where a row of certain flags has what: numbers of fields in ``layout``, 0 for one that is not there."""
+    """Where rows of certain flags have what, before a problem's text: numbers of the fields that ``reader`` gives.
 
-    layout: str
+    ``archive_size`` and ``mtime`` are -1 where there is none.
+    """
+
+    reader: struct.Struct
+    fields: int
     local_sizes: tuple[int, ...]
     archive_size: int
     mtime: int
@@ -130,26 +128,22 @@ class Form:
     quarantined: bool
 
 
-def flags_of(row: bytes) -> int:
-    return row[0] | row[1] << 8
-
-
-def is_special(row: bytes) -> bool:
-    """Of a segment that is active, or restored and still on disk."""
-    flags = flags_of(row)
-    return bool(flags & _ACTIVE or (flags & _LEASED and flags >> _LOCAL_SHIFT & 1))
-
-
-def form_of(flags: int) -> Form:
-    present = flags >> _LOCAL_SHIFT & 7
-    files = present.bit_count()
+@cache
+def form_of(head: bytes) -> Form:
+    flags = FLAGS.unpack(head)[0]
+    present, proven = flags >> LOCAL_SHIFT & 7, flags >> _PROVEN_SHIFT & 7
     has_log, is_archived = bool(present & 1), bool(flags & _ARCHIVED)
-    after = 1 + 3 * files
+    sizes = present.bit_count()
+    # The size of each file, and of the archive; of the log and the archive the time; and nothing else.
+    local = ("qq8x" + "q16x" * (sizes - 1) if has_log else "q16x" * sizes) + ("4xqq8x" if is_archived else "")
+    rest = f"{24 * proven.bit_count() + 8 * bool(flags & _LEASED) + 8 * bool(flags & _READ)}x"
+    first_archived = sizes + has_log
     return Form(
-        layout="<H" + "qqQ" * files + ("Iqqd" if is_archived else ""),
-        local_sizes=tuple(range(1, after, 3)),
-        archive_size=after + 1 if is_archived else 0,
-        mtime=2 if has_log else after + 2 if is_archived else 0,
+        reader=struct.Struct(f"<2x{local}{rest}"),
+        fields=sizes + has_log + 2 * is_archived,
+        local_sizes=(0, *range(2, sizes + 1)) if has_log else tuple(range(sizes)),
+        archive_size=first_archived if is_archived else -1,
+        mtime=1 if has_log else first_archived + 1 if is_archived else -1,
         archived_only=is_archived and not has_log,
         quarantined=bool(flags & _QUARANTINED),
     )

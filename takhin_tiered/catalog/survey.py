@@ -1,13 +1,13 @@
 """Counts and sums over a million rows at a start, without building a segment for each.
 
-Rows of the same flags and length have the same form, so that all of them are read by one `struct`.
+Rows of the same flags have the same form, so that all of them are read by one `struct`.
 """
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 
 from takhin_tiered.catalog import record
 
@@ -28,29 +28,29 @@ class Survey:
     mtimes: list[float] = field(default_factory=list)
 
 
-def survey(rows: Iterable[bytes]) -> Survey:
+def survey(rows: Sequence[bytes]) -> Survey:
     """Over rows none of which is `record.is_special`."""
-    by_form: dict[tuple[int, int], list[bytes]] = {}
-    for row in rows:
-        by_form.setdefault((record.flags_of(row), len(row)), []).append(row)
     found = Survey()
-    for (flags, length), alike in by_form.items():
-        form = record.form_of(flags)
-        for at in range(0, len(alike), _AT_ONCE):
-            _add(found, form, length, alike[at : at + _AT_ONCE])
+    for at in range(0, len(rows), _AT_ONCE):
+        some = rows[at : at + _AT_ONCE]
+        for head in set(map(record.head_of, some)):
+            form = record.form_of(head)
+            _add(found, form, [row[: form.reader.size] for row in some if row.startswith(head)])
     return found
 
 
-def _add(found: Survey, form: record.Form, length: int, rows: list[bytes]) -> None:
-    known = struct.Struct(form.layout)
-    reader = struct.Struct(f"{form.layout}{length - known.size}x")
-    values = list(zip(*reader.iter_unpack(b"".join(rows)), strict=True))
-    local = sum(sum(values[at]) for at in form.local_sizes)
-    archived = sum(values[form.archive_size]) if form.archive_size else 0
+def _add(found: Survey, form: record.Form, rows: list[bytes]) -> None:
+    # One flat list: a tuple kept for each row would have the garbage collector look at all of them.
+    values = list(chain.from_iterable(form.reader.iter_unpack(b"".join(rows))))
+    local = sum(sum(values[at :: form.fields]) for at in form.local_sizes)
+    archived = sum(values[form.archive_size :: form.fields]) if form.archive_size >= 0 else 0
     found.total += len(rows)
     found.archived += len(rows) if form.archived_only else 0
     found.quarantined += len(rows) if form.quarantined else 0
     found.total_bytes += archived if form.archived_only else local
     found.local_bytes += local
     found.archived_bytes += archived
-    found.mtimes += [nanoseconds / 1e9 for nanoseconds in values[form.mtime]] if form.mtime else [0.0] * len(rows)
+    if form.mtime >= 0:
+        found.mtimes += [nanoseconds / 1e9 for nanoseconds in values[form.mtime :: form.fields]]
+    else:
+        found.mtimes += [0.0] * len(rows)

@@ -6,13 +6,13 @@ the number of warm and cold ones is where two thresholds fall in it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sortedcontainers import SortedList
 
 from takhin_tiered.catalog.survey import survey
-from takhin_tiered.segments.model import FileStat, LocalFiles, Segment, State, Tier
+from takhin_tiered.segments.model import Segment, State, Tier
 from takhin_tiered.segments.names import SegmentId
 from takhin_tiered.segments.policy import Policy, classify
 
@@ -46,13 +46,16 @@ class Tallies:
         # Hot whatever their age: active ones, and restored ones while their lease runs.
         self._special: dict[SegmentId, Segment] = {}
 
-    def load(self, rows: Iterable[bytes]) -> None:
-        """Begin with these, none of which is special."""
+    def add(self, rows: Sequence[bytes]) -> None:
+        """Many more segments at once, none of which is special."""
         found = survey(rows)
-        self._total, self._archived, self.quarantined = found.total, found.archived, found.quarantined
-        self._total_bytes, self._local_bytes = found.total_bytes, found.local_bytes
-        self._archived_bytes = found.archived_bytes
-        self._new = found.mtimes
+        self._total += found.total
+        self._archived += found.archived
+        self.quarantined += found.quarantined
+        self._total_bytes += found.total_bytes
+        self._local_bytes += found.local_bytes
+        self._archived_bytes += found.archived_bytes
+        self._new += found.mtimes
 
     def replace(self, old: Segment | None, new: Segment | None) -> None:
         if old is not None and self._count(old, -1):
@@ -62,14 +65,6 @@ class Tallies:
             self._mtimes().remove(old.mtime)
         if new is not None and self._count(new, 1):
             self._new.append(new.mtime)
-
-    def add_seen(self, files: LocalFiles, log: FileStat) -> None:
-        """One more segment, of which nothing is known but its files, ``log`` among them; not the active one."""
-        size = sum([stat.size for stat in files if stat is not None])
-        self._total += 1
-        self._total_bytes += size
-        self._local_bytes += size
-        self._new.append(log.mtime_ns / 1e9)
 
     def stats(self, policy: Policy, now: float) -> Stats:
         mtimes = self._mtimes()

@@ -12,11 +12,12 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 
-from takhin_tiered.disk.files import DataDir, as_file_stat
-from takhin_tiered.segments.model import FileStat, LocalFiles, PartitionListing
-from takhin_tiered.segments.names import TEMP_SUFFIX, FileKind, parse_file, parse_partition
+from takhin_tiered.disk.files import DataDir
+from takhin_tiered.segments.listing import PartitionListing, has_log, pack_file, pack_seen, row_of
+from takhin_tiered.segments.model import LocalFiles, stamp
+from takhin_tiered.segments.names import OFFSET_DIGITS, TEMP_SUFFIX, FileKind, parse_offset, parse_partition
 
-_PLACES = {kind: place for place, kind in enumerate(FileKind)}
+_PLACES = {f".{kind}": place for place, kind in enumerate(FileKind)}
 
 
 class ScanMemory:
@@ -88,11 +89,11 @@ def _list(
         listing = _read(data_dir, name, parsed)
         memory.note(name, status)
         return listing
-    segments: dict[int, LocalFiles] = {}
+    rows: dict[int, bytes] = {}
     with data_dir.partition(name) as partition:
         for offset in restless(*parsed):
-            segments[offset] = LocalFiles(*(partition.stat(f"{offset:020d}.{kind}") for kind in FileKind))
-    return PartitionListing(*parsed, segments, None, partial=True)
+            rows[offset] = pack_seen(LocalFiles(*(partition.stat(f"{offset:020d}.{kind}") for kind in FileKind)))
+    return PartitionListing(*parsed, rows, None, partial=True)
 
 
 def scan_partition(data_dir: DataDir, name: str) -> PartitionListing | None:
@@ -107,35 +108,38 @@ def scan_partition(data_dir: DataDir, name: str) -> PartitionListing | None:
 
 
 def _read(data_dir: DataDir, name: str, parsed: tuple[str, int]) -> PartitionListing:
-    found: dict[int, list[FileStat | None]] = {}
+    # A first scan comes by here for each of millions of files: nothing is called or made that need not be.
+    found: dict[str, list[bytes]] = {}
     unfinished: list[str] = []
-    active = -1
+    unseen_logs: list[str] = []
     with data_dir.partition(name) as partition, os.scandir(partition.fd) as entries:
         for entry in entries:
-            file = parse_file(entry.name)
-            if file is None:
-                if entry.name.endswith(TEMP_SUFFIX) and entry.is_file(follow_symlinks=False):
-                    unfinished.append(entry.name)
+            file = entry.name
+            place, digits = _PLACES.get(file[OFFSET_DIGITS:]), file[:OFFSET_DIGITS]
+            if place is None:
+                if file.endswith(TEMP_SUFFIX) and entry.is_file(follow_symlinks=False):
+                    unfinished.append(file)
                 continue
-            offset, place = file[0], _PLACES[file[1]]
-            if place == 0 and offset > active:
-                active = offset
-            if (stat := _stat(entry)) is not None:
-                if (files := found.get(offset)) is None:
-                    files = found[offset] = [None, None, None]
-                files[place] = stat
-    segments = {offset: LocalFiles(*files) for offset, files in found.items()}
-    return PartitionListing(*parsed, segments, active if active >= 0 else None, tuple(unfinished))
+            status = _regular(entry)
+            if status is not None:
+                if (files := found.get(digits)) is None:
+                    files = found[digits] = [b"", b"", b""]
+                times = stamp(status.st_ino, status.st_ctime_ns)
+                files[place] = pack_file(status.st_size, status.st_mtime_ns, times)
+            elif place == 0:
+                unseen_logs.append(digits)
+    rows = {offset: row_of(*files) for digits, files in found.items() if (offset := parse_offset(digits)) is not None}
+    logs = [offset for digits in unseen_logs if (offset := parse_offset(digits)) is not None]
+    logs += [offset for offset, row in rows.items() if has_log(row)]
+    return PartitionListing(*parsed, rows, max(logs, default=None), tuple(unfinished))
 
 
 def _stamp_of(status: os.stat_result) -> tuple[int, int, int]:
     return status.st_mtime_ns, status.st_ino, status.st_dev
 
 
-def _stat(entry: os.DirEntry[str]) -> FileStat | None:
+def _regular(entry: os.DirEntry[str]) -> os.stat_result | None:
     try:
-        if not entry.is_file(follow_symlinks=False):
-            return None
-        return as_file_stat(entry.stat(follow_symlinks=False))
+        return entry.stat(follow_symlinks=False) if entry.is_file(follow_symlinks=False) else None
     except FileNotFoundError:
         return None

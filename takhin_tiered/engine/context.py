@@ -27,8 +27,9 @@ from takhin_tiered.errors import (
     TakhinError,
 )
 from takhin_tiered.metrics import Metrics
+from takhin_tiered.segments.listing import PartitionListing, pack_seen
 from takhin_tiered.segments.manifest import Manifest
-from takhin_tiered.segments.model import NO_FILES, PartitionListing, Segment
+from takhin_tiered.segments.model import NO_FILES, Segment
 from takhin_tiered.segments.names import FileKind, SegmentId
 from takhin_tiered.segments.policy import Policy
 from takhin_tiered.store import ObjectStore
@@ -83,7 +84,7 @@ async def refresh(engine: Engine, identity: SegmentId) -> Segment | None:
     """
     listing = await in_thread(_look, engine, identity, engine.catalog.active_offset(identity))
     known = engine.catalog.get(identity)
-    files = listing.segments.get(identity.base_offset, NO_FILES)
+    files = listing.files(identity.base_offset)
     if known is None and files.log is None:
         return None
     known = known or Segment(identity)
@@ -111,9 +112,8 @@ def _look(engine: Engine, identity: SegmentId, active: int) -> PartitionListing:
                         files = NO_FILES
                         for kind in FileKind:
                             files = files.with_file(kind, partition.stat(identity.file(kind)))
-                        return PartitionListing(
-                            identity.topic, identity.partition, {identity.base_offset: files}, active
-                        )
+                        rows = {identity.base_offset: pack_seen(files)}
+                        return PartitionListing(identity.topic, identity.partition, rows, active)
             except (FileNotFoundError, NotADirectoryError):
                 return nothing
         return scan_partition(engine.data_dir, identity.directory) or nothing

@@ -21,12 +21,12 @@ from takhin_tiered.engine.expire import expire
 from takhin_tiered.engine.orphans import remove_orphans, remove_stale_uploads
 from takhin_tiered.engine.restore import remove_unfinished
 from takhin_tiered.errors import DiskError, SegmentError, StoreError, TakhinError
-from takhin_tiered.segments.model import PartitionListing
+from takhin_tiered.segments.listing import PartitionListing
 from takhin_tiered.segments.names import SegmentId
 from takhin_tiered.segments.plan import Plan, Step, Verb, make_plan
 
 _LISTINGS_AT_ONCE = 4
-_WRITES_AT_ONCE = 5_000
+_WRITES_AT_ONCE = 20_000
 _STALE_UPLOAD_SECONDS = 24 * 3600.0
 
 

@@ -27,8 +27,9 @@ from takhin_tiered.errors import (
     SegmentNotFound,
 )
 from takhin_tiered.points import reached
+from takhin_tiered.segments.listing import PartitionListing
 from takhin_tiered.segments.manifest import Manifest, ManifestFile
-from takhin_tiered.segments.model import Archive, LocalFiles, PartitionListing, Segment
+from takhin_tiered.segments.model import Archive, LocalFiles, Segment
 from takhin_tiered.segments.names import TEMP_SUFFIX, FileKind, SegmentId, parse_file
 
 _LOG_LAST = (FileKind.INDEX, FileKind.TIMEINDEX, FileKind.LOG)

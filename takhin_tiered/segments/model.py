@@ -77,28 +77,6 @@ NO_FILES = LocalFiles()
 
 
 @dataclass(frozen=True, slots=True)
-class PartitionListing:
-    """What stands in one partition directory; ``active`` is the highest base offset that has a log.
-
-    ``unfinished`` are the names of temporary files of ours, of a restore that runs or was killed.
-    ``problem`` says why the directory could not be read: what it holds is not known then. ``partial``: only
-    some segments were looked at, as the directory is as it was.
-    """
-
-    topic: str
-    partition: int
-    segments: dict[int, LocalFiles]
-    active: int | None
-    unfinished: tuple[str, ...] = ()
-    problem: str = ""
-    partial: bool = False
-
-    @property
-    def directory(self) -> str:
-        return f"{self.topic}-{self.partition}"
-
-
-@dataclass(frozen=True, slots=True)
 class Archive:
     """What the archive holds of a segment, in short; the manifest has it in full.
 

@@ -32,6 +32,7 @@ class FileKind(StrEnum):
     TIMEINDEX = "timeindex"
 
 
+OFFSET_DIGITS = 20
 _KINDS = {f".{kind}": kind for kind in FileKind}
 
 
@@ -92,13 +93,18 @@ def parse_partition(directory: str) -> tuple[str, int] | None:
     return match[1], int(match[2])
 
 
+def parse_offset(digits: str) -> int | None:
+    """The 20 digits before a file's ending; None for anything else."""
+    # A scan comes by here for every segment, so no regular expression.
+    if len(digits) != OFFSET_DIGITS or not (digits.isdigit() and digits.isascii()):
+        return None
+    return offset if (offset := int(digits)) <= MAX_OFFSET else None
+
+
 def parse_file(name: str) -> tuple[int, FileKind] | None:
     """``00000000000000000042.index`` → ``(42, FileKind.INDEX)``; None for anything else."""
-    # A scan comes by here for every file, so no regular expression.
-    kind, digits = _KINDS.get(name[20:]), name[:20]
-    if kind is None or not (digits.isdigit() and digits.isascii()) or (offset := int(digits)) > MAX_OFFSET:
-        return None
-    return offset, kind
+    kind, offset = _KINDS.get(name[OFFSET_DIGITS:]), parse_offset(name[:OFFSET_DIGITS])
+    return None if kind is None or offset is None else (offset, kind)
 
 
 def parse_manifest_key(key: str) -> SegmentId | None:

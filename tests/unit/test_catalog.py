@@ -14,7 +14,8 @@ import pytest
 from takhin_tiered.catalog.catalog import Catalog
 from takhin_tiered.catalog.journal import FILE_NAME, open_journal
 from takhin_tiered.errors import CatalogError
-from takhin_tiered.segments.model import Archive, FileStat, Intent, LocalFiles, PartitionListing, Segment, State
+from takhin_tiered.segments.listing import PartitionListing, pack_seen
+from takhin_tiered.segments.model import Archive, FileStat, Intent, LocalFiles, Segment, State
 from takhin_tiered.segments.names import SegmentId
 from takhin_tiered.segments.policy import Policy
 
@@ -27,9 +28,8 @@ INTENT = Intent("orders-0/00000000000000000000.log", ID, 5, "ab-2", 3, 4.5)
 
 
 def seen(*offsets: int, topic: str = "orders", partition: int = 0, stat: FileStat = STAT) -> PartitionListing:
-    return PartitionListing(
-        topic, partition, {offset: LocalFiles(stat) for offset in offsets}, max(offsets, default=None)
-    )
+    rows = {offset: pack_seen(LocalFiles(stat)) for offset in offsets}
+    return PartitionListing(topic, partition, rows, max(offsets, default=None))
 
 
 def ids(segments: Iterable[Segment]) -> list[str]:
@@ -102,14 +102,14 @@ def test_what_changed_between_two_scans_is_not_settled() -> None:
         assert not known(catalog).settled
         catalog.observe(seen(0, 9, stat=changed))
         assert known(catalog).settled
-    with_index = PartitionListing("orders", 0, {0: LocalFiles(STAT, STAT)}, 0)
+    with_index = PartitionListing("orders", 0, {0: pack_seen(LocalFiles(STAT, STAT))}, 0)
     catalog.observe(with_index)
     assert not known(catalog).settled
 
 
 def test_a_segment_without_a_log_or_an_archive_is_not_known() -> None:
     catalog = Catalog()
-    assert catalog.observe(PartitionListing("orders", 0, {0: LocalFiles(index=STAT)}, None)) == []
+    assert catalog.observe(PartitionListing("orders", 0, {0: pack_seen(LocalFiles(index=STAT))}, None)) == []
     assert len(catalog) == 0
 
 
@@ -271,7 +271,7 @@ async def test_flushes_at_the_same_time_lose_nothing(tmp_path: Path) -> None:
         async def put(number: int) -> None:
             catalog.put(Segment(SegmentId("orders", 0, number), archive=ARCHIVE))
             await catalog.flush()
-            assert number in {row[2] async for batch in journal.rows() for row in batch}
+            assert number in {offset async for _, rows in journal.partitions() for offset in rows}
 
         await asyncio.gather(*(put(number) for number in range(50)))
 
@@ -286,12 +286,13 @@ def mend_table(state: Path, table: str) -> None:
         database.execute(f"ALTER TABLE {table}_away RENAME TO {table}")
 
 
-@pytest.mark.parametrize("table", ["segments", "intents"])
+@pytest.mark.parametrize("table", ["segments", "blocks", "intents"])
 async def test_what_could_not_be_flushed_is_flushed_later(tmp_path: Path, table: str) -> None:
     async with open_journal(tmp_path) as journal:
         assert journal is not None
         catalog = Catalog(journal)
         catalog.put(Segment(ID, archive=ARCHIVE))
+        catalog.observe(seen(*range(100), topic="many"))
         catalog.intend([INTENT])
         break_table(tmp_path, table)
         with pytest.raises(CatalogError, match="catalog database"):
@@ -301,7 +302,7 @@ async def test_what_could_not_be_flushed_is_flushed_later(tmp_path: Path, table:
         await catalog.flush()
         again = Catalog(journal)
         await again.load()
-        assert [segment.problem for segment in again.segments()] == ["newer"]
+        assert (len(again), known(again).problem) == (101, "newer")
         assert again.intents() == [INTENT]
 
 
@@ -335,7 +336,7 @@ async def test_a_process_that_only_looks_makes_and_writes_nothing(tmp_path: Path
         await catalog.flush()
     async with open_journal(tmp_path) as journal:
         assert journal is not None
-        assert len([row async for batch in journal.rows() for row in batch]) == 1
+        assert [partition async for partition, _ in journal.partitions()] == [("orders", 0)]
 
 
 async def test_a_database_of_a_later_release_is_left_alone(tmp_path: Path) -> None:
@@ -352,3 +353,80 @@ async def test_a_file_that_is_no_database_is_told_and_left(tmp_path: Path) -> No
         async with open_journal(tmp_path):
             raise AssertionError
     assert (tmp_path / FILE_NAME).read_bytes() == b"this is not a database" * 100
+
+
+def whole(catalog: Catalog) -> dict[SegmentId, Segment]:
+    return {segment.id: segment for segment in catalog.segments()}
+
+
+def count(state: Path, table: str) -> int:
+    with closing(sqlite3.connect(state / FILE_NAME)) as database:
+        (found,) = database.execute(f"SELECT count(*) FROM {table}").fetchone()
+        return int(found)
+
+
+async def test_many_changes_of_a_partition_write_it_whole_and_few_stand_beside_it(tmp_path: Path) -> None:
+    async def reread() -> dict[SegmentId, Segment]:
+        async with open_journal(tmp_path, read_only=True) as journal:
+            again = Catalog(journal)
+            await again.load()
+            return whole(again)
+
+    async with open_journal(tmp_path) as journal:
+        catalog = Catalog(journal)
+        catalog.observe(seen(*range(3000)))
+        catalog.observe(seen(1, 2, topic="few"))
+        await catalog.flush()
+        assert (count(tmp_path, "blocks"), count(tmp_path, "segments")) == (3, 2)
+        catalog.put(Segment(ID, archive=ARCHIVE, problem="Zürich"))
+        catalog.remove(SegmentId("orders", 0, 2000))
+        await catalog.flush()
+        assert (count(tmp_path, "blocks"), count(tmp_path, "segments")) == (3, 4)
+        assert await reread() == whole(catalog)
+        # Few at a time, and in the end they are a fourth of the partition.
+        for begin in range(0, 800, 50):
+            for number in range(begin, begin + 50):
+                catalog.put(Segment(SegmentId("orders", 0, number), archive=ARCHIVE))
+            await catalog.flush()
+            assert await reread() == whole(catalog)
+        assert (count(tmp_path, "blocks"), count(tmp_path, "segments")) == (3, 52)
+        catalog.begin_scan()
+        catalog.observe(PartitionListing("orders", 0, {}, None))
+        catalog.observe(PartitionListing("few", 0, {}, None))
+        await catalog.flush()
+        assert len(await reread()) == 800
+        for number in range(800):
+            catalog.remove(SegmentId("orders", 0, number))
+        await catalog.flush()
+        assert await reread() == {}
+        assert (count(tmp_path, "blocks"), count(tmp_path, "segments")) == (0, 2)
+
+
+async def test_a_database_of_the_release_before_is_read_row_by_row(tmp_path: Path) -> None:
+    async with open_journal(tmp_path) as journal:
+        catalog = Catalog(journal)
+        catalog.observe(seen(0, 9))
+        await catalog.flush()
+    with closing(sqlite3.connect(tmp_path / FILE_NAME)) as database:
+        database.executescript("DROP TABLE blocks; PRAGMA user_version = 1")
+    with pytest.raises(CatalogError, match="earlier release"):
+        async with open_journal(tmp_path, read_only=True):
+            raise AssertionError
+    async with open_journal(tmp_path) as journal:
+        again = Catalog(journal)
+        await again.load()
+        assert whole(again) == whole(catalog)
+
+
+@pytest.mark.parametrize("damage", ["x''", "x'ff'", "substr(rows, 1, 3)", "substr(rows, 1, 99)", "rows || x'00'"])
+async def test_a_damaged_block_is_told(tmp_path: Path, damage: str) -> None:
+    async with open_journal(tmp_path) as journal:
+        catalog = Catalog(journal)
+        catalog.observe(seen(*range(100)))
+        await catalog.flush()
+    with closing(sqlite3.connect(tmp_path / FILE_NAME)) as database:
+        database.execute(f"UPDATE blocks SET rows = {damage}")
+        database.commit()
+    async with open_journal(tmp_path) as journal:
+        with pytest.raises(CatalogError, match="damaged"):
+            await Catalog(journal).load()

@@ -11,7 +11,8 @@ import pytest
 
 from takhin_tiered.disk.files import DataDir, as_file_stat
 from takhin_tiered.disk.scan import ScanMemory, scan, scan_partition
-from takhin_tiered.segments.model import FileStat, LocalFiles, PartitionListing
+from takhin_tiered.segments.listing import PartitionListing
+from takhin_tiered.segments.model import FileStat, LocalFiles
 from takhin_tiered.segments.names import TEMP_SUFFIX
 from tests.support import Broker
 
@@ -40,12 +41,16 @@ def one(data_dir: DataDir) -> PartitionListing:
     return listing
 
 
+def files_in(listing: PartitionListing) -> dict[int, LocalFiles]:
+    return {offset: listing.files(offset) for offset in listing.rows}
+
+
 def test_a_triple_is_seen_as_it_stands(broker: Broker, data_dir: DataDir) -> None:
     first, second = (broker.root / broker.segment("my.dashed-topic-12") for _ in range(2))
     listing = one(data_dir)
     assert (listing.topic, listing.partition, listing.directory) == ("my.dashed-topic", 12, "my.dashed-topic-12")
     offsets = [int(path.stem) for path in (first, second)]
-    assert listing.segments == {
+    assert files_in(listing) == {
         offset: LocalFiles(*(stat_of(path.with_suffix(f".{kind}")) for kind in ("log", "index", "timeindex")))
         for offset, path in zip(offsets, (first, second), strict=True)
     }
@@ -61,7 +66,7 @@ def test_partitions_come_by_name_and_empty_ones_too(broker: Broker, data_dir: Da
     for name in ("orders-10", "orders-2", "audit-0"):
         (broker.root / name).mkdir()
     assert [listing.directory for listing in scan(data_dir, ScanMemory())] == ["audit-0", "orders-10", "orders-2"]
-    assert all(listing.segments == {} and listing.active is None for listing in scan(data_dir, ScanMemory()))
+    assert all(files_in(listing) == {} and listing.active is None for listing in scan(data_dir, ScanMemory()))
 
 
 @pytest.mark.parametrize(
@@ -119,7 +124,7 @@ def test_files_that_are_no_part_of_a_triple_are_left_alone(broker: Broker, data_
 
 def test_what_stands_deeper_is_no_segment(broker: Broker, data_dir: DataDir) -> None:
     write(broker.root / "orders-0" / "orders-1" / f"{ZERO}.log")
-    assert one(data_dir).segments == {}
+    assert files_in(one(data_dir)) == {}
 
 
 def test_a_symlink_is_followed_nowhere(broker: Broker, data_dir: DataDir, tmp_path: Path) -> None:
@@ -128,7 +133,7 @@ def test_a_symlink_is_followed_nowhere(broker: Broker, data_dir: DataDir, tmp_pa
     (broker.root / "orders-0").mkdir()
     (broker.root / "orders-0" / f"{ZERO}.log").symlink_to(outside)
     (broker.root / "orders-0" / f"{5:020d}.log").symlink_to(tmp_path / "nothing")
-    assert [(listing.directory, listing.segments) for listing in scan(data_dir, ScanMemory())] == [("orders-0", {})]
+    assert [(listing.directory, files_in(listing)) for listing in scan(data_dir, ScanMemory())] == [("orders-0", {})]
     assert scan_partition(data_dir, "linked-0") is None
 
 
@@ -136,7 +141,7 @@ def test_the_data_directory_itself_may_be_a_link(broker: Broker, tmp_path: Path)
     broker.segment()
     (tmp_path / "link").symlink_to(broker.root)
     linked = DataDir(tmp_path / "link")
-    assert list(one(linked).segments) == [0]
+    assert list(files_in(one(linked))) == [0]
     linked.close()
 
 
@@ -147,21 +152,21 @@ def test_what_is_no_regular_file_is_no_segment_but_may_be_the_active_one(broker:
     (broker.root / "orders-0" / f"{600:020d}.log").mkdir()
     (broker.root / "orders-0" / f"{700:020d}.index").mkdir()
     listing = one(data_dir)
-    assert list(listing.segments) == [0]
+    assert list(files_in(listing)) == [0]
     assert listing.active == 600
 
 
 def test_missing_indexes_are_seen_as_missing(broker: Broker, data_dir: DataDir) -> None:
     path = broker.root / broker.segment()
     path.with_suffix(".index").unlink()
-    assert one(data_dir).segments[0] == LocalFiles(stat_of(path), None, stat_of(path.with_suffix(".timeindex")))
+    assert one(data_dir).files(0) == LocalFiles(stat_of(path), None, stat_of(path.with_suffix(".timeindex")))
 
 
 def test_an_index_alone_makes_nothing_active(broker: Broker, data_dir: DataDir) -> None:
     path = broker.root / broker.segment()
     index = write(path.with_name(f"{99:020d}.index"))
     listing = one(data_dir)
-    assert listing.segments[99] == LocalFiles(index=stat_of(index))
+    assert listing.files(99) == LocalFiles(index=stat_of(index))
     assert listing.active == 0
     path.unlink()
     assert one(data_dir).active is None
@@ -173,7 +178,7 @@ def test_unfinished_files_are_told_by_name_and_are_no_segment(broker: Broker, da
         write(broker.root / "orders-0" / name)
     listing = one(data_dir)
     assert set(listing.unfinished) == names
-    assert (listing.segments, listing.active) == ({}, None)
+    assert (files_in(listing), listing.active) == ({}, None)
 
 
 def test_a_directory_is_no_unfinished_file(broker: Broker, data_dir: DataDir) -> None:
@@ -184,7 +189,7 @@ def test_a_directory_is_no_unfinished_file(broker: Broker, data_dir: DataDir) ->
 
 def test_an_empty_file_is_a_file(broker: Broker, data_dir: DataDir) -> None:
     path = write(broker.root / "orders-0" / f"{ZERO}.log", b"")
-    assert one(data_dir).segments == {0: LocalFiles(stat_of(path))}
+    assert files_in(one(data_dir)) == {0: LocalFiles(stat_of(path))}
 
 
 def test_each_scan_sees_what_stands_now(broker: Broker, data_dir: DataDir) -> None:
@@ -196,8 +201,8 @@ def test_each_scan_sees_what_stands_now(broker: Broker, data_dir: DataDir) -> No
     assert before.active == 0
     assert after.active == int(Path(second).stem)
     assert (
-        before.segments[0]
-        != after.segments[0]
+        before.files(0)
+        != after.files(0)
         == LocalFiles(
             *(stat_of((broker.root / first).with_suffix(f".{kind}")) for kind in ("log", "index", "timeindex"))
         )
@@ -233,9 +238,9 @@ def test_a_directory_that_is_as_it_was_is_not_read_again(broker: Broker, data_di
     aged(broker.root / "orders-0")
     memory = ScanMemory(few=0)
     (first,) = scan(data_dir, memory)
-    assert (first.partial, len(first.segments)) == (False, 3)
+    assert (first.partial, len(files_in(first))) == (False, 3)
     (second,) = scan(data_dir, memory, lambda topic, partition: [0] if (topic, partition) == ("orders", 0) else [])
-    assert (second.partial, second.segments) == (True, {0: first.segments[0]})
+    assert (second.partial, files_in(second)) == (True, {0: first.files(0)})
     # A new name in it, and it is read; while it is younger than a coarse clock tells, it is read again.
     (broker.root / "orders-0/00000000000000009999.log").write_bytes(b"rolled")
     for _ in range(2):
@@ -253,7 +258,7 @@ def test_what_changed_in_place_is_seen_where_it_is_asked_for(broker: Broker, dat
     broker.append(active)
     (second,) = scan(data_dir, memory, lambda *_: [first.active or 0])
     assert second.partial
-    log = second.segments[first.active].log
+    log = second.files(first.active).log
     assert log is not None
     assert log.size == len(broker.files[active])
 
@@ -269,7 +274,7 @@ def test_another_directory_of_the_same_name_and_time_is_read(broker: Broker, dat
     place.mkdir()
     os.utime(place, ns=(then, then))
     (found,) = scan(data_dir, memory)
-    assert (found.partial, found.segments) == (False, {})
+    assert (found.partial, files_in(found)) == (False, {})
 
 
 def test_a_clock_that_was_set_back_is_not_believed(

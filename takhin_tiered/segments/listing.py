@@ -1,0 +1,92 @@
+"""What a scan sees of a partition: each segment's files as bytes, as a row of the catalog begins with them.
+
+A scan sees millions of files. An object for each of them would take longer than asking the kernel for it.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+
+from takhin_tiered.segments.model import NO_FILES, FileStat, LocalFiles
+
+# A row begins with flags: these two, and from `LOCAL_SHIFT` on a bit for each file that follows them.
+FLAGS = struct.Struct("<H")
+ACTIVE, SETTLED = 1, 2
+LOCAL_SHIFT = 7
+_HAS_LOG = 1 << LOCAL_SHIFT
+_FILE = struct.Struct("<qqQ")
+_HEADS = [FLAGS.pack(SETTLED | present << LOCAL_SHIFT) for present in range(8)]
+
+pack_file = _FILE.pack
+"""Of a `FileStat`, or what would be in one."""
+
+
+def row_of(log: bytes, index: bytes, timeindex: bytes) -> bytes:
+    """The row of a segment of which nothing is known but its packed files, empty for those that are not there."""
+    present = (1 if log else 0) | (2 if index else 0) | (4 if timeindex else 0)
+    return _HEADS[present] + log + index + timeindex
+
+
+def pack_seen(files: LocalFiles) -> bytes:
+    return row_of(*[b"" if stat is None else pack_file(*stat) for stat in files])
+
+
+def pack_files(files: LocalFiles) -> bytes:
+    return b"".join([pack_file(*stat) for stat in files if stat is not None])
+
+
+def unpack_files(row: bytes, at: int, present: int) -> tuple[LocalFiles, int]:
+    """Those of the bits ``present``, and where in the row they end."""
+    if not present:
+        return NO_FILES, at
+    stats: list[FileStat | None] = []
+    for bit in range(3):
+        if present >> bit & 1:
+            stats.append(FileStat(*_FILE.unpack_from(row, at)))
+            at += _FILE.size
+        else:
+            stats.append(None)
+    return LocalFiles(*stats), at
+
+
+def presence(files: LocalFiles) -> int:
+    return (files[0] is not None) | (files[1] is not None) << 1 | (files[2] is not None) << 2
+
+
+def local_files(row: bytes) -> LocalFiles:
+    """How the files stand by any row."""
+    return unpack_files(row, FLAGS.size, (row[0] | row[1] << 8) >> LOCAL_SHIFT & 7)[0]
+
+
+def has_log(row: bytes) -> bool:
+    return bool(row[0] & _HAS_LOG)
+
+
+NOTHING_SEEN = pack_seen(NO_FILES)
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionListing:
+    """What stands in one partition directory; ``active`` is the highest base offset that has a log.
+
+    ``rows`` are those of `pack_seen`. ``unfinished`` are the names of temporary files of ours, of a restore
+    that runs or was killed. ``problem`` says why the directory could not be read: what it holds is not known
+    then. ``partial``: only some segments were looked at, as the directory is as it was.
+    """
+
+    topic: str
+    partition: int
+    rows: dict[int, bytes]
+    active: int | None
+    unfinished: tuple[str, ...] = ()
+    problem: str = ""
+    partial: bool = False
+
+    @property
+    def directory(self) -> str:
+        return f"{self.topic}-{self.partition}"
+
+    def files(self, base_offset: int) -> LocalFiles:
+        row = self.rows.get(base_offset)
+        return NO_FILES if row is None else local_files(row)
