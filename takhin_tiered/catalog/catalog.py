@@ -242,7 +242,8 @@ class Catalog:
 
     def _add(self, partition: Partition, fresh: dict[int, bytes], active: int) -> None:
         """Take over segments of which nothing is known but their files."""
-        self._unsettled.get(partition, set()).difference_update(fresh)
+        if unsettled := self._unsettled.get(partition):
+            unsettled.difference_update(fresh)
         if (files := fresh.pop(active, None)) is not None:
             self._replace(Segment(SegmentId(*partition, active), local=local_files(files), active=True))
         self._rows.setdefault(partition, {}).update(fresh)
@@ -251,7 +252,8 @@ class Catalog:
 
     def _see(self, identity: SegmentId, row: bytes, files: LocalFiles, *, active: bool) -> bool:
         """Take over how the files of a known segment stand; True if it is gone."""
-        self._unsettled.get((identity.topic, identity.partition), set()).discard(identity.base_offset)
+        if unsettled := self._unsettled.get((identity.topic, identity.partition)):
+            unsettled.discard(identity.base_offset)
         known = unpack(identity, row)
         if files.log is None and known.archive is None:
             self._remove(identity)

@@ -28,7 +28,7 @@ class Scene:
         self.broker = Broker(data)
         self.store = home / "store"
         self.settings: Settings = directory_settings(self.broker, self.store, state_path=home / "state", **changes)
-        self.closed = self.broker.segments(PARTITION, 2, size=100_000) + self.broker.segments("audit-1", 1)
+        self.closed = self.broker.segments(PARTITION, 2, size=400_000) + self.broker.segments("audit-1", 1)
         self.truth = Truth(self.broker, Folder(self.store))
         self.truth.remember()
 

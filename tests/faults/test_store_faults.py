@@ -282,7 +282,7 @@ FAILING_READS = [
 async def test_a_restore_that_fails_leaves_nothing_and_the_next_one_succeeds(
     broker: Broker, bucket: Bucket, between: Proxy, kind: Kind, ending: str
 ) -> None:
-    closed = broker.segments("orders-0", 2, size=60_000)
+    closed = broker.segments("orders-0", 2, size=400_000)
     truth = truth_in(broker, bucket)
     async with archived(broker, bucket, between) as storage:
         between.faults.append(fault := Fault(kind, "GET", FIRST + ending))
@@ -359,7 +359,7 @@ async def test_a_copy_whose_lease_ended_stays_while_the_archive_cannot_be_proven
 
 
 async def test_a_server_that_checks_nothing_is_not_believed(broker: Broker, bucket: Bucket, between: Proxy) -> None:
-    closed = broker.segments("orders-0", 3, size=100_000)
+    closed = broker.segments("orders-0", 3, size=400_000)
     truth = truth_in(broker, bucket)
     between.checks_nothing = True
     async with TieredStorage.open(settings_for(broker, bucket, between)) as storage:

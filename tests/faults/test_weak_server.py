@@ -37,7 +37,7 @@ def asked(between: Proxy, bucket: Bucket, method: str) -> list[str]:
 
 
 async def test_an_upload_is_proven_by_its_md5_and_not_read_back(broker: Broker, weak: Bucket) -> None:
-    closed = broker.segments("orders-0", 3, size=100_000)
+    closed = broker.segments("orders-0", 3, size=400_000)
     truth = truth_in(broker, weak)
     async with (
         proxy(weak.endpoint) as between,

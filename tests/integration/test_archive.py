@@ -305,7 +305,7 @@ async def test_a_segment_gone_before_its_turn_is_not_found(broker: Broker, bucke
 
 
 async def test_the_archive_and_a_restore_of_one_segment_follow_one_another(broker: Broker, bucket: Bucket) -> None:
-    (path,) = broker.segments("orders-0", 1, size=200_000)
+    (path,) = broker.segments("orders-0", 1, size=400_000)
     async with TieredStorage.open(store_settings(broker, bucket)) as storage:
         for _ in range(5):
             await storage.archive_segment(path)

@@ -116,7 +116,7 @@ def test_an_original_configuration_archives_restarts_and_restores(
 def test_a_kill_during_the_archive_loses_nothing_and_repeats_nothing(
     broker: Broker, bucket: Bucket, tmp_path: Path
 ) -> None:
-    closed = [path for number in range(4) for path in broker.segments(f"orders-{number}", 5, size=150_000)]
+    closed = [path for number in range(4) for path in broker.segments(f"orders-{number}", 5, size=400_000)]
     settings = store_settings(broker, bucket, archive_concurrency=2)
     with daemon(settings, tmp_path / "log") as running:
         wait_until(lambda: len(bucket.manifests()) >= 5)
