@@ -116,12 +116,12 @@ class PartitionDir(NamedTuple):
 
 
 class DataDir:
-    """The broker's segment directory, held open."""
+    """The broker's segment directory, held open; ``fd`` where it is open already."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, fd: int = -1) -> None:
         self.path = path
         # The directory that the operator names may be a link; nothing below it may.
-        self.fd = os.open(path.resolve(), _DIRECTORY)
+        self.fd = fd if fd >= 0 else os.open(path.resolve(), _DIRECTORY)
 
     def close(self) -> None:
         if self.fd >= 0:

@@ -14,7 +14,8 @@ from takhin_tiered import logs
 from takhin_tiered.catalog.catalog import Catalog
 from takhin_tiered.concurrency import in_thread
 from takhin_tiered.disk.files import DataDir, PartitionDir
-from takhin_tiered.disk.scan import ScanMemory, scan_partition
+from takhin_tiered.disk.look import scan_partition
+from takhin_tiered.disk.scan import ScanMemory
 from takhin_tiered.engine.pace import Pace
 from takhin_tiered.errors import (
     ConfigError,

@@ -6,8 +6,10 @@ else is a fault of the program, and stops it.
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from itertools import islice
 
@@ -72,17 +74,20 @@ async def refresh_catalog(engine: Engine) -> Look:
     seen: set[tuple[str, int]] = set()
     listings = scan(engine.data_dir, engine.scan_memory, engine.catalog.restless, known=len(engine.catalog))
     try:
-        while batch := await in_thread(lambda: list(islice(listings, _LISTINGS_AT_ONCE))):
-            for listing in batch:
-                seen.add((listing.topic, listing.partition))
-                if listing.problem:
-                    look.unreadable.append(listing)
-                    continue
-                _tell_gone(engine.catalog.observe(listing))
-                if listing.unfinished:
-                    look.unfinished.append(listing)
-            if engine.catalog.unwritten > _WRITES_AT_ONCE:
-                await engine.catalog.flush()
+        with closing(listings):
+            while batch := await in_thread(lambda: list(islice(listings, _LISTINGS_AT_ONCE))):
+                for listing in batch:
+                    seen.add((listing.topic, listing.partition))
+                    if listing.problem:
+                        look.unreadable.append(listing)
+                        continue
+                    _tell_gone(engine.catalog.observe(listing))
+                    if listing.unfinished:
+                        look.unfinished.append(listing)
+                    # Whoever asks for something meanwhile is answered between two partitions.
+                    await asyncio.sleep(0)
+                if engine.catalog.unwritten > _WRITES_AT_ONCE:
+                    await engine.catalog.flush()
     except OSError as error:
         raise DiskError(
             f"the data directory {engine.data_dir.path} cannot be read: {error}",

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from takhin_tiered.disk.files import DataDir, as_file_stat
-from takhin_tiered.disk.scan import ScanMemory, scan, scan_partition
+from takhin_tiered.disk.look import scan_partition
+from takhin_tiered.disk.scan import ScanMemory, scan
 from takhin_tiered.segments.listing import PartitionListing
 from takhin_tiered.segments.model import FileStat, LocalFiles
 from takhin_tiered.segments.names import TEMP_SUFFIX

@@ -1,0 +1,105 @@
+"""A second process that reads partitions: one spends most of a long scan on making objects of what the kernel says.
+
+It has the data directory as an open descriptor, is asked for partitions by name, and ends with its connection,
+so also when this process is killed. Where it fails, the scan goes on without it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+from collections import deque
+from contextlib import suppress
+from multiprocessing.connection import Connection, Pipe
+from pathlib import Path
+from typing import Self
+
+from takhin_tiered.disk.files import DataDir
+from takhin_tiered.disk.look import Look, look_at
+
+# It has work, and room for what it found, while this process does something else.
+_ASKED_AT_ONCE = 4
+_ROOM = 1 << 20
+
+
+class HelperFailed(Exception):
+    """It did not start, or it is gone."""
+
+
+class Helper:
+    """Started with the first question; its answers come in the order of the questions."""
+
+    def __init__(self, data_dir: DataDir) -> None:
+        self._data_dir = data_dir
+        self._process: subprocess.Popen[bytes] | None = None
+        self._usable = bool(sys.executable) and len(os.sched_getaffinity(0)) > 1
+        self.asked: deque[str] = deque()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.give_up()
+
+    @property
+    def is_free(self) -> bool:
+        return self._usable and len(self.asked) < _ASKED_AT_ONCE
+
+    def ask(self, name: str) -> None:
+        self.asked.append(name)
+        try:
+            if self._process is None:
+                self._start()
+            self._questions.send_bytes(os.fsencode(name))
+        except OSError as error:
+            raise HelperFailed from error
+
+    def has_answer(self, *, wait: bool) -> bool:
+        return self._answers.poll(None if wait else 0)
+
+    def answer(self) -> Look | None:
+        try:
+            look: Look | None = self._answers.recv()
+        except (OSError, EOFError) as error:
+            raise HelperFailed from error
+        self.asked.popleft()
+        return look
+
+    def give_up(self) -> list[str]:
+        """End it; returns what it was asked for and did not answer."""
+        left, self._usable = list(self.asked), False
+        self.asked.clear()
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._questions.close()
+            self._answers.close()
+            self._process = None
+        return left
+
+    def _start(self) -> None:
+        questions, self._questions = Pipe(duplex=False)
+        self._answers, answers = Pipe(duplex=False)
+        with suppress(OSError):
+            fcntl.fcntl(answers.fileno(), fcntl.F_SETPIPE_SZ, _ROOM)
+        descriptors = (self._data_dir.fd, questions.fileno(), answers.fileno())
+        # As this process finds its modules, and not those that lie in the working directory.
+        program = f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import serve; serve{descriptors}"
+        with questions, answers:
+            self._process = subprocess.Popen(  # noqa: S603
+                [sys.executable, "-P", "-c", program], stdin=subprocess.DEVNULL, pass_fds=descriptors
+            )
+
+
+def serve(data_fd: int, questions_fd: int, answers_fd: int) -> None:
+    """What the helper does."""
+    # A Ctrl-C in a terminal goes to both processes: the other one says when it is over.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    data_dir = DataDir(Path(), data_fd)
+    questions, answers = Connection(questions_fd, writable=False), Connection(answers_fd, readable=False)
+    with suppress(EOFError, BrokenPipeError):
+        while True:
+            answers.send(look_at(data_dir, os.fsdecode(questions.recv_bytes())))

@@ -1,0 +1,83 @@
+"""A look at one partition: what stands in its directory now."""
+
+from __future__ import annotations
+
+import os
+from typing import NamedTuple
+
+from takhin_tiered.disk.files import DataDir
+from takhin_tiered.segments.listing import PartitionListing, has_log, pack_file, row_of
+from takhin_tiered.segments.model import stamp
+from takhin_tiered.segments.names import OFFSET_DIGITS, TEMP_SUFFIX, FileKind, parse_offset, parse_partition
+
+_PLACES = {f".{kind}": place for place, kind in enumerate(FileKind)}
+
+
+class Look(NamedTuple):
+    """``directory`` is how it stood before it was read, None for one that could not be."""
+
+    listing: PartitionListing
+    directory: os.stat_result | None
+
+
+def look_at(data_dir: DataDir, name: str) -> Look | None:
+    """None if there is no such partition; one that cannot be read is listed with its ``problem``."""
+    try:
+        status = os.stat(name, dir_fd=data_dir.fd, follow_symlinks=False)
+        listing = scan_partition(data_dir, name)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        return unreadable(name, error)
+    return None if listing is None else Look(listing, status)
+
+
+def unreadable(name: str, error: OSError) -> Look | None:
+    parsed = parse_partition(name)
+    problem = error.strerror or str(error)
+    return None if parsed is None else Look(PartitionListing(*parsed, {}, None, problem=problem), None)
+
+
+def scan_partition(data_dir: DataDir, name: str) -> PartitionListing | None:
+    """List one partition; None if it is not one, or is gone. `OSError` where it cannot be read."""
+    parsed = parse_partition(name)
+    if parsed is None:
+        return None
+    try:
+        return _read(data_dir, name, parsed)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def _read(data_dir: DataDir, name: str, parsed: tuple[str, int]) -> PartitionListing:
+    # A first scan comes by here for each of millions of files: nothing is called or made that need not be.
+    found: dict[str, list[bytes]] = {}
+    unfinished: list[str] = []
+    unseen_logs: list[str] = []
+    with data_dir.partition(name) as partition, os.scandir(partition.fd) as entries:
+        for entry in entries:
+            file = entry.name
+            place, digits = _PLACES.get(file[OFFSET_DIGITS:]), file[:OFFSET_DIGITS]
+            if place is None:
+                if file.endswith(TEMP_SUFFIX) and entry.is_file(follow_symlinks=False):
+                    unfinished.append(file)
+                continue
+            status = _regular(entry)
+            if status is not None:
+                if (files := found.get(digits)) is None:
+                    files = found[digits] = [b"", b"", b""]
+                times = stamp(status.st_ino, status.st_ctime_ns)
+                files[place] = pack_file(status.st_size, status.st_mtime_ns, times)
+            elif place == 0:
+                unseen_logs.append(digits)
+    rows = {offset: row_of(*files) for digits, files in found.items() if (offset := parse_offset(digits)) is not None}
+    logs = [offset for digits in unseen_logs if (offset := parse_offset(digits)) is not None]
+    logs += [offset for offset, row in rows.items() if has_log(row)]
+    return PartitionListing(*parsed, rows, max(logs, default=None), tuple(unfinished))
+
+
+def _regular(entry: os.DirEntry[str]) -> os.stat_result | None:
+    try:
+        return entry.stat(follow_symlinks=False) if entry.is_file(follow_symlinks=False) else None
+    except FileNotFoundError:
+        return None
