@@ -18,10 +18,8 @@ from takhin_tiered.catalog.record import head_of, is_special, pack, stands_so, u
 from takhin_tiered.catalog.tallies import Stats, Tallies
 from takhin_tiered.segments.listing import NOTHING_SEEN, PartitionListing, has_log, local_files
 from takhin_tiered.segments.model import Intent, LocalFiles, Segment
-from takhin_tiered.segments.names import SegmentId
+from takhin_tiered.segments.names import Partition, SegmentId
 from takhin_tiered.segments.policy import Policy
-
-Partition = tuple[str, int]
 
 
 class Catalog:
@@ -181,20 +179,20 @@ class Catalog:
             if not listing.partial:
                 differing += known.keys() - seen.keys()
             for base_offset in differing:
-                row, files, is_active = (
-                    known.get(base_offset),
-                    seen.get(base_offset, NOTHING_SEEN),
-                    base_offset == active,
-                )
+                row = known.get(base_offset)
+                files = seen.get(base_offset, NOTHING_SEEN)
+                is_active = base_offset == active
                 if row is not None and stands_so(row, files, active=is_active):
                     continue
-                if verbs_are_at_work and self._is_busy(identity := SegmentId(*partition, base_offset)):
+                # A first scan sees millions of new ones: no object is made for any of them.
+                identity = SegmentId(*partition, base_offset) if verbs_are_at_work or row is not None else None
+                if identity is not None and self._is_busy(identity):
                     self._look_again(identity)
-                elif row is None:
+                elif identity is None or row is None:
                     if has_log(files):
                         fresh[base_offset] = files
-                elif self._see(SegmentId(*partition, base_offset), row, local_files(files), active=is_active):
-                    gone.append(SegmentId(*partition, base_offset))
+                elif self._see(identity, row, local_files(files), active=is_active):
+                    gone.append(identity)
             if fresh:
                 self._add(partition, fresh, active)
         return gone

@@ -21,7 +21,7 @@ from takhin_tiered.catalog.block import blocks, unpack_blocks
 from takhin_tiered.errors import CatalogError
 from takhin_tiered.points import reached
 from takhin_tiered.segments.model import Intent
-from takhin_tiered.segments.names import SegmentId
+from takhin_tiered.segments.names import Partition, SegmentId
 
 FILE_NAME = "catalog.db"
 _SCHEMA_VERSION = 2
@@ -46,7 +46,6 @@ CREATE TABLE IF NOT EXISTS intents (
 CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 PRAGMA user_version = {_SCHEMA_VERSION};
 """
-Partition = tuple[str, int]
 
 
 class Journal:

@@ -17,6 +17,7 @@ from takhin_tiered.segments.listing import (
     FLAGS,
     LOCAL_SHIFT,
     SETTLED,
+    flags_of,
     has_log,
     pack_files,
     presence,
@@ -68,14 +69,14 @@ def pack(segment: Segment) -> bytes:
 
 def stands_so(row: bytes, seen: bytes, *, active: bool) -> bool:
     """Whether a row says of a settled segment just what was seen: then a look at the disk changes nothing."""
-    flags = row[0] | row[1] << 8
-    if flags & _SEEN_BITS != seen[0] | seen[1] << 8 | active or (flags & _LEASED and not has_log(seen)):
+    flags = flags_of(row)
+    if flags & _SEEN_BITS != flags_of(seen) | active or (flags & _LEASED and not has_log(seen)):
         return False
     return row.startswith(seen[FLAGS.size :], FLAGS.size)
 
 
 def unpack(identity: SegmentId, row: bytes) -> Segment:
-    flags = FLAGS.unpack_from(row)[0]
+    flags = flags_of(row)
     local, at = unpack_files(row, FLAGS.size, flags >> LOCAL_SHIFT & 7)
     archive = None
     if flags & _ARCHIVED:
@@ -108,7 +109,7 @@ head_of: Callable[[bytes], bytes] = itemgetter(slice(FLAGS.size))
 
 def is_special(head: bytes) -> bool:
     """Of a segment that is active, or restored and still on disk."""
-    flags = FLAGS.unpack(head)[0]
+    flags = flags_of(head)
     return bool(flags & ACTIVE or (flags & _LEASED and flags >> LOCAL_SHIFT & 1))
 
 
@@ -130,7 +131,7 @@ class Form:
 
 @cache
 def form_of(head: bytes) -> Form:
-    flags = FLAGS.unpack(head)[0]
+    flags = flags_of(head)
     present, proven = flags >> LOCAL_SHIFT & 7, flags >> _PROVEN_SHIFT & 7
     has_log, is_archived = bool(present & 1), bool(flags & _ARCHIVED)
     sizes = present.bit_count()

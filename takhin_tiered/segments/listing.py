@@ -22,6 +22,11 @@ pack_file = _FILE.pack
 """Of a `FileStat`, or what would be in one."""
 
 
+def flags_of(row: bytes) -> int:
+    flags: int = FLAGS.unpack_from(row)[0]
+    return flags
+
+
 def row_of(log: bytes, index: bytes, timeindex: bytes) -> bytes:
     """The row of a segment of which nothing is known but its packed files, empty for those that are not there."""
     present = (1 if log else 0) | (2 if index else 0) | (4 if timeindex else 0)
@@ -56,7 +61,7 @@ def presence(files: LocalFiles) -> int:
 
 def local_files(row: bytes) -> LocalFiles:
     """How the files stand by any row."""
-    return unpack_files(row, FLAGS.size, (row[0] | row[1] << 8) >> LOCAL_SHIFT & 7)[0]
+    return unpack_files(row, FLAGS.size, flags_of(row) >> LOCAL_SHIFT & 7)[0]
 
 
 def has_log(row: bytes) -> bool:

@@ -52,15 +52,15 @@ class LocalFiles(NamedTuple):
     """
 
     log: FileStat | None = None
-    # In the place of tuple's method of that name: the file has this name everywhere, and the method has no use here.
-    index: FileStat | None = None  # type: ignore[assignment]
-    timeindex: FileStat | None = None
+    offset_index: FileStat | None = None
+    time_index: FileStat | None = None
 
     def get(self, kind: FileKind) -> FileStat | None:
         return self[_PLACES[kind]]
 
     def with_file(self, kind: FileKind, stat: FileStat | None) -> LocalFiles:
-        return self._replace(**{kind: stat})
+        place = _PLACES[kind]
+        return LocalFiles._make((*self[:place], stat, *self[place + 1 :]))
 
     def items(self) -> Iterator[tuple[FileKind, FileStat]]:
         return ((kind, stat) for kind, stat in zip(FileKind, self, strict=True) if stat is not None)
@@ -70,7 +70,7 @@ class LocalFiles(NamedTuple):
         return sum(stat.size for stat in self if stat is not None)
 
     def __bool__(self) -> bool:
-        return self.log is not None or self.index is not None or self.timeindex is not None
+        return any(stat is not None for stat in self)
 
 
 NO_FILES = LocalFiles()

@@ -34,6 +34,8 @@ class FileKind(StrEnum):
 
 OFFSET_DIGITS = 20
 _KINDS = {f".{kind}": kind for kind in FileKind}
+Partition = tuple[str, int]
+"""A topic and the number of a partition of it."""
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -109,7 +109,7 @@ def test_what_changed_between_two_scans_is_not_settled() -> None:
 
 def test_a_segment_without_a_log_or_an_archive_is_not_known() -> None:
     catalog = Catalog()
-    assert catalog.observe(PartitionListing("orders", 0, {0: pack_seen(LocalFiles(index=STAT))}, None)) == []
+    assert catalog.observe(PartitionListing("orders", 0, {0: pack_seen(LocalFiles(offset_index=STAT))}, None)) == []
     assert len(catalog) == 0
 
 

@@ -97,6 +97,8 @@ def test_the_helper_ends_with_its_connection(data_dir: DataDir) -> None:
     (pid,) = children() - before
     assert helper.answer() is not None
     helper._questions.close()
-    assert os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT).si_status == 0  # type: ignore[union-attr]
+    ended = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    assert ended is not None
+    assert ended.si_status == 0
     helper.give_up()
     assert children() == before

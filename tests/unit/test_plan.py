@@ -158,11 +158,11 @@ def test_mode_copy_keeps_every_local_file() -> None:
     assert_kept(copied(), "mode copy keeps local files", COPY)
     assert_kept(restored(lease=-10), "mode copy keeps local files", COPY)
     assert_kept(restored(lease=-10), "mode copy keeps local files", replace(COPY, cache_size=0))
-    leftover = replace(archived(), local=LocalFiles(index=FileStat(8, 1, 1)))
+    leftover = replace(archived(), local=LocalFiles(offset_index=FileStat(8, 1, 1)))
     assert_kept(leftover, "index files without a .log", COPY)
 
 
-@pytest.mark.parametrize("changed", [files(4999), files(size=301), files()._replace(index=FileStat(8, 5, 99))])
+@pytest.mark.parametrize("changed", [files(4999), files(size=301), files()._replace(offset_index=FileStat(8, 5, 99))])
 def test_a_copy_that_differs_from_what_was_proven_is_archived_not_dropped(changed: LocalFiles) -> None:
     for segment in (copied(), restored(lease=-10), restored(lease=-10, size=20_000)):
         step = decide(replace(segment, local=changed))
@@ -178,7 +178,7 @@ def test_a_copy_that_differs_is_not_compared_by_itself_when_archiving_is_by_hand
 
 
 def test_leftovers_of_an_interrupted_verb_are_taken_away() -> None:
-    left = LocalFiles(index=FileStat(8, 1, 1), timeindex=FileStat(12, 1, 2))
+    left = LocalFiles(offset_index=FileStat(8, 1, 1), time_index=FileStat(12, 1, 2))
     step = decide(replace(archived(), local=left))
     assert (step.verb, step.frees) == (Verb.EVICT, 20)
     assert "left over from an interrupted evict or restore" in step.reason
@@ -253,7 +253,7 @@ def test_the_newest_segment_stays_however_small_the_limit() -> None:
         copied(),
         restored(),
         restored(lease=-10),
-        replace(archived(), local=LocalFiles(index=FileStat(8, 1, 1))),
+        replace(archived(), local=LocalFiles(offset_index=FileStat(8, 1, 1))),
         replace(cold(), active=True),
         Segment(SegmentId("orders", 0, 0)),
     ],

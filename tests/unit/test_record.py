@@ -51,7 +51,7 @@ offsets = st.integers(0, MAX_OFFSET)
 @given(segments())
 @example(Segment(ID))
 @example(Segment(ID, LocalFiles(STAT), archive=Archive(1, 5, 6, 7.0, LocalFiles(STAT))))
-@example(Segment(ID, LocalFiles(STAT), archive=Archive(1, 5, 6, 7.0, LocalFiles(index=STAT))))
+@example(Segment(ID, LocalFiles(STAT), archive=Archive(1, 5, 6, 7.0, LocalFiles(offset_index=STAT))))
 @example(Segment(ID, LocalFiles(STAT), archive=Archive(1, 5, 6, 7.0, NO_FILES), problem="Zürich\n\0"))
 def test_a_row_is_read_as_it_is_written(segment: Segment) -> None:
     assert unpack(segment.id, pack(segment)) == segment

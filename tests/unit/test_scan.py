@@ -167,7 +167,7 @@ def test_an_index_alone_makes_nothing_active(broker: Broker, data_dir: DataDir) 
     path = broker.root / broker.segment()
     index = write(path.with_name(f"{99:020d}.index"))
     listing = one(data_dir)
-    assert listing.files(99) == LocalFiles(index=stat_of(index))
+    assert listing.files(99) == LocalFiles(offset_index=stat_of(index))
     assert listing.active == 0
     path.unlink()
     assert one(data_dir).active is None
