@@ -32,6 +32,7 @@ format: $(VENV)/.test
 $(VENV)/.run: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable .
+	$(BIN)/python -m compileall -q takhin_tiered  # as pip does with what is not editable
 	touch $@
 
 $(VENV)/.test: pyproject.toml $(VENV)/.run

@@ -48,7 +48,9 @@ class Bench:
 
     def settings(self, data: Path, state: Path, *, prefix: str = "", **more: str) -> dict[str, str]:
         """Our configuration, as variables. With a prefix the store is the server, else there is none."""
-        env = {name: value for name, value in os.environ.items() if not name.startswith("TAKHIN_")}
+        # An installed program has its byte code: ours is to be kept, wherever it is started from.
+        dropped = ("TAKHIN_", "PYTHONDONTWRITEBYTECODE")
+        env = {name: value for name, value in os.environ.items() if not name.startswith(dropped)}
         env |= {
             "TAKHIN_STORAGE_DATA_DIR": str(data),
             "TAKHIN_STORAGE_TIERED_STATE_DIR": str(state),

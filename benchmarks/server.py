@@ -81,7 +81,13 @@ def open_server(choice: str, peers: Path, directory: Path) -> Iterator[Server]:
     else:
         command = [str(peers / "rclone"), "serve", "s3", str(directory), "--addr", address]
         command += ["--auth-key", f"{user},{secret}"]
-    env = {**os.environ, "MINIO_ROOT_USER": user, "MINIO_ROOT_PASSWORD": secret, "MINIO_BROWSER": "off"}
+    env = {
+        **os.environ,
+        "MINIO_ROOT_USER": user,
+        "MINIO_ROOT_PASSWORD": secret,
+        "MINIO_BROWSER": "off",
+        "MINIO_API_DELETE_CLEANUP_INTERVAL": "5s",
+    }
     log = directory.with_suffix(".log")
     with log.open("wb") as output:
         process = subprocess.Popen(command, env=env, stdout=output, stderr=output)

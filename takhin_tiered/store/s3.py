@@ -14,10 +14,13 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import replace
+from datetime import datetime
+from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
 
 import aioboto3
 import aiohttp
+from aiobotocore.session import get_session
 from botocore.config import Config
 from botocore.exceptions import (
     BotoCoreError,
@@ -27,6 +30,7 @@ from botocore.exceptions import (
     PartialCredentialsError,
 )
 from botocore.handlers import add_expect_header
+from botocore.utils import parse_timestamp
 
 from takhin_tiered.codec.checksums import Checksum, Source, header_to_hex
 from takhin_tiered.concurrency import all_of
@@ -306,7 +310,9 @@ async def open_s3(
     address = "/".join(part for part in (f"s3://{bucket}", prefix.strip("/")) if part)
     address += f" at {endpoint}" if endpoint else ""
     async with AsyncExitStack() as stack:
-        session = aioboto3.Session(region_name=region)
+        sdk = get_session()
+        sdk.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=_time)
+        session = aioboto3.Session(region_name=region, botocore_session=sdk)
         session.events.register("creating-client-class.s3", _add_mixin)
         with _translated("connect", "", address, deadlines.base):
             client = await stack.enter_async_context(session.client("s3", endpoint_url=endpoint or None, config=config))
@@ -322,6 +328,14 @@ class _OneEndpointForAllKeys:
         params = {**params, "Key": "any"} if "Key" in params else params
         resolve: Callable[..., Awaitable[Any]] = getattr(super(), "_resolve_endpoint_ruleset")  # noqa: B009
         return await resolve(operation_model, params, *args, **kwargs)
+
+
+def _time(text: str | float) -> datetime:
+    """As the SDK reads it; a header's form without a try of all others, which takes a tenth of a small GET."""
+    if isinstance(text, str) and text.endswith("GMT"):
+        return parsedate_to_datetime(text)
+    found: datetime = parse_timestamp(text)
+    return found
 
 
 def _add_mixin(base_classes: list[type], **_: Any) -> None:
