@@ -14,7 +14,7 @@ from dataclasses import replace
 from weakref import WeakValueDictionary
 
 from takhin_tiered.catalog.journal import Journal
-from takhin_tiered.catalog.record import head_of, is_special, pack, stands_so, unpack
+from takhin_tiered.catalog.record import head_of, is_special, may_have_work, pack, stands_so, unpack
 from takhin_tiered.catalog.tallies import Stats, Tallies
 from takhin_tiered.segments.listing import NOTHING_SEEN, PartitionListing, has_log, local_files
 from takhin_tiered.segments.model import Intent, LocalFiles, Segment
@@ -82,6 +82,31 @@ class Catalog:
             for base_offset, row in rows:
                 if after is None or partition > start or base_offset > after.base_offset:
                     yield unpack(SegmentId(*partition, base_offset), row)
+
+    def may_have_work(self, policy: Policy, now: float) -> Iterator[Segment]:
+        """In order, the segments that a cycle could do something with; of most a few bytes say that it cannot."""
+        with self._guard:
+            partitions = sorted(self._rows) if policy.enabled else []
+        for partition in partitions:
+            topic = partition[0]
+            by_size = policy.max_size(topic) is not None
+            may_expire = policy.max_age(topic) is not None
+            covered = policy.covers(topic)
+            if not (covered or by_size or may_expire):
+                continue
+            with self._guard:
+                rows = list(self._rows.get(partition, {}).items())
+            if not by_size:
+                # A second more than the exact rule asks for: that one rounds.
+                since = int((now - policy.cold_age + 1) * 1e9)
+                keeps = policy.keep_local
+                rows = [
+                    item
+                    for item in rows
+                    if may_have_work(item[1], cold_since_ns=since, keeps_copies=keeps, may_expire=may_expire)
+                ]
+            for base_offset, row in sorted(rows):
+                yield unpack(SegmentId(*partition, base_offset), row)
 
     def restored(self) -> list[Segment]:
         """The segments that were restored, and still are on disk."""

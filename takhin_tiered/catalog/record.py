@@ -33,7 +33,11 @@ _TIME = struct.Struct("<d")
 _ARCHIVED, _PROVEN_IS_LOCAL, _LEASED, _READ, _PROBLEM = (1 << bit for bit in range(2, 7))
 _PROVEN_SHIFT = LOCAL_SHIFT + 3
 _QUARANTINED = 1 << 13
-_SEEN_BITS = ACTIVE | SETTLED | 7 << LOCAL_SHIFT
+_LOCAL_BITS = 7 << LOCAL_SHIFT
+_SEEN_BITS = ACTIVE | SETTLED | _LOCAL_BITS
+# A log's modification time stands behind its size, and its size behind the flags.
+_LOG_TIME = struct.Struct("<q")
+_LOG_TIME_AT = FLAGS.size + 8
 
 
 def pack(segment: Segment) -> bytes:
@@ -73,6 +77,22 @@ def stands_so(row: bytes, seen: bytes, *, active: bool) -> bool:
     if flags & _SEEN_BITS != flags_of(seen) | active or (flags & _LEASED and not has_log(seen)):
         return False
     return row.startswith(seen[FLAGS.size :], FLAGS.size)
+
+
+def may_have_work(row: bytes, *, cold_since_ns: int, keeps_copies: bool, may_expire: bool) -> bool:
+    """Whether a cycle could do anything with a segment; False where it is certain, by a look at a few bytes.
+
+    Not for segments whose retention is a matter of their partition's size.
+    """
+    flags = flags_of(row)
+    if not flags & _LOCAL_BITS:
+        return may_expire
+    if not has_log(row) or flags & _LEASED:
+        return True
+    if flags & ACTIVE or (keeps_copies and flags & _PROVEN_IS_LOCAL):
+        return False
+    modified_ns: int = _LOG_TIME.unpack_from(row, _LOG_TIME_AT)[0]
+    return modified_ns <= cold_since_ns
 
 
 def unpack(identity: SegmentId, row: bytes) -> Segment:

@@ -26,6 +26,12 @@ def as_file_stat(status: os.stat_result) -> FileStat:
     return FileStat(status.st_size, status.st_mtime_ns, stamp(status.st_ino, status.st_ctime_ns))
 
 
+def _advise(fd: int, advice: int) -> None:
+    """Let a cold segment leave the page cache before what the broker's consumers read. Source: posix_fadvise(2)."""
+    with suppress(OSError):
+        os.posix_fadvise(fd, 0, 0, advice)
+
+
 class OpenFile(NamedTuple):
     """A regular file, open for reading: it stays the same file whatever happens to its name."""
 
@@ -74,12 +80,15 @@ class PartitionDir(NamedTuple):
 
     @contextmanager
     def open(self, name: str) -> Iterator[OpenFile]:
+        """A file to read through; the memory that it took is the broker's again when it is closed."""
         fd = os.open(name, _READ, dir_fd=self.fd)
         try:
             if not stat.S_ISREG(os.fstat(fd).st_mode):
                 raise FileNotFoundError(f"{self.name}/{name} is not a regular file")
+            _advise(fd, os.POSIX_FADV_NOREUSE)
             yield OpenFile(fd)
         finally:
+            _advise(fd, os.POSIX_FADV_DONTNEED)
             os.close(fd)
 
     def create_temp(self, name: str) -> int:

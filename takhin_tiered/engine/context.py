@@ -17,6 +17,7 @@ from takhin_tiered.disk.files import DataDir, PartitionDir
 from takhin_tiered.disk.look import scan_partition
 from takhin_tiered.disk.scan import ScanMemory
 from takhin_tiered.engine.pace import Pace
+from takhin_tiered.engine.turns import Turns
 from takhin_tiered.errors import (
     ConfigError,
     DiskError,
@@ -53,6 +54,7 @@ class Engine:
     clock: Callable[[], float] = time.time
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     cycle_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    turns: Turns = field(default_factory=Turns)
     scan_memory: ScanMemory = field(default_factory=ScanMemory)
     reserved_bytes: int = 0
     store_problem: str = "not asked yet"

@@ -22,6 +22,7 @@ from takhin_tiered.engine.evict import evict
 from takhin_tiered.engine.expire import expire
 from takhin_tiered.engine.orphans import remove_orphans, remove_stale_uploads
 from takhin_tiered.engine.restore import remove_unfinished
+from takhin_tiered.engine.turns import Turn
 from takhin_tiered.errors import DiskError, SegmentError, StoreError, TakhinError
 from takhin_tiered.segments.listing import PartitionListing
 from takhin_tiered.segments.names import SegmentId
@@ -103,12 +104,14 @@ async def refresh_catalog(engine: Engine) -> Look:
 
 def plan_now(engine: Engine) -> Plan:
     """What a cycle would do, by what the catalog knows."""
-    return _plan(engine, work_only=False)
-
-
-def _plan(engine: Engine, *, work_only: bool) -> Plan:
     catalog = engine.catalog
-    return make_plan(catalog.segments(), catalog.restored(), engine.policy, engine.clock(), work_only=work_only)
+    return make_plan(catalog.segments(), catalog.restored(), engine.policy, engine.clock())
+
+
+def _plan_work(engine: Engine) -> Plan:
+    """The same, without what is kept: cheap where there is little to do."""
+    catalog, policy, now = engine.catalog, engine.policy, engine.clock()
+    return make_plan(catalog.may_have_work(policy, now), catalog.restored(), policy, now, work_only=True)
 
 
 async def run_cycle(engine: Engine, listener: Listener = lambda *_: None) -> CycleReport:
@@ -122,7 +125,8 @@ async def run_cycle(engine: Engine, listener: Listener = lambda *_: None) -> Cyc
                     report.failures.append((listing.directory, f"the partition cannot be read: {listing.problem}"))
                 for listing in look.unfinished:
                     await remove_unfinished(engine, listing)
-                plan = _plan(engine, work_only=True)
+                # In a thread: a look at a million rows takes the loop's time for as long as a person would notice.
+                plan = await in_thread(_plan_work, engine)
                 report.planned = len(plan.work)
                 if plan.work:
                     await engine.store.check()
@@ -158,10 +162,13 @@ async def _carry_out(engine: Engine, plan: Plan, report: CycleReport, listener: 
     todo = deque(plan.work)
 
     async def worker() -> None:
-        while todo and not engine.stopping.is_set():
+        while True:
+            await engine.turns.give_way(Turn.ARCHIVE)
+            if not todo or engine.stopping.is_set():
+                return
             step = todo.popleft()
             engine.metrics.queued.set(len(todo))
-            with engine.metrics.in_flight.track_inprogress():
+            with engine.metrics.in_flight.track_inprogress(), engine.turns.take(Turn.ARCHIVE):
                 if not await _step(engine, step, report, listener):
                     # The store is down: what is left waits for the next cycle, on disk.
                     report.postponed += len(todo)

@@ -17,6 +17,7 @@ from takhin_tiered.concurrency import in_thread
 from takhin_tiered.disk.files import PartitionDir, give_to_owner_of
 from takhin_tiered.engine.context import Engine, disk_errors, load_manifest, open_partition, refresh, verb
 from takhin_tiered.engine.prove import read_local_checksum
+from takhin_tiered.engine.turns import Turn
 from takhin_tiered.errors import (
     DiskFull,
     ObjectCorrupt,
@@ -48,7 +49,7 @@ async def restore(engine: Engine, identity: SegmentId) -> Segment:
                 return await _adopt(engine, segment)
             manifest = await _manifest(engine, identity, known=segment is not None)
             engine.metrics.cache_misses.inc()
-            with engine.metrics.restore_seconds.time():
+            with engine.metrics.restore_seconds.time(), engine.turns.take(Turn.RESTORE):
                 async with _room(engine, identity, manifest.size):
                     local = await _download(engine, manifest)
             segment = await _restored(engine, segment or Segment(identity), manifest, local)

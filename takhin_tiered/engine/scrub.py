@@ -15,6 +15,7 @@ from takhin_tiered.engine.archive import copy_held
 from takhin_tiered.engine.context import Engine, load_manifest, refresh, verb
 from takhin_tiered.engine.pace import Pace
 from takhin_tiered.engine.prove import prove_file, read_checksum, read_local_checksum
+from takhin_tiered.engine.turns import Turn
 from takhin_tiered.errors import ObjectCorrupt, ObjectMissing, TakhinError
 from takhin_tiered.points import reached
 from takhin_tiered.segments.manifest import Manifest
@@ -57,6 +58,7 @@ async def _verify_one(engine: Engine, identity: SegmentId, *, deep: bool) -> Ver
 async def scrub(engine: Engine, pace: Pace) -> None:
     """Read the whole archive once, at that pace; single failures are logged, and the next segment follows."""
     for segment in engine.catalog.segments():
+        await engine.turns.give_way(Turn.SCRUB)
         if engine.stopping.is_set():
             return
         if segment.archive is not None:

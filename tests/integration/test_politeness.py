@@ -1,0 +1,110 @@
+"""What runs beside a busy broker takes second place: in the page cache, and to whoever waits for a restore."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from pathlib import Path
+
+import pytest
+
+from takhin_tiered import State, Step, TieredStorage
+from takhin_tiered.engine.turns import Turn, Turns
+from tests.support import AtPoint, Broker, Bucket, store_settings
+
+
+def in_page_cache(path: Path) -> bool:
+    """Whether the file's first bytes could be read without a disk. Source: preadv2(2), RWF_NOWAIT."""
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        return os.preadv(fd, [bytearray(4096)], 0, os.RWF_NOWAIT) > 0
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(fd)
+
+
+def flush(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+async def test_what_was_archived_leaves_the_page_cache_and_nothing_else_does(broker: Broker, bucket: Bucket) -> None:
+    cold = broker.root / broker.segments("orders-0", 1, size=400_000)[0]
+    hot = broker.root / broker.segments("clicks-0", 1, size=400_000, age_hours=1)[0]
+    flush(cold)
+    flush(hot)
+    try:
+        assert in_page_cache(cold)
+    except OSError:
+        pytest.skip("a file system that has no disk has no page cache")
+    async with TieredStorage.open(store_settings(broker, bucket, archive_mode="copy")) as storage:
+        report = await storage.run_cycle()
+        assert (report.copied, report.failures) == (1, [])
+    assert (in_page_cache(cold), in_page_cache(hot)) == (False, True)
+    assert broker.is_whole(str(cold.relative_to(broker.root)))
+
+
+class PatientTurns(Turns):
+    """Tells who comes to give way."""
+
+    def __init__(self) -> None:
+        super().__init__(patience=1e6)
+        self.asked: asyncio.Queue[Turn] = asyncio.Queue()
+
+    async def give_way(self, turn: Turn) -> None:
+        self.asked.put_nowait(turn)
+        await super().give_way(turn)
+
+
+async def test_no_archive_is_begun_while_a_restore_runs(broker: Broker, bucket: Bucket, at_point: AtPoint) -> None:
+    (archived,) = broker.segments("orders-0", 1)
+    async with TieredStorage.open(store_settings(broker, bucket)) as storage:
+        await storage.run_cycle()
+        waiting = broker.segments("clicks-0", 2)
+        turns = storage.engine.turns = PatientTurns()
+        placed, go_on = asyncio.Event(), threading.Event()
+        loop = asyncio.get_running_loop()
+
+        def hold() -> None:
+            loop.call_soon_threadsafe(placed.set)
+            assert go_on.wait(60)
+
+        begun: list[tuple[str, str]] = []
+
+        def listener(step: Step, what: str) -> None:
+            if what == "begin":
+                begun.append((step.id.path, storage.segment(archived).state))
+
+        at_point("restore.log.placed", hold)
+        restore = asyncio.create_task(storage.restore_segment(archived))
+        try:
+            await asyncio.wait_for(placed.wait(), 60)
+            cycle = asyncio.create_task(storage.run_cycle(listener))
+            assert await asyncio.wait_for(turns.asked.get(), 60) is Turn.ARCHIVE
+            for _ in range(10):
+                await asyncio.sleep(0)
+            assert begun == []
+        finally:
+            go_on.set()
+        await restore
+        report = await cycle
+    assert (report.archived, report.failures) == (2, [])
+    assert begun == [(path, State.COPIED) for path in waiting]
+    assert broker.is_whole(archived)
+
+
+async def test_no_scrub_goes_on_while_an_archive_runs(broker: Broker, bucket: Bucket) -> None:
+    broker.segments("orders-0", 2)
+    async with TieredStorage.open(store_settings(broker, bucket)) as storage:
+        await storage.run_cycle()
+        turns = storage.engine.turns = PatientTurns()
+        with turns.take(Turn.ARCHIVE):
+            scrub = asyncio.create_task(storage.scrub())
+            assert await asyncio.wait_for(turns.asked.get(), 60) is Turn.SCRUB
+            for _ in range(10):
+                await asyncio.sleep(0)
+            assert storage.engine.metrics.scrubbed._value.get() == 0
+        await scrub
+        assert storage.engine.metrics.scrubbed._value.get() > 0
