@@ -14,7 +14,7 @@ from dataclasses import replace
 from weakref import WeakValueDictionary
 
 from takhin_tiered.catalog.journal import Journal
-from takhin_tiered.catalog.record import head_of, is_special, may_have_work, pack, stands_so, unpack
+from takhin_tiered.catalog.record import head_of, is_archived, is_special, may_have_work, pack, stands_so, unpack
 from takhin_tiered.catalog.tallies import Stats, Tallies
 from takhin_tiered.segments.listing import NOTHING_SEEN, PartitionListing, has_log, local_files
 from takhin_tiered.segments.model import Intent, LocalFiles, Segment
@@ -57,6 +57,8 @@ class Catalog:
                     self._active[partition] = base_offset
             plain += ordinary.values()
         self._tallies.add(plain)
+        # Now, while nobody waits for an answer: of a million it takes 0.3 s.
+        self._tallies.sort()
         self._intents = {intent.key: intent for intent in await self._journal.intents()}
 
     def detach(self) -> None:
@@ -82,6 +84,16 @@ class Catalog:
             for base_offset, row in rows:
                 if after is None or partition > start or base_offset > after.base_offset:
                     yield unpack(SegmentId(*partition, base_offset), row)
+
+    def archived(self) -> Iterator[Segment]:
+        """In order, the segments that the archive holds, wherever else they are."""
+        with self._guard:
+            partitions = sorted(self._rows)
+        for partition in partitions:
+            with self._guard:
+                rows = list(self._rows.get(partition, {}).items())
+            for base_offset, row in sorted(item for item in rows if is_archived(item[1])):
+                yield unpack(SegmentId(*partition, base_offset), row)
 
     def may_have_work(self, policy: Policy, now: float) -> Iterator[Segment]:
         """In order, the segments that a cycle could do something with; of most a few bytes say that it cannot."""

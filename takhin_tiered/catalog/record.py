@@ -79,6 +79,11 @@ def stands_so(row: bytes, seen: bytes, *, active: bool) -> bool:
     return row.startswith(seen[FLAGS.size :], FLAGS.size)
 
 
+def is_archived(row: bytes) -> bool:
+    """Whether the archive holds the segment, wherever else it is."""
+    return bool(flags_of(row) & _ARCHIVED)
+
+
 def may_have_work(row: bytes, *, cold_since_ns: int, keeps_copies: bool, may_expire: bool) -> bool:
     """Whether a cycle could do anything with a segment; False where it is certain, by a look at a few bytes.
 

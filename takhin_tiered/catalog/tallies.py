@@ -62,14 +62,15 @@ class Tallies:
             if new is not None and not self._is_special(new) and new.mtime == old.mtime:
                 self._count(new, 1)
                 return
-            self._mtimes().remove(old.mtime)
+            self.sort()
+            self._sorted.remove(old.mtime)
         if new is not None and self._count(new, 1):
             self._new.append(new.mtime)
 
     def stats(self, policy: Policy, now: float) -> Stats:
-        mtimes = self._mtimes()
-        cold = mtimes.bisect_right(now - policy.cold_age)
-        warm = mtimes.bisect_right(now - policy.warm_age) - cold
+        self.sort()
+        cold = self._sorted.bisect_right(now - policy.cold_age)
+        warm = self._sorted.bisect_right(now - policy.warm_age) - cold
         special = [classify(segment, policy, now) for segment in self._special.values()]
         cold += special.count(Tier.COLD)
         warm += special.count(Tier.WARM)
@@ -88,11 +89,11 @@ class Tallies:
         """The segments that were restored, and still are on disk."""
         return [segment for segment in self._special.values() if segment.restored]
 
-    def _mtimes(self) -> SortedList[float]:
+    def sort(self) -> None:
+        """Sort in what was added since; else it is done when it is needed."""
         if self._new:
             self._sorted.update(self._new)
             self._new = []
-        return self._sorted
 
     def _count(self, segment: Segment, sign: int) -> bool:
         """Add or take away; True if the segment has its place in the sorted array."""

@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field, replace
 
 from takhin_tiered import logs
+from takhin_tiered.concurrency import in_thread
 from takhin_tiered.engine.context import Engine, load_manifest
 from takhin_tiered.errors import ObjectCorrupt
 from takhin_tiered.segments.model import Archive, Segment
@@ -67,9 +68,9 @@ async def rebuild(engine: Engine, *, full: bool, progress: Callable[[int], None]
         for task in waiting:
             task.cancel()
         await asyncio.gather(*waiting, return_exceptions=True)
-    for segment in engine.catalog.segments():
-        if segment.archive is not None and segment.id not in seen:
-            await _missing(engine, segment.id, result)
+    unseen = await in_thread(lambda: [s.id for s in engine.catalog.archived() if s.id not in seen])
+    for identity in unseen:
+        await _missing(engine, identity, result)
     await engine.catalog.flush()
     _tell(result)
     return result

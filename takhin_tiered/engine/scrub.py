@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
 
 from takhin_tiered import logs
+from takhin_tiered.concurrency import in_thread
 from takhin_tiered.engine.archive import copy_held
 from takhin_tiered.engine.context import Engine, load_manifest, refresh, verb
 from takhin_tiered.engine.pace import Pace
@@ -40,7 +41,7 @@ async def verify(engine: Engine, wanted: Callable[[SegmentId], bool], *, deep: b
 
     A segment that the catalog knows as archived, and that has no manifest, is among them. Changes nothing.
     """
-    names = {segment.id for segment in engine.catalog.segments() if segment.state is not State.LOCAL}
+    names = await in_thread(lambda: {s.id for s in engine.catalog.archived() if s.state is not State.LOCAL})
     async for info in engine.store.list():
         if (identity := parse_manifest_key(info.key)) is not None:
             names.add(identity)
@@ -57,15 +58,15 @@ async def _verify_one(engine: Engine, identity: SegmentId, *, deep: bool) -> Ver
 
 async def scrub(engine: Engine, pace: Pace) -> None:
     """Read the whole archive once, at that pace; single failures are logged, and the next segment follows."""
-    for segment in engine.catalog.segments():
+    archived = await in_thread(lambda: [segment.id for segment in engine.catalog.archived()])
+    for identity in archived:
         await engine.turns.give_way(Turn.SCRUB)
         if engine.stopping.is_set():
             return
-        if segment.archive is not None:
-            try:
-                await scrub_one(engine, segment.id, pace)
-            except TakhinError as error:
-                logs.logger().warning("a segment could not be scrubbed", segment=segment.id.path, error=str(error))
+        try:
+            await scrub_one(engine, identity, pace)
+        except TakhinError as error:
+            logs.logger().warning("a segment could not be scrubbed", segment=identity.path, error=str(error))
 
 
 async def scrub_one(engine: Engine, identity: SegmentId, pace: Pace) -> Verdict:

@@ -12,7 +12,7 @@ import asyncio
 import base64
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import replace
 from datetime import datetime
 from email.utils import parsedate_to_datetime
@@ -331,9 +331,16 @@ class _OneEndpointForAllKeys:
 
 
 def _time(text: str | float) -> datetime:
-    """As the SDK reads it; a header's form without a try of all others, which takes a tenth of a small GET."""
-    if isinstance(text, str) and text.endswith("GMT"):
-        return parsedate_to_datetime(text)
+    """As the SDK reads it; a header's and a listing's form without a try of all others.
+
+    That takes a tenth of a small GET, and holds the loop up for 0.1 s at each page of a listing.
+    """
+    if isinstance(text, str):
+        with suppress(ValueError):
+            if text.endswith("GMT"):
+                return parsedate_to_datetime(text)
+            if text.endswith("Z"):
+                return datetime.fromisoformat(text)
     found: datetime = parse_timestamp(text)
     return found
 

@@ -82,3 +82,11 @@ def test_what_is_hot_or_in_the_archive_is_not_even_looked_at() -> None:
 
 def replace_time(stat: FileStat, seconds: float) -> FileStat:
     return stat._replace(mtime_ns=round(seconds * 1e9))
+
+
+@given(st.lists(segments(), max_size=12))
+def test_the_archived_are_those_with_an_archive(found: list[Segment]) -> None:
+    catalog = Catalog()
+    for segment in found:
+        catalog.put(segment)
+    assert list(catalog.archived()) == [segment for segment in catalog.segments() if segment.archive is not None]
