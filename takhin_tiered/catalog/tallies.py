@@ -43,8 +43,8 @@ class Tallies:
         self._sorted: SortedList[float] = SortedList()
         # Not sorted in yet: many at once take one sort, instead of an insertion for each.
         self._new: list[float] = []
-        # Hot whatever their age: active ones, and restored ones while their lease runs.
-        self._special: dict[SegmentId, Segment] = {}
+        # Hot while their lease runs, whatever their age. Active ones are hot always, and have no place anywhere.
+        self._restored: dict[SegmentId, Segment] = {}
 
     def add(self, rows: Sequence[bytes]) -> None:
         """Many more segments at once, none of which is special."""
@@ -71,9 +71,9 @@ class Tallies:
         self.sort()
         cold = self._sorted.bisect_right(now - policy.cold_age)
         warm = self._sorted.bisect_right(now - policy.warm_age) - cold
-        special = [classify(segment, policy, now) for segment in self._special.values()]
-        cold += special.count(Tier.COLD)
-        warm += special.count(Tier.WARM)
+        restored = [classify(segment, policy, now) for segment in self._restored.values()]
+        cold += restored.count(Tier.COLD)
+        warm += restored.count(Tier.WARM)
         return Stats(
             total_segments=self._total,
             hot_segments=self._total - warm - cold,
@@ -87,7 +87,7 @@ class Tallies:
 
     def restored(self) -> list[Segment]:
         """The segments that were restored, and still are on disk."""
-        return [segment for segment in self._special.values() if segment.restored]
+        return list(self._restored.values())
 
     def sort(self) -> None:
         """Sort in what was added since; else it is done when it is needed."""
@@ -105,10 +105,10 @@ class Tallies:
         self._archived_bytes += sign * (segment.archive.size if segment.archive else 0)
         if not self._is_special(segment):
             return True
-        if sign > 0:
-            self._special[segment.id] = segment
-        else:
-            del self._special[segment.id]
+        if segment.restored and sign > 0:
+            self._restored[segment.id] = segment
+        elif segment.restored:
+            del self._restored[segment.id]
         return False
 
     @staticmethod

@@ -100,7 +100,9 @@ class Upload:
 
         Raises `OtherBytes`, and whatever `archive` raises; then `undo` is to be called.
         """
-        checksums, summary = await in_thread(self._look, await self._engine.store.wants_md5())
+        with_md5 = await self._engine.store.wants_md5()
+        async with self._engine.reading:
+            checksums, summary = await in_thread(self._look, with_md5)
         if summary.problem and not self._engine.archive_corrupt:
             raise SegmentRefused(
                 f"segment {self._identity.path} is damaged: {summary.problem}",
