@@ -6,9 +6,11 @@ import argparse
 import os
 import platform
 import shutil
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -50,6 +52,7 @@ def main() -> int:
     parser.add_argument("--only", default="", metavar="PEERS", help="race these alone, such as s5cmd,rclone")
     parser.add_argument("--work", type=Path, default=Path("/dev/shm"), help="where to make the data (default: tmpfs)")
     parser.add_argument("--peers", type=Path, default=HERE.parent / ".make/peers/bin", help="where their programs are")
+    parser.add_argument("--keep", action="store_true", help="keep what --out has of scenarios that are not run now")
     parser.add_argument("--out", type=Path, default=HERE / "results", help="where the results go")
     chosen = parser.parse_args()
     unknown = [name for name in chosen.names if name not in known]
@@ -58,6 +61,7 @@ def main() -> int:
     rounds = chosen.rounds or (1 if chosen.quick else 5)
     only = tuple(name for name in chosen.only.split(",") if name)
     results: list[Result] = []
+    before = report.read(chosen.out) if chosen.keep else []
     work = Path(tempfile.mkdtemp(prefix="takhin-bench-", dir=chosen.work))
     failed = 0
     try:
@@ -65,15 +69,16 @@ def main() -> int:
             _touch_memory(work)
         with open_server(chosen.server, chosen.peers, work / "store") as server:
             bench = Bench(work, server, chosen.peers, rounds, chosen.quick, chosen.limit, only)
-            machine = _machine(chosen.peers, server.words, work, quick=chosen.quick)
+            machine = _machine(chosen.peers, work, quick=chosen.quick)
             for name in chosen.names or known:
                 try:
-                    results += known[name](bench)
+                    results += [replace(result, measured=_when(server.words)) for result in known[name](bench)]
                 except Failed as error:
                     failed += 1
                     print(f"{name}: {error}", file=sys.stderr)
                 # What was measured is kept, whatever comes after it.
-                report.write(chosen.out, machine, results)
+                names = {result.scenario for result in results}
+                report.write(chosen.out, machine, [*(r for r in before if r.scenario not in names), *results])
     finally:
         shutil.rmtree(work, ignore_errors=True)
     print(report.table(machine, results))
@@ -91,18 +96,22 @@ def _touch_memory(work: Path, size: int = 8 << 30) -> None:
     (work / "touched").unlink()
 
 
-def _machine(peers: Path, server: str, work: Path, *, quick: bool) -> dict[str, str]:
+def _when(server: str) -> str:
+    command = ["git", "-C", str(HERE), "describe", "--always", "--dirty"]
+    commit = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip() or "no commit"
+    load = " ".join(f"{value:.2f}" for value in os.getloadavg())
+    return f"{datetime.now(UTC).isoformat(timespec='minutes')}, {commit}, {server}; load at the end {load}"
+
+
+def _machine(peers: Path, work: Path, *, quick: bool) -> dict[str, str]:
     models = [
         line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "name" in line
     ]
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": f"{os.cpu_count()} x {models[0] if models else platform.machine()}, {memory / 2**30:.0f} GiB",
-        "load before": " ".join(f"{value:.2f}" for value in os.getloadavg()),
         "system": f"{platform.system()} {platform.release()}, Python {platform.python_version()}",
         "data": f"in {work}",
-        "server": server,
         **({"size": "quick: figures of small data say nothing"} if quick else {}),
         **versions(peers),
     }

@@ -41,13 +41,17 @@ class Figure:
 
 @dataclass(slots=True)
 class Result:
-    """One scenario: the work, how it was verified, and a series of samples for each contestant, in order."""
+    """One scenario: the work, how it was verified, and a series of samples for each contestant, in order.
+
+    ``measured``: when, on which commit, with which server.
+    """
 
     scenario: str
     work: str
     verified: str
     series: dict[str, list[Sample]] = field(default_factory=dict)
     figures: list[Figure] = field(default_factory=list)
+    measured: str = ""
 
     def add(self, contestant: str, sample: Sample) -> None:
         self.series.setdefault(contestant, []).append(sample)

@@ -26,12 +26,23 @@ def write(directory: Path, machine: Mapping[str, str], results: Sequence[Result]
     plot(directory / "plot.png", results)
 
 
+def read(directory: Path) -> list[Result]:
+    """What `write` wrote there; nothing where it did not."""
+    file = directory / "results.json"
+    found = json.loads(file.read_text())["results"] if file.exists() else []
+    for result in found:
+        result["series"] = {name: [Sample(**sample) for sample in some] for name, some in result["series"].items()}
+        result["figures"] = [Figure(**{**figure, "values": tuple(figure["values"])}) for figure in result["figures"]]
+    return [Result(**result) for result in found]
+
+
 def table(machine: Mapping[str, str], results: Sequence[Result]) -> str:
     lines = ["# Results", ""]
     lines += [f"- {name}: {value}" for name, value in machine.items()]
     lines += ["", "Medians, with the least and the greatest in brackets; ÷ is ours divided by the peer's median."]
     for result in results:
         lines += ["", f"## {result.scenario}", "", result.work, "", f"Verified: {result.verified}"]
+        lines += ["", f"Measured: {result.measured}"]
         if result.series:
             lines += ["", *_series(result)]
         if result.figures:

@@ -58,15 +58,16 @@ async def _verify_one(engine: Engine, identity: SegmentId, *, deep: bool) -> Ver
 
 async def scrub(engine: Engine, pace: Pace) -> None:
     """Read the whole archive once, at that pace; single failures are logged, and the next segment follows."""
-    archived = await in_thread(lambda: [segment.id for segment in engine.catalog.archived()])
-    for identity in archived:
+    archived = engine.catalog.archived()
+    # In a thread: the next one may stand behind a million that are on disk only.
+    while (segment := await in_thread(next, archived, None)) is not None:
         await engine.turns.give_way(Turn.SCRUB)
         if engine.stopping.is_set():
             return
         try:
-            await scrub_one(engine, identity, pace)
+            await scrub_one(engine, segment.id, pace)
         except TakhinError as error:
-            logs.logger().warning("a segment could not be scrubbed", segment=identity.path, error=str(error))
+            logs.logger().warning("a segment could not be scrubbed", segment=segment.id.path, error=str(error))
 
 
 async def scrub_one(engine: Engine, identity: SegmentId, pace: Pace) -> Verdict:
