@@ -81,6 +81,7 @@ def open_server(choice: str, peers: Path, directory: Path) -> Iterator[Server]:
     else:
         command = [str(peers / "rclone"), "serve", "s3", str(directory), "--addr", address]
         command += ["--auth-key", f"{user},{secret}"]
+    # MinIO keeps what was deleted for minutes, and these stores stand in memory: a race would run out of it.
     env = {
         **os.environ,
         "MINIO_ROOT_USER": user,

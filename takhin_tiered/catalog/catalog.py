@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from weakref import WeakValueDictionary
@@ -20,6 +20,9 @@ from takhin_tiered.segments.listing import NOTHING_SEEN, PartitionListing, has_l
 from takhin_tiered.segments.model import Intent, LocalFiles, Segment
 from takhin_tiered.segments.names import Partition, SegmentId
 from takhin_tiered.segments.policy import Policy
+
+_Wanted = Callable[[int, bytes], bool]
+"""Of a base offset and its row."""
 
 
 class Catalog:
@@ -76,48 +79,47 @@ class Catalog:
     def segments(self, *, topic: str | None = None, after: SegmentId | None = None) -> Iterator[Segment]:
         """Each segment, by topic, partition and base offset, as it stands when its partition is reached."""
         start = (after.topic, after.partition) if after else ("", -1)
-        with self._guard:
-            partitions = sorted(p for p in self._rows if p >= start and topic in (None, p[0]))
-        for partition in partitions:
-            with self._guard:
-                rows = sorted(self._rows.get(partition, {}).items())
-            for base_offset, row in rows:
-                if after is None or partition > start or base_offset > after.base_offset:
-                    yield unpack(SegmentId(*partition, base_offset), row)
+
+        def choose(partition: Partition) -> _Wanted | None:
+            if partition < start or topic not in (None, partition[0]):
+                return None
+            first = after.base_offset + 1 if after and partition == start else 0
+            return lambda base_offset, _: base_offset >= first
+
+        return self._chosen(choose)
 
     def archived(self) -> Iterator[Segment]:
-        """In order, the segments that the archive holds, wherever else they are."""
+        """Of `segments`, those that the archive holds, wherever else they are."""
+        return self._chosen(lambda _: lambda _, row: is_archived(row))
+
+    def may_have_work(self, policy: Policy, now: float) -> Iterator[Segment]:
+        """Of `segments`, those that a cycle could do something with; of most a few bytes say that it cannot."""
+        # A second more than the exact rule asks for: that one rounds.
+        since, keeps = int((now - policy.cold_age + 1) * 1e9), policy.keep_local
+
+        def choose(partition: Partition) -> _Wanted | None:
+            topic = partition[0]
+            may_expire = policy.max_age(topic) is not None
+            if not policy.enabled:
+                return None
+            if policy.max_size(topic) is not None:
+                return lambda *_: True
+            if not (policy.covers(topic) or may_expire):
+                return None
+            return lambda _, row: may_have_work(row, cold_since_ns=since, keeps_copies=keeps, may_expire=may_expire)
+
+        return self._chosen(choose)
+
+    def _chosen(self, choose: Callable[[Partition], _Wanted | None]) -> Iterator[Segment]:
+        """``choose`` gives what tells a wanted row of a partition, or None for a partition that has none."""
         with self._guard:
             partitions = sorted(self._rows)
         for partition in partitions:
-            with self._guard:
-                rows = list(self._rows.get(partition, {}).items())
-            for base_offset, row in sorted(item for item in rows if is_archived(item[1])):
-                yield unpack(SegmentId(*partition, base_offset), row)
-
-    def may_have_work(self, policy: Policy, now: float) -> Iterator[Segment]:
-        """In order, the segments that a cycle could do something with; of most a few bytes say that it cannot."""
-        with self._guard:
-            partitions = sorted(self._rows) if policy.enabled else []
-        for partition in partitions:
-            topic = partition[0]
-            by_size = policy.max_size(topic) is not None
-            may_expire = policy.max_age(topic) is not None
-            covered = policy.covers(topic)
-            if not (covered or by_size or may_expire):
+            if (wanted := choose(partition)) is None:
                 continue
             with self._guard:
                 rows = list(self._rows.get(partition, {}).items())
-            if not by_size:
-                # A second more than the exact rule asks for: that one rounds.
-                since = int((now - policy.cold_age + 1) * 1e9)
-                keeps = policy.keep_local
-                rows = [
-                    item
-                    for item in rows
-                    if may_have_work(item[1], cold_since_ns=since, keeps_copies=keeps, may_expire=may_expire)
-                ]
-            for base_offset, row in sorted(rows):
+            for base_offset, row in sorted(item for item in rows if wanted(*item)):
                 yield unpack(SegmentId(*partition, base_offset), row)
 
     def restored(self) -> list[Segment]:
