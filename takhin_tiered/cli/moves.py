@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Awaitable, Callable
 from fnmatch import fnmatchcase
 
@@ -57,7 +58,7 @@ async def move_all(paths: list[str], move: Callable[[str], Awaitable[None]], ver
                     return
                 try:
                     await move(path)
-                    console().print(f"{verb} {path}")
+                    sys.stdout.write(f"{verb} {path}\n")
                 except TakhinError as error:
                     failures += 1
                     # Nothing would come of asking a store that is down for each of a thousand segments.

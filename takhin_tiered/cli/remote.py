@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 from urllib.parse import quote
 
-import httpx
+import aiohttp
 
 from takhin_tiered.disk.lock import Holder
 from takhin_tiered.errors import HeldElsewhere, TakhinError
@@ -27,16 +27,16 @@ class RemoteError(TakhinError):
 @asynccontextmanager
 async def open_remote(holder: Holder, token: str) -> AsyncIterator[Remote]:
     headers = {"Authorization": f"Bearer {token}"} if token else {}
-    timeout = httpx.Timeout(10.0, read=_OPERATION_SECONDS)
-    async with httpx.AsyncClient(base_url=holder.api, headers=headers, timeout=timeout, trust_env=False) as client:
-        yield Remote(client, holder)
+    timeout = aiohttp.ClientTimeout(connect=10.0, sock_read=_OPERATION_SECONDS)
+    async with aiohttp.ClientSession(holder.api, headers=headers, timeout=timeout) as session:
+        yield Remote(session, holder)
 
 
 class Remote:
     """Keeps `Access`."""
 
-    def __init__(self, client: httpx.AsyncClient, holder: Holder) -> None:
-        self._client = client
+    def __init__(self, session: aiohttp.ClientSession, holder: Holder) -> None:
+        self._session = session
         self._holder = holder
 
     async def status(self) -> dict[str, Any]:
@@ -70,13 +70,13 @@ class Remote:
 
     async def _ask(self, method: str, endpoint: str, **arguments: Any) -> dict[str, Any]:
         try:
-            answer = await self._client.request(method, f"/api/v1/tiered/{quote(endpoint)}", **arguments)
-            body: dict[str, Any] = answer.json()
-        except (httpx.HTTPError, ValueError) as error:
+            async with self._session.request(method, f"/api/v1/tiered/{quote(endpoint)}", **arguments) as answer:
+                body: dict[str, Any] = await answer.json(content_type=None)
+        except (aiohttp.ClientError, TimeoutError, ValueError) as error:
             raise HeldElsewhere(
                 f"the data directory is held by {self._holder.words}, and it does not answer: {error!r}",
                 hint="Look at that process and its logs",
             ) from error
-        if answer.is_error:
-            raise RemoteError(str(body.get("error", answer.text)), code=str(body.get("code", "error")))
+        if not answer.ok:
+            raise RemoteError(str(body.get("error", answer.reason)), code=str(body.get("code", "error")))
         return body

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 READ_SIZE = 1 << 20
@@ -52,6 +52,11 @@ def header_to_hex(header: str) -> str:
     return base64.b64decode(digest).hex() + dash + count
 
 
+def sha256_of_parts(digests: Sequence[bytes]) -> str:
+    """The composite form, from the SHA-256 of each part."""
+    return f"{hashlib.sha256(b''.join(digests)).hexdigest()}-{len(digests)}"
+
+
 class Hasher:
     """A running `Checksum`: feed it the bytes in order."""
 
@@ -82,8 +87,7 @@ class Hasher:
             return Checksum(self._current.hexdigest(), md5=(self._md5.digest(),) if self._md5 else ())
         if self._room < self._part_size or not self._parts:
             self._close_part()
-        whole = hashlib.sha256(b"".join(self._parts)).hexdigest()
-        return Checksum(f"{whole}-{len(self._parts)}", self._part_size, tuple(self._parts), tuple(self._md5s))
+        return Checksum(sha256_of_parts(self._parts), self._part_size, tuple(self._parts), tuple(self._md5s))
 
     def _take(self, chunk: bytes | memoryview) -> None:
         self._current.update(chunk)

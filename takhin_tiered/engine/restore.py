@@ -6,21 +6,19 @@ its old modification time, and only when all are right do they get their names.
 
 from __future__ import annotations
 
-import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 
 from takhin_tiered import logs
-from takhin_tiered.codec.checksums import Hasher
-from takhin_tiered.concurrency import in_thread
-from takhin_tiered.disk.files import PartitionDir, give_to_owner_of
+from takhin_tiered.concurrency import all_of, in_thread
+from takhin_tiered.disk.files import PartitionDir
 from takhin_tiered.engine.context import Engine, disk_errors, load_manifest, open_partition, refresh, verb
+from takhin_tiered.engine.incoming import Incoming
 from takhin_tiered.engine.prove import read_local_checksum
 from takhin_tiered.engine.turns import Turn
 from takhin_tiered.errors import (
     DiskFull,
-    ObjectCorrupt,
     ObjectMissing,
     SegmentActive,
     SegmentChanged,
@@ -29,10 +27,11 @@ from takhin_tiered.errors import (
 )
 from takhin_tiered.points import reached
 from takhin_tiered.segments.listing import PartitionListing
-from takhin_tiered.segments.manifest import Manifest, ManifestFile
+from takhin_tiered.segments.manifest import Manifest
 from takhin_tiered.segments.model import Archive, LocalFiles, Segment
 from takhin_tiered.segments.names import TEMP_SUFFIX, FileKind, SegmentId, parse_file
 
+_SMALL = 256 << 10
 _LOG_LAST = (FileKind.INDEX, FileKind.TIMEINDEX, FileKind.LOG)
 
 
@@ -151,55 +150,30 @@ async def _download(engine: Engine, manifest: Manifest) -> LocalFiles:
         try:
             for kind in _LOG_LAST:
                 if kind in manifest.files:
-                    await _download_file(engine, partition, identity, kind, manifest.files[kind])
+                    await _download_file(Incoming(engine, partition, identity, kind, manifest.files[kind]))
                     reached(f"restore.{kind}.downloaded")
             return await in_thread(_place, partition, manifest)
-        finally:
+        except BaseException:
             await in_thread(_remove_temps, partition, identity)
+            raise
 
 
-async def _download_file(
-    engine: Engine, partition: PartitionDir, identity: SegmentId, kind: FileKind, archived: ManifestFile
-) -> None:
-    hasher = Hasher(archived.part_size)
-    corrupt = ObjectCorrupt(
-        f"object {archived.key} is not what was archived",
-        segment=identity.path,
-        key=archived.key,
-        hint="Nothing was restored. Look for an earlier version of the object in the bucket",
-    )
-
-    def take(piece: memoryview) -> None:
-        if hasher.size + len(piece) > archived.size:
-            raise corrupt
-        engine.downloads.spend_here(len(piece))
-        with disk_errors(identity):
-            _write(fd, piece)
-        hasher.update(piece)
-        engine.metrics.downloaded.inc(len(piece))
-
-    with disk_errors(identity):
-        fd = await in_thread(partition.create_temp, identity.file(kind))
+async def _download_file(incoming: Incoming) -> None:
+    store, archived, ranges = incoming.engine.store, incoming.archived, incoming.ranges
+    if archived.size <= _SMALL:
+        # One more than it should have shows an object that grew.
+        data = await store.read(archived.key, limit=archived.size + 1)
+        await in_thread(incoming.write_whole, data)
+        return
     try:
-        await engine.store.fetch(archived.key, take)
-        if (hasher.size, hasher.checksum().sha256) != (archived.size, archived.sha256):
-            raise corrupt
-        with disk_errors(identity):
-            await in_thread(_finish, partition, fd, archived)
+        await in_thread(incoming.create)
+        if len(ranges) == 1:
+            await store.fetch(archived.key, ranges[0].take)
+        else:
+            await all_of([store.fetch(archived.key, each.take, start=each.start, end=each.end) for each in ranges])
+        await in_thread(incoming.finish)
     finally:
-        os.close(fd)
-
-
-def _write(fd: int, piece: memoryview) -> None:
-    while piece:
-        piece = piece[os.write(fd, piece) :]
-
-
-def _finish(partition: PartitionDir, fd: int, archived: ManifestFile) -> None:
-    os.fchmod(fd, archived.mode)
-    give_to_owner_of(partition, fd)
-    os.utime(fd, ns=(archived.mtime_ns, archived.mtime_ns))
-    os.fsync(fd)
+        incoming.close()
 
 
 def _place(partition: PartitionDir, manifest: Manifest) -> LocalFiles:
@@ -229,6 +203,7 @@ def _place(partition: PartitionDir, manifest: Manifest) -> LocalFiles:
             if isinstance(error, FileExistsError):
                 raise appeared from error
             raise
+    _remove_temps(partition, identity)
     return local
 
 

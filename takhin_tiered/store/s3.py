@@ -11,17 +11,17 @@ from __future__ import annotations
 import asyncio
 import base64
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import replace
 from datetime import datetime
 from email.utils import parsedate_to_datetime
-from typing import Any, TypeVar
+from typing import Any
 
 import aioboto3
 import aiohttp
+from aiobotocore.config import AioConfig
 from aiobotocore.session import get_session
-from botocore.config import Config
 from botocore.exceptions import (
     BotoCoreError,
     ClientError,
@@ -29,11 +29,10 @@ from botocore.exceptions import (
     NoCredentialsError,
     PartialCredentialsError,
 )
-from botocore.handlers import add_expect_header
 from botocore.utils import parse_timestamp
 
 from takhin_tiered.codec.checksums import Checksum, Source, header_to_hex
-from takhin_tiered.concurrency import all_of
+from takhin_tiered.concurrency import all_of, in_thread
 from takhin_tiered.errors import (
     ObjectMissing,
     StoreDenied,
@@ -44,35 +43,33 @@ from takhin_tiered.store import wire
 from takhin_tiered.store.answers import EmptyRange, meaning
 from takhin_tiered.store.base import ObjectInfo
 from takhin_tiered.store.body import SourceBody
+from takhin_tiered.store.requests import USER_AGENT, NotThere, Requests
 from takhin_tiered.store.server import Check, Server
 from takhin_tiered.store.wire import Deadlines, Sink
 
 _PARTS_AT_ONCE = 4
 _DELETE_BATCH = 1000
 _DOWNLOAD_TRIES = 4
-_EXPECT_ABOVE = 1 << 20
 _BROKEN = (aiohttp.ClientError, BotoCoreError, OSError, TimeoutError)
-
-Result = TypeVar("Result")
 
 
 class S3Store:
     """Made by `open_s3`. Safe for many tasks of one event loop."""
 
-    def __init__(self, client: Any, bucket: str, prefix: str, address: str, deadlines: Deadlines) -> None:
-        self._client = client
+    def __init__(self, requests: Requests, bucket: str, prefix: str, address: str, deadlines: Deadlines) -> None:
+        self._requests = requests
         self._bucket = bucket
         self._prefix = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
         self._address = address
         self._deadlines = deadlines
-        self._server = Server(self._put_whole, self.delete, self.head, address)
+        self._server = Server(self._put_whole, self.delete, self._is_there, address)
 
     @property
     def address(self) -> str:
         return self._address
 
     async def check(self) -> None:
-        await self._call("list", "", self._client.list_objects_v2, Bucket=self._bucket, Prefix=self._prefix, MaxKeys=1)
+        await self._call("list", "", "list_objects_v2", Bucket=self._bucket, Prefix=self._prefix, MaxKeys=1)
 
     async def put(
         self, key: str, body: Source, *, size: int, checksum: Checksum, if_absent: bool = False
@@ -96,7 +93,7 @@ class S3Store:
             answer = await self._call(
                 "head",
                 key,
-                self._client.head_object,
+                "head_object",
                 Bucket=self._bucket,
                 Key=self._full(key),
                 ChecksumMode="ENABLED",
@@ -108,10 +105,13 @@ class S3Store:
 
     async def read(self, key: str, *, limit: int = 1 << 20) -> bytes:
         pieces: list[bytes] = []
-        await self.fetch(key, lambda piece: pieces.append(bytes(piece)), end=limit)
+        await self._fetch(key, lambda piece: pieces.append(bytes(piece)), 0, limit, wire.at_once)
         return b"".join(pieces)
 
     async def fetch(self, key: str, sink: Sink, *, start: int = 0, end: int | None = None) -> None:
+        await self._fetch(key, sink, start, end, in_thread)
+
+    async def _fetch(self, key: str, sink: Sink, start: int, end: int | None, hand: wire.Hand) -> None:
         at, tries = start, 1
 
         def take(piece: memoryview) -> None:
@@ -123,7 +123,7 @@ class S3Store:
             length = answer.get("ContentLength", 0)
             try:
                 async with asyncio.timeout(self._deadlines.operation(length)):
-                    await wire.take_body(answer["Body"], length, take, self._deadlines.read)
+                    await wire.take_body(answer["Body"], length, take, self._deadlines.read, hand)
                 return
             except _BROKEN as error:
                 if tries == _DOWNLOAD_TRIES:
@@ -134,7 +134,7 @@ class S3Store:
         token: dict[str, Any] = {}
         while True:
             page = await self._call(
-                "list", "", self._client.list_objects_v2,
+                "list", "", "list_objects_v2",
                 Bucket=self._bucket, Prefix=self._full(prefix), **token,
             )  # fmt: skip
             for entry in page.get("Contents", ()):
@@ -148,7 +148,7 @@ class S3Store:
         for at in range(0, len(keys), _DELETE_BATCH):
             objects = [{"Key": self._full(key)} for key in keys[at : at + _DELETE_BATCH]]
             answer = await self._call(
-                "delete", "", self._client.delete_objects,
+                "delete", "", "delete_objects",
                 Bucket=self._bucket, Delete={"Objects": objects, "Quiet": True},
             )  # fmt: skip
             for failed in answer.get("Errors", ()):
@@ -161,7 +161,7 @@ class S3Store:
         while True:
             try:
                 page = await self._call(
-                    "list uploads", "", self._client.list_multipart_uploads,
+                    "list uploads", "", "list_multipart_uploads",
                     Bucket=self._bucket, Prefix=self._prefix, **marker,
                 )  # fmt: skip
             except ObjectMissing:
@@ -176,6 +176,14 @@ class S3Store:
                 return removed
             marker = {"KeyMarker": page["NextKeyMarker"], "UploadIdMarker": page["NextUploadIdMarker"]}
 
+    async def _is_there(self, key: str) -> bool:
+        """By a byte of it: after a HEAD that says no, and no length, the HTTP library closes the connection."""
+        try:
+            await self.read(key, limit=1)
+        except ObjectMissing:
+            return False
+        return True
+
     async def _word(self, answer: Any) -> str | None:
         """The checksum in an answer; None where it is only what the upload claimed, as the server never looks."""
         header = answer.get("ChecksumSHA256")
@@ -183,7 +191,7 @@ class S3Store:
 
     async def _put_whole(self, key: str, body: Source, size: int, checksum: Checksum, *, if_absent: bool) -> Any:
         return await self._call(
-            "put", key, self._client.put_object, size=size,
+            "put", key, "put_object", size=size,
             Bucket=self._bucket, Key=self._full(key),
             Body=SourceBody(body, 0, size, patience=self._deadlines.read), ContentLength=size,
             ChecksumAlgorithm="SHA256", ChecksumSHA256=checksum.header,
@@ -192,13 +200,13 @@ class S3Store:
 
     async def _put_parts(self, key: str, body: Source, size: int, checksum: Checksum, *, if_absent: bool) -> Any:
         upload = await self._call(
-            "create upload", key, self._client.create_multipart_upload,
+            "create upload", key, "create_multipart_upload",
             Bucket=self._bucket, Key=self._full(key), ChecksumAlgorithm="SHA256", ChecksumType="COMPOSITE",
         )  # fmt: skip
         try:
             parts = await self._send_parts(key, upload["UploadId"], body, size, checksum)
             return await self._call(
-                "complete upload", key, self._client.complete_multipart_upload, size=size,
+                "complete upload", key, "complete_multipart_upload", size=size,
                 Bucket=self._bucket, Key=self._full(key), UploadId=upload["UploadId"],
                 MultipartUpload={"Parts": parts}, **_condition(if_absent),
             )  # fmt: skip
@@ -218,7 +226,7 @@ class S3Store:
             header = Checksum(digest.hex()).header
             async with room:
                 answer = await self._call(
-                    "put part", key, self._client.upload_part, size=length,
+                    "put part", key, "upload_part", size=length,
                     Bucket=self._bucket, Key=self._full(key), UploadId=upload_id, PartNumber=number,
                     Body=SourceBody(body, start, length, patience=self._deadlines.read), ContentLength=length,
                     ChecksumAlgorithm="SHA256", ChecksumSHA256=header, **_md5(checksum, number - 1),
@@ -229,7 +237,7 @@ class S3Store:
 
     async def _abort(self, key: str, upload_id: str) -> None:
         await self._call(
-            "abort upload", key, self._client.abort_multipart_upload,
+            "abort upload", key, "abort_multipart_upload",
             Bucket=self._bucket, Key=self._full(key), UploadId=upload_id,
         )  # fmt: skip
 
@@ -247,12 +255,11 @@ class S3Store:
             {"Range": f"bytes={start}-{'' if end is None else end - 1}"} if start or end is not None else {}
         )
         try:
-            answer = await self._call(
-                "get", key, self._client.get_object, Bucket=self._bucket, Key=self._full(key), **wanted
-            )
+            answer = await self._call("get", key, "get_object", Bucket=self._bucket, Key=self._full(key), **wanted)
         except EmptyRange:
             return None
-        if start and "ContentRange" not in answer:
+        is_range = "ContentRange" in answer or not wanted
+        if not is_range and (start or (end is not None and answer.get("ContentLength", 0) > end)):
             raise StoreUnavailable("the server does not answer a range with that range", key=key)
         return answer
 
@@ -260,16 +267,18 @@ class S3Store:
         self,
         verb: str,
         key: str,
-        operation: Callable[..., Awaitable[Result]],
+        operation: str,
         *,
         size: int = 0,
         **arguments: Any,
-    ) -> Result:
+    ) -> Any:
         deadline = self._deadlines.operation(size)
         try:
             with _translated(verb, key, self._address, deadline):
                 async with asyncio.timeout(deadline):
-                    return await operation(**arguments)
+                    return await self._requests.send(operation, arguments)
+        except NotThere:
+            raise ObjectMissing(f"there is no {key} in {self._address}", key=key) from None
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if task is not None and task.cancelling():
@@ -293,13 +302,16 @@ async def open_s3(
 ) -> AsyncIterator[S3Store]:
     """Connect when first used. Credentials come from the SDK's own chain; an endpoint means path-style keys."""
     deadlines = deadlines or Deadlines()
-    config = Config(
+    sdk = get_session()
+    sdk.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=_time)
+    requests = Requests(sdk.get_credentials)
+    config = AioConfig(
+        http_session_cls=requests.connections,
         connect_timeout=deadlines.connect,
         read_timeout=deadlines.read,
         max_pool_connections=connections,
         retries={"mode": "standard", "total_max_attempts": 4},
-        # Given, it is not put together anew for each request.
-        user_agent="takhin-tiered",
+        user_agent=USER_AGENT,
         # Arguments are this module's own.
         parameter_validation=False,
         # The checksum header, which is signed, says which bytes are meant; signing them as well reads them twice.
@@ -310,24 +322,14 @@ async def open_s3(
     address = "/".join(part for part in (f"s3://{bucket}", prefix.strip("/")) if part)
     address += f" at {endpoint}" if endpoint else ""
     async with AsyncExitStack() as stack:
-        sdk = get_session()
-        sdk.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=_time)
         session = aioboto3.Session(region_name=region, botocore_session=sdk)
-        session.events.register("creating-client-class.s3", _add_mixin)
         with _translated("connect", "", address, deadlines.base):
-            client = await stack.enter_async_context(session.client("s3", endpoint_url=endpoint or None, config=config))
-        client.meta.events.unregister("before-call.s3", add_expect_header)
-        client.meta.events.register("before-call.s3", _expect_for_large)
-        yield S3Store(client, bucket, prefix, address, deadlines)
-
-
-class _OneEndpointForAllKeys:
-    """The rules that find a bucket's endpoint never look at the key, but would be gone through for each anew."""
-
-    async def _resolve_endpoint_ruleset(self, operation_model: Any, params: Any, *args: Any, **kwargs: Any) -> Any:
-        params = {**params, "Key": "any"} if "Key" in params else params
-        resolve: Callable[..., Awaitable[Any]] = getattr(super(), "_resolve_endpoint_ruleset")  # noqa: B009
-        return await resolve(operation_model, params, *args, **kwargs)
+            # In the clear there are no certificates to be loaded: that takes a twentieth of a start.
+            verify = False if endpoint.startswith("http://") else None
+            connect = session.client("s3", endpoint_url=endpoint or None, verify=verify, config=config)
+            client = await stack.enter_async_context(connect)
+        requests.use(client)
+        yield S3Store(requests, bucket, prefix, address, deadlines)
 
 
 def _time(text: str | float) -> datetime:
@@ -343,16 +345,6 @@ def _time(text: str | float) -> datetime:
                 return datetime.fromisoformat(text)
     found: datetime = parse_timestamp(text)
     return found
-
-
-def _add_mixin(base_classes: list[type], **_: Any) -> None:
-    base_classes.insert(0, _OneEndpointForAllKeys)
-
-
-def _expect_for_large(params: dict[str, Any], **_: Any) -> None:
-    """Let the server refuse a large body before it is sent. A small one is sent at once: that saves a round trip."""
-    if isinstance(params.get("body"), SourceBody) and int(params["headers"]["Content-Length"]) > _EXPECT_ABOVE:
-        params["headers"]["Expect"] = "100-continue"
 
 
 def _condition(if_absent: bool) -> dict[str, Any]:

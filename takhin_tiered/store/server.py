@@ -16,7 +16,6 @@ from takhin_tiered import logs
 from takhin_tiered.codec.checksums import Checksum, Source, bytes_source, checksum_of
 from takhin_tiered.errors import ObjectCorrupt, ObjectExists, StoreDenied, StoreError
 from takhin_tiered.store.answers import NoConditionalWrites
-from takhin_tiered.store.base import ObjectInfo
 
 PROBE_KEY = "takhin-tiered.probe"
 
@@ -42,10 +41,10 @@ class Server:
         self,
         put: Put,
         delete: Callable[[Sequence[str]], Awaitable[None]],
-        head: Callable[[str], Awaitable[ObjectInfo | None]],
+        is_there: Callable[[str], Awaitable[bool]],
         address: str,
     ) -> None:
-        self._put, self._delete, self._head, self._address = put, delete, head, address
+        self._put, self._delete, self._is_there, self._address = put, delete, is_there, address
         self._checks: Check | None = None
         self._refuses_second_writes: bool | None = None
         self._asking = asyncio.Lock()
@@ -69,7 +68,7 @@ class Server:
         """
         if self._refuses_second_writes:
             return await send(if_absent=True)
-        if await self._head(key) is not None:
+        if await self._is_there(key):
             raise ObjectExists("there is an object already", key=key)
         if self._refuses_second_writes is False:
             return await send(if_absent=False)

@@ -10,7 +10,7 @@ import asyncio
 import os
 import select
 import socket
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -39,6 +39,13 @@ class Deadlines:
 Sink = Callable[[memoryview], None]
 """Takes bytes in order, in a thread; the view is good only during the call."""
 
+Hand = Callable[[Sink, memoryview], Awaitable[None]]
+"""Gives a piece to a sink: `in_thread`, or `at_once` where the sink blocks nobody."""
+
+
+async def at_once(sink: Sink, piece: memoryview) -> None:
+    sink(piece)
+
 
 def bare_socket(transport: Any) -> socket.socket | None:
     """A duplicate of the connection's socket, to be closed by the caller; None where there is TLS on it."""
@@ -59,14 +66,14 @@ async def send(transport: Any, connection: socket.socket, file: int, offset: int
     return await in_bulk_thread(lambda: _cut(connection), _send, connection, file, offset, size, patience)
 
 
-async def take_body(body: Any, length: int, sink: Sink, patience: float) -> None:
+async def take_body(body: Any, length: int, sink: Sink, patience: float, hand: Hand = in_thread) -> None:
     """An answer's body to its end; a large one past the HTTP library, whose connection is of no use after that."""
     async with body:
         is_large = body.connection is not None and length >= WORTH_IT
         connection = bare_socket(body.connection.transport) if is_large else None
         if connection is None:
             while piece := await read_piece(body, patience):
-                await in_thread(sink, memoryview(piece))
+                await hand(sink, memoryview(piece))
             return
         with connection:
             try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from uuid import uuid4
@@ -88,6 +89,26 @@ async def test_what_is_put_is_got_back(store: ObjectStore, size: int) -> None:
 async def test_a_range_gives_just_those_bytes(store: ObjectStore, start: int, end: int | None, expected: bytes) -> None:
     await put(store, "k", b"0123456789")
     assert await get(store, "k", start, end) == expected
+
+
+@pytest.mark.parametrize("key", ["orders-0/a.log", "a b+c~%41%&?#=;:@$,!*'()/ä.log", ".hidden", "-/_"])
+async def test_any_key_is_the_same_for_every_request(store: ObjectStore, key: str) -> None:
+    # The first of them goes by the SDK, where there is one, and those after it go straight.
+    assert await store.head(key) is None
+    data = key.encode()
+    await put(store, key, data)
+    assert await get(store, key) == data
+    assert [info.key async for info in store.list()] == [key]
+    info = await store.head(key)
+    assert info is not None
+    assert abs(info.modified - time.time()) < 3600
+    with pytest.raises(ObjectExists):
+        await put(store, key, b"other", if_absent=True)
+    assert await get(store, key) == data
+    await store.delete([key])
+    assert await store.head(key) is None
+    with pytest.raises(ObjectMissing):
+        await get(store, key)
 
 
 async def test_wrong_bytes_are_refused_and_nothing_is_left(store: ObjectStore) -> None:

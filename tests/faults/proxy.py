@@ -145,7 +145,7 @@ class Proxy:
         if kind in _REFUSALS:
             async for _ in _body(head, reader, is_answer=False):
                 pass
-            await _refuse(writer, *_REFUSALS[kind])
+            await _refuse(writer, method, *_REFUSALS[kind])
             return True
         if self.page_size and "list-type=2" in parts.query:
             query = "&".join(part for part in parts.query.split("&") if not part.startswith("max-keys="))
@@ -227,7 +227,7 @@ async def _send_answer(
         # Where a body is to be spoiled it is known whole; the others are streamed.
         body = b"".join([piece async for piece in _body(answer, there, is_answer=True)])
     if kind is Kind.STORED_503:
-        await _refuse(writer, 503, "ServiceUnavailable")
+        await _refuse(writer, method, 503, "ServiceUnavailable")
         return True
     length = answer.get("content-length")
     if kind is None or bodiless:
@@ -297,12 +297,12 @@ async def _body(head: Head, reader: asyncio.StreamReader, *, is_answer: bool) ->
         yield piece
 
 
-async def _refuse(writer: asyncio.StreamWriter, status: int, code: str) -> None:
+async def _refuse(writer: asyncio.StreamWriter, method: str, status: int, code: str) -> None:
     body = (
         f'<?xml version="1.0" encoding="UTF-8"?><Error><Code>{code}</Code><Message>by the proxy</Message></Error>'
     ).encode()
     head = Head(f"HTTP/1.1 {status} {code}", [("Content-Type", "application/xml"), ("Content-Length", str(len(body)))])
-    writer.write(head.to_bytes() + body)
+    writer.write(head.to_bytes() + (b"" if method == "HEAD" else body))
     await writer.drain()
 
 

@@ -15,14 +15,19 @@ from pathlib import Path
 import pytest
 
 from takhin_tiered import ObjectCorrupt, Settings, StoreDenied, StoreError, StoreUnavailable, TieredStorage
+from takhin_tiered.codec.checksums import Checksum, Source, bytes_source, checksum_of
 from takhin_tiered.engine.cycle import CycleReport
+from takhin_tiered.store import ObjectStore
+from takhin_tiered.store.s3 import open_s3
 from tests.faults.conftest import SHORT
 from tests.faults.proxy import Fault, Kind, Proxy
 from tests.faults.truth import Truth, truth_in
-from tests.support import HOUR, Broker, Bucket, store_settings
+from tests.support import HOUR, REGION, Broker, Bucket, store_settings
 
 FIRST = "orders-0/00000000000000000000"
 """The first segment's path, without its ending."""
+
+KEY = "an-object-of-its-own"
 
 SLOW_TURNS = 8
 """Deadlines that may run out one after the other in one operation that fails, its cleaning up included."""
@@ -332,6 +337,69 @@ async def test_a_download_that_breaks_once_is_taken_up_where_it_broke(
         assert fault.hits == 1
         assert truth.whole_on_disk(closed[0])
         require_sound(truth, storage, closed)
+
+
+@pytest.mark.parametrize("count", [1, None])
+@pytest.mark.parametrize("kind", [Kind.ERROR_500, Kind.RESET, Kind.CUT_RESPONSE, Kind.SHORTER, Kind.FLIP_RESPONSE])
+async def test_a_large_segment_comes_in_ranges_and_each_may_fail(
+    broker: Broker, bucket: Bucket, between: Proxy, monkeypatch: pytest.MonkeyPatch, kind: Kind, count: int | None
+) -> None:
+    monkeypatch.setattr("takhin_tiered.engine.upload.MULTIPART_THRESHOLD", 6 << 20)
+    monkeypatch.setattr("takhin_tiered.engine.upload.PART_SIZE", 5 << 20)
+    monkeypatch.setattr("takhin_tiered.engine.incoming._RANGE_SIZE", 6 << 20)
+    (path,) = broker.segments("big-0", 1, size=1000)
+    content = os.urandom(23 << 20)
+    (broker.root / path).write_bytes(content)
+    os.utime(broker.root / path, (time.time() - 300 * HOUR,) * 2)
+    broker.files[path] = content
+    truth = truth_in(broker, bucket)
+    async with archived(broker, bucket, between) as storage:
+        between.faults.append(fault := Fault(kind, "GET", path, skip=1, count=count))
+        # A length that is too short is believed: what is missing then shows in the checksum.
+        is_corrupt = kind in {Kind.FLIP_RESPONSE, Kind.SHORTER}
+        if count is None or is_corrupt:
+            with pytest.raises(StoreError) as raised:
+                await storage.restore_segment(path)
+            assert raised.value.key == path
+            assert isinstance(raised.value, ObjectCorrupt) == is_corrupt
+            assert broker.on_disk(path) == []
+            assert truth.temporary_files() == []
+            between.faults.clear()
+            await storage.restore_segment(path)
+        else:
+            await storage.restore_segment(path)
+        assert fault.hits > 0
+        assert truth.whole_on_disk(path)
+        require_sound(truth, storage, [path])
+
+
+@pytest.mark.parametrize(("method", "verb"), [("GET", "get"), ("HEAD", "head"), ("PUT", "put")])
+async def test_a_request_that_goes_straight_and_fails_is_sent_by_the_sdk(
+    bucket: Bucket, between: Proxy, method: str, verb: str
+) -> None:
+    source = bytes_source(b"some bytes")
+    checksum = checksum_of(source, 10)
+    async with open_s3(bucket.name, region=REGION, prefix="", endpoint=between.endpoint) as store:
+        await store.put(KEY, source, size=10, checksum=checksum)
+        # Nobody tries a refusal again: so the first was of the request that went straight.
+        between.faults.append(fault := Fault(Kind.DENIED, method, KEY, count=2))
+        with pytest.raises(StoreDenied, match=f"cannot {verb}"):
+            await _ask(store, method, source, checksum)
+        assert fault.hits == 2
+        between.faults[:] = [fault := Fault(Kind.DENIED, method, KEY, count=1)]
+        await _ask(store, method, source, checksum)
+        assert fault.hits == 1
+
+
+async def _ask(store: ObjectStore, method: str, source: Source, checksum: Checksum) -> None:
+    if method == "GET":
+        assert await store.read(KEY) == b"some bytes"
+    elif method == "HEAD":
+        info = await store.head(KEY)
+        assert info is not None
+        assert (info.size, info.sha256) == (10, checksum.sha256)
+    else:
+        assert (await store.put(KEY, source, size=10, checksum=checksum)).size == 10
 
 
 @pytest.mark.parametrize(("method", "ending"), [("HEAD", ".log"), ("HEAD", ".timeindex"), ("GET", ".manifest.json")])
