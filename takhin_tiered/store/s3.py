@@ -1,4 +1,4 @@
-"""S3, MinIO, and whatever else speaks S3's protocol. The only module that knows an AWS library.
+"""S3, MinIO, and whatever else speaks S3's protocol. Only this and `requests` know an AWS library.
 
 Each upload carries the SHA-256 of its body, which the server checks before it stores anything, over plain
 HTTP too; for one that does not, see `server`. Large objects go in parts, each checked in the same way, and an upload

@@ -63,7 +63,7 @@ def scene(tmp_path: Path) -> Scene:
 def faulty(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> FaultyOs:
     stand_in = FaultyOs(scene.broker.root)
     monkeypatch.setattr("takhin_tiered.disk.files.os", stand_in)
-    monkeypatch.setattr("takhin_tiered.engine.restore.os", stand_in)
+    monkeypatch.setattr("takhin_tiered.engine.incoming.os", stand_in)
     return stand_in
 
 
@@ -142,7 +142,7 @@ async def test_a_file_that_cannot_be_unlinked_loses_nothing(
 
 RESTORE_FAULTS = [
     *(("open", f"{ending}.takhin-tmp") for ending in (".index", ".log")),
-    *(("write", f"{ending}.takhin-tmp") for ending in (".index", ".log")),
+    *(("pwrite", f"{ending}.takhin-tmp") for ending in (".index", ".log")),
     *(("fsync", f"{ending}.takhin-tmp") for ending in (".timeindex", ".log")),
     *(("rename", f"{ending}.takhin-tmp") for ending in (".index", ".timeindex")),
     ("fchmod", ".log.takhin-tmp"),
@@ -216,8 +216,8 @@ def small_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path
     print("a full disk:", "a tmpfs that is full" if mounted else "injected, as mount is refused")
     if not mounted:
         stand_in = FaultyOs(root)
-        stand_in.faults.append(DiskFault("write", ".takhin-tmp", ERRORS["ENOSPC"]))
-        monkeypatch.setattr("takhin_tiered.engine.restore.os", stand_in)
+        stand_in.faults.append(DiskFault("pwrite", ".takhin-tmp", ERRORS["ENOSPC"]))
+        monkeypatch.setattr("takhin_tiered.engine.incoming.os", stand_in)
     yield root
     if mounted:
         subprocess.run(["umount", "-l", str(root)], check=True, capture_output=True)

@@ -77,7 +77,7 @@ class MortalOs:
         self._world = world
 
     def __getattr__(self, name: str) -> Any:
-        if name in {"unlink", "rename", "link", "write", "fsync", "utime", "mkdir"}:
+        if name in {"unlink", "rename", "link", "pwrite", "fsync", "utime", "mkdir"}:
             self._world.step()
         return getattr(os, name)
 
@@ -128,7 +128,7 @@ class Interleavings(RuleBasedStateMachine):
         home = Path(self.cleanup.enter_context(tempfile.TemporaryDirectory()))
         self.runner = self.cleanup.enter_context(asyncio.Runner())
         self.world, self.now, self.random = World(), 1_700_000_000.0, 0
-        for module in ("disk.files", "engine.restore"):
+        for module in ("disk.files", "engine.incoming"):
             self.cleanup.enter_context(mock.patch(f"takhin_tiered.{module}.os", MortalOs(self.world)))
         self.cleanup.callback(setattr, points, "hook", None)
         (home / "data").mkdir()

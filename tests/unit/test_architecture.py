@@ -91,11 +91,11 @@ def test_there_is_no_circle_within_a_room() -> None:
         visit(module, ())
 
 
-def test_only_the_s3_store_knows_the_aws_library() -> None:
+def test_only_requests_to_s3_know_the_aws_library() -> None:
     knowing = {module for module, tree in modules().items() if {room(name) for name in imported(tree)} & AWS}
-    assert knowing == {"store.s3"}
+    assert knowing == {"store.s3", "store.requests"}
     speaking = {module for module, tree in modules().items() if "aiohttp" in {room(name) for name in imported(tree)}}
-    assert speaking == {"store.s3", "store.body"}
+    assert speaking == {"store.s3", "store.body", "store.requests", "cli.remote"}
 
 
 def test_no_module_has_grown_too_large() -> None:
