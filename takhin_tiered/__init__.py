@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from takhin_tiered.errors import SegmentRefused as SegmentRefused
     from takhin_tiered.errors import StoreDenied as StoreDenied
     from takhin_tiered.errors import StoreError as StoreError
+    from takhin_tiered.errors import StoreFull as StoreFull
     from takhin_tiered.errors import StoreUnavailable as StoreUnavailable
     from takhin_tiered.errors import TakhinError as TakhinError
     from takhin_tiered.segments.model import State as State
@@ -49,8 +50,8 @@ _HOMES = {
     "errors": [
         "BucketMissing", "CatalogError", "ConfigError", "DiskError", "DiskFull", "HeldElsewhere", "InvalidSegmentPath",
         "ObjectCorrupt", "ObjectExists", "ObjectMissing", "SegmentActive", "SegmentChanged", "SegmentConflict",
-        "SegmentError", "SegmentNotFound", "SegmentRefused", "StoreDenied", "StoreError", "StoreUnavailable",
-        "TakhinError",
+        "SegmentError", "SegmentNotFound", "SegmentRefused", "StoreDenied", "StoreError", "StoreFull",
+        "StoreUnavailable", "TakhinError",
     ],
     "segments.model": ["State", "Tier"],
     "segments.names": ["SegmentId"],

@@ -14,6 +14,7 @@
     │   └── SegmentRefused        the configuration says no
     ├── StoreError
     │   ├── StoreUnavailable      no answer, or one that may be better next time
+    │   ├── StoreFull             no room for an upload
     │   ├── StoreDenied           credentials, permissions
     │   ├── BucketMissing         the bucket or the directory is not there
     │   ├── ObjectMissing         a key that should be there is not
@@ -105,6 +106,10 @@ class StoreError(TakhinError):
 
 class StoreUnavailable(StoreError):
     code = "store_unavailable"
+
+
+class StoreFull(StoreError):
+    code = "store_full"
 
 
 class StoreDenied(StoreError):

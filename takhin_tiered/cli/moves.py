@@ -11,10 +11,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from takhin_tiered.cli.access import Access
 from takhin_tiered.cli.output import console, counted, error_console
-from takhin_tiered.errors import BucketMissing, SegmentNotFound, StoreDenied, StoreUnavailable, TakhinError
+from takhin_tiered.errors import BucketMissing, SegmentNotFound, StoreDenied, StoreFull, StoreUnavailable, TakhinError
 from takhin_tiered.segments.names import SegmentId
 
-_STORE_IS_DOWN = {StoreUnavailable.code, StoreDenied.code, BucketMissing.code}
+_STORE_IS_DOWN = {StoreUnavailable.code, StoreDenied.code, StoreFull.code, BucketMissing.code}
 _GLOB_CHARACTERS = frozenset("*?[")
 
 

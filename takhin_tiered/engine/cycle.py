@@ -23,7 +23,7 @@ from takhin_tiered.engine.expire import expire
 from takhin_tiered.engine.orphans import remove_orphans, remove_stale_uploads
 from takhin_tiered.engine.restore import remove_unfinished
 from takhin_tiered.engine.turns import Turn
-from takhin_tiered.errors import DiskError, SegmentError, StoreError, TakhinError
+from takhin_tiered.errors import DiskError, SegmentError, StoreError, StoreFull, TakhinError
 from takhin_tiered.segments.listing import PartitionListing
 from takhin_tiered.segments.names import SegmentId
 from takhin_tiered.segments.plan import Plan, Step, Verb, make_plan
@@ -169,18 +169,20 @@ async def _carry_out(engine: Engine, plan: Plan, report: CycleReport, listener: 
             step = todo.popleft()
             engine.metrics.queued.set(len(todo))
             with engine.metrics.in_flight.track_inprogress(), engine.turns.take(Turn.ARCHIVE):
-                if not await _step(engine, step, report, listener):
-                    # The store is down: what is left waits for the next cycle, on disk.
-                    report.postponed += len(todo)
+                hopeless = await _step(engine, step, report, listener)
+                if hopeless:
+                    left = [step for step in todo if step.verb not in hopeless]
+                    report.postponed += len(todo) - len(left)
                     todo.clear()
+                    todo.extend(left)
 
     await all_of([worker() for _ in range(min(engine.concurrency, len(todo)))])
     report.postponed += len(todo)
     engine.metrics.queued.set(0)
 
 
-async def _step(engine: Engine, step: Step, report: CycleReport, listener: Listener) -> bool:
-    """Carry out one step; False if there is no sense in going on to the next."""
+async def _step(engine: Engine, step: Step, report: CycleReport, listener: Listener) -> frozenset[Verb]:
+    """Carry out one step; returns what there is no sense in going on with: that waits for the next cycle, on disk."""
     listener(step, "begin")
     try:
         if step.verb is Verb.EVICT:
@@ -201,9 +203,11 @@ async def _step(engine: Engine, step: Step, report: CycleReport, listener: Liste
         listener(step, str(error))
         _note_failure(engine, step, error)
         report.failures.append((step.id.path, str(error)))
-        if isinstance(error, StoreError):
-            return await _store_answers(engine)
-    return True
+        if isinstance(error, StoreFull):
+            return frozenset({Verb.ARCHIVE, Verb.COPY})
+        if isinstance(error, StoreError) and not await _store_answers(engine):
+            return frozenset(Verb)
+    return frozenset()
 
 
 def _note_failure(engine: Engine, step: Step, error: TakhinError) -> None:

@@ -12,6 +12,7 @@ from takhin_tiered.errors import (
     ObjectMissing,
     StoreDenied,
     StoreError,
+    StoreFull,
     StoreUnavailable,
 )
 
@@ -26,6 +27,8 @@ _CORRUPT = {
     "InvalidDigest",
     "IncompleteBody",
 }
+_FULL = {"XMinioStorageFull", "XMinioAdminBucketQuotaExceeded", "InsufficientStorage", "QuotaExceeded", "507"}
+_FULL_HINT = "Make room in the store, or raise its quota. What is not archived yet stays on disk"
 
 
 class NoConditionalWrites(StoreError):
@@ -53,6 +56,8 @@ def meaning(answer: Mapping[str, Any], verb: str, key: str, address: str) -> Sto
         return NoConditionalWrites(words, key=key)
     if code in _CORRUPT:
         return ObjectCorrupt(words, key=key, hint="The bytes changed on their way; nothing was stored")
+    if code in _FULL:
+        return StoreFull(words, key=key, hint=_FULL_HINT)
     if code in _DENIED or status == 403:
         hint = "Check the credentials, and that they allow s3:GetObject, PutObject, DeleteObject and ListBucket"
         return StoreDenied(words, key=key, hint=hint)

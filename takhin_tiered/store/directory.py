@@ -7,6 +7,7 @@ where the name is taken.
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -25,6 +26,7 @@ from takhin_tiered.errors import (
     ObjectExists,
     ObjectMissing,
     StoreDenied,
+    StoreFull,
     StoreUnavailable,
 )
 from takhin_tiered.store.base import ObjectInfo
@@ -225,4 +227,7 @@ def _translated(key: str) -> Iterator[None]:
     except PermissionError as error:
         raise StoreDenied(f"the store directory refuses: {error}", key=key) from error
     except OSError as error:
+        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            hint = "Make room there. What is not archived yet stays on disk"
+            raise StoreFull(f"the store directory is full: {error}", key=key, hint=hint) from error
         raise StoreUnavailable(f"the store directory failed: {error}", key=key) from error

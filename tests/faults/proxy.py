@@ -30,6 +30,7 @@ class Kind(StrEnum):
     ERROR_500 = "500"
     SLOW_DOWN = "503"
     DENIED = "403"
+    FULL = "507"
     RESET = "reset"
     HANG = "hang"
     HANG_BODY = "hang-body"
@@ -45,6 +46,7 @@ _REFUSALS = {
     Kind.ERROR_500: (500, "InternalError"),
     Kind.SLOW_DOWN: (503, "SlowDown"),
     Kind.DENIED: (403, "AccessDenied"),
+    Kind.FULL: (507, "XMinioStorageFull"),
 }
 
 

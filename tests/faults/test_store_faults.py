@@ -211,6 +211,29 @@ async def test_the_claim_of_a_prefix_that_fails_moves_nothing(
         await require_finished(truth, storage, closed)
 
 
+async def test_a_store_that_is_full_gets_no_more_uploads_and_all_else_goes_on(
+    broker: Broker, bucket: Bucket, between: Proxy
+) -> None:
+    closed = broker.segments("orders-0", 6)
+    truth = truth_in(broker, bucket)
+    settings = {"archive_concurrency": 1, "restore_lease_hours": 0}
+    async with archived(broker, bucket, between, **settings) as storage:
+        await storage.restore_segment(closed[0])
+        more = broker.segments("orders-1", 5)
+        truth.remember()
+        between.faults.append(fault := Fault(Kind.FULL, "PUT"))
+        report = await storage.run_cycle()
+        assert fault.hits <= 4 * 2
+        assert (report.archived, report.evicted, len(report.failures)) == (0, 1, 1)
+        assert report.postponed == len(more) - 1
+        assert "Make room in the store" in report.failures[0][1]
+        require_sound(truth, storage, [*closed, *more])
+        await storage.restore_segment(closed[1])
+        assert truth.whole_on_disk(closed[1])
+        between.faults.clear()
+        await require_finished(truth, storage, [*closed, *more])
+
+
 async def test_a_slow_store_is_only_slow(broker: Broker, bucket: Bucket, between: Proxy) -> None:
     closed = broker.segments("orders-0", 2)
     truth = truth_in(broker, bucket)
