@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextvars import copy_context
 from functools import partial
 from typing import Any, ParamSpec, TypeVar
@@ -17,12 +17,12 @@ _BULK = ThreadPoolExecutor(64, "bulk")
 async def in_thread(
     function: Callable[Parameters, Result], *args: Parameters.args, **kwargs: Parameters.kwargs
 ) -> Result:
-    """Like `asyncio.to_thread`, but a cancelled caller waits until the thread is done.
+    """Like `asyncio.to_thread`, but a cancelled caller waits until the thread is done, at the end of the loop too.
 
     A thread cannot be stopped. If its caller went on, and closed the file that the thread still writes to,
     the descriptor's number could be another file's by then.
     """
-    return await _to_its_end(asyncio.ensure_future(asyncio.to_thread(function, *args, **kwargs)))
+    return await _to_its_end(_run(None, function, *args, **kwargs))
 
 
 async def in_bulk_thread(
@@ -35,8 +35,17 @@ async def in_bulk_thread(
 
     A cancelled caller calls ``give_up``, which has to make ``function`` end soon.
     """
+    return await _to_its_end(_run(_BULK, function, *args, **kwargs), give_up)
+
+
+def _run(
+    executor: Executor | None,
+    function: Callable[Parameters, Result],
+    *args: Parameters.args,
+    **kwargs: Parameters.kwargs,
+) -> asyncio.Future[Result]:
     call = partial(copy_context().run, partial(function, *args, **kwargs))
-    return await _to_its_end(asyncio.get_running_loop().run_in_executor(_BULK, call), give_up)
+    return asyncio.get_running_loop().run_in_executor(executor, call)
 
 
 async def _to_its_end(work: asyncio.Future[Result], give_up: Callable[[], None] = lambda: None) -> Result:

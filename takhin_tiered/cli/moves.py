@@ -10,7 +10,7 @@ from fnmatch import fnmatchcase
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from takhin_tiered.cli.access import Access
-from takhin_tiered.cli.output import console, counted, error_console
+from takhin_tiered.cli.output import console, counted, error_console, say
 from takhin_tiered.errors import BucketMissing, SegmentNotFound, StoreDenied, StoreFull, StoreUnavailable, TakhinError
 from takhin_tiered.segments.names import SegmentId
 
@@ -47,7 +47,15 @@ async def move_all(paths: list[str], move: Callable[[str], Awaitable[None]], ver
     room = asyncio.Semaphore(at_once)
     errors = error_console()
     columns = (TextColumn(verb), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal) as progress:
+    bar = Progress(
+        *columns,
+        console=errors,
+        transient=True,
+        disable=not errors.is_terminal,
+        # Lines go above the bar where both go to the terminal, and else to where they were sent.
+        redirect_stdout=sys.stdout.isatty(),
+    )
+    with bar as progress:
         task = progress.add_task(verb, total=len(paths))
 
         async def one(path: str) -> None:
@@ -58,7 +66,7 @@ async def move_all(paths: list[str], move: Callable[[str], Awaitable[None]], ver
                     return
                 try:
                     await move(path)
-                    sys.stdout.write(f"{verb} {path}\n")
+                    say(f"{verb} {path}")
                 except TakhinError as error:
                     failures += 1
                     # Nothing would come of asking a store that is down for each of a thousand segments.

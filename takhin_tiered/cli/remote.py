@@ -28,7 +28,7 @@ class RemoteError(TakhinError):
 async def open_remote(holder: Holder, token: str) -> AsyncIterator[Remote]:
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     timeout = aiohttp.ClientTimeout(connect=10.0, sock_read=_OPERATION_SECONDS)
-    async with aiohttp.ClientSession(holder.api, headers=headers, timeout=timeout) as session:
+    async with aiohttp.ClientSession(headers=headers, timeout=timeout) as session:
         yield Remote(session, holder)
 
 
@@ -69,10 +69,13 @@ class Remote:
         return bool((await self._ask("POST", "scrub", json={"segment_path": path}))["healed"])
 
     async def _ask(self, method: str, endpoint: str, **arguments: Any) -> dict[str, Any]:
+        url = f"{self._holder.api}/api/v1/tiered/{quote(endpoint)}"
         try:
-            async with self._session.request(method, f"/api/v1/tiered/{quote(endpoint)}", **arguments) as answer:
-                body: dict[str, Any] = await answer.json(content_type=None)
-        except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+            async with self._session.request(method, url, **arguments) as answer:
+                body = await answer.json(content_type=None)
+            if not isinstance(body, dict):
+                raise TypeError(f"status {answer.status}, and no words for it")
+        except (aiohttp.ClientError, TimeoutError, TypeError, ValueError) as error:
             raise HeldElsewhere(
                 f"the data directory is held by {self._holder.words}, and it does not answer: {error!r}",
                 hint="Look at that process and its logs",

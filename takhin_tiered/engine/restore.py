@@ -14,7 +14,7 @@ from takhin_tiered import logs
 from takhin_tiered.concurrency import all_of, in_thread
 from takhin_tiered.disk.files import PartitionDir
 from takhin_tiered.engine.context import Engine, disk_errors, load_manifest, open_partition, refresh, verb
-from takhin_tiered.engine.incoming import Incoming
+from takhin_tiered.engine.incoming import Incoming, Range
 from takhin_tiered.engine.prove import read_local_checksum
 from takhin_tiered.engine.turns import Turn
 from takhin_tiered.errors import (
@@ -170,10 +170,18 @@ async def _download_file(incoming: Incoming) -> None:
         if len(ranges) == 1:
             await store.fetch(archived.key, ranges[0].take)
         else:
-            await all_of([store.fetch(archived.key, each.take, start=each.start, end=each.end) for each in ranges])
+            await all_of([_fetch(incoming, each) for each in ranges])
         await in_thread(incoming.finish)
     finally:
         incoming.close()
+
+
+async def _fetch(incoming: Incoming, part: Range) -> None:
+    engine, archived = incoming.engine, incoming.archived
+    # The last one goes on to the end, wherever that is: an object that grew is not what was archived.
+    end = part.end if part.end < archived.size else None
+    async with engine.ranges:
+        await engine.store.fetch(archived.key, part.take, start=part.start, end=end)
 
 
 def _place(partition: PartitionDir, manifest: Manifest) -> LocalFiles:

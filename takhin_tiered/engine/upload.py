@@ -24,13 +24,12 @@ from takhin_tiered.errors import (
 )
 from takhin_tiered.formats.kafka import TIMEINDEX_ENTRY_SIZE, LogSummary, LogWalk
 from takhin_tiered.points import reached
-from takhin_tiered.segments.manifest import Manifest, ManifestFile
+from takhin_tiered.segments.manifest import MAX_PARTS, Manifest, ManifestFile
 from takhin_tiered.segments.model import Intent, LocalFiles
 from takhin_tiered.segments.names import FileKind, SegmentId
 
 MULTIPART_THRESHOLD = 64 << 20
 PART_SIZE = 16 << 20
-_MAX_PARTS = 10_000
 _SMALL = 256 << 10
 
 
@@ -327,5 +326,5 @@ def part_size_for(size: int) -> int:
     """0 for one piece; else bytes in each part, so that there are at most 10,000 of them."""
     if size <= MULTIPART_THRESHOLD:
         return 0
-    smallest = -(-size // _MAX_PARTS)
+    smallest = -(-size // MAX_PARTS)
     return max(PART_SIZE, -(-smallest // (1 << 20)) << 20)

@@ -18,6 +18,7 @@ from takhin_tiered.segments.names import FileKind, SegmentId, parse_object_key
 
 VERSION = 1
 _SHA256 = re.compile(r"[0-9a-f]{64}(-[1-9][0-9]*)?")
+MAX_PARTS = 10_000
 _MOST = 2**63 - 1
 
 
@@ -168,3 +169,6 @@ def _require_sense(identity: SegmentId, kind: FileKind, file: ManifestFile) -> N
         raise ValueError(f"{file.mode:o} is no file mode")
     if not (0 <= file.size <= _MOST and 0 <= file.part_size <= _MOST and abs(file.mtime_ns) <= _MOST):
         raise ValueError(f"the numbers of the {kind} make no sense")
+    count = max(1, -(-file.size // file.part_size)) if file.part_size else 0
+    if count > MAX_PARTS or (count and not file.sha256.endswith(f"-{count}")):
+        raise ValueError(f"{file.sha256!r} is not that of {file.size} bytes in parts of {file.part_size}")

@@ -35,6 +35,10 @@ class NoConditionalWrites(StoreError):
     """The server does not know ``If-None-Match``."""
 
 
+class NotReadable(StoreUnavailable):
+    """The object is there, in a storage class that has to be thawed before it can be read."""
+
+
 class EmptyRange(StoreError):
     """A range that begins at the end of the object, or behind it."""
 
@@ -56,6 +60,9 @@ def meaning(answer: Mapping[str, Any], verb: str, key: str, address: str) -> Sto
         return NoConditionalWrites(words, key=key)
     if code in _CORRUPT:
         return ObjectCorrupt(words, key=key, hint="The bytes changed on their way; nothing was stored")
+    if code == "InvalidObjectState":
+        hint = "It lies in a storage class such as S3 Glacier: have it thawed there (s3:RestoreObject), and try again"
+        return NotReadable(words, key=key, hint=hint)
     if code in _FULL:
         return StoreFull(words, key=key, hint=_FULL_HINT)
     if code in _DENIED or status == 403:

@@ -46,40 +46,43 @@ class SourceBody(Payload):
         return self.read().decode(encoding, errors)
 
     async def write(self, writer: AbstractStreamWriter) -> None:
+        """All of it, whenever it is called: the HTTP library does so again where a connection was closed on it."""
         file = self._source.fileno() if hasattr(self._source, "fileno") else -1
         connection = wire.bare_socket(writer.transport) if file >= 0 and self._length >= wire.WORTH_IT else None
         if connection is None:
-            await self._write_chunks(writer)
+            await self._write_chunks(writer, 0)
             return
         with connection:
             writer.send_headers()
             await writer.drain()
             await self._send_file(writer.transport, connection, file)
-        await self._write_chunks(writer)
+        await self._write_chunks(writer, self._length - _TAIL)
 
     async def write_with_length(self, writer: AbstractStreamWriter, content_length: int | None) -> None:
         assert content_length in (None, self._length)
         await self.write(writer)
 
     async def _send_file(self, transport: Any, connection: Any, file: int) -> None:
-        end = self._length - _TAIL
-        while self._at < end:
-            offset, left = self._start + self._at, end - self._at
+        at, end = 0, self._length - _TAIL
+        while at < end:
+            offset, left = self._start + at, end - at
             try:
                 sent = await wire.send(transport, connection, file, offset, left, patience=self._patience)
             except OSError as error:
                 if error.errno != errno.EIO:
                     raise
                 sent = 0
-            self._at += sent
+            at += sent
             if sent < left:
                 # The file is shorter than it was, or cannot be read: the source knows the words for it.
                 await in_thread(self._source, offset + sent, left - sent)
 
-    async def _write_chunks(self, writer: AbstractStreamWriter) -> None:
-        while self._at < self._length:
-            in_memory = getattr(self._source, "in_memory", False)
-            chunk = self.read(READ_SIZE) if in_memory else await in_thread(self.read, READ_SIZE)
+    async def _write_chunks(self, writer: AbstractStreamWriter, at: int) -> None:
+        in_memory = getattr(self._source, "in_memory", False)
+        while at < self._length:
+            offset, length = self._start + at, min(READ_SIZE, self._length - at)
+            chunk = self._source(offset, length) if in_memory else await in_thread(self._source, offset, length)
             if not chunk:
                 return
+            at += len(chunk)
             await writer.write(chunk)

@@ -9,6 +9,7 @@ Source: Amazon S3 API reference, PutObject, GetObject, HeadObject.
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
@@ -18,9 +19,11 @@ from urllib.parse import quote
 import aiohttp
 from aiobotocore.httpsession import AIOHTTPSession
 from aiobotocore.response import StreamingBody
+from aiohttp.payload import Payload
 from botocore.auth import S3SigV4Auth
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError
+from botocore.handlers import add_expect_header
 
 from takhin_tiered.store.answers import EmptyRange
 
@@ -42,12 +45,18 @@ _KNOWN = {*_HEADERS, "Bucket", "Key", "Body"}
 _EXPECT_ABOVE = 1 << 20
 _FAILURES = (aiohttp.ClientError, BotoCoreError, OSError, TimeoutError, LookupError, ValueError)
 _BUCKET_URL = "takhin_bucket_url"
-_OK, _PARTIAL, _MISSING, _NO_SUCH_RANGE = 200, 206, 404, 416
+_SUCCESS = {"PUT": {200, 201, 204}, "GET": {200, 206}, "HEAD": {200}}
+_MISSING, _REFUSED, _NO_SUCH_RANGE = 404, 412, 416
+_BUSY = {429, 500, 502, 503, 504}
 _NO_SUCH_KEY = b"<Code>NoSuchKey</Code>"
 
 
 class NotThere(Exception):
     """The server says that there is no such object."""
+
+
+class AlreadyThere(Exception):
+    """The server says that there is such an object, where a write was to be the first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +84,9 @@ class _Request:
 class Requests:
     """Takes the SDK's operations, with the SDK's arguments. The SDK sends the first, and so shows where to."""
 
-    def __init__(self, credentials: Callable[[], Awaitable[Any]]) -> None:
-        self._credentials = credentials
+    def __init__(self, find_credentials: Callable[[], Awaitable[Any]]) -> None:
+        self._find_credentials = find_credentials
+        self._credentials: Any = None
         self._client: Any = None
         self._address: _Address | None = None
         self._http: AIOHTTPSession | None = None
@@ -88,15 +98,15 @@ class Requests:
 
     def use(self, client: Any) -> None:
         self._client = client
+        client.meta.events.unregister("before-call.s3", add_expect_header)
+        client.meta.events.register("before-call.s3", _expect_for_large)
         client.meta.events.register("before-call.s3", self._note_bucket)
         client.meta.events.register("before-sign.s3", self._note_address)
 
     async def send(self, operation: str, arguments: dict[str, Any]) -> Any:
-        """The answer, in the SDK's form. Raises `NotThere`, `EmptyRange`, or what the SDK raises."""
+        """The answer, in the SDK's form. Raises `NotThere`, `AlreadyThere`, `EmptyRange`, or what the SDK raises."""
         answer = await self._send_straight(operation, arguments)
         if answer is None:
-            if "Body" in arguments:
-                arguments["Body"].seek(0)
             answer = await getattr(self._client, operation)(**arguments)
         return answer
 
@@ -121,11 +131,15 @@ class Requests:
         method = _METHODS.get(operation)
         if method is None or self._address is None or self._http is None or not arguments.keys() <= _KNOWN:
             return None
+        if self._credentials is None and (credentials := await self._find_credentials()) is None:
+            # The SDK says so, and looks no more: nor is there another look here.
+            self._http = None
+            return None
+        self._credentials = self._credentials or credentials
         try:
             request = await self._signed(method, self._address, arguments)
-            if request is None:
-                return None
-            return await self._answer(method, await self._http.send(request))
+            response = await self._http.send(request)
+            answer = await self._answer(method, response)
         except _FAILURES:
             return None
         except asyncio.CancelledError:
@@ -134,38 +148,41 @@ class Requests:
                 raise
             # Nobody cancelled this task: the HTTP library gave a request up, and let it show.
             return None
+        if answer is None and response.status_code in _BUSY:
+            # As the SDK does before its own second try.
+            await asyncio.sleep(random.random())  # noqa: S311 - no secret
+        return answer
 
-    async def _signed(self, method: str, address: _Address, arguments: dict[str, Any]) -> _Request | None:
-        credentials = await self._credentials()
-        if credentials is None:
-            return None
+    async def _signed(self, method: str, address: _Address, arguments: dict[str, Any]) -> _Request:
         headers = {header: str(arguments[name]) for name, header in _HEADERS.items() if name in arguments}
         headers["User-Agent"] = USER_AGENT
         if arguments.get("ContentLength", 0) > _EXPECT_ABOVE:
-            # Let the server refuse a large body before it is sent; for a small one that is a round trip too many.
             headers["Expect"] = "100-continue"
         url = f"{address.url}/{quote(arguments['Key'], safe='/~')}"
         request = _Request(method, url, headers, arguments.get("Body"), stream_output=method == "GET")
-        frozen = await credentials.get_frozen_credentials()
+        frozen = await self._credentials.get_frozen_credentials()
         S3SigV4Auth(frozen, address.service, address.region).add_auth(request)
         return request
 
     async def _answer(self, method: str, response: Any) -> dict[str, Any] | None:
+        """None for whatever is not plainly what was asked for."""
         status, headers = response.status_code, response.headers
-        if status == _MISSING:
-            if method == "HEAD" or _NO_SUCH_KEY in await response.content:
-                raise NotThere
-            return None
-        if status == _NO_SUCH_RANGE:
+        if status == _MISSING and (method == "HEAD" or _NO_SUCH_KEY in await response.content):
+            raise NotThere
+        if status == _REFUSED and method == "PUT":
+            raise AlreadyThere
+        if status not in _SUCCESS[method] or response.raw.history:
             response.raw.release()
-            raise EmptyRange("the range begins where the object ends")
-        if status != _OK and not (method == "GET" and status == _PARTIAL):
-            response.raw.release()
-            if 300 <= status < 400:
-                # Another region: the SDK finds out which.
+            if response.raw.history or 300 <= status < 400:
+                # Another region, or another place: the SDK finds out which.
                 self._address = None
+            if status == _NO_SUCH_RANGE:
+                raise EmptyRange("the range begins where the object ends")
             return None
-        answer: dict[str, Any] = {}
+        # A success with a page in it is none: it comes from something that stands before the server.
+        if method == "PUT" and ("etag" not in headers or await response.content):
+            return None
+        answer: dict[str, Any] = {"ETag": headers.get("etag", "")}
         if "x-amz-checksum-sha256" in headers:
             answer["ChecksumSHA256"] = headers["x-amz-checksum-sha256"]
         if method == "HEAD":
@@ -177,3 +194,9 @@ class Requests:
             if "content-range" in headers:
                 answer["ContentRange"] = headers["content-range"]
         return answer
+
+
+def _expect_for_large(params: dict[str, Any], **_: Any) -> None:
+    """Let the server refuse a large body before it is sent. A small one is sent at once: that saves a round trip."""
+    if isinstance(params.get("body"), Payload) and int(params["headers"]["Content-Length"]) > _EXPECT_ABOVE:
+        params["headers"]["Expect"] = "100-continue"

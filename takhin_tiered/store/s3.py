@@ -34,16 +34,17 @@ from botocore.utils import parse_timestamp
 from takhin_tiered.codec.checksums import Checksum, Source, header_to_hex
 from takhin_tiered.concurrency import all_of, in_thread
 from takhin_tiered.errors import (
+    ObjectExists,
     ObjectMissing,
     StoreDenied,
     StoreError,
     StoreUnavailable,
 )
 from takhin_tiered.store import wire
-from takhin_tiered.store.answers import EmptyRange, meaning
+from takhin_tiered.store.answers import EmptyRange, NotReadable, meaning
 from takhin_tiered.store.base import ObjectInfo
 from takhin_tiered.store.body import SourceBody
-from takhin_tiered.store.requests import USER_AGENT, NotThere, Requests
+from takhin_tiered.store.requests import USER_AGENT, AlreadyThere, NotThere, Requests
 from takhin_tiered.store.server import Check, Server
 from takhin_tiered.store.wire import Deadlines, Sink
 
@@ -82,8 +83,8 @@ class S3Store:
             return await put(key, body, size, checksum, if_absent=if_absent)
 
         answer = await (self._server.put_if_absent(key, send) if if_absent else send(if_absent=False))
-        # A server that compared the MD5 has the bytes that the SHA-256 was taken of.
-        return ObjectInfo(key, size, checksum.sha256 if checksum.md5 else await self._word(answer), time.time())
+        said = _word_by_md5(answer["ETags"], checksum) if checksum.md5 else await self._word(answer)
+        return ObjectInfo(key, size, said, time.time())
 
     async def wants_md5(self) -> bool:
         return await self._server.checks() is Check.MD5
@@ -122,7 +123,8 @@ class S3Store:
         while (answer := await self._get(key, at, end)) is not None:
             length = answer.get("ContentLength", 0)
             try:
-                async with asyncio.timeout(self._deadlines.operation(length)):
+                # Other ranges of the same object may share the line.
+                async with asyncio.timeout(self._deadlines.operation(_size_of_all(answer))):
                     await wire.take_body(answer["Body"], length, take, self._deadlines.read, hand)
                 return
             except _BROKEN as error:
@@ -179,10 +181,13 @@ class S3Store:
     async def _is_there(self, key: str) -> bool:
         """By a byte of it: after a HEAD that says no, and no length, the HTTP library closes the connection."""
         try:
-            await self.read(key, limit=1)
+            answer = await self._ask_for(key, 0, 1)
         except ObjectMissing:
             return False
-        return True
+        except (EmptyRange, NotReadable):
+            return True
+        async with answer["Body"]:
+            return True
 
     async def _word(self, answer: Any) -> str | None:
         """The checksum in an answer; None where it is only what the upload claimed, as the server never looks."""
@@ -190,13 +195,14 @@ class S3Store:
         return header_to_hex(header) if header and await self._server.checks() is Check.SHA256 else None
 
     async def _put_whole(self, key: str, body: Source, size: int, checksum: Checksum, *, if_absent: bool) -> Any:
-        return await self._call(
+        answer = await self._call(
             "put", key, "put_object", size=size,
             Bucket=self._bucket, Key=self._full(key),
             Body=SourceBody(body, 0, size, patience=self._deadlines.read), ContentLength=size,
             ChecksumAlgorithm="SHA256", ChecksumSHA256=checksum.header,
             **_condition(if_absent), **_md5(checksum, 0),
         )  # fmt: skip
+        return {**answer, "ETags": [answer.get("ETag", "")]}
 
     async def _put_parts(self, key: str, body: Source, size: int, checksum: Checksum, *, if_absent: bool) -> Any:
         upload = await self._call(
@@ -205,11 +211,12 @@ class S3Store:
         )  # fmt: skip
         try:
             parts = await self._send_parts(key, upload["UploadId"], body, size, checksum)
-            return await self._call(
+            answer = await self._call(
                 "complete upload", key, "complete_multipart_upload", size=size,
                 Bucket=self._bucket, Key=self._full(key), UploadId=upload["UploadId"],
                 MultipartUpload={"Parts": parts}, **_condition(if_absent),
             )  # fmt: skip
+            return {**answer, "ETags": [part["ETag"] for part in parts]}
         except BaseException:
             # Also when cancelled: an upload that nobody finishes is paid for until somebody aborts it.
             await asyncio.shield(self._abort_quietly(key, upload["UploadId"]))
@@ -251,17 +258,20 @@ class S3Store:
     async def _get(self, key: str, start: int, end: int | None) -> Any:
         if end is not None and end <= start:
             return None
-        wanted: dict[str, Any] = (
-            {"Range": f"bytes={start}-{'' if end is None else end - 1}"} if start or end is not None else {}
-        )
         try:
-            answer = await self._call("get", key, "get_object", Bucket=self._bucket, Key=self._full(key), **wanted)
+            answer = await self._ask_for(key, start, end)
         except EmptyRange:
             return None
-        is_range = "ContentRange" in answer or not wanted
-        if not is_range and (start or (end is not None and answer.get("ContentLength", 0) > end)):
+        is_whole = not start and (end is None or answer.get("ContentLength", 0) <= end)
+        if "ContentRange" not in answer and not is_whole:
+            answer["Body"].close()
             raise StoreUnavailable("the server does not answer a range with that range", key=key)
         return answer
+
+    async def _ask_for(self, key: str, start: int, end: int | None) -> Any:
+        is_range = start or end is not None
+        wanted: dict[str, Any] = {"Range": f"bytes={start}-{'' if end is None else end - 1}"} if is_range else {}
+        return await self._call("get", key, "get_object", Bucket=self._bucket, Key=self._full(key), **wanted)
 
     async def _call(
         self,
@@ -279,6 +289,8 @@ class S3Store:
                     return await self._requests.send(operation, arguments)
         except NotThere:
             raise ObjectMissing(f"there is no {key} in {self._address}", key=key) from None
+        except AlreadyThere:
+            raise ObjectExists(f"there is a {key} in {self._address} already", key=key) from None
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if task is not None and task.cancelling():
@@ -353,6 +365,18 @@ def _condition(if_absent: bool) -> dict[str, Any]:
 
 def _md5(checksum: Checksum, piece: int) -> dict[str, str]:
     return {"ContentMD5": base64.b64encode(checksum.md5[piece]).decode()} if checksum.md5 else {}
+
+
+def _word_by_md5(etags: Sequence[str], checksum: Checksum) -> str | None:
+    """The SHA-256, where the server's ETags are the MD5 of the very bytes that it was taken of."""
+    proven = [etag.strip('"') for etag in etags] == [md5.hex() for md5 in checksum.md5]
+    return checksum.sha256 if proven else None
+
+
+def _size_of_all(answer: Any) -> int:
+    """Bytes in the object that an answer is, or is a range of."""
+    total = str(answer.get("ContentRange", "")).rpartition("/")[2]
+    return int(total) if total.isdigit() else int(answer.get("ContentLength", 0))
 
 
 @contextmanager

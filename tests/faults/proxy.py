@@ -23,6 +23,7 @@ _HEAD_LIMIT = 1 << 20
 class Kind(StrEnum):
     """LATENCY waits ``seconds``. STORED_503: the server carried the request out, and the answer is 503 all the same.
 
+    PAGE is a success with words of an error in it, and nothing carried out. WHOLE asks the server for no range.
     LONGER and SHORTER tell a ``Content-Length`` ten bytes off; HANG_BODY sends half of a body, and then nothing.
     """
 
@@ -31,6 +32,8 @@ class Kind(StrEnum):
     SLOW_DOWN = "503"
     DENIED = "403"
     FULL = "507"
+    PAGE = "page"
+    WHOLE = "whole"
     RESET = "reset"
     HANG = "hang"
     HANG_BODY = "hang-body"
@@ -46,6 +49,7 @@ _REFUSALS = {
     Kind.ERROR_500: (500, "InternalError"),
     Kind.SLOW_DOWN: (503, "SlowDown"),
     Kind.DENIED: (403, "AccessDenied"),
+    Kind.PAGE: (200, "InternalError"),
     Kind.FULL: (507, "XMinioStorageFull"),
 }
 
@@ -152,6 +156,8 @@ class Proxy:
         if self.page_size and "list-type=2" in parts.query:
             query = "&".join(part for part in parts.query.split("&") if not part.startswith("max-keys="))
             head = Head(f"{method} {parts.path}?{query}&max-keys={self.page_size} {version}", head.headers)
+        if kind is Kind.WHOLE:
+            head = head.without("range")
         claimed = head.get("x-amz-checksum-sha256")
         if self.checks_nothing and method == "PUT":
             self.claims[parts.path] = claimed

@@ -14,13 +14,21 @@ from pathlib import Path
 
 import pytest
 
-from takhin_tiered import ObjectCorrupt, Settings, StoreDenied, StoreError, StoreUnavailable, TieredStorage
+from takhin_tiered import (
+    ObjectCorrupt,
+    ObjectExists,
+    Settings,
+    StoreDenied,
+    StoreError,
+    StoreUnavailable,
+    TieredStorage,
+)
 from takhin_tiered.codec.checksums import Checksum, Source, bytes_source, checksum_of
 from takhin_tiered.engine.cycle import CycleReport
 from takhin_tiered.store import ObjectStore
 from takhin_tiered.store.s3 import open_s3
 from tests.faults.conftest import SHORT
-from tests.faults.proxy import Fault, Kind, Proxy
+from tests.faults.proxy import Fault, Kind, Proxy, proxy
 from tests.faults.truth import Truth, truth_in
 from tests.support import HOUR, REGION, Broker, Bucket, store_settings
 
@@ -412,6 +420,24 @@ async def test_a_request_that_goes_straight_and_fails_is_sent_by_the_sdk(
         between.faults[:] = [fault := Fault(Kind.DENIED, method, KEY, count=1)]
         await _ask(store, method, source, checksum)
         assert fault.hits == 1
+
+
+async def test_whole_objects_for_ranges_use_up_no_connection(bucket: Bucket) -> None:
+    data = bytes(3 << 20)
+    checksum = checksum_of(bytes_source(data), len(data))
+    async with (
+        proxy(bucket.endpoint) as between,
+        open_s3(bucket.name, region=REGION, prefix="", endpoint=between.endpoint, connections=4) as store,
+    ):
+        await store.put("big", bytes_source(data), size=len(data), checksum=checksum)
+        between.faults.append(fault := Fault(Kind.WHOLE, "GET"))
+        for _ in range(6):
+            with pytest.raises(StoreUnavailable, match="does not answer a range"):
+                await store.read("big", limit=1)
+            with pytest.raises(ObjectExists):
+                await store.put("big", bytes_source(data), size=len(data), checksum=checksum, if_absent=True)
+        assert fault.hits >= 12
+        assert (await store.head("big")) is not None
 
 
 async def _ask(store: ObjectStore, method: str, source: Source, checksum: Checksum) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import threading
 from contextlib import suppress
@@ -60,14 +61,21 @@ class Outside:
         if self.place.is_symlink():
             self.place.unlink()
         if self.aside.exists():
-            # A restore may have made the partition anew meanwhile, and may be filling it.
-            while self.place.exists():
+            # A restore may have made the partition anew meanwhile, and may be filling it at any moment.
+            while not self._renamed_back():
                 for file in self.place.iterdir():
                     with suppress(FileNotFoundError):
                         file.rename(self.aside / file.name)
-                with suppress(OSError):
-                    self.place.rmdir()
+
+    def _renamed_back(self) -> bool:
+        """Over a directory that is empty; False where it is not."""
+        try:
             self.aside.rename(self.place)
+        except OSError as error:
+            if error.errno != errno.ENOTEMPTY:
+                raise
+            return False
+        return True
 
 
 @pytest.fixture(params=["symlink", "relative symlink", "moved away"])

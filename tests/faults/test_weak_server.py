@@ -58,6 +58,26 @@ async def test_an_upload_is_proven_by_its_md5_and_not_read_back(broker: Broker, 
     assert "takhin-tiered.probe" not in weak.keys()  # noqa: SIM118 - it is no mapping
 
 
+@pytest.mark.parametrize("ending", [".log", ".index", ".manifest.json"])
+async def test_a_success_with_an_error_in_it_is_none(broker: Broker, weak: Bucket, ending: str) -> None:
+    closed = broker.segments("orders-0", 2)
+    truth = truth_in(broker, weak)
+    async with (
+        proxy(weak.endpoint) as between,
+        TieredStorage.open(store_settings(broker, weak, s3_endpoint=between.endpoint)) as storage,
+    ):
+        await storage.archive_segment(closed[0])
+        between.faults.append(fault := Fault(Kind.PAGE, "PUT", closed[1].removesuffix(".log") + ending))
+        report = await storage.run_cycle()
+        assert fault.hits > 0
+        assert [path for path, _ in report.failures] == [closed[1]]
+        assert truth.lost(closed) == {}
+        assert broker.is_whole(closed[1])
+        between.faults.clear()
+        assert (await storage.run_cycle()).failures == []
+        assert all(truth.whole_in_store(path) and broker.on_disk(path) == [] for path in closed)
+
+
 async def test_what_is_there_is_not_written_over(weak: Bucket) -> None:
     async with open_s3(weak.name, region=REGION, prefix=weak.prefix, endpoint=weak.endpoint) as store:
         for data, refused in ((b"first", False), (b"second", True)):

@@ -14,21 +14,25 @@ from tests.support import AtPoint, Broker, Bucket, store_settings
 
 
 def in_page_cache(path: Path) -> bool:
-    """Whether the file's first bytes could be read without a disk. Source: preadv2(2), RWF_NOWAIT.
+    """Whether most of the file could be read without a disk.
 
-    A file system in memory cannot be asked so: what is there stays there.
+    Not all: the kernel holds some pages a little longer, which the network has just sent.
     """
-    fd = os.open(path, os.O_RDONLY)
+    with path.open("rb") as file:
+        pages = [_is_page_cached(file.fileno(), at) for at in range(0, path.stat().st_size, 4096)]
+    return sum(pages) > len(pages) / 2
+
+
+def _is_page_cached(fd: int, at: int) -> bool:
+    """Source: preadv2(2), RWF_NOWAIT. A file system in memory cannot be asked so: what is there stays there."""
     try:
-        return os.preadv(fd, [bytearray(4096)], 0, os.RWF_NOWAIT) > 0
+        return os.preadv(fd, [bytearray(1)], at, os.RWF_NOWAIT) > 0
     except BlockingIOError:
         return False
     except OSError as error:
         if error.errno != errno.EOPNOTSUPP:
             raise
         return True
-    finally:
-        os.close(fd)
 
 
 def flush(path: Path, *, forget: bool = False) -> None:
@@ -43,18 +47,19 @@ async def test_what_was_archived_leaves_the_page_cache_and_nothing_else_does(
 ) -> None:
     # What the kernel does here with a file that it is told to forget: only in a file system in memory it stays.
     forgotten = tmp_path / "forgotten"
-    forgotten.write_bytes(bytes(400_000))
+    forgotten.write_bytes(bytes(8_000_000))
     flush(forgotten, forget=True)
     stays = in_page_cache(forgotten)
-    cold = broker.root / broker.segments("orders-0", 1, size=400_000)[0]
-    hot = broker.root / broker.segments("clicks-0", 1, size=400_000, age_hours=1)[0]
+    cold = broker.root / broker.segments("orders-0", 1, size=8_000_000)[0]
+    hot = broker.root / broker.segments("clicks-0", 1, size=8_000_000, age_hours=1)[0]
     flush(cold)
     flush(hot)
     assert (in_page_cache(cold), in_page_cache(hot)) == (True, True)
     async with TieredStorage.open(store_settings(broker, bucket, archive_mode="copy")) as storage:
         report = await storage.run_cycle()
         assert (report.copied, report.failures) == (1, [])
-    assert (in_page_cache(cold), in_page_cache(hot)) == (stays, True)
+    assert stays or not in_page_cache(cold)
+    assert in_page_cache(hot)
     assert broker.is_whole(str(cold.relative_to(broker.root)))
 
 

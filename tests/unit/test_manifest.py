@@ -204,6 +204,9 @@ def test_values_that_make_no_sense_are_refused(change: dict[str, object]) -> Non
         {"key": "../../etc/passwd"},
         {"sha256": "not hexadecimal"},
         {"sha256": ""},
+        {"sha256": f"{SHA}-3"},
+        {"part_size": 0},
+        {"part_size": 1, "size": 1 << 40, "sha256": f"{SHA}-{1 << 40}"},
     ],
     ids=repr,
 )
