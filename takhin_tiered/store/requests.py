@@ -131,11 +131,12 @@ class Requests:
         method = _METHODS.get(operation)
         if method is None or self._address is None or self._http is None or not arguments.keys() <= _KNOWN:
             return None
-        if self._credentials is None and (credentials := await self._find_credentials()) is None:
+        if self._credentials is None:
+            self._credentials = await self._find_credentials()
+        if self._credentials is None:
             # The SDK says so, and looks no more: nor is there another look here.
             self._http = None
             return None
-        self._credentials = self._credentials or credentials
         try:
             request = await self._signed(method, self._address, arguments)
             response = await self._http.send(request)
