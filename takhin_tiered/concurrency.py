@@ -48,6 +48,12 @@ def _run(
     return asyncio.get_running_loop().run_in_executor(executor, call)
 
 
+def is_cancelled() -> bool:
+    """Whether somebody cancelled this task: a library can give something up, and let a `CancelledError` show."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
 async def _to_its_end(work: asyncio.Future[Result], give_up: Callable[[], None] = lambda: None) -> Result:
     try:
         return await asyncio.shield(work)

@@ -72,6 +72,12 @@ class Broker:
             self.files[name] = content
         return f"{partition}/{base:020d}.log"
 
+    def overwrite(self, path: str, content: bytes) -> None:
+        """Other bytes in a file, which is cold as before."""
+        (self.root / path).write_bytes(content)
+        os.utime(self.root / path, (time.time() - COLD * HOUR,) * 2)
+        self.files[path] = content
+
     def segments(self, partition: str = "orders-0", count: int = 3, **how: Any) -> list[str]:
         """So many closed segments, and an active one behind them; returns the paths of the closed ones."""
         closed = [self.segment(partition, **how) for _ in range(count)]

@@ -21,16 +21,14 @@ from aiobotocore.httpsession import AIOHTTPSession
 from aiobotocore.response import StreamingBody
 from aiohttp.payload import Payload
 from botocore.auth import S3SigV4Auth
-from botocore.config import Config
 from botocore.exceptions import BotoCoreError
 from botocore.handlers import add_expect_header
 
+from takhin_tiered.concurrency import is_cancelled
 from takhin_tiered.store.answers import EmptyRange
 
 USER_AGENT = "takhin-tiered"
 
-# The checksum header says which bytes are meant; signing them as well would read them twice.
-_CHECKSUM_IS_SIGNED = Config(s3={"payload_signing_enabled": False})
 _METHODS = {"put_object": "PUT", "get_object": "GET", "head_object": "HEAD"}
 _HEADERS = {
     "ContentLength": "Content-Length",
@@ -77,8 +75,8 @@ class _Request:
     headers: dict[str, str]
     body: Any
     stream_output: bool
+    context: dict[str, Any]
     params: dict[str, str] = field(default_factory=dict)
-    context: dict[str, Any] = field(default_factory=lambda: {"client_config": _CHECKSUM_IS_SIGNED})
 
 
 class Requests:
@@ -144,10 +142,8 @@ class Requests:
         except _FAILURES:
             return None
         except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if task is None or task.cancelling():
+            if is_cancelled():
                 raise
-            # Nobody cancelled this task: the HTTP library gave a request up, and let it show.
             return None
         if answer is None and response.status_code in _BUSY:
             # As the SDK does before its own second try.
@@ -160,7 +156,9 @@ class Requests:
         if arguments.get("ContentLength", 0) > _EXPECT_ABOVE:
             headers["Expect"] = "100-continue"
         url = f"{address.url}/{quote(arguments['Key'], safe='/~')}"
-        request = _Request(method, url, headers, arguments.get("Body"), stream_output=method == "GET")
+        # What is to be signed is in the SDK's own settings.
+        context = {"client_config": self._client.meta.config}
+        request = _Request(method, url, headers, arguments.get("Body"), method == "GET", context)
         frozen = await self._credentials.get_frozen_credentials()
         S3SigV4Auth(frozen, address.service, address.region).add_auth(request)
         return request

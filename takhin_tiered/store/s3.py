@@ -32,7 +32,7 @@ from botocore.exceptions import (
 from botocore.utils import parse_timestamp
 
 from takhin_tiered.codec.checksums import Checksum, Source, header_to_hex
-from takhin_tiered.concurrency import all_of, in_thread
+from takhin_tiered.concurrency import all_of, in_thread, is_cancelled
 from takhin_tiered.errors import (
     ObjectExists,
     ObjectMissing,
@@ -292,10 +292,8 @@ class S3Store:
         except AlreadyThere:
             raise ObjectExists(f"there is a {key} in {self._address} already", key=key) from None
         except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if task is not None and task.cancelling():
+            if is_cancelled():
                 raise
-            # Nobody cancelled this task: the HTTP library gave a request up, and let it show.
             raise StoreUnavailable(f"cannot {verb} in {self._address}: the request was given up", key=key) from None
 
     def _full(self, key: str) -> str:

@@ -30,7 +30,7 @@ from takhin_tiered.store.s3 import open_s3
 from tests.faults.conftest import SHORT
 from tests.faults.proxy import Fault, Kind, Proxy, proxy
 from tests.faults.truth import Truth, truth_in
-from tests.support import HOUR, REGION, Broker, Bucket, store_settings
+from tests.support import REGION, Broker, Bucket, store_settings
 
 FIRST = "orders-0/00000000000000000000"
 """The first segment's path, without its ending."""
@@ -274,10 +274,7 @@ async def test_an_upload_in_parts_that_fails_leaves_no_open_upload(
     monkeypatch.setattr("takhin_tiered.engine.upload.MULTIPART_THRESHOLD", 6 << 20)
     monkeypatch.setattr("takhin_tiered.engine.upload.PART_SIZE", 5 << 20)
     (path,) = closed = broker.segments("big-0", 1, size=1000)
-    content = os.urandom(11 << 20)
-    (broker.root / path).write_bytes(content)
-    os.utime(broker.root / path, (time.time() - 300 * HOUR,) * 2)
-    broker.files[path] = content
+    broker.overwrite(path, os.urandom(11 << 20))
     truth = truth_in(broker, bucket)
     async with TieredStorage.open(settings_for(broker, bucket, between)) as storage:
         between.faults.append(fault := Fault(kind, method, path, query, count=count))
@@ -379,10 +376,7 @@ async def test_a_large_segment_comes_in_ranges_and_each_may_fail(
     monkeypatch.setattr("takhin_tiered.engine.upload.PART_SIZE", 5 << 20)
     monkeypatch.setattr("takhin_tiered.engine.incoming._RANGE_SIZE", 6 << 20)
     (path,) = broker.segments("big-0", 1, size=1000)
-    content = os.urandom(23 << 20)
-    (broker.root / path).write_bytes(content)
-    os.utime(broker.root / path, (time.time() - 300 * HOUR,) * 2)
-    broker.files[path] = content
+    broker.overwrite(path, os.urandom(23 << 20))
     truth = truth_in(broker, bucket)
     async with archived(broker, bucket, between) as storage:
         between.faults.append(fault := Fault(kind, "GET", path, skip=1, count=count))

@@ -266,10 +266,7 @@ async def test_one_bad_segment_does_not_stop_the_others(broker: Broker, bucket: 
 async def test_a_large_segment_goes_in_parts_and_comes_back(broker: Broker, bucket: Bucket) -> None:
     path = broker.segment("big-0", size=1000)
     broker.segment("big-0")
-    content = os.urandom(70 << 20)
-    (broker.root / path).write_bytes(content)
-    os.utime(broker.root / path, (time.time() - 300 * HOUR,) * 2)
-    broker.files[path] = content
+    broker.overwrite(path, os.urandom(70 << 20))
     async with TieredStorage.open(store_settings(broker, bucket)) as storage:
         report = await storage.run_cycle()
         assert report.failures == []

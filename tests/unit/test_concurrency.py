@@ -10,6 +10,7 @@ from takhin_tiered.concurrency import in_bulk_thread, in_thread
 
 def test_a_thread_is_waited_for_when_its_caller_is_cancelled_and_at_the_end_of_the_loop() -> None:
     happened: list[str] = []
+    left: list[asyncio.Task[None]] = []
     begun, go_on = threading.Event(), threading.Event()
 
     def work() -> None:
@@ -25,7 +26,7 @@ def test_a_thread_is_waited_for_when_its_caller_is_cancelled_and_at_the_end_of_t
 
     async def main() -> None:
         # Left running: the loop's end cancels it, and all that it made.
-        caller.task = asyncio.create_task(caller())  # type: ignore[attr-defined]
+        left.append(asyncio.create_task(caller()))
         await asyncio.to_thread(begun.wait)
         asyncio.get_running_loop().call_later(0.05, go_on.set)
 
