@@ -9,8 +9,9 @@ from __future__ import annotations
 import sqlite3
 import struct
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,8 @@ _BLOCKS_AT_ONCE = 64
 # A partition is written whole when so many of its rows, and a fourth of them, have changed since it was.
 _MANY_CHANGES = 64
 _GONE = b""
+_Work = list[tuple[str, Iterable[tuple[Any, ...]]]]
+"""Statements, each with the rows that it is carried out for."""
 _SCHEMA = f"""
 CREATE TABLE IF NOT EXISTS segments (
     topic TEXT NOT NULL, partition INTEGER NOT NULL, base_offset INTEGER NOT NULL, record BLOB NOT NULL,
@@ -48,6 +51,15 @@ PRAGMA user_version = {_SCHEMA_VERSION};
 """
 
 
+class _Database(aiosqlite.Connection):
+    async def transact(self, work: Callable[[sqlite3.Connection], None]) -> None:
+        """A whole transaction in one turn of the database's thread, where each statement would take one.
+
+        The library's every call is one `_execute`.
+        """
+        await self._execute(work, self._conn)  # type: ignore[no-untyped-call]
+
+
 class Journal:
     """An open database. Made by `open_journal`.
 
@@ -55,7 +67,7 @@ class Journal:
     by row in ``segments``, an empty record for a segment that is gone.
     """
 
-    def __init__(self, database: aiosqlite.Connection, path: Path, *, was_clean: bool) -> None:
+    def __init__(self, database: _Database, path: Path, *, was_clean: bool) -> None:
         self._database = database
         self._path = path
         self._changed: Counter[Partition] = Counter()
@@ -98,10 +110,10 @@ class Journal:
         """Commit all of these, or none; None removes a row. What is committed outlives a kill."""
         changed = [(*place, base, row or _GONE) for place, rows in changes.items() for base, row in rows.items()]
         packed = ((*place, *block) for place, rows in wholes.items() for block in enumerate(blocks(rows)))
-        work: list[tuple[str, Iterable[tuple[Any, ...]]]] = [
+        work: _Work = [
             ("DELETE FROM blocks WHERE topic = ? AND partition = ?", wholes),
             ("DELETE FROM segments WHERE topic = ? AND partition = ?", wholes),
-            # Packed in the database's thread, one block at a time.
+            # Packed one block at a time.
             ("INSERT INTO blocks VALUES (?, ?, ?, ?)", packed if wholes else ()),
             ("INSERT OR REPLACE INTO segments VALUES (?, ?, ?, ?)", changed),
             ("DELETE FROM intents WHERE key = ?", [(key,) for key, intent in intents.items() if intent is None]),
@@ -111,16 +123,7 @@ class Journal:
             ),
         ]
         with _translated(self._path):
-            try:
-                for statement, rows in work:
-                    if rows:
-                        await self._database.executemany(statement, rows)
-                reached("catalog.writing")
-                await self._database.commit()
-            except BaseException:
-                # Else the half of it would be committed with the next write.
-                await self._database.rollback()
-                raise
+            await self._database.transact(partial(_commit, work))
         for partition in wholes:
             del self._changed[partition]
         self._changed.update({partition: len(rows) for partition, rows in changes.items()})
@@ -160,7 +163,9 @@ async def open_journal(state_dir: Path, *, read_only: bool = False) -> AsyncIter
     with _translated(path):
         if not read_only:
             state_dir.mkdir(parents=True, exist_ok=True)
-        database = await aiosqlite.connect(f"{path.as_uri()}?mode={'ro' if read_only else 'rwc'}", uri=True)
+        where = f"{path.as_uri()}?mode={'ro' if read_only else 'rwc'}"
+        database = _Database(partial(sqlite3.connect, where, uri=True), iter_chunk_size=_BLOCKS_AT_ONCE)
+        await database
     try:
         with _translated(path):
             await _require_known_version(database, path, read_only=read_only)
@@ -187,6 +192,19 @@ async def _require_known_version(database: aiosqlite.Connection, path: Path, *, 
         raise CatalogError(f"{path} was written by a later release", hint="Use that release, or a later one")
     if read_only and version < _SCHEMA_VERSION:
         raise CatalogError(f"{path} was written by an earlier release", hint="Start the daemon of this release once")
+
+
+def _commit(work: _Work, database: sqlite3.Connection) -> None:
+    try:
+        for statement, rows in work:
+            if rows:
+                database.executemany(statement, rows)
+        reached("catalog.writing")
+        database.commit()
+    except BaseException:
+        # Else the half of it would be committed with the next write.
+        database.rollback()
+        raise
 
 
 def _with_changes(rows: dict[int, bytes], changed: Mapping[int, bytes]) -> dict[int, bytes]:

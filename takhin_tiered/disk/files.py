@@ -13,8 +13,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from takhin_tiered.segments.model import FileStat, stamp
-from takhin_tiered.segments.names import TEMP_SUFFIX
+from takhin_tiered.segments.model import FileStat, LocalFiles, stamp
+from takhin_tiered.segments.names import TEMP_SUFFIX, FileKind, SegmentId
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
@@ -33,22 +33,25 @@ def _advise(fd: int, advice: int) -> None:
 
 
 class OpenFile(NamedTuple):
-    """A regular file, open for reading: it stays the same file whatever happens to its name."""
+    """A regular file, open for reading: it stays the same file whatever happens to its name.
+
+    ``found`` is how it stood when it was opened, ``mode`` its permission bits.
+    """
 
     fd: int
+    found: FileStat
+    mode: int
 
     def stat(self) -> FileStat:
         return as_file_stat(os.fstat(self.fd))
-
-    @property
-    def mode(self) -> int:
-        return stat.S_IMODE(os.fstat(self.fd).st_mode)
 
     def read(self, offset: int, length: int) -> bytes:
         return os.pread(self.fd, length, offset)
 
     def pieces(self, size: int) -> Iterator[memoryview]:
         """The first ``size`` bytes, in order, fewer where the file is shorter. A piece is good until the next one."""
+        if size > _PIECE:
+            _advise(self.fd, os.POSIX_FADV_NOREUSE)
         buffer, at = memoryview(bytearray(min(size, _PIECE))), 0
         while at < size and (got := os.preadv(self.fd, [buffer[: size - at]], at)):
             yield buffer[:got]
@@ -70,6 +73,10 @@ class PartitionDir(NamedTuple):
             return None
         return as_file_stat(status) if stat.S_ISREG(status.st_mode) else None
 
+    def stat_all(self, identity: SegmentId) -> LocalFiles:
+        """How the files of a segment of this partition stand."""
+        return LocalFiles(*[self.stat(identity.file(kind)) for kind in FileKind])
+
     def exists(self, name: str) -> bool:
         """Whether anything at all has this name."""
         try:
@@ -83,10 +90,10 @@ class PartitionDir(NamedTuple):
         """A file to read through; the memory that it took is the broker's again when it is closed."""
         fd = os.open(name, _READ, dir_fd=self.fd)
         try:
-            if not stat.S_ISREG(os.fstat(fd).st_mode):
+            status = os.fstat(fd)
+            if not stat.S_ISREG(status.st_mode):
                 raise FileNotFoundError(f"{self.name}/{name} is not a regular file")
-            _advise(fd, os.POSIX_FADV_NOREUSE)
-            yield OpenFile(fd)
+            yield OpenFile(fd, as_file_stat(status), stat.S_IMODE(status.st_mode))
         finally:
             _advise(fd, os.POSIX_FADV_DONTNEED)
             os.close(fd)

@@ -8,15 +8,14 @@ the segment gets the next generation.
 from __future__ import annotations
 
 import asyncio
-from contextlib import ExitStack, suppress
 from dataclasses import replace
 
 from takhin_tiered import logs
 from takhin_tiered.concurrency import in_thread
-from takhin_tiered.disk.files import OpenFile
 from takhin_tiered.engine.context import Engine, load_manifest, open_partition, refresh, require_known, verb
 from takhin_tiered.engine.evict import evict_held
-from takhin_tiered.engine.upload import OpenSegment, OtherBytes, Upload, changed
+from takhin_tiered.engine.opened import OpenSegment, to_be_opened
+from takhin_tiered.engine.upload import OtherBytes, Upload, changed
 from takhin_tiered.errors import SegmentActive, SegmentConflict, SegmentRefused, StoreError
 from takhin_tiered.points import reached
 from takhin_tiered.segments.manifest import Manifest
@@ -35,9 +34,9 @@ async def archive(engine: Engine, identity: SegmentId, *, evict: bool, expected:
     `StoreError` or `DiskError`; the local files are whole then, and nothing half done counts as archived.
     """
     with verb("archive", identity):
-        async with engine.catalog.lock(identity):
+        async with engine.catalog.lock(identity), to_be_opened(identity) as opened:
             before = expected or _last_seen(engine, identity)
-            segment = require_known(await refresh(engine, identity), identity)
+            segment = require_known(await refresh(engine, identity, opened), identity)
             if segment.state is State.ARCHIVED:
                 return segment
             _require_movable(engine, segment)
@@ -46,10 +45,10 @@ async def archive(engine: Engine, identity: SegmentId, *, evict: bool, expected:
             fresh = not segment.is_proven
             if fresh:
                 with engine.metrics.archive_seconds.time():
-                    segment = await copy_held(engine, segment)
+                    segment = await copy_held(engine, segment, opened)
                 engine.metrics.archives.labels("success").inc()
                 logs.logger().info("archived", bytes=segment.local.size)
-            return await evict_held(engine, segment, proven_now=fresh) if evict else segment
+            return await evict_held(engine, segment, copied=opened if fresh else None) if evict else segment
 
 
 def _require_movable(engine: Engine, segment: Segment) -> None:
@@ -87,43 +86,32 @@ async def _require_settled(engine: Engine, segment: Segment, *, by_plan: bool) -
     raise changed(segment.id, "since the last scan")
 
 
-def _open_files(engine: Engine, identity: SegmentId, stack: ExitStack) -> OpenSegment:
-    files: dict[FileKind, OpenFile] = {}
-    stats = LocalFiles()
-    with open_partition(engine, identity) as partition:
-        for kind in FileKind:
-            with suppress(FileNotFoundError):
-                files[kind] = stack.enter_context(partition.open(identity.file(kind)))
-                stats = stats.with_file(kind, files[kind].stat())
-    return OpenSegment(identity, files, stats)
-
-
-async def copy_held(engine: Engine, segment: Segment, distrusted: frozenset[FileKind] = frozenset()) -> Segment:
+async def copy_held(
+    engine: Engine, segment: Segment, opened: OpenSegment, distrusted: frozenset[FileKind] = frozenset()
+) -> Segment:
     """Bring a segment into the store while its lock is held; ``distrusted`` files are stored anew."""
     identity = segment.id
     existing = await load_manifest(engine, identity) if segment.archive else None
     generation = existing.generation if existing else 1
-    with ExitStack() as stack:
-        opened = await in_thread(_open_files, engine, identity, stack)
-        if opened.stats != segment.local or FileKind.LOG not in opened.files:
-            raise changed(identity, "before it was read")
-        for _ in range(_GENERATIONS_TRIED):
-            upload = Upload(engine, opened, existing, generation, distrusted)
-            try:
-                manifest = await upload.run()
-                break
-            except OtherBytes:
-                await upload.undo()
-                # Either another generation is committed that the catalog does not know, or an upload broke off.
-                existing = await load_manifest(engine, identity)
-                generation = max(generation, existing.generation if existing else 0) + 1
-            except BaseException:
-                await asyncio.shield(upload.undo())
-                raise
-        else:
-            raise SegmentConflict(
-                f"{_GENERATIONS_TRIED} generations of {identity.path} are taken", segment=identity.path
-            )
+    if not opened.files:
+        await in_thread(_open, engine, opened)
+    if opened.stats != segment.local or FileKind.LOG not in opened.files:
+        raise changed(identity, "before it was read")
+    for _ in range(_GENERATIONS_TRIED):
+        upload = Upload(engine, opened, existing, generation, distrusted)
+        try:
+            manifest = await upload.run()
+            break
+        except OtherBytes:
+            await upload.undo()
+            # Either another generation is committed that the catalog does not know, or an upload broke off.
+            existing = await load_manifest(engine, identity)
+            generation = max(generation, existing.generation if existing else 0) + 1
+        except BaseException:
+            await asyncio.shield(upload.undo())
+            raise
+    else:
+        raise SegmentConflict(f"{_GENERATIONS_TRIED} generations of {identity.path} are taken", segment=identity.path)
     log = manifest.log
     archived = Archive(manifest.generation, manifest.size, log.mtime_ns, manifest.archived_at, proven=opened.stats)
     segment = replace(segment, archive=archived, problem=manifest.problem, quarantined=False)
@@ -135,6 +123,11 @@ async def copy_held(engine: Engine, segment: Segment, distrusted: frozenset[File
     if existing is not None and manifest is not existing:
         await _remove_superseded(engine, existing, manifest)
     return segment
+
+
+def _open(engine: Engine, opened: OpenSegment) -> None:
+    with open_partition(engine, opened.identity) as partition:
+        opened.open(partition)
 
 
 async def _remove_superseded(engine: Engine, old: Manifest, new: Manifest) -> None:

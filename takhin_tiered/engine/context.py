@@ -16,6 +16,7 @@ from takhin_tiered.concurrency import in_thread
 from takhin_tiered.disk.files import DataDir, PartitionDir
 from takhin_tiered.disk.look import scan_partition
 from takhin_tiered.disk.scan import ScanMemory
+from takhin_tiered.engine.opened import OpenSegment
 from takhin_tiered.engine.pace import Pace
 from takhin_tiered.engine.turns import Turns
 from takhin_tiered.errors import (
@@ -31,7 +32,7 @@ from takhin_tiered.errors import (
 from takhin_tiered.metrics import Metrics
 from takhin_tiered.segments.listing import PartitionListing, pack_seen
 from takhin_tiered.segments.manifest import Manifest
-from takhin_tiered.segments.model import NO_FILES, Segment
+from takhin_tiered.segments.model import LocalFiles, Segment
 from takhin_tiered.segments.names import FileKind, SegmentId
 from takhin_tiered.segments.policy import Policy
 from takhin_tiered.store import ObjectStore
@@ -85,12 +86,13 @@ class Engine:
             self.metrics.store_errors.labels(error.code).inc()
 
 
-async def refresh(engine: Engine, identity: SegmentId) -> Segment | None:
+async def refresh(engine: Engine, identity: SegmentId, opened: OpenSegment | None = None) -> Segment | None:
     """Look at one segment's files again, and whether its partition still has a later log.
 
     To be called with the segment's lock held. None if it is neither on disk nor known to be archived.
+    With ``opened`` its files are opened by the way: if they can be; whoever needs them opens them where not.
     """
-    listing = await in_thread(_look, engine, identity, engine.catalog.active_offset(identity))
+    listing = await in_thread(_look_again, engine, identity, engine.catalog.active_offset(identity), opened)
     known = engine.catalog.get(identity)
     files = listing.files(identity.base_offset)
     if known is None and files.log is None:
@@ -104,27 +106,41 @@ async def refresh(engine: Engine, identity: SegmentId) -> Segment | None:
         active=identity.base_offset == listing.active,
         lease_until=known.lease_until if files.log is not None else 0.0,
     )
-    engine.catalog.put(fresh)
+    if fresh != known:
+        engine.catalog.put(fresh)
     return fresh
 
 
-def _look(engine: Engine, identity: SegmentId, active: int) -> PartitionListing:
+def _look_again(
+    engine: Engine, identity: SegmentId, active: int, opened: OpenSegment | None = None
+) -> PartitionListing:
     """Three looks, where the log that was active at the last scan is still there; else the whole partition."""
     nothing = PartitionListing(identity.topic, identity.partition, {}, None)
     with disk_errors(identity):
-        if active > identity.base_offset:
-            try:
-                with engine.data_dir.partition(identity.directory) as partition:
-                    later = SegmentId(identity.topic, identity.partition, active)
-                    if partition.exists(later.file(FileKind.LOG)):
-                        files = NO_FILES
-                        for kind in FileKind:
-                            files = files.with_file(kind, partition.stat(identity.file(kind)))
-                        rows = {identity.base_offset: pack_seen(files)}
-                        return PartitionListing(identity.topic, identity.partition, rows, active)
-            except (FileNotFoundError, NotADirectoryError):
-                return nothing
+        try:
+            with engine.data_dir.partition(identity.directory) as partition:
+                if is_behind(partition, identity, active):
+                    files = _stats_of_opened(opened, partition) if opened else partition.stat_all(identity)
+                    rows = {identity.base_offset: pack_seen(files)}
+                    return PartitionListing(identity.topic, identity.partition, rows, active)
+        except (FileNotFoundError, NotADirectoryError):
+            return nothing
         return scan_partition(engine.data_dir, identity.directory) or nothing
+
+
+def is_behind(partition: PartitionDir, identity: SegmentId, active: int) -> bool:
+    """Whether the log that was active at the last scan is still there, and a later one than this segment's."""
+    later = SegmentId(identity.topic, identity.partition, active)
+    return active > identity.base_offset and partition.exists(later.file(FileKind.LOG))
+
+
+def _stats_of_opened(opened: OpenSegment, partition: PartitionDir) -> LocalFiles:
+    try:
+        opened.open(partition)
+        return opened.stats
+    except OSError:
+        opened.close()
+        return partition.stat_all(opened.identity)
 
 
 def require_known(segment: Segment | None, identity: SegmentId) -> Segment:

@@ -11,7 +11,9 @@ from dataclasses import replace
 
 from takhin_tiered import logs
 from takhin_tiered.concurrency import in_thread
-from takhin_tiered.engine.context import Engine, open_partition, refresh, require_known, verb
+from takhin_tiered.disk.look import scan_partition
+from takhin_tiered.engine.context import Engine, is_behind, open_partition, refresh, require_known, verb
+from takhin_tiered.engine.opened import OpenSegment
 from takhin_tiered.engine.prove import prove_archived, read_local_checksum
 from takhin_tiered.errors import (
     ObjectCorrupt,
@@ -32,11 +34,11 @@ async def evict(engine: Engine, identity: SegmentId) -> Segment:
     with verb("evict", identity):
         async with engine.catalog.lock(identity):
             segment = require_known(await refresh(engine, identity), identity)
-            return await evict_held(engine, segment, proven_now=False)
+            return await evict_held(engine, segment)
 
 
-async def evict_held(engine: Engine, segment: Segment, *, proven_now: bool) -> Segment:
-    """Evict while the segment's lock is held; ``proven_now``: the store proved every object just before.
+async def evict_held(engine: Engine, segment: Segment, *, copied: OpenSegment | None = None) -> Segment:
+    """Evict while the segment's lock is held; ``copied``: these files were just stored, and the store proved it.
 
     Raises `SegmentActive`, `SegmentChanged`, `SegmentConflict`, `SegmentRefused`, `ObjectMissing`,
     `ObjectCorrupt`, `StoreUnavailable` or `DiskError`; what is not unlinked then is whole.
@@ -49,25 +51,21 @@ async def evict_held(engine: Engine, segment: Segment, *, proven_now: bool) -> S
     if not segment.local:
         return segment
     expected = dict(segment.local.items())
-    if not proven_now:
+    if copied is None:
         await _prove_again(engine, segment)
+        await engine.catalog.flush()
     elif not segment.is_proven:
         raise SegmentChanged(f"the files of segment {path} are not the ones that were archived", segment=path)
-    await engine.catalog.flush()
     reached("evict.begin")
-    # The proof may have taken minutes, in which a broker that truncates can have made this the active segment.
-    now = await refresh(engine, identity)
-    if now is not None and now.active:
-        raise SegmentActive(f"segment {path} became the active one of its partition", segment=path)
     try:
-        await in_thread(_unlink, engine, identity, expected)
+        await in_thread(_unlink, engine, identity, expected, copied)
     except TakhinError:
         # Some may be gone: what is said of the segment is what stands there.
         with suppress(TakhinError):
             await refresh(engine, identity)
         raise
     reached("evict.unlinked")
-    problem = segment.problem if proven_now else ""
+    problem = segment.problem if copied else ""
     segment = replace(segment, local=NO_FILES, settled=True, lease_until=0.0, problem=problem)
     engine.catalog.put(segment)
     await engine.catalog.flush()
@@ -99,10 +97,21 @@ async def _prove_again(engine: Engine, segment: Segment) -> None:
             raise SegmentConflict(f"{identity.file(kind)} is not what the archive holds", segment=path)
 
 
-def _unlink(engine: Engine, identity: SegmentId, expected: dict[FileKind, FileStat]) -> None:
+def _unlink(
+    engine: Engine, identity: SegmentId, expected: dict[FileKind, FileStat], copied: OpenSegment | None
+) -> None:
+    if copied is not None:
+        copied.close()
     with open_partition(engine, identity) as partition:
         if not partition.is_in_place():
             raise SegmentChanged(f"the directory of segment {identity.path} was moved away", segment=identity.path)
+        # The proof may have taken minutes, in which a broker that truncates can have made this the active segment.
+        if not is_behind(partition, identity, engine.catalog.active_offset(identity)):
+            listing = scan_partition(engine.data_dir, identity.directory)
+            if listing is not None and listing.active == identity.base_offset:
+                raise SegmentActive(
+                    f"segment {identity.path} became the active one of its partition", segment=identity.path
+                )
         for kind, stat in expected.items():
             if partition.stat(identity.file(kind)) != stat:
                 raise SegmentChanged(

@@ -80,7 +80,7 @@ async def read_local_checksum(engine: Engine, identity: SegmentId, kind: FileKin
     def read() -> str:
         with open_partition(engine, identity) as partition, partition.open(identity.file(kind)) as file:
             hasher = Hasher(part_size)
-            for piece in file.pieces(file.stat().size):
+            for piece in file.pieces(file.found.size):
                 hasher.update(piece)
             return hasher.checksum().sha256
 

@@ -14,6 +14,7 @@ from takhin_tiered import logs
 from takhin_tiered.concurrency import in_thread
 from takhin_tiered.engine.archive import copy_held
 from takhin_tiered.engine.context import Engine, load_manifest, refresh, verb
+from takhin_tiered.engine.opened import to_be_opened
 from takhin_tiered.engine.pace import Pace
 from takhin_tiered.engine.prove import prove_file, read_checksum, read_local_checksum
 from takhin_tiered.engine.turns import Turn
@@ -137,6 +138,7 @@ async def _heal(engine: Engine, identity: SegmentId, manifest: Manifest | None, 
         checksum = await read_local_checksum(engine, identity, FileKind.LOG, manifest.log.part_size)
         if checksum != manifest.log.sha256:
             return False
-    await copy_held(engine, segment, distrusted=bad)
+    async with to_be_opened(identity) as opened:
+        await copy_held(engine, segment, opened, distrusted=bad)
     logs.logger().info("healed the archive's copy from the local one")
     return True

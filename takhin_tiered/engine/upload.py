@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import dataclass
 
 from takhin_tiered import logs
-from takhin_tiered.codec.checksums import Checksum, Hasher, bytes_source, checksum_of
+from takhin_tiered.codec.checksums import Checksum, bytes_source, checksum_of
 from takhin_tiered.concurrency import all_of, in_thread
 from takhin_tiered.disk.files import OpenFile
 from takhin_tiered.engine.context import Engine, disk_errors, open_partition
+from takhin_tiered.engine.opened import Content, OpenSegment
 from takhin_tiered.engine.orphans import settle_held
 from takhin_tiered.engine.pace import Pace
 from takhin_tiered.engine.prove import prove, prove_file
@@ -22,7 +22,7 @@ from takhin_tiered.errors import (
     StoreError,
     TakhinError,
 )
-from takhin_tiered.formats.kafka import TIMEINDEX_ENTRY_SIZE, LogSummary, LogWalk
+from takhin_tiered.formats.kafka import LogSummary
 from takhin_tiered.points import reached
 from takhin_tiered.segments.manifest import MAX_PARTS, Manifest, ManifestFile
 from takhin_tiered.segments.model import Intent, LocalFiles
@@ -30,16 +30,6 @@ from takhin_tiered.segments.names import FileKind, SegmentId
 
 MULTIPART_THRESHOLD = 64 << 20
 PART_SIZE = 16 << 20
-_SMALL = 256 << 10
-
-
-@dataclass(frozen=True, slots=True)
-class OpenSegment:
-    """The files of a segment, held open, as they stood when they were opened."""
-
-    identity: SegmentId
-    files: dict[FileKind, OpenFile]
-    stats: LocalFiles
 
 
 class OtherBytes(Exception):
@@ -90,7 +80,6 @@ class Upload:
         self._engine, self._opened, self._existing = engine, opened, existing
         self._generation, self._distrusted = generation, distrusted
         self._identity = opened.identity
-        self._small: dict[FileKind, bytes] = {}
         self._made: list[str] = []
         self._committing = False
 
@@ -99,9 +88,8 @@ class Upload:
 
         Raises `OtherBytes`, and whatever `archive` raises; then `undo` is to be called.
         """
-        with_md5 = await self._engine.store.wants_md5()
-        async with self._engine.reading:
-            checksums, summary = await in_thread(self._look, with_md5)
+        content = await self._read()
+        checksums, summary = content.checksums, content.summary
         if summary.problem and not self._engine.archive_corrupt:
             raise SegmentRefused(
                 f"segment {self._identity.path} is damaged: {summary.problem}",
@@ -116,7 +104,7 @@ class Upload:
         missing = [kind for kind in self._opened.files if kind not in entries]
         if missing:
             await self._intend(missing, checksums)
-            stored = await all_of([self._store(kind, checksums[kind]) for kind in missing])
+            stored = await all_of([self._store(kind, content) for kind in missing])
             entries |= dict(zip(missing, stored, strict=True))
         entries = {kind: entries[kind] for kind in FileKind if kind in entries}
         if self._existing is not None and entries[FileKind.LOG] == self._existing.log:
@@ -145,46 +133,37 @@ class Upload:
     async def require_unchanged(self) -> None:
         """Raise `SegmentChanged` unless names and files are what they were when they were opened."""
 
-        def look() -> bool:
+        def look() -> LocalFiles:
             with open_partition(self._engine, self._identity) as partition:
-                named = [partition.stat(self._identity.file(kind)) for kind in FileKind]
-            held = [file.stat() for file in self._opened.files.values()]
-            before = [self._opened.stats.get(kind) for kind in FileKind]
-            return named == before and held == [stat for stat in before if stat is not None]
+                return partition.stat_all(self._identity)
 
-        if not await in_thread(look):
+        # A name's file has the inode and the times that the open one had: it is that one, and unchanged.
+        if await in_thread(look) != self._opened.stats:
             raise changed(self._identity, "while it was uploaded")
 
-    def _look(self, with_md5: bool) -> tuple[dict[FileKind, Checksum], LogSummary]:
-        """One pass over each file. Where the archive has one, its checksum is in the form that the archive has."""
-        found: dict[FileKind, Checksum] = {}
-        walk = LogWalk(self._size(FileKind.LOG))
-        with disk_errors(self._identity):
-            for kind, file in self._opened.files.items():
-                size = self._size(kind)
-                archived = self._existing.files.get(kind) if self._existing else None
-                part_size = archived.part_size if archived and archived.size == size else part_size_for(size)
-                hasher = Hasher(part_size, md5=with_md5)
-                for piece in file.pieces(size):
-                    hasher.update(piece)
-                    if kind is FileKind.LOG:
-                        walk.update(piece)
-                    if len(piece) == size <= _SMALL:
-                        self._small[kind] = bytes(piece)
-                found[kind] = hasher.checksum()
-            return found, walk.summary(self._end_of_timeindex())
-
-    def _end_of_timeindex(self) -> bytes:
-        file = self._opened.files.get(FileKind.TIMEINDEX)
-        whole = self._size(FileKind.TIMEINDEX) // TIMEINDEX_ENTRY_SIZE * TIMEINDEX_ENTRY_SIZE if file else 0
-        return file.read(whole - TIMEINDEX_ENTRY_SIZE, TIMEINDEX_ENTRY_SIZE) if file and whole else b""
+    async def _read(self) -> Content:
+        """Where the archive has a file, its checksum is in the form that the archive has."""
+        if self._opened.content is not None and self._existing is None:
+            return self._opened.content
+        part_sizes: dict[FileKind, int] = {}
+        for kind in self._opened.files:
+            size = self._opened.size(kind)
+            archived = self._existing.files.get(kind) if self._existing else None
+            part_sizes[kind] = archived.part_size if archived and archived.size == size else part_size_for(size)
+        with_md5 = await self._engine.store.wants_md5()
+        async with self._engine.reading:
+            with disk_errors(self._identity):
+                return await in_thread(self._opened.read, part_sizes, with_md5=with_md5)
 
     async def _archived(self, kind: FileKind, checksum: Checksum) -> ManifestFile | None:
         """The archive's entry for this file, if it has these bytes, and the store proves that it does."""
         archived = self._existing.files.get(kind) if self._existing else None
         if archived is None or self._existing is None:
             return None
-        if (archived.size, archived.sha256) == (self._size(kind), checksum.sha256) and kind not in self._distrusted:
+        if (archived.size, archived.sha256) == (
+            self._opened.size(kind),
+            checksum.sha256,
+        ) and kind not in self._distrusted:
             try:
                 await prove_file(self._engine, self._identity, archived)
                 return archived
@@ -212,7 +191,7 @@ class Upload:
             Intent(
                 self._identity.key(kind, self._generation),
                 self._identity,
-                self._size(kind),
+                self._opened.size(kind),
                 checksums[kind].sha256,
                 checksums[kind].part_size,
                 now,
@@ -245,11 +224,11 @@ class Upload:
         )
         await self._engine.catalog.flush()
 
-    async def _store(self, kind: FileKind, checksum: Checksum) -> ManifestFile:
-        size, key, path = self._size(kind), self._identity.key(kind, self._generation), self._identity.path
-        file, stat = self._opened.files[kind], self._opened.stats.get(kind)
-        assert stat is not None
-        source = _FileSource(self._identity, file, self._small.get(kind), self._engine.uploads)
+    async def _store(self, kind: FileKind, content: Content) -> ManifestFile:
+        key, path = self._identity.key(kind, self._generation), self._identity.path
+        file, checksum = self._opened.files[kind], content.checksums[kind]
+        size = file.found.size
+        source = _FileSource(self._identity, file, content.small.get(kind), self._engine.uploads)
         try:
             said = await self._engine.store.put(key, source, size=size, checksum=checksum, if_absent=True)
             self._made.append(key)
@@ -273,7 +252,7 @@ class Upload:
                 raise OtherBytes from error
             raise
         reached(f"archive.{kind}.stored")
-        return ManifestFile(key, size, checksum.sha256, checksum.part_size, stat.mtime_ns, file.mode)
+        return ManifestFile(key, size, checksum.sha256, checksum.part_size, file.found.mtime_ns, file.mode)
 
     def _describe(self, entries: dict[FileKind, ManifestFile], summary: LogSummary) -> Manifest:
         return Manifest(
@@ -307,11 +286,6 @@ class Upload:
             if said is None:
                 raise OtherBytes from error
             raise
-
-    def _size(self, kind: FileKind) -> int:
-        stat = self._opened.stats.get(kind)
-        assert stat is not None
-        return stat.size
 
 
 def changed(identity: SegmentId, when: str) -> SegmentChanged:

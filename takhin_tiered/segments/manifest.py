@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+from pydantic_core import to_json
+
 from takhin_tiered.errors import InvalidSegmentPath, ObjectCorrupt
 from takhin_tiered.segments.names import FileKind, SegmentId, parse_object_key
 
@@ -90,7 +92,7 @@ class Manifest:
                 for kind, file in self.files.items()
             },
         }
-        return json.dumps(document, indent=2).encode() + b"\n"
+        return to_json(document, indent=2) + b"\n"
 
     @classmethod
     def from_json(cls, data: bytes, *, key: str) -> Manifest:

@@ -14,13 +14,13 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import aiohttp
 from aiobotocore.httpsession import AIOHTTPSession
 from aiobotocore.response import StreamingBody
 from aiohttp.payload import Payload
-from botocore.auth import S3SigV4Auth
+from botocore.auth import SIGNED_HEADERS_BLACKLIST, S3SigV4Auth
 from botocore.exceptions import BotoCoreError
 from botocore.handlers import add_expect_header
 
@@ -62,13 +62,14 @@ class _Address:
     """Where the SDK sends a bucket's requests, and for which service and region it signs them."""
 
     url: str
+    host: str
     service: str
     region: str
 
 
 @dataclass(slots=True)
 class _Request:
-    """What the signer and the connections ask of the SDK's own, which keeps headers in an e-mail: a third of a sign."""
+    """What the signer and the connections ask of the SDK's own, which keeps headers in an e-mail."""
 
     method: str
     url: str
@@ -77,6 +78,19 @@ class _Request:
     stream_output: bool
     context: dict[str, Any]
     params: dict[str, str] = field(default_factory=dict)
+
+
+class _Headers(dict[str, str]):
+    def get_all(self, name: str) -> list[str]:
+        return [self[name]]
+
+
+class _Signer(S3SigV4Auth):  # type: ignore[misc]  # the SDK has no types
+    """The SDK's, but for the e-mail in which it collects, twice, the headers to be signed."""
+
+    def headers_to_sign(self, request: _Request) -> _Headers:
+        lowered = ((name.lower(), value) for name, value in request.headers.items())
+        return _Headers((name, value) for name, value in lowered if name not in SIGNED_HEADERS_BLACKLIST)
 
 
 class Requests:
@@ -122,7 +136,12 @@ class Requests:
         signing = request.context.get("signing", {})
         self._address = None
         if more["signature_version"] == "s3v4" and request.url.startswith(f"{url}/"):
-            self._address = _Address(url, signing.get("signing_name", signing_name), signing.get("region", region_name))
+            self._address = _Address(
+                url,
+                urlsplit(url).netloc,
+                signing.get("signing_name", signing_name),
+                signing.get("region", region_name),
+            )
 
     async def _send_straight(self, operation: str, arguments: dict[str, Any]) -> dict[str, Any] | None:
         """None where the SDK has to send it. Of an answer only what is of use."""
@@ -152,6 +171,7 @@ class Requests:
 
     async def _signed(self, method: str, address: _Address, arguments: dict[str, Any]) -> _Request:
         headers = {header: str(arguments[name]) for name, header in _HEADERS.items() if name in arguments}
+        headers["Host"] = address.host
         headers["User-Agent"] = USER_AGENT
         if arguments.get("ContentLength", 0) > _EXPECT_ABOVE:
             headers["Expect"] = "100-continue"
@@ -160,7 +180,7 @@ class Requests:
         context = {"client_config": self._client.meta.config}
         request = _Request(method, url, headers, arguments.get("Body"), method == "GET", context)
         frozen = await self._credentials.get_frozen_credentials()
-        S3SigV4Auth(frozen, address.service, address.region).add_auth(request)
+        _Signer(frozen, address.service, address.region).add_auth(request)
         return request
 
     async def _answer(self, method: str, response: Any) -> dict[str, Any] | None:

@@ -1,0 +1,91 @@
+"""The files of a segment, held open: what is read and sent are their bytes, whatever becomes of their names."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import ExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass
+
+from takhin_tiered.codec.checksums import Checksum, Hasher
+from takhin_tiered.concurrency import in_thread
+from takhin_tiered.disk.files import OpenFile, PartitionDir
+from takhin_tiered.formats.kafka import TIMEINDEX_ENTRY_SIZE, LogSummary, LogWalk
+from takhin_tiered.segments.model import NO_FILES
+from takhin_tiered.segments.names import FileKind, SegmentId
+
+SMALL = 256 << 10
+"""Bytes, up to which a file is held in memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """What one pass over each file told; ``small`` has the bytes of small ones, which need not be read again."""
+
+    checksums: dict[FileKind, Checksum]
+    summary: LogSummary
+    small: dict[FileKind, bytes]
+
+
+class OpenSegment:
+    """Not open at first. Its methods block, and raise `OSError`.
+
+    ``stats`` is how the files stood when they were opened. ``content`` is there from then on where all of it is
+    small, which saves a turn in a thread, with the MD5 in any case; else it is None.
+    """
+
+    def __init__(self, identity: SegmentId) -> None:
+        self.identity = identity
+        self.files: dict[FileKind, OpenFile] = {}
+        self.stats = NO_FILES
+        self.content: Content | None = None
+        self._stack = ExitStack()
+
+    def open(self, partition: PartitionDir) -> None:
+        for kind in FileKind:
+            with suppress(FileNotFoundError):
+                file = self.files[kind] = self._stack.enter_context(partition.open(self.identity.file(kind)))
+                self.stats = self.stats.with_file(kind, file.found)
+        if self.stats.size <= SMALL:
+            self.content = self.read(dict.fromkeys(self.files, 0), with_md5=True)
+
+    def close(self) -> None:
+        """Nothing, where it is not open."""
+        self._stack.close()
+        self.files, self.stats, self.content = {}, NO_FILES, None
+
+    def read(self, part_sizes: Mapping[FileKind, int], *, with_md5: bool) -> Content:
+        """One pass over each file, for checksums in parts of so many bytes, 0 for one piece."""
+        checksums: dict[FileKind, Checksum] = {}
+        small: dict[FileKind, bytes] = {}
+        walk = LogWalk(self.size(FileKind.LOG))
+        for kind, file in self.files.items():
+            size = self.size(kind)
+            hasher = Hasher(part_sizes[kind], md5=with_md5)
+            for piece in file.pieces(size):
+                hasher.update(piece)
+                if kind is FileKind.LOG:
+                    walk.update(piece)
+                if len(piece) == size <= SMALL:
+                    small[kind] = bytes(piece)
+            checksums[kind] = hasher.checksum()
+        return Content(checksums, walk.summary(self._end_of_timeindex()), small)
+
+    def size(self, kind: FileKind) -> int:
+        stat = self.stats.get(kind)
+        return stat.size if stat is not None else 0
+
+    def _end_of_timeindex(self) -> bytes:
+        file = self.files.get(FileKind.TIMEINDEX)
+        whole = self.size(FileKind.TIMEINDEX) // TIMEINDEX_ENTRY_SIZE * TIMEINDEX_ENTRY_SIZE
+        return file.read(whole - TIMEINDEX_ENTRY_SIZE, TIMEINDEX_ENTRY_SIZE) if file and whole else b""
+
+
+@asynccontextmanager
+async def to_be_opened(identity: SegmentId) -> AsyncIterator[OpenSegment]:
+    """Closed at the end, in a thread, if it was opened: to let go of much memory takes the kernel its time."""
+    opened = OpenSegment(identity)
+    try:
+        yield opened
+    finally:
+        if opened.files:
+            await in_thread(opened.close)
