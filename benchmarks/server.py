@@ -26,8 +26,8 @@ _CHUNK = 1 << 20
 class Server:
     """An endpoint, and an independent look at its bucket with the plain SDK."""
 
-    def __init__(self, endpoint: str, words: str) -> None:
-        self.endpoint, self.words = endpoint, words
+    def __init__(self, endpoint: str, words: str, trash: Path | None = None) -> None:
+        self.endpoint, self.words, self._trash = endpoint, words, trash
         self._client: Any = botocore.session.get_session().create_client(
             "s3",
             region_name=REGION,
@@ -62,6 +62,8 @@ class Server:
         for at in range(0, len(keys), 1000):
             names = [{"Key": f"{prefix}/{key}"} for key in keys[at : at + 1000]]
             self._client.delete_objects(Bucket=BUCKET, Delete={"Objects": names, "Quiet": True})
+        for deleted in self._trash.iterdir() if self._trash is not None and self._trash.is_dir() else ():
+            shutil.rmtree(deleted, ignore_errors=True)
 
 
 @contextmanager
@@ -81,14 +83,7 @@ def open_server(choice: str, peers: Path, directory: Path) -> Iterator[Server]:
     else:
         command = [str(peers / "rclone"), "serve", "s3", str(directory), "--addr", address]
         command += ["--auth-key", f"{user},{secret}"]
-    # MinIO keeps what was deleted for minutes, and these stores stand in memory: a race would run out of it.
-    env = {
-        **os.environ,
-        "MINIO_ROOT_USER": user,
-        "MINIO_ROOT_PASSWORD": secret,
-        "MINIO_BROWSER": "off",
-        "MINIO_API_DELETE_CLEANUP_INTERVAL": "5s",
-    }
+    env = {**os.environ, "MINIO_ROOT_USER": user, "MINIO_ROOT_PASSWORD": secret, "MINIO_BROWSER": "off"}
     log = directory.with_suffix(".log")
     with log.open("wb") as output:
         process = subprocess.Popen(command, env=env, stdout=output, stderr=output)
@@ -98,7 +93,9 @@ def open_server(choice: str, peers: Path, directory: Path) -> Iterator[Server]:
             require(process.poll() is None and time.monotonic() < deadline, f"{choice} does not serve:\n{tail(log)}")
             time.sleep(0.05)
         name = "MinIO" if choice == "minio" else "rclone serve s3"
-        yield Server(f"http://{address}", f"{name} on {directory}, a process of this machine")
+        # MinIO keeps what was deleted for minutes, and these stores stand in memory: a race would run out of it.
+        trash = directory / ".minio.sys/tmp/.trash" if choice == "minio" else None
+        yield Server(f"http://{address}", f"{name} on {directory}, a process of this machine", trash)
     finally:
         process.terminate()
         process.wait(30)

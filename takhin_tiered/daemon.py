@@ -63,6 +63,8 @@ class _Daemon:
         log = logs.logger()
         # A thread that hashes or walks a log must not hold an answer up for the usual 5 ms at each turn.
         sys.setswitchinterval(0.0005)
+        # Nor are all processors to hash at once.
+        self._storage.engine.reading = asyncio.Semaphore(max(1, (os.cpu_count() or 1) // 2))
         # The SDK's models are half a million objects that stay: a collection that walks them stops the loop for 0.1 s.
         gc.collect()
         gc.freeze()

@@ -55,9 +55,8 @@ class Engine:
     clock: Callable[[], float] = time.time
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     cycle_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-    # So many segments at a time are read for their checksums: more would only keep the processors from all else. On
-    # two processors, one: archives of 32 x 32 MiB take no longer, and answers half as long.
-    reading: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(max(1, (os.cpu_count() or 1) // 2)))
+    # So many segments at a time are read for their checksums: more would only keep the processors from all else.
+    reading: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(os.cpu_count() or 1))
     # So many ranges of large objects at a time, whatever is restored: each takes a connection, and a thread.
     ranges: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(8))
     turns: Turns = field(default_factory=Turns)
