@@ -14,13 +14,13 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 import aiohttp
 from aiobotocore.httpsession import AIOHTTPSession
 from aiobotocore.response import StreamingBody
 from aiohttp.payload import Payload
-from botocore.auth import SIGNED_HEADERS_BLACKLIST, S3SigV4Auth
+from botocore.auth import SIGNED_HEADERS_BLACKLIST, S3SigV4Auth, _host_from_url
 from botocore.exceptions import BotoCoreError
 from botocore.handlers import add_expect_header
 
@@ -138,7 +138,7 @@ class Requests:
         if more["signature_version"] == "s3v4" and request.url.startswith(f"{url}/"):
             self._address = _Address(
                 url,
-                urlsplit(url).netloc,
+                _host_from_url(url),
                 signing.get("signing_name", signing_name),
                 signing.get("region", region_name),
             )
