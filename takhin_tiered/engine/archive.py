@@ -41,6 +41,8 @@ async def archive(engine: Engine, identity: SegmentId, *, evict: bool, expected:
                 return segment
             _require_movable(engine, segment)
             if before is not None and before != segment.local:
+                # What is changing now may change without a trace in its times: it is read after the wait, not before.
+                await in_thread(opened.close)
                 segment = await _require_settled(engine, segment, by_plan=expected is not None)
             fresh = not segment.is_proven
             if fresh:
@@ -103,6 +105,8 @@ async def copy_held(
             manifest = await upload.run()
             break
         except OtherBytes:
+            # Each attempt reads what it sends.
+            opened.content = None
             await upload.undo()
             # Either another generation is committed that the catalog does not know, or an upload broke off.
             existing = await load_manifest(engine, identity)

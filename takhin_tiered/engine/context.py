@@ -105,7 +105,9 @@ async def refresh(engine: Engine, identity: SegmentId, opened: OpenSegment | Non
         active=identity.base_offset == listing.active,
         lease_until=known.lease_until if files.log is not None else 0.0,
     )
-    if fresh != known:
+    if fresh == known:
+        engine.catalog.confirm(identity)
+    else:
         engine.catalog.put(fresh)
     return fresh
 
@@ -191,7 +193,7 @@ def disk_errors(identity: SegmentId) -> Iterator[None]:
         raise DiskError(
             f"the disk failed on segment {identity.path}: {name} ({error.filename or 'file'})",
             segment=identity.path,
-            hint="Nothing was removed; the next cycle tries again",
+            hint="What still stands there is whole; the next cycle tries again",
         ) from error
 
 

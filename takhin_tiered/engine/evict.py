@@ -103,8 +103,6 @@ def _unlink(
     if copied is not None:
         copied.close()
     with open_partition(engine, identity) as partition:
-        if not partition.is_in_place():
-            raise SegmentChanged(f"the directory of segment {identity.path} was moved away", segment=identity.path)
         # The proof may have taken minutes, in which a broker that truncates can have made this the active segment.
         if not is_behind(partition, identity, engine.catalog.active_offset(identity)):
             listing = scan_partition(engine.data_dir, identity.directory)
@@ -112,6 +110,9 @@ def _unlink(
                 raise SegmentActive(
                     f"segment {identity.path} became the active one of its partition", segment=identity.path
                 )
+        # Last, as what was listed is the directory of that name, whichever that is.
+        if not partition.is_in_place():
+            raise SegmentChanged(f"the directory of segment {identity.path} was moved away", segment=identity.path)
         for kind, stat in expected.items():
             if partition.stat(identity.file(kind)) != stat:
                 raise SegmentChanged(

@@ -27,7 +27,7 @@ class Content:
 
 
 class OpenSegment:
-    """Not open at first. Its methods block, and raise `OSError`.
+    """Not open at first. Its methods block; `open` and `read` raise `OSError`.
 
     ``stats`` is how the files stood when they were opened. ``content`` is there from then on where all of it is
     small, which saves a turn in a thread, with the MD5 in any case; else it is None.
@@ -49,8 +49,9 @@ class OpenSegment:
             self.content = self.read(dict.fromkeys(self.files, 0), with_md5=True)
 
     def close(self) -> None:
-        """Nothing, where it is not open."""
-        self._stack.close()
+        """Nothing, where it is not open. An error is of no interest: these files were only read."""
+        with suppress(OSError):
+            self._stack.close()
         self.files, self.stats, self.content = {}, NO_FILES, None
 
     def read(self, part_sizes: Mapping[FileKind, int], *, with_md5: bool) -> Content:

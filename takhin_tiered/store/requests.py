@@ -186,15 +186,17 @@ class Requests:
     async def _answer(self, method: str, response: Any) -> dict[str, Any] | None:
         """None for whatever is not plainly what was asked for."""
         status, headers = response.status_code, response.headers
+        if response.raw.history or 300 <= status < 400:
+            # Another region, or another place, which was asked under this one's name: the SDK finds out which.
+            response.raw.release()
+            self._address = None
+            return None
         if status == _MISSING and (method == "HEAD" or _NO_SUCH_KEY in await response.content):
             raise NotThere
         if status == _REFUSED and method == "PUT":
             raise AlreadyThere
-        if status not in _SUCCESS[method] or response.raw.history:
+        if status not in _SUCCESS[method]:
             response.raw.release()
-            if response.raw.history or 300 <= status < 400:
-                # Another region, or another place: the SDK finds out which.
-                self._address = None
             if status == _NO_SUCH_RANGE:
                 raise EmptyRange("the range begins where the object ends")
             return None

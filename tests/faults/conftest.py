@@ -24,6 +24,7 @@ WORDS = {
     "test_store_faults.py": "faults of the store",
     "test_disk_faults.py": "faults of the disk",
     "test_swapped_paths.py": "paths swapped beneath a verb",
+    "test_late_bytes.py": "changes that come late",
 }
 
 
