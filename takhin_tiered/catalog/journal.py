@@ -123,7 +123,7 @@ class Journal:
             ),
         ]
         with _translated(self._path):
-            await self._database.transact(partial(_commit, work, point="catalog.writing"))
+            await self._database.transact(partial(_commit, work, lambda: reached("catalog.writing")))
         for partition in wholes:
             del self._changed[partition]
         self._changed.update({partition: len(rows) for partition, rows in changes.items()})
@@ -138,7 +138,7 @@ class Journal:
     async def set_meta(self, name: str, value: str) -> None:
         with _translated(self._path):
             work: _Work = [("INSERT OR REPLACE INTO meta VALUES (?, ?)", [(name, value)])]
-            await self._database.transact(partial(_commit, work))
+            await self._database.transact(partial(_commit, work, lambda: None))
 
     async def _changes(self) -> dict[Partition, dict[int, bytes]]:
         found: dict[Partition, dict[int, bytes]] = {}
@@ -194,13 +194,12 @@ async def _require_known_version(database: aiosqlite.Connection, path: Path, *, 
         raise CatalogError(f"{path} was written by an earlier release", hint="Start the daemon of this release once")
 
 
-def _commit(work: _Work, database: sqlite3.Connection, point: str = "") -> None:
+def _commit(work: _Work, before: Callable[[], None], database: sqlite3.Connection) -> None:
     try:
         for statement, rows in work:
             if rows:
                 database.executemany(statement, rows)
-        if point:
-            reached(point)
+        before()
         database.commit()
     except BaseException:
         # Else the half of it would be committed with the next write.
