@@ -55,9 +55,9 @@ class _Database(aiosqlite.Connection):
     async def transact(self, work: Callable[[sqlite3.Connection], None]) -> None:
         """A whole transaction in one turn of the database's thread, where each statement would take one.
 
-        The library's every call is one `_execute`.
+        The library's every call is one `_execute`, the only method that takes more than one statement.
         """
-        await self._execute(work, self._conn)  # type: ignore[no-untyped-call]
+        await self._execute(work, self._conn)  # type: ignore[no-untyped-call]  # the library gives this one no types
 
 
 class Journal:

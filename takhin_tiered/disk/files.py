@@ -42,9 +42,6 @@ class OpenFile(NamedTuple):
     found: FileStat
     mode: int
 
-    def stat(self) -> FileStat:
-        return as_file_stat(os.fstat(self.fd))
-
     def read(self, offset: int, length: int) -> bytes:
         return os.pread(self.fd, length, offset)
 

@@ -160,10 +160,8 @@ class Upload:
         archived = self._existing.files.get(kind) if self._existing else None
         if archived is None or self._existing is None:
             return None
-        if (archived.size, archived.sha256) == (
-            self._opened.size(kind),
-            checksum.sha256,
-        ) and kind not in self._distrusted:
+        is_same = (archived.size, archived.sha256) == (self._opened.size(kind), checksum.sha256)
+        if is_same and kind not in self._distrusted:
             try:
                 await prove_file(self._engine, self._identity, archived)
                 return archived

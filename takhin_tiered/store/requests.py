@@ -85,7 +85,7 @@ class _Headers(dict[str, str]):
         return [self[name]]
 
 
-class _Signer(S3SigV4Auth):  # type: ignore[misc]  # the SDK has no types
+class _Signer(S3SigV4Auth):  # type: ignore[misc]  # the SDK has no types: its classes are Any
     """The SDK's, but for the e-mail in which it collects, twice, the headers to be signed."""
 
     def headers_to_sign(self, request: _Request) -> _Headers:

@@ -15,8 +15,10 @@ from pathlib import Path
 import pytest
 
 from takhin_tiered import SegmentChanged, State, TieredStorage
+from takhin_tiered.disk.files import DataDir
 from takhin_tiered.disk.look import scan_partition
 from takhin_tiered.disk.scan import scan
+from takhin_tiered.segments.listing import PartitionListing
 from tests.faults.truth import Folder
 from tests.support import AtPoint, Broker, directory_settings
 
@@ -73,14 +75,14 @@ async def test_a_partition_that_is_moved_while_it_is_listed_keeps_its_files(
     place, aside = broker.root / "orders-0", tmp_path / "aside"
     active = max(place.glob("*.log"))
 
-    def move_and_look(*arguments: object) -> object:
+    def move_and_look(data_dir: DataDir, name: str) -> PartitionListing | None:
         place.rename(aside)
         if then == "symlink":
             place.symlink_to(aside)
         if then == "directory":
             place.mkdir()
             (place / "00000000000000999999.log").write_bytes(b"x")
-        return scan_partition(*arguments)  # type: ignore[arg-type]
+        return scan_partition(data_dir, name)
 
     async with TieredStorage.open(directory_settings(broker, tmp_path / "store")) as storage:
         # The broker truncates: the log that was active is gone, so the directory is listed.
