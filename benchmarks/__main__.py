@@ -79,6 +79,9 @@ def main() -> int:
                 # What was measured is kept, whatever comes after it.
                 names = {result.scenario for result in results}
                 report.write(chosen.out, machine, [*(r for r in before if r.scenario not in names), *results])
+    except Failed as error:
+        print(f"benchmarks: {error}", file=sys.stderr)
+        return 1
     finally:
         shutil.rmtree(work, ignore_errors=True)
     print(report.table(machine, results))

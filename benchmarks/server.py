@@ -70,6 +70,8 @@ class Server:
 def open_server(choice: str, peers: Path, directory: Path) -> Iterator[Server]:
     """``rclone``, ``minio``, or the URL of an endpoint that runs already, with credentials in the environment."""
     if "://" in choice:
+        known = botocore.session.get_session().get_credentials() is not None
+        require(known, f"set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY to what {choice} takes")
         yield Server(choice, f"the server at {choice}")
         return
     os.environ.setdefault("AWS_ACCESS_KEY_ID", "benchmark")
