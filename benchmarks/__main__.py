@@ -100,10 +100,16 @@ def _touch_memory(work: Path, size: int = 8 << 30) -> None:
 
 
 def _when(server: str) -> str:
-    command = ["git", "-C", str(HERE), "describe", "--always", "--dirty"]
-    commit = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip() or "no commit"
+    commit = _git("describe", "--always") or "no commit"
+    # The results of the scenarios before are no change of what is measured.
+    commit += "-dirty" if _git("status", "--porcelain", "--", ":/", ":(exclude)results") else ""
     load = " ".join(f"{value:.2f}" for value in os.getloadavg())
     return f"{datetime.now(UTC).isoformat(timespec='minutes')}, {commit}, {server}; load at the end {load}"
+
+
+def _git(*arguments: str) -> str:
+    command = ["git", "-C", str(HERE), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
 
 
 def _machine(peers: Path, work: Path, *, quick: bool) -> dict[str, str]:
