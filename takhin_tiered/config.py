@@ -7,71 +7,61 @@ as it is: what is not under ``storage.tiered`` and not known here is the broker'
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
-import yaml
-from pydantic import (
-    BeforeValidator,
-    Field,
-    PrivateAttr,
-    SecretStr,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
-from pydantic.fields import FieldInfo
-from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic import BeforeValidator, Field, PrivateAttr, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from takhin_tiered.errors import ConfigError
+from takhin_tiered.config_sources import (
+    ENV_PREFIX,
+    OURS,
+    ByKey,
+    Environment,
+    explained,
+    find_config,
+    is_ours,
+    read_yaml,
+    refuse_unknown,
+    variable,
+)
+from takhin_tiered.config_values import (
+    Addresses,
+    Directories,
+    Globs,
+    Keywords,
+    Limits,
+    OptionalPath,
+    Prefixes,
+    none_if_empty,
+    shown,
+    within,
+)
 from takhin_tiered.segments.policy import Policy
 
-ENV_PREFIX = "TAKHIN_"
-CONFIG_VARIABLE = "TAKHIN_CONFIG"
-DEFAULT_CONFIG = Path("/etc/takhin/takhin.yaml")
+__all__ = ["ENV_PREFIX", "STATE_DIR_NAME", "Mode", "Settings", "find_config"]
+
 STATE_DIR_NAME = ".takhin-tiered"
 
-_OURS = "storage.tiered"
-_LATER = ("compression.", "encryption.", "api.tls.")
+Mode = Literal["copy", "trim", "move"]
+
 _WITHOUT_EFFECT = ("hot_min_access_hz", "hot_min_access_count", "tier_check_interval_minutes")
-_TABLES = {"storage.tiered.retention.hours", "storage.tiered.retention.bytes"}
-_SECRET = {"storage.tiered.api.token", "storage.tiered.s3.endpoint"}
+_CLIENT = "storage.tiered.broker.client"
+_TABLES = {"storage.tiered.retention.hours", "storage.tiered.retention.bytes", _CLIENT}
+_SECRET = {"storage.tiered.api.token", "storage.tiered.s3.endpoint", _CLIENT}
 _LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
+# What tells a state directory that an earlier release made inside the data directory.
+_STATE_FILES = ("catalog.db", "lock")
+_KAFKAS = "meta.properties"
 
 
 def _key(name: str, default: Any = ..., **constraints: Any) -> Any:
     return Field(default, validation_alias=name, **constraints)
-
-
-def _split_commas(value: object) -> object:
-    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
-
-
-def _none_if_empty(value: object) -> object:
-    return None if value == "" else value
-
-
-def _limits(value: object) -> object:
-    """A number for all topics, ``{"orders-*": 720}``, or the same as text: ``orders-*=720,*=8760``."""
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return (("*", value),)
-    if isinstance(value, dict):
-        return tuple(value.items())
-    if isinstance(value, str):
-        pairs = [part.rpartition("=") for part in value.split(",") if part.strip()]
-        return tuple((glob.strip() or "*", number) for glob, _, number in pairs)
-    return value
-
-
-Limits = Annotated[tuple[tuple[str, Annotated[float, Field(gt=0)]], ...], BeforeValidator(_limits)]
-Globs = Annotated[tuple[str, ...], BeforeValidator(_split_commas)]
-OptionalPath = Annotated[Path | None, BeforeValidator(_none_if_empty)]
 
 
 class Settings(BaseSettings):
@@ -79,17 +69,20 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(populate_by_name=True, extra="forbid", frozen=True, allow_inf_nan=False)
 
-    data_dir: Path = _key("storage.data.dir")
+    data_dirs: Directories = _key("storage.data.dir")
     enabled: bool = _key("storage.tiered.enabled", False)
     s3_bucket: str = _key("storage.tiered.s3.bucket", "")
     s3_region: str = _key("storage.tiered.s3.region", "us-east-1")
     s3_prefix: str = _key("storage.tiered.s3.prefix", "takhin-segments")
     s3_endpoint: str = _key("storage.tiered.s3.endpoint", "")
+    s3_prefixes_read: Prefixes = _key("storage.tiered.s3.prefixes.read", ())
     directory_path: OptionalPath = _key("storage.tiered.directory.path", None)
     cold_age_hours: float = _key("storage.tiered.cold.age.hours", 168.0, gt=0)
     warm_age_hours: float = _key("storage.tiered.warm.age.hours", 72.0, ge=0)
     archive_interval_minutes: float = _key("storage.tiered.archive.interval.minutes", 60.0, gt=0)
-    archive_mode: Literal["move", "copy"] = _key("storage.tiered.archive.mode", "move")
+    archive_mode: Annotated[Mode | None, BeforeValidator(none_if_empty)] = _key("storage.tiered.archive.mode", None)
+    archive_before_retention: bool = _key("storage.tiered.archive.before.retention", True)
+    archive_superseded_keep_hours: float = _key("storage.tiered.archive.superseded.keep.hours", 0.0, ge=0)
     archive_corrupt: Literal["archive", "refuse"] = _key("storage.tiered.archive.corrupt", "archive")
     archive_concurrency: int = _key("storage.tiered.archive.concurrency", 4, ge=1, le=256)
     auto_archive_enabled: bool = _key("storage.tiered.auto.archive.enabled", True)
@@ -108,6 +101,10 @@ class Settings(BaseSettings):
     tier_check_interval_minutes: float = _key("storage.tiered.tier.check.interval.minutes", 30.0, gt=0)
     topics_include: Globs = _key("storage.tiered.topics.include", ("*",))
     topics_exclude: Globs = _key("storage.tiered.topics.exclude", ("__*",))
+    topics_compacted: Literal["skip", "archive"] = _key("storage.tiered.topics.compacted", "skip")
+    broker_bootstrap: Addresses = _key("storage.tiered.broker.bootstrap", "")
+    broker_client: Keywords = _key("storage.tiered.broker.client", {})
+    trim_ignore_groups: Globs = _key("storage.tiered.trim.ignore.groups", ())
     api_host: str = _key("storage.tiered.api.host", "127.0.0.1", min_length=1)
     api_port: int = _key("storage.tiered.api.port", 8080, ge=0, le=65535)
     api_token: SecretStr = _key("storage.tiered.api.token", SecretStr(""))
@@ -116,6 +113,12 @@ class Settings(BaseSettings):
     log_format: Literal["json", "text"] = _key("logging.format", "json")
 
     _sources: dict[str, str] = PrivateAttr(default_factory=dict)
+
+    def __init__(self, **values: Any) -> None:
+        """Fields or keys by name; ``data_dir``, one path or several, is ``data_dirs``."""
+        if "data_dir" in values:
+            values["data_dirs"] = values.pop("data_dir")
+        super().__init__(**values)
 
     @classmethod
     def settings_customise_sources(
@@ -126,7 +129,7 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        return _Environment(settings_cls), _ByKey(settings_cls, init_settings)
+        return Environment(settings_cls), ByKey(settings_cls, init_settings)
 
     @classmethod
     def load(cls, path: str | Path | None = None) -> Self:
@@ -135,18 +138,19 @@ class Settings(BaseSettings):
         Raises `ConfigError`, which names every key that is wrong, and where it was set.
         """
         file = find_config(path)
-        values = _read_yaml(file) if file else {}
-        _refuse_unknown((key for key in values if _is_ours(key)), str(file))
-        known = {key: value for key, value in values.items() if key in _fields_by_key()}
-        variables = {name for name in os.environ if name.startswith(_variable(_OURS) + "_")}
-        _refuse_unknown((name for name in variables if name not in _keys_by_variable()), "the environment")
+        values = read_yaml(file, _TABLES) if file else {}
+        fields = _fields_by_key()
+        refuse_unknown((key for key in values if is_ours(key)), str(file), fields)
+        known = {key: value for key, value in values.items() if key in fields}
+        variables = {name for name in os.environ if name.startswith(variable(OURS) + "_")}
+        refuse_unknown(variables - {variable(key) for key in fields}, "the environment", fields)
         try:
             settings = cls(**known)
         except ValidationError as error:
-            raise _explained(error, known, file) from None
-        for key in _fields_by_key():
-            if os.environ.get(_variable(key)):
-                settings._sources[key] = _variable(key)
+            raise explained(error, known, file, fields, _SECRET) from None
+        for key in fields:
+            if os.environ.get(variable(key)):
+                settings._sources[key] = variable(key)
             elif key in known:
                 settings._sources[key] = str(file)
         return settings
@@ -164,13 +168,6 @@ class Settings(BaseSettings):
     def _bucket_is_a_name(cls, value: str) -> str:
         if value and not _BUCKET.fullmatch(value):
             raise ValueError("must be a bucket name: 3 to 63 of a-z, 0-9, '-' and '.'")
-        return value
-
-    @field_validator("data_dir")
-    @classmethod
-    def _data_dir_is_named(cls, value: Path) -> Path:
-        if str(value) == ".":
-            raise ValueError("must name the broker's segment directory")
         return value
 
     @field_validator("retention_bytes")
@@ -197,34 +194,82 @@ class Settings(BaseSettings):
             raise ValueError(
                 f"storage.tiered.api.host is {self.api_host}, which others can reach: set storage.tiered.api.token"
             )
-        if self.directory_path is not None and _within(self.directory_path, self.data_dir):
-            raise ValueError("storage.tiered.directory.path must not be inside storage.data.dir")
+        for path in self.data_dirs:
+            if self.directory_path is not None and within(self.directory_path, path):
+                raise ValueError("storage.tiered.directory.path must not be inside storage.data.dir")
+        if len(self.data_dirs) > 1 and self.state_path is None:
+            raise ValueError(
+                "storage.data.dir names several directories: set storage.tiered.state.dir, "
+                "as the state stands beside none of them"
+            )
+        if self.archive_mode == "trim" and not self.broker_bootstrap:
+            raise ValueError(
+                "storage.tiered.archive.mode trim asks the broker to delete: set storage.tiered.broker.bootstrap"
+            )
+        if self._written_prefix in self.read_prefixes:
+            raise ValueError("storage.tiered.s3.prefixes.read names the prefix that is written to")
         return self
+
+    @property
+    def data_dir(self) -> Path:
+        """The first data directory: for most brokers the only one."""
+        return self.data_dirs[0]
 
     @property
     def has_store(self) -> bool:
         return bool(self.s3_bucket) or self.directory_path is not None
 
     @property
-    def state_dir(self) -> Path:
-        """Where the catalog and the lock are.
+    def read_prefixes(self) -> tuple[str, ...]:
+        """Where earlier daemons archived to: prefixes of the bucket, or absolute paths of directory stores.
 
-        Apache Kafka does not start with a directory in its log directory that is no partition, so the
-        default stands beside a log directory of Kafka's, and inside any other data directory.
+        The path of a directory store may be given relative to the directory that this one's stands in.
+        """
+        if self.directory_path is None:
+            return tuple(prefix.strip("/") for prefix in self.s3_prefixes_read)
+        return tuple(os.path.abspath(self.directory_path.parent / path) for path in self.s3_prefixes_read)  # noqa: PTH100
+
+    @property
+    def _written_prefix(self) -> str:
+        return self.s3_prefix.strip("/") if self.directory_path is None else os.path.abspath(self.directory_path)  # noqa: PTH100
+
+    @property
+    def state_dir(self) -> Path:
+        """Where the catalog and the lock are: beside the data directory, unless it is set.
+
+        Apache Kafka does not start with a directory in its log directory that is no partition, and an empty
+        directory may become Kafka's. A state directory that an earlier release made inside is used on.
         """
         if self.state_path is not None:
             return self.state_path
-        data_dir = self.data_dir.absolute()
-        if (data_dir / "meta.properties").exists():
-            return data_dir.with_name(data_dir.name + STATE_DIR_NAME)
-        return data_dir / STATE_DIR_NAME
+        data_dir = Path(os.path.abspath(self.data_dir))  # noqa: PTH100 - of "data/.." the name would be ".."
+        inside = data_dir / STATE_DIR_NAME
+        if any((inside / name).exists() for name in _STATE_FILES) and not (data_dir / _KAFKAS).exists():
+            return inside
+        return data_dir.with_name(data_dir.name + STATE_DIR_NAME)
+
+    def mode(self, kafka: bool) -> Mode:
+        """How space is freed: as it is set, or else as it is safe beside Kafka, or beside any other broker."""
+        return self.archive_mode or ("copy" if kafka else "move")
+
+    @property
+    def broker_arguments(self) -> dict[str, Any]:
+        """`broker_client` as the Kafka library takes it, its secrets in the clear."""
+        return {
+            name: value.get_secret_value() if isinstance(value, SecretStr) else value
+            for name, value in self.broker_client.items()
+        }
 
     @property
     def policy(self) -> Policy:
+        """The rules beside a broker that is not Kafka."""
+        return self.policy_for(kafka=False)
+
+    def policy_for(self, *, kafka: bool) -> Policy:
         return Policy(
             enabled=self.enabled,
             auto_archive=self.auto_archive_enabled,
-            keep_local=self.archive_mode == "copy",
+            keep_local=self.mode(kafka) != "move",
             warm_age=self.warm_age_hours * 3600,
             cold_age=self.cold_age_hours * 3600,
             lease=self.restore_lease_hours * 3600,
@@ -242,141 +287,12 @@ class Settings(BaseSettings):
     def items(self) -> Iterator[tuple[str, str]]:
         """Every key with its effective value, as it may be shown: secrets are masked."""
         for key, name in _fields_by_key().items():
-            value = getattr(self, name)
-            if name == "state_path":
-                value = self.state_dir
-            if isinstance(value, tuple):
-                value = ",".join(part if isinstance(part, str) else f"{part[0]}={_number(part[1])}" for part in value)
-            if isinstance(value, float):
-                value = _number(value)
-            yield key, str(value).lower() if isinstance(value, bool) else "" if value is None else str(value)
+            yield key, shown(self.state_dir if name == "state_path" else getattr(self, name))
 
     def without_effect(self) -> list[str]:
         """Keys that were set, and that this version accepts without acting on them."""
         return [key for key, name in _fields_by_key().items() if name in _WITHOUT_EFFECT and key in self._sources]
 
 
-class _Environment(PydanticBaseSettingsSource):
-    """``TAKHIN_…`` variables, by the key of each field. An empty variable counts as not set."""
-
-    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
-        key = str(field.validation_alias)
-        return os.environ.get(_variable(key)) or None, field_name, False
-
-    def __call__(self) -> dict[str, Any]:
-        found = {}
-        for name, field in self.settings_cls.model_fields.items():
-            value, _, _ = self.get_field_value(field, name)
-            if value is not None:
-                found[str(field.validation_alias)] = value
-        return found
-
-
-class _ByKey(PydanticBaseSettingsSource):
-    """Keyword arguments, whether they name the field or the key."""
-
-    def __init__(self, settings_cls: type[BaseSettings], given: PydanticBaseSettingsSource) -> None:
-        super().__init__(settings_cls)
-        assert isinstance(given, InitSettingsSource)
-        self._given = given.init_kwargs
-
-    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:  # noqa: ARG002
-        return self._given.get(field_name), field_name, False
-
-    def __call__(self) -> dict[str, Any]:
-        fields = self.settings_cls.model_fields
-        return {
-            str(fields[name].validation_alias) if name in fields else name: value for name, value in self._given.items()
-        }
-
-
-def _number(value: float) -> str:
-    """Exactly, and without a fraction where there is none."""
-    return str(int(value)) if value == int(value) else repr(value)
-
-
-def find_config(path: str | Path | None) -> Path | None:
-    """The file to read: the one given, ``$TAKHIN_CONFIG``, or the default one if it is there."""
-    chosen = path or os.environ.get(CONFIG_VARIABLE)
-    if chosen:
-        return Path(chosen)
-    return DEFAULT_CONFIG if DEFAULT_CONFIG.is_file() else None
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    try:
-        document = yaml.safe_load(path.read_text())
-    except OSError as error:
-        raise ConfigError(f"cannot read the configuration: {error}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not YAML: {error}") from error
-    if document is None:
-        return {}
-    if not isinstance(document, dict):
-        raise ConfigError(f"{path} is not a mapping of keys to values")
-    return dict(_flatten(document, ""))
-
-
-def _flatten(value: Mapping[Any, Any], prefix: str) -> Iterator[tuple[str, Any]]:
-    for name, inner in value.items():
-        key = f"{prefix}{name}"
-        if isinstance(inner, dict) and key not in _TABLES:
-            yield from _flatten(inner, f"{key}.")
-        elif inner is not None:
-            yield key, inner
-
-
 def _fields_by_key() -> dict[str, str]:
     return {str(field.validation_alias): name for name, field in Settings.model_fields.items()}
-
-
-def _variable(key: str) -> str:
-    return ENV_PREFIX + key.replace(".", "_").upper()
-
-
-def _keys_by_variable() -> dict[str, str]:
-    return {_variable(key): key for key in _fields_by_key()}
-
-
-def _is_ours(key: str) -> bool:
-    return key == _OURS or key.startswith(f"{_OURS}.")
-
-
-def _refuse_unknown(names: Iterable[str], where: str) -> None:
-    """Raise for keys, or variables, that are not known; the nearest known one is told."""
-    known = _fields_by_key()
-    complaints = []
-    for name in sorted(names):
-        if name in known:
-            continue
-        rest = name.removeprefix(f"{_OURS}.").removeprefix(_variable(_OURS) + "_").lower().replace("_", ".")
-        if rest.startswith(_LATER):
-            complaints.append(f"{name} (in {where}) is not supported by this version")
-            continue
-        candidates = list(known) if name.startswith(_OURS) else list(_keys_by_variable())
-        near = difflib.get_close_matches(name, candidates, n=1, cutoff=0.0)
-        complaints.append(f"unknown key {name} (in {where}); the nearest known key is {near[0]}")
-    if complaints:
-        raise ConfigError("; ".join(complaints))
-
-
-def _explained(error: ValidationError, values: Mapping[str, Any], file: Path | None) -> ConfigError:
-    by_name = {name: key for key, name in _fields_by_key().items()}
-    complaints = []
-    for problem in error.errors():
-        key = str(problem["loc"][0]) if problem["loc"] else ""
-        key = by_name.get(key, key)
-        message = str(problem["msg"]).removeprefix("Value error, ")
-        if not key:
-            complaints.append(message)
-        elif problem["type"] == "missing":
-            complaints.append(f"{key} is required: set it in the configuration file, or {_variable(key)}")
-        else:
-            where = _variable(key) if os.environ.get(_variable(key)) else str(file) if key in values else "an argument"
-            shown = "" if key in _SECRET else f", not {problem.get('input')!r}"
-            complaints.append(f"{key} (in {where}): {message}{shown}")
-    return ConfigError("; ".join(complaints))
-
-
-def _within(path: Path, directory: Path) -> bool:
-    return path.resolve().is_relative_to(directory.resolve())

@@ -169,7 +169,7 @@ class TieredStorage:
             **asdict(self.stats()),
             "quarantined_segments": engine.catalog.quarantined,
             "enabled": engine.policy.enabled,
-            "mode": self.settings.archive_mode,
+            "mode": self.settings.mode(kafka=False),
             "data_dir": str(self.settings.data_dir),
             "disk_free_bytes": engine.data_dir.free_bytes(),
             "store": engine.store.address if self.settings.has_store else None,

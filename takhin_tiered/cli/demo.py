@@ -135,7 +135,7 @@ def _checksum(data: Path, segment: SegmentId) -> str:
 
 
 def _disk_usage(path: Path) -> int:
-    return sum(file.stat().st_blocks * 512 for file in path.rglob("*") if file.parent.name != ".takhin-tiered")
+    return sum(file.stat().st_blocks * 512 for file in path.rglob("*"))
 
 
 def _print_plan(out: Console, plan: Plan) -> None:

@@ -151,7 +151,7 @@ def archive(context: typer.Context, paths: Paths) -> None:
 
     async def work(settings: Settings) -> None:
         async with open_access(settings, changing=True) as access:
-            states = {str(State.LOCAL)} if settings.archive_mode == "copy" else {str(State.LOCAL), str(State.COPIED)}
+            states = {str(State.LOCAL)} if settings.policy.keep_local else {str(State.LOCAL), str(State.COPIED)}
             chosen = await expand(access, paths, states)
             _exit_if(await move_all(chosen, access.archive, "archived", at_once=settings.archive_concurrency))
 
@@ -253,8 +253,9 @@ def config_check(context: typer.Context) -> None:
     settings = _settings(context)
     for key in settings.without_effect():
         error_console().print(f"Warning: {key} has no effect in this version")
-    if not settings.data_dir.is_dir():
-        error_console().print(f"Warning: storage.data.dir {settings.data_dir} is not a directory on this machine")
+    for path in settings.data_dirs:
+        if not path.is_dir():
+            error_console().print(f"Warning: storage.data.dir {path} is not a directory on this machine")
     console().print(f"The configuration is valid ({find_config(context.obj) or 'from the environment'})")
 
 

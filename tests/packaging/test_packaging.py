@@ -183,7 +183,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 def flatten(value: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for name, inner in value.items():
-        if isinstance(inner, dict):
+        if isinstance(inner, dict) and inner:
             yield from flatten(inner, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", inner

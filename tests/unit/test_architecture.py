@@ -20,6 +20,7 @@ LEVELS = [
     {"catalog", "disk", "store"},
     {"codec"},
     {"config", "logs", "metrics", "concurrency", "points"},
+    {"config_sources", "config_values"},
     {"segments", "formats"},
     {"errors"},
 ]

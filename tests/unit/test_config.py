@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -98,7 +99,14 @@ def test_the_defaults_are_those_of_the_contract(load: Load) -> None:
         "storage.tiered.cold.age.hours": "168",
         "storage.tiered.warm.age.hours": "72",
         "storage.tiered.archive.interval.minutes": "60",
-        "storage.tiered.archive.mode": "move",
+        "storage.tiered.archive.mode": "",
+        "storage.tiered.archive.before.retention": "true",
+        "storage.tiered.archive.superseded.keep.hours": "0",
+        "storage.tiered.trim.ignore.groups": "",
+        "storage.tiered.s3.prefixes.read": "",
+        "storage.tiered.broker.bootstrap": "",
+        "storage.tiered.broker.client": "",
+        "storage.tiered.topics.compacted": "skip",
         "storage.tiered.archive.concurrency": "4",
         "storage.tiered.auto.archive.enabled": "true",
         "storage.tiered.local.cache.size.mb": "10240",
@@ -110,7 +118,7 @@ def test_the_defaults_are_those_of_the_contract(load: Load) -> None:
         "storage.tiered.topics.exclude": "__*",
         "storage.tiered.api.host": "127.0.0.1",
         "storage.tiered.api.port": "8080",
-        "storage.tiered.state.dir": "/srv/data/.takhin-tiered",
+        "storage.tiered.state.dir": "/srv/data.takhin-tiered",
         "logging.level": "info",
         "logging.format": "json",
     }
@@ -211,7 +219,9 @@ NONSENSE = [
     ("enabled", "perhaps"), ("archive.mode", "delete"), ("archive.corrupt", "ignore"), ("topics.include", "5"),
     ("retention.hours", "0"), ("retention.hours", "-1"), ("retention.hours", ".nan"), ("retention.hours", ".inf"),
     ("retention.hours", "orders"), ("retention.hours", "orders=x"), ("retention.hours", "true"),
-    ("retention.bytes", "{orders: -5}"), ("retention.bytes", "{orders: {eu: 5}}"),
+    ("archive.superseded.keep.hours", "-1"),
+    ("archive.before.retention", "sometimes"), ("topics.compacted", "take"), ("trim.ignore.groups", "5"),
+    ("s3.prefixes.read", "5"), ("retention.bytes", "{orders: -5}"), ("retention.bytes", "{orders: {eu: 5}}"),
 ]  # fmt: skip
 
 
@@ -382,13 +392,175 @@ def test_a_file_that_is_not_there_is_told(tmp_path: Path, monkeypatch: pytest.Mo
         Settings.load()
 
 
-def test_the_state_stands_beside_a_log_directory_of_kafkas_own(tmp_path: Path) -> None:
-    data = tmp_path / "data"
+def test_the_state_stands_beside_the_data_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also of one that is empty, or not there yet: it may become Kafka's, which accepts no directory of ours inside."""
+    data, beside = tmp_path / "data", tmp_path / "data.takhin-tiered"
+    assert Settings(data_dir=data).state_dir == beside
     data.mkdir()
-    assert Settings(data_dir=data).state_dir == data / ".takhin-tiered"
+    assert Settings(data_dir=data).state_dir == beside
+    assert Settings(data_dir=tmp_path / "x" / ".." / "data").state_dir == beside
+    (data / "meta.properties").touch()
+    assert Settings(data_dir=data).state_dir == beside
+    assert Settings(data_dir=data, state_path=tmp_path / "state").state_dir == tmp_path / "state"
+    monkeypatch.chdir(data)
+    assert Settings(data_dir=Path("../data")).state_dir == beside
+
+
+@pytest.mark.parametrize("name", ["catalog.db", "lock"])
+def test_a_state_directory_that_an_earlier_release_made_inside_is_used_on(tmp_path: Path, name: str) -> None:
+    data = tmp_path / "data"
+    inside = data / ".takhin-tiered"
+    inside.mkdir(parents=True)
+    assert Settings(data_dir=data).state_dir == tmp_path / "data.takhin-tiered"
+    (inside / name).touch()
+    assert Settings(data_dir=data).state_dir == inside
     (data / "meta.properties").touch()
     assert Settings(data_dir=data).state_dir == tmp_path / "data.takhin-tiered"
-    assert Settings(data_dir=data, state_path=tmp_path / "state").state_dir == tmp_path / "state"
+
+
+STATE = "storage.tiered.state.dir: /srv/state\n"
+
+
+@pytest.mark.parametrize("value", ["[/srv/a, /srv/b]", "/srv/a,/srv/b", "'/srv/a , /srv/b,'"])
+def test_several_data_directories_are_a_list_or_text_with_commas(load: Load, value: str) -> None:
+    settings = load(f"storage.data.dir: {value}\n{STATE}")
+    assert settings.data_dirs == (Path("/srv/a"), Path("/srv/b"))
+    assert settings.data_dir == Path("/srv/a")
+    assert dict(settings.items())["storage.data.dir"] == "/srv/a,/srv/b"
+
+
+def test_several_data_directories_in_the_environment_and_in_a_program(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = (tmp_path / "a", tmp_path / "b")
+    assert Settings(data_dir=wanted, state_path=tmp_path).data_dirs == wanted
+    assert Settings(data_dirs=[*map(str, wanted)], state_path=tmp_path).data_dirs == wanted
+    assert Settings(data_dir=str(tmp_path)).data_dirs == Settings(data_dir=tmp_path).data_dirs == (tmp_path,)
+    monkeypatch.setenv("TAKHIN_STORAGE_DATA_DIR", ",".join(map(str, wanted)))
+    monkeypatch.setenv("TAKHIN_STORAGE_TIERED_STATE_DIR", str(tmp_path))
+    assert Settings.load().data_dirs == wanted
+
+
+def test_a_directory_may_have_a_comma_in_its_name(load: Load, tmp_path: Path) -> None:
+    odd = tmp_path / "a,b"
+    odd.mkdir()
+    assert load(f"storage.data.dir: '{odd}'\n").data_dirs == (odd,)
+    assert load(f"storage.data.dir: ['{odd}-new']\n").data_dirs == (tmp_path / "a,b-new",)
+
+
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        ("[/srv/a, /srv/a/]", "/srv/a and /srv/a are the same directory"),
+        ("/srv/a,/srv/x/../a", "are the same directory"),
+        ("[/srv/a, /srv/b, /srv/a/orders-0]", "/srv/a/orders-0 is inside /srv/a"),
+        ("/srv/a/b,/srv/a", "/srv/a/b is inside /srv/a"),
+        ("[]", "must name the broker's segment directory"),
+        ("','", "must name the broker's segment directory"),
+        ("[/srv/a, '']", "must name the broker's segment directory"),
+        ("/", "must name the broker's segment directory"),
+        ("[[/srv/a]]", ""),
+        ("{a: b}", ""),
+        ("5", ""),
+    ],
+)
+def test_data_directories_that_make_no_sense_are_told(load: Load, value: str, told: str) -> None:
+    text = complaint(load, f"storage.data.dir: {value}\n{STATE}")
+    assert "storage.data.dir" in text
+    assert told in text
+
+
+def test_links_to_one_directory_are_one_directory(load: Load, tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    told = complaint(load, f"storage.data.dir: ['{tmp_path}/real', '{tmp_path}/link']\n{STATE}")
+    assert "are the same directory" in told
+
+
+def test_several_data_directories_need_a_state_directory_of_their_own(load: Load) -> None:
+    assert "set storage.tiered.state.dir" in complaint(load, "storage.data.dir: [/srv/a, /srv/b]\n")
+
+
+def test_the_archive_is_inside_none_of_the_data_directories(load: Load) -> None:
+    text = f"storage.data.dir: [/srv/a, /srv/b]\n{STATE}storage.tiered.directory.path: /srv/b/archive\n"
+    assert "must not be inside storage.data.dir" in complaint(load, text)
+
+
+@pytest.mark.parametrize(
+    ("mode", "beside_kafka", "elsewhere"), [("''", "copy", "move"), ("move", "move", "move"), ("copy", "copy", "copy")]
+)
+def test_the_mode_is_the_one_that_is_set_or_the_safe_one(
+    load: Load, mode: str, beside_kafka: str, elsewhere: str
+) -> None:
+    settings = load(DATA + f"storage.tiered.archive.mode: {mode}\n")
+    assert (settings.mode(kafka=True), settings.mode(kafka=False)) == (beside_kafka, elsewhere)
+    assert settings.policy_for(kafka=True).keep_local == (beside_kafka == "copy")
+    assert settings.policy.keep_local == (elsewhere == "copy")
+
+
+def test_trim_needs_a_broker_to_ask(load: Load) -> None:
+    text = DATA + "storage.tiered.archive.mode: trim\n"
+    told = complaint(load, text)
+    assert "storage.tiered.archive.mode" in told
+    assert "storage.tiered.broker.bootstrap" in told
+    settings = load(text + "storage.tiered.broker.bootstrap: 'b-1:9092, [::1]:9093'\n")
+    assert (settings.mode(kafka=True), settings.broker_bootstrap) == ("trim", "b-1:9092,[::1]:9093")
+    assert settings.policy_for(kafka=True).keep_local
+
+
+@pytest.mark.parametrize("address", ["broker", "http://broker:9092", "broker:port", "a:1 b:2", "::1:9092:"])
+def test_a_broker_is_an_address(load: Load, address: str) -> None:
+    assert "must be like broker-1:9092" in complaint(load, DATA + f"storage.tiered.broker.bootstrap: '{address}'\n")
+
+
+CLIENT = """
+storage.tiered.broker.client:
+  security_protocol: SASL_SSL
+  sasl_plain_username: takhin
+  sasl_plain_password: hunter2
+  ssl: {key.password: 5}
+"""
+
+
+def test_the_brokers_client_is_a_mapping_whose_passwords_are_masked(
+    load: Load, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = load(DATA + CLIENT.replace("ssl: {key.password: 5}", "SSL_PASSWORD: 12345"))
+    shown = dict(settings.items())["storage.tiered.broker.client"]
+    assert "hunter2" not in shown + repr(settings) + settings.model_dump_json()
+    assert "12345" not in shown
+    assert '"sasl_plain_username": "takhin"' in shown
+    plain = {
+        "security_protocol": "SASL_SSL",
+        "sasl_plain_username": "takhin",
+        "sasl_plain_password": "hunter2",
+        "SSL_PASSWORD": "12345",
+    }
+    assert settings.broker_arguments == plain
+    monkeypatch.setenv("TAKHIN_STORAGE_TIERED_BROKER_CLIENT", json.dumps(plain))
+    assert load(DATA).broker_arguments == plain
+    assert Settings(data_dir="/srv/data", broker_client=plain).broker_arguments == plain
+    assert load(DATA).source("storage.tiered.broker.client") == "TAKHIN_STORAGE_TIERED_BROKER_CLIENT"
+
+
+@pytest.mark.parametrize("value", ["hunter2", "[hunter2]", "'{\"password\": hunter2'", "5"])
+def test_a_client_that_is_no_mapping_is_told_and_not_repeated(load: Load, value: str) -> None:
+    told = complaint(load, DATA + f"storage.tiered.broker.client: {value}\n")
+    assert "must be a mapping, or JSON text of one" in told
+    assert "hunter2" not in told
+
+
+def test_prefixes_to_be_read_are_others_than_the_one_written_to(load: Load, tmp_path: Path) -> None:
+    key = "storage.tiered.s3.prefixes.read"
+    assert load(BUCKET + f"{key}: [old/one/, /two]\n").read_prefixes == ("old/one", "two")
+    assert load(BUCKET + f"{key}: old/one,two\n").s3_prefixes_read == ("old/one", "two")
+    for same in ("takhin-segments", "/takhin-segments/"):
+        assert "the prefix that is written to" in complaint(load, BUCKET + f"{key}: [{same}]\n")
+    assert key in complaint(load, BUCKET + f"{key}: ['']\n")
+    assert "twice" in complaint(load, BUCKET + f"{key}: [a, b, a/]\n")
+    directory = DATA + f"storage.tiered.directory.path: {tmp_path}/now\n"
+    assert load(directory + f"{key}: [old, /mnt/older]\n").read_prefixes == (f"{tmp_path}/old", "/mnt/older")
+    assert "the prefix that is written to" in complaint(load, directory + f"{key}: [x/../now]\n")
 
 
 def test_a_program_may_name_fields_or_keys_and_no_others(tmp_path: Path) -> None:

@@ -1,0 +1,127 @@
+"""The forms that a setting may have in YAML, in the environment and as an argument, and how they are shown."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from contextlib import suppress
+from itertools import permutations
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
+
+_SECRET_NAME = re.compile(r"password|secret|token", re.IGNORECASE)
+_ADDRESS = re.compile(r"(?:\[[^\]\s]+\]|[^:,\s\[\]]+):\d{1,5}")
+
+
+def split_commas(value: object) -> object:
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
+def none_if_empty(value: object) -> object:
+    return None if value == "" else value
+
+
+def _limits(value: object) -> object:
+    """A number for all topics, ``{"orders-*": 720}``, or the same as text: ``orders-*=720,*=8760``."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return (("*", value),)
+    if isinstance(value, dict):
+        return tuple(value.items())
+    if isinstance(value, str):
+        pairs = [part.rpartition("=") for part in value.split(",") if part.strip()]
+        return tuple((glob.strip() or "*", number) for glob, _, number in pairs)
+    return value
+
+
+def _directories(value: object) -> object:
+    """A path, a list of them, or text with commas; a directory whose own name has the comma is one path."""
+    if isinstance(value, os.PathLike):
+        return (value,)
+    if isinstance(value, str):
+        return split_commas(value) if "," in value and not Path(value).is_dir() else (value,)
+    return value
+
+
+def _are_apart(paths: tuple[Path, ...]) -> tuple[Path, ...]:
+    """Each names a directory, none of them twice, and none inside another."""
+    if not paths or any(str(path) == "." or os.path.abspath(path) == "/" for path in paths):  # noqa: PTH100
+        raise ValueError("must name the broker's segment directory")
+    for one, other in permutations(paths, 2):
+        if within(one, other):
+            same = os.path.realpath(one) == os.path.realpath(other)
+            raise ValueError(f"{one} and {other} are the same directory" if same else f"{one} is inside {other}")
+    return paths
+
+
+def _prefixes(value: object) -> object:
+    found = split_commas(value)
+    if isinstance(found, list | tuple):
+        return tuple(prefix.rstrip("/") if isinstance(prefix, str) else prefix for prefix in found)
+    return found
+
+
+def _are_named(prefixes: tuple[str, ...]) -> tuple[str, ...]:
+    if "" in prefixes:
+        raise ValueError("must name a prefix, not nothing")
+    if len(set(prefixes)) < len(prefixes):
+        raise ValueError("names a prefix twice")
+    return prefixes
+
+
+def _addresses(value: str) -> str:
+    parts = [part.strip() for part in value.split(",") if part.strip()]
+    if any(not _ADDRESS.fullmatch(part) for part in parts):
+        raise ValueError("must be like broker-1:9092,broker-2:9092")
+    return ",".join(parts)
+
+
+def _keywords(value: object) -> object:
+    """A mapping, or JSON text of one. What may be a secret is one from here on."""
+    if isinstance(value, str):
+        with suppress(ValueError):
+            value = json.loads(value or "{}")
+    if not isinstance(value, dict):
+        # The usual words for a wrong type would repeat it.
+        raise ValueError("must be a mapping, or JSON text of one")  # noqa: TRY004 - the library takes no TypeError
+    return {name: _hidden(inner) if _SECRET_NAME.search(str(name)) else inner for name, inner in value.items()}
+
+
+def _hidden(value: object) -> SecretStr:
+    return value if isinstance(value, SecretStr) else SecretStr("" if value is None else str(value))
+
+
+Limits = Annotated[tuple[tuple[str, Annotated[float, Field(gt=0)]], ...], BeforeValidator(_limits)]
+Globs = Annotated[tuple[str, ...], BeforeValidator(split_commas)]
+OptionalPath = Annotated[Path | None, BeforeValidator(none_if_empty)]
+Directories = Annotated[tuple[Path, ...], BeforeValidator(_directories), AfterValidator(_are_apart)]
+Prefixes = Annotated[tuple[str, ...], BeforeValidator(_prefixes), AfterValidator(_are_named)]
+Addresses = Annotated[str, AfterValidator(_addresses)]
+Keywords = Annotated[dict[str, Any], BeforeValidator(_keywords)]
+
+
+def within(path: Path, directory: Path) -> bool:
+    """Whether a path is a directory's own, or below it, wherever links lead."""
+    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(directory))
+
+
+def shown(value: object) -> str:
+    """As a variable takes it; a secret is masked."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float):
+        return _number(value)
+    if isinstance(value, dict):
+        return json.dumps(value, default=str) if value else ""
+    if isinstance(value, tuple):
+        return ",".join(f"{part[0]}={_number(part[1])}" if isinstance(part, tuple) else str(part) for part in value)
+    return str(value)
+
+
+def _number(value: float) -> str:
+    """Exactly, and without a fraction where there is none."""
+    return str(int(value)) if value == int(value) else repr(value)
