@@ -79,7 +79,9 @@ class _Daemon:
                 cycles = group.create_task(self._cycles())
                 helpers.append(group.create_task(self._watch_claim()))
                 self._systemd.notify(f"READY=1\nSTATUS=serving {sockets[0].getsockname()[:2]}")
-                log.info("started", data_dir=str(self._settings.data_dir), segments=len(self._storage.engine.catalog))
+                log.info(
+                    "started", data_dir=str(self._storage.engine.data_dir), segments=len(self._storage.engine.catalog)
+                )
                 await self._stopping.wait()
                 self._systemd.notify("STOPPING=1")
                 log.info("stopping", grace_seconds=GRACE_SECONDS)

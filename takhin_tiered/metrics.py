@@ -60,11 +60,16 @@ class Metrics:
             "tiered_storage_unsettled_objects", "Objects of uploads that broke off, yet to be settled."
         )
         self.scrubbed = counter("tiered_storage_scrubbed_bytes_total", "Archived bytes read back and compared.")
-        self.headroom = gauge("tiered_storage_disk_headroom_seconds", "Until the disk is full at the present growth.")
+        self.headroom = gauge("tiered_storage_disk_headroom_seconds", "Until a disk is full at the present growth.")
         self.store_down_since = gauge("tiered_storage_store_down_since_timestamp_seconds", "0 while the store answers.")
         self.local_bytes = gauge("tiered_storage_local_bytes", "Bytes of segments on the local disk.")
         self.archived_bytes = gauge("tiered_storage_archived_bytes", "Bytes of segments in the object store.")
-        self.disk_free_bytes = gauge("tiered_storage_disk_free_bytes", "Bytes free on the disk of the data directory.")
+        self.disk_free_bytes = gauge(
+            "tiered_storage_disk_free_bytes", "Bytes free on the disks of all data directories."
+        )
+        self.data_dir_free_bytes = gauge(
+            "tiered_storage_data_dir_free_bytes", "Bytes free on the disk of each data directory.", "data_dir"
+        )
         self.queued = gauge("tiered_storage_queue_segments", "Segments that the running cycle has yet to begin.")
         self.in_flight = gauge("tiered_storage_in_flight_segments", "Segments being moved now.")
         self.cache_hits = counter("tiered_storage_cache_hits_total", "Restores that found the segment on disk.")

@@ -16,7 +16,7 @@ from takhin_tiered.catalog.catalog import Catalog
 from takhin_tiered.catalog.journal import Journal, open_journal
 from takhin_tiered.catalog.tallies import Stats
 from takhin_tiered.config import Settings
-from takhin_tiered.disk.files import DataDir
+from takhin_tiered.disk.files import DataDirs
 from takhin_tiered.disk.lock import DataDirLock
 from takhin_tiered.engine import claim as claims
 from takhin_tiered.engine.archive import archive
@@ -69,14 +69,14 @@ class TieredStorage:
     async def open(
         cls, settings: Settings, *, read_only: bool = False, scan: bool = True
     ) -> AsyncIterator[TieredStorage]:
-        """Take the data directory, load the catalog, and look at the disk once.
+        """Take the data directories, load the catalog, and look at the disk once.
 
         ``read_only`` takes no lock and writes nothing: for looking while another process holds it.
         ``scan=False`` leaves the first look to the first cycle. Raises `ConfigError` where there is no such
         directory, `HeldElsewhere` where another process has it, and `CatalogError`.
         """
         async with AsyncExitStack() as stack:
-            data_dir = _open_data_dir(settings)
+            data_dir = _open_data_dirs(settings)
             stack.callback(data_dir.close)
             lock = None
             if not read_only:
@@ -170,7 +170,8 @@ class TieredStorage:
             "quarantined_segments": engine.catalog.quarantined,
             "enabled": engine.policy.enabled,
             "mode": self.settings.mode(kafka=False),
-            "data_dir": str(self.settings.data_dir),
+            "data_dir": ",".join(map(str, self.settings.data_dirs)),
+            "data_dirs": [str(path) for path in self.settings.data_dirs],
             "disk_free_bytes": engine.data_dir.free_bytes(),
             "store": engine.store.address if self.settings.has_store else None,
             "store_reachable": not engine.store_problem if self.settings.has_store else None,
@@ -228,7 +229,7 @@ class TieredStorage:
                 raise HeldElsewhere(f"{self.engine.store.address} was taken over by another owner")
             try:
                 if self._claimed is None:
-                    me = claims.describe_self(await self._identifier(), self.engine.data_dir.path)
+                    me = claims.describe_self(await self._identifier(), str(self.engine.data_dir))
                     await claims.claim(self.engine, me)
                     self._claimed = me
                     self._renewal = asyncio.create_task(self._renew(me))
@@ -363,12 +364,12 @@ class TieredStorage:
             raise
 
 
-def _open_data_dir(settings: Settings) -> DataDir:
+def _open_data_dirs(settings: Settings) -> DataDirs:
     try:
-        return DataDir(settings.data_dir)
+        return DataDirs.open(settings.data_dirs)
     except OSError as error:
         raise ConfigError(
-            f"storage.data.dir {settings.data_dir} cannot be opened: {error.strerror}",
+            f"storage.data.dir {error.filename} cannot be opened: {error.strerror}",
             hint="It must be the broker's segment directory, and be there before the daemon starts",
         ) from error
 

@@ -7,6 +7,7 @@ import time
 
 from takhin_tiered import logs
 from takhin_tiered.concurrency import in_thread
+from takhin_tiered.engine.cycle import measure_room
 from takhin_tiered.engine.headroom import Headroom
 from takhin_tiered.errors import StoreError, TakhinError
 from takhin_tiered.tiered_storage import TieredStorage
@@ -17,14 +18,14 @@ _RETRY_SECONDS = 60.0
 
 async def watch(storage: TieredStorage) -> None:
     """Ask the store, and look at the disk, now and then, so that readiness and metrics speak of now."""
-    headroom = Headroom()
+    headrooms: dict[int, Headroom] = {}
     metrics = storage.engine.metrics
     while True:
-        free = await in_thread(storage.engine.data_dir.free_bytes)
-        headroom.note(time.monotonic(), free)
-        left = headroom.seconds()
-        storage.headroom_seconds = left
-        metrics.disk_free_bytes.set(free)
+        for device, free in (await in_thread(measure_room, storage.engine)).items():
+            headrooms.setdefault(device, Headroom()).note(time.monotonic(), free)
+        # The disk that is full first: room on another one is of no use to its partitions.
+        lasting = [seconds for headroom in headrooms.values() if (seconds := headroom.seconds()) is not None]
+        storage.headroom_seconds = left = min(lasting, default=None)
         metrics.headroom.set(float("inf") if left is None else left)
         if storage.settings.has_store:
             await storage.check_store()

@@ -1,4 +1,4 @@
-"""The data directory, by descriptor: no symlink is followed, and no path leads outside it.
+"""The data directories, by descriptor: no symlink is followed, and no path leads outside it.
 
 Everything here blocks, so the engine calls it in threads. An `OSError` goes up as it is: the engine
 knows the segment and says what it means.
@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+import threading
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -56,11 +58,12 @@ class OpenFile(NamedTuple):
 
 
 class PartitionDir(NamedTuple):
-    """An open partition directory."""
+    """An open partition directory; ``elsewhere`` are the data directories that it does not stand in."""
 
     fd: int
     name: str
     data_fd: int
+    elsewhere: tuple[int, ...] = ()
 
     def stat(self, name: str) -> FileStat | None:
         """How a regular file of this name stands, or None: a symlink is none."""
@@ -119,22 +122,38 @@ class PartitionDir(NamedTuple):
         os.fsync(self.fd)
 
     def is_in_place(self) -> bool:
-        """Whether the data directory still has this directory under its name."""
-        try:
-            there = os.stat(self.name, dir_fd=self.data_fd, follow_symlinks=False)
-        except FileNotFoundError:
+        """Whether the data directory still has this directory under its name, and no other one has that name."""
+        there = _stat_of(self.data_fd, self.name)
+        if there is None or any(_stat_of(fd, self.name) is not None for fd in self.elsewhere):
             return False
         here = os.fstat(self.fd)
         return (there.st_dev, there.st_ino) == (here.st_dev, here.st_ino)
 
 
+class StandsTwice(OSError):
+    """A partition's name stands in two data directories: nobody can say which one the broker means."""
+
+    def __init__(self, name: str, roots: Iterable[DataDir]) -> None:
+        super().__init__(f"it stands more than once: {' and '.join(str(root.path / name) for root in roots)}")
+
+
 class DataDir:
-    """The broker's segment directory, held open; ``fd`` where it is open already."""
+    """One segment directory of the broker's, held open; ``fd`` where it is open already."""
 
     def __init__(self, path: Path, fd: int = -1) -> None:
         self.path = path
         # The directory that the operator names may be a link; nothing below it may.
         self.fd = fd if fd >= 0 else os.open(path.resolve(), _DIRECTORY)
+        self.device = os.fstat(self.fd).st_dev
+
+    @property
+    def roots(self) -> Sequence[DataDir]:
+        """It alone: what takes several directories takes one as well."""
+        return (self,)
+
+    def root_of(self, name: str) -> DataDir | None:
+        """Itself, if anything has this name in it."""
+        return self if self.has(name) else None
 
     def close(self) -> None:
         if self.fd >= 0:
@@ -142,18 +161,36 @@ class DataDir:
             self.fd = -1
 
     @contextmanager
-    def partition(self, name: str, *, create: bool = False) -> Iterator[PartitionDir]:
+    def partition(self, name: str, *, create: bool = False, elsewhere: tuple[int, ...] = ()) -> Iterator[PartitionDir]:
         """Open a partition; `FileNotFoundError` where there is none, `OSError` where it is a symlink."""
         if create:
-            with suppress(FileExistsError):
-                os.mkdir(name, 0o755, dir_fd=self.fd)
-                self._give_to_owner_of_data(name)
-                os.fsync(self.fd)
+            self.make(name)
         fd = os.open(name, _DIRECTORY, dir_fd=self.fd)
         try:
-            yield PartitionDir(fd, name, self.fd)
+            yield PartitionDir(fd, name, self.fd, elsewhere)
         finally:
             os.close(fd)
+
+    def make(self, name: str) -> None:
+        """Make the directory of a partition, if there is none."""
+        with suppress(FileExistsError):
+            os.mkdir(name, 0o755, dir_fd=self.fd)
+            self._give_to_owner_of_data(name)
+            os.fsync(self.fd)
+
+    def has(self, name: str) -> bool:
+        """Whether anything at all has this name."""
+        return _stat_of(self.fd, name) is not None
+
+    def names(self) -> list[str]:
+        """The directories in it, whatever they are; `OSError`, which names it, where it cannot be read."""
+        try:
+            with os.scandir(self.fd) as entries:
+                return [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
+        except OSError as error:
+            # By its descriptor nobody would know it.
+            error.filename = str(self.path)
+            raise
 
     def free_bytes(self) -> int:
         status = os.fstatvfs(self.fd)
@@ -163,6 +200,93 @@ class DataDir:
         if os.geteuid() == 0:
             owner = os.fstat(self.fd)
             os.chown(name, owner.st_uid, owner.st_gid, dir_fd=self.fd, follow_symlinks=False)
+
+
+class DataDirs:
+    """All segment directories of one broker, Kafka's ``log.dirs``. A partition stands in one of them.
+
+    A broker may move a partition from one to another at any time, so where it stands is asked anew each time.
+    ``held`` are bytes of each file system, by device, that restores are about to take.
+    """
+
+    def __init__(self, roots: Sequence[DataDir]) -> None:
+        self.roots = tuple(roots)
+        self.held: Counter[int] = Counter()
+        self._making = threading.Lock()
+        # Where partitions that are not there yet will be made: the room was looked for in that place.
+        self._chosen: dict[str, DataDir] = {}
+
+    @classmethod
+    def open(cls, paths: Iterable[Path]) -> DataDirs:
+        """`OSError`, which names the directory, where one cannot be opened."""
+        with ExitStack() as stack:
+            roots = []
+            for path in paths:
+                try:
+                    roots.append(DataDir(path))
+                except OSError as error:
+                    error.filename = str(path)
+                    raise
+                stack.callback(roots[-1].close)
+            stack.pop_all()
+            return cls(roots)
+
+    def __str__(self) -> str:
+        return ", ".join(str(root.path) for root in self.roots)
+
+    def close(self) -> None:
+        for root in self.roots:
+            root.close()
+
+    def root_of(self, name: str) -> DataDir | None:
+        """The directory in which the partition stands, None if it stands nowhere; `StandsTwice`."""
+        # Twice: what a broker moves between two looks must not seem to be nowhere.
+        for _ in range(2 if len(self.roots) > 1 else 1):
+            found = [root for root in self.roots if root.has(name)]
+            if len(found) > 1:
+                raise StandsTwice(name, found)
+            if found:
+                return found[0]
+        return None
+
+    def root_for(self, name: str) -> DataDir:
+        """Where the partition stands, or else would be made: where most is free, and not held by others."""
+        if (root := self.root_of(name)) is not None:
+            return root
+        root = max(self.roots, key=lambda each: each.free_bytes() - self.held[each.device])
+        self._chosen[name] = root
+        return root
+
+    @contextmanager
+    def partition(self, name: str, *, create: bool = False) -> Iterator[PartitionDir]:
+        """Open a partition where it stands; like `DataDir.partition`, and `StandsTwice`."""
+        if create:
+            # One at a time: two that make the same partition must not choose two directories.
+            with self._making:
+                root = self.root_of(name) or self._chosen.get(name) or self.root_for(name)
+                root.make(name)
+                self._chosen.pop(name, None)
+        else:
+            root = self.root_of(name) or self.roots[0]
+        elsewhere = tuple(other.fd for other in self.roots if other is not root)
+        with root.partition(name, elsewhere=elsewhere) as partition:
+            yield partition
+
+    def free_bytes(self, name: str | None = None) -> int:
+        """On the file system of this partition's directory, or of the one where it would be made; without a
+        name on all of them."""
+        return sum(self.free_by_device().values()) if name is None else self.root_for(name).free_bytes()
+
+    def free_by_device(self) -> dict[int, int]:
+        """Free bytes of each file system: two directories on one share them."""
+        return {root.device: root.free_bytes() for root in self.roots}
+
+
+def _stat_of(data_fd: int, name: str) -> os.stat_result | None:
+    try:
+        return os.stat(name, dir_fd=data_fd, follow_symlinks=False)
+    except FileNotFoundError:
+        return None
 
 
 def give_to_owner_of(partition: PartitionDir, fd: int) -> None:

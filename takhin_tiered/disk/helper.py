@@ -1,6 +1,6 @@
 """A second process that reads partitions: one spends most of a long scan on making objects of what the kernel says.
 
-It has the data directory as an open descriptor, is asked for partitions by name, and ends with its connection,
+It has the data directories as open descriptors, is asked for partitions by name, and ends with its connection,
 so also when this process is killed. Where it fails, the scan goes on without it.
 """
 
@@ -17,8 +17,9 @@ from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
 from typing import Self
 
-from takhin_tiered.disk.files import DataDir
-from takhin_tiered.disk.look import Look, look_at
+from takhin_tiered.disk.files import DataDir, DataDirs
+from takhin_tiered.disk.look import Look
+from takhin_tiered.disk.where import look_anywhere
 
 # It has work, and room for what it found, while this process does something else.
 _ASKED_AT_ONCE = 4
@@ -32,7 +33,7 @@ class HelperFailed(Exception):
 class Helper:
     """Started with the first question; its answers come in the order of the questions."""
 
-    def __init__(self, data_dir: DataDir) -> None:
+    def __init__(self, data_dir: DataDir | DataDirs) -> None:
         self._data_dir = data_dir
         self._process: subprocess.Popen[bytes] | None = None
         self._usable = bool(sys.executable) and len(os.sched_getaffinity(0)) > 1
@@ -85,21 +86,23 @@ class Helper:
         self._answers, answers = Pipe(duplex=False)
         with suppress(OSError):
             fcntl.fcntl(answers.fileno(), fcntl.F_SETPIPE_SZ, _ROOM)
-        descriptors = (self._data_dir.fd, questions.fileno(), answers.fileno())
+        roots = [(os.fspath(root.path), root.fd) for root in self._data_dir.roots]
+        arguments = (roots, questions.fileno(), answers.fileno())
+        descriptors = (*(fd for _, fd in roots), *arguments[1:])
         # As this process finds its modules, and not those that lie in the working directory.
-        program = f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import serve; serve{descriptors}"
+        program = f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import serve; serve{arguments}"
         with questions, answers:
             self._process = subprocess.Popen(  # noqa: S603
                 [sys.executable, "-P", "-c", program], stdin=subprocess.DEVNULL, pass_fds=descriptors
             )
 
 
-def serve(data_fd: int, questions_fd: int, answers_fd: int) -> None:
-    """What the helper does."""
+def serve(roots: list[tuple[str, int]], questions_fd: int, answers_fd: int) -> None:
+    """What the helper does; ``roots`` are the data directories, each with its descriptor."""
     # A Ctrl-C in a terminal goes to both processes: the other one says when it is over.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    data_dir = DataDir(Path(), data_fd)
+    data_dirs = DataDirs([DataDir(Path(path), fd) for path, fd in roots])
     questions, answers = Connection(questions_fd, writable=False), Connection(answers_fd, readable=False)
     with suppress(EOFError, BrokenPipeError):
         while True:
-            answers.send(look_at(data_dir, os.fsdecode(questions.recv_bytes())))
+            answers.send(look_anywhere(data_dirs, os.fsdecode(questions.recv_bytes())))

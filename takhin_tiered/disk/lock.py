@@ -1,6 +1,6 @@
 """One daemon for a data directory: a lock that the kernel drops when its holder dies.
 
-Two locks are taken, as two daemons could be given different state directories: one on the data
+Two kinds are taken, as two daemons could be given different state directories: one on each data
 directory itself, which needs no file in it, and one on ``lock`` in the state directory, in which the
 holder says who it is and where its API listens. Source: flock(2).
 """
@@ -16,7 +16,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from takhin_tiered.disk.files import DataDir
+from takhin_tiered.disk.files import DataDir, DataDirs
 from takhin_tiered.errors import HeldElsewhere
 
 LOCK_NAME = "lock"
@@ -38,23 +38,28 @@ class Holder:
 class DataDirLock:
     """Held from `acquire` to `release`, or to the end of the process."""
 
-    def __init__(self, data_dir: DataDir, state_dir: Path) -> None:
-        self._data_dir = data_dir
+    def __init__(self, data_dir: DataDir | DataDirs, state_dir: Path) -> None:
+        self._roots = data_dir.roots
         self._path = state_dir / LOCK_NAME
         self._fd = -1
 
     def acquire(self) -> None:
-        """Take both locks, or raise `HeldElsewhere` naming the holder."""
+        """Take all locks, or none and raise `HeldElsewhere`, which names the holder."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
         fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        held: DataDir | None = None
         try:
             _lock(fd)
-            self._lock_directory()
+            for held in self._roots:
+                _lock_directory(held)
         except BlockingIOError:
-            holder = read_holder(self._path.parent)
+            # Whoever has only a directory has another state directory: what stands in ours says nothing of it.
+            holder = read_holder(self._path.parent) if held is None else None
+            self._unlock_directories()
             os.close(fd)
+            where = ", ".join(str(root.path) for root in ([held] if held else self._roots))
             raise HeldElsewhere(
-                f"the data directory {self._data_dir.path} is held by {holder.words if holder else 'another daemon'}",
+                f"the data directory {where} is held by {holder.words if holder else 'another daemon'}",
                 hint="Stop that daemon first, or talk to it: one daemon for one data directory",
             ) from None
         self._fd = fd
@@ -69,18 +74,24 @@ class DataDirLock:
     def release(self) -> None:
         if self._fd >= 0:
             os.ftruncate(self._fd, 0)
-            fcntl.flock(self._data_dir.fd, fcntl.LOCK_UN)
+            self._unlock_directories()
             os.close(self._fd)
             self._fd = -1
 
-    def _lock_directory(self) -> None:
-        try:
-            _lock(self._data_dir.fd)
-        except BlockingIOError:
-            raise
-        except OSError:
-            # Some network file systems lock no directories; the lock in the state directory stands.
-            return
+    def _unlock_directories(self) -> None:
+        for root in self._roots:
+            with suppress(OSError):
+                fcntl.flock(root.fd, fcntl.LOCK_UN)
+
+
+def _lock_directory(root: DataDir) -> None:
+    try:
+        _lock(root.fd)
+    except BlockingIOError:
+        raise
+    except OSError:
+        # Some network file systems lock no directories; the lock in the state directory stands.
+        return
 
 
 def _lock(fd: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import NamedTuple
 
-from takhin_tiered.disk.files import DataDir
+from takhin_tiered.disk.files import DataDir, DataDirs
 from takhin_tiered.segments.listing import PartitionListing, has_log, pack_file, row_of
 from takhin_tiered.segments.model import stamp
 from takhin_tiered.segments.names import OFFSET_DIGITS, TEMP_SUFFIX, FileKind, parse_offset, parse_partition
@@ -38,7 +38,7 @@ def unreadable(name: str, error: OSError) -> Look | None:
     return None if parsed is None else Look(PartitionListing(*parsed, {}, None, problem=problem), None)
 
 
-def scan_partition(data_dir: DataDir, name: str) -> PartitionListing | None:
+def scan_partition(data_dir: DataDir | DataDirs, name: str) -> PartitionListing | None:
     """List one partition; None if it is not one, or is gone. `OSError` where it cannot be read."""
     parsed = parse_partition(name)
     if parsed is None:
@@ -49,7 +49,7 @@ def scan_partition(data_dir: DataDir, name: str) -> PartitionListing | None:
         return None
 
 
-def _read(data_dir: DataDir, name: str, parsed: tuple[str, int]) -> PartitionListing:
+def _read(data_dir: DataDir | DataDirs, name: str, parsed: tuple[str, int]) -> PartitionListing:
     # A first scan comes by here for each of millions of files: nothing is called or made that need not be.
     found: dict[str, list[bytes]] = {}
     unfinished: list[str] = []

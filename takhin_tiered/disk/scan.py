@@ -1,4 +1,4 @@
-"""Scan: which segments stand in the data directory. Blocking, so called in a thread.
+"""Scan: which segments stand in the data directories. Blocking, so called in a thread.
 
 Only ``<topic>-<partition>/<20 digits>.{log,index,timeindex}`` that are regular files in a real
 directory count. Snapshots, transaction indexes, checkpoints, ``.deleted``, ``.cleaned``, ``.swap``,
@@ -13,9 +13,10 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 
-from takhin_tiered.disk.files import DataDir
+from takhin_tiered.disk.files import DataDir, DataDirs
 from takhin_tiered.disk.helper import Helper, HelperFailed
-from takhin_tiered.disk.look import Look, look_at, unreadable
+from takhin_tiered.disk.look import Look, unreadable
+from takhin_tiered.disk.where import look_anywhere, names_in
 from takhin_tiered.segments.listing import PartitionListing, pack_seen
 from takhin_tiered.segments.model import LocalFiles
 from takhin_tiered.segments.names import FileKind, parse_partition
@@ -63,22 +64,21 @@ Restless = Callable[[str, int], Iterable[int]]
 
 
 def scan(
-    data_dir: DataDir,
+    data_dir: DataDir | DataDirs,
     memory: ScanMemory,
     restless: Restless = lambda *_: (),
     *,
     known: int = 0,
     alone: int = ALONE,
 ) -> Generator[PartitionListing, None, None]:
-    """List one partition after the other. `OSError` only if the data directory cannot be read.
+    """List one partition after the other. `OSError` only if a data directory cannot be read; it names that.
 
     A partition that cannot be read is listed with its ``problem``, and one whose directory is unchanged
     as ``partial``, with its restless segments. When more than ``alone`` segments were read, a second process
     reads those partitions of which nothing is known, from the last one on.
     """
     memory.begin(known)
-    with os.scandir(data_dir.fd) as entries:
-        names = deque(sorted(entry.name for entry in entries if entry.is_dir(follow_symlinks=False)))
+    names = deque(names_in(data_dir))
     read = 0
     with Helper(data_dir) as helper:
         while names or helper.asked:
@@ -100,15 +100,15 @@ def scan(
             yield listing
 
 
-def _look(data_dir: DataDir, name: str, memory: ScanMemory, restless: Restless) -> Look | None:
+def _look(data_dir: DataDir | DataDirs, name: str, memory: ScanMemory, restless: Restless) -> Look | None:
     parsed = parse_partition(name)
     if parsed is None or not memory.knows(name):
-        return look_at(data_dir, name)
+        return look_anywhere(data_dir, name)
     try:
-        if not memory.is_unchanged(name, os.stat(name, dir_fd=data_dir.fd, follow_symlinks=False)):
-            return look_at(data_dir, name)
         rows: dict[int, bytes] = {}
         with data_dir.partition(name) as partition:
+            if not memory.is_unchanged(name, os.fstat(partition.fd)):
+                return look_anywhere(data_dir, name)
             for offset in restless(*parsed):
                 rows[offset] = pack_seen(LocalFiles(*(partition.stat(f"{offset:020d}.{kind}") for kind in FileKind)))
         return Look(PartitionListing(*parsed, rows, None, partial=True), None)

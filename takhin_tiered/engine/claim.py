@@ -40,8 +40,8 @@ class Owner:
         return f"process {self.pid} on {self.host}, for {self.data_dir}"
 
 
-def describe_self(identifier: str, data_dir: Path) -> Owner:
-    return Owner(identifier, socket.gethostname(), os.getpid(), _machine(), str(data_dir), 0.0)
+def describe_self(identifier: str, data_dir: str) -> Owner:
+    return Owner(identifier, socket.gethostname(), os.getpid(), _machine(), data_dir, 0.0)
 
 
 async def claim(engine: Engine, me: Owner) -> None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from takhin_tiered import logs
 from takhin_tiered.catalog.catalog import Catalog
 from takhin_tiered.concurrency import in_thread
-from takhin_tiered.disk.files import DataDir, PartitionDir
+from takhin_tiered.disk.files import DataDirs, PartitionDir, StandsTwice
 from takhin_tiered.disk.look import scan_partition
 from takhin_tiered.disk.scan import ScanMemory
 from takhin_tiered.engine.opened import OpenSegment
@@ -43,7 +43,7 @@ class Engine:
     """The parts, put together by `takhin_tiered.TieredStorage`; the verbs are functions that take it."""
 
     policy: Policy
-    data_dir: DataDir
+    data_dir: DataDirs
     catalog: Catalog
     object_store: ObjectStore | None
     metrics: Metrics
@@ -61,7 +61,6 @@ class Engine:
     ranges: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(8))
     turns: Turns = field(default_factory=Turns)
     scan_memory: ScanMemory = field(default_factory=ScanMemory)
-    reserved_bytes: int = 0
     store_problem: str = "not asked yet"
     store_down_since: float = 0.0
 
@@ -181,6 +180,12 @@ def disk_errors(identity: SegmentId) -> Iterator[None]:
             f"the files of segment {identity.path} vanished while they were worked on",
             segment=identity.path,
             hint="If the broker deleted them, nothing is to be done",
+        ) from error
+    except StandsTwice as error:
+        raise DiskError(
+            f"segment {identity.path} cannot be worked on, as its partition is not sure: {error}",
+            segment=identity.path,
+            hint="Nothing is moved until one of them is gone; the broker knows which one it uses",
         ) from error
     except OSError as error:
         if error.errno in {errno.ENOSPC, errno.EDQUOT}:

@@ -66,7 +66,7 @@ class Look:
 
 
 async def refresh_catalog(engine: Engine) -> Look:
-    """Scan the data directory, and take over what it shows. `DiskError` where it cannot be read.
+    """Scan the data directories, and take over what it shows. `DiskError` where one cannot be read.
 
     What is known of a partition that cannot be read stays as it is.
     """
@@ -91,15 +91,24 @@ async def refresh_catalog(engine: Engine) -> Look:
                     await engine.catalog.flush()
     except OSError as error:
         raise DiskError(
-            f"the data directory {engine.data_dir.path} cannot be read: {error}",
+            f"the data directory {error.filename or engine.data_dir} cannot be read: {error.strerror or error}",
             hint="Nothing is moved until it can",
         ) from error
     _tell_gone(engine.catalog.observe_missing(seen))
     await engine.catalog.flush()
-    engine.metrics.disk_free_bytes.set(await in_thread(engine.data_dir.free_bytes))
+    await in_thread(measure_room, engine)
     for listing in look.unreadable:
         logs.logger().error("a partition cannot be read", partition=listing.directory, error=listing.problem)
     return look
+
+
+def measure_room(engine: Engine) -> dict[int, int]:
+    """Tell the metrics how much is free, and return it for each file system."""
+    for root in engine.data_dir.roots:
+        engine.metrics.data_dir_free_bytes.labels(str(root.path)).set(root.free_bytes())
+    free = engine.data_dir.free_by_device()
+    engine.metrics.disk_free_bytes.set(sum(free.values()))
+    return free
 
 
 def plan_now(engine: Engine) -> Plan:

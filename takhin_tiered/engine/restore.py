@@ -128,8 +128,9 @@ async def _restored(engine: Engine, segment: Segment, manifest: Manifest, local:
 @asynccontextmanager
 async def _room(engine: Engine, identity: SegmentId, size: int) -> AsyncIterator[None]:
     """Hold so many bytes of the disk, counted against what other restores hold; `DiskFull` if they are not free."""
-    free = await in_thread(engine.data_dir.free_bytes)
-    usable = max(0, free - engine.reserved_bytes - engine.reserve_bytes)
+    root, held = await in_thread(engine.data_dir.root_for, identity.directory), engine.data_dir.held
+    free = await in_thread(root.free_bytes)
+    usable = max(0, free - held[root.device] - engine.reserve_bytes)
     if usable < size:
         raise DiskFull(
             f"segment {identity.path} takes {size} bytes, and {usable} are free, with {engine.reserve_bytes} held back "
@@ -137,11 +138,11 @@ async def _room(engine: Engine, identity: SegmentId, size: int) -> AsyncIterator
             segment=identity.path,
             hint="It is whole in the archive. Make room, or restore it elsewhere",
         )
-    engine.reserved_bytes += size
+    held[root.device] += size
     try:
         yield
     finally:
-        engine.reserved_bytes -= size
+        held[root.device] -= size
 
 
 async def _download(engine: Engine, manifest: Manifest) -> LocalFiles:

@@ -191,7 +191,7 @@ async def test_a_restore_that_does_not_fit_is_refused_before_it_begins(broker: B
     (path,) = broker.segments("orders-0", 1)
     async with TieredStorage.open(store_settings(broker, bucket)) as storage:
         await storage.run_cycle()
-        storage.engine.reserved_bytes = 1 << 62
+        storage.engine.data_dir.held.update(dict.fromkeys(storage.engine.data_dir.free_by_device(), 1 << 62))
         with pytest.raises(DiskFull, match="whole in the archive"):
             await storage.restore_segment(path)
         assert storage.engine.metrics.downloaded._value.get() == 0

@@ -1,0 +1,29 @@
+"""Where partitions stand: in which of several data directories, of which a broker moves them from one to another.
+
+While it does so the new copy has a name of its own (``…-future``), and only at the end takes the old one's.
+"""
+
+from __future__ import annotations
+
+from takhin_tiered.disk.files import DataDir, DataDirs
+from takhin_tiered.disk.look import Look, look_at, unreadable
+
+
+def names_in(dirs: DataDir | DataDirs) -> list[str]:
+    """The directories in all of them, each once, in order; `OSError` where one cannot be read."""
+    names: set[str] = set()
+    # Each is read twice: what moves from one that is yet to be read to one that was must not seem to be gone.
+    for root in [*dirs.roots, *(dirs.roots if len(dirs.roots) > 1 else ())]:
+        names.update(root.names())
+    return sorted(names)
+
+
+def look_anywhere(dirs: DataDir | DataDirs, name: str) -> Look | None:
+    """A look at a partition where it stands; as `look_at`. One that stands twice has that as its ``problem``."""
+    if len(dirs.roots) == 1:
+        return look_at(dirs.roots[0], name)
+    try:
+        root = dirs.root_of(name)
+    except OSError as error:
+        return unreadable(name, error)
+    return None if root is None else look_at(root, name)
