@@ -18,8 +18,9 @@ from takhin_tiered import logs
 from takhin_tiered.codec.checksums import bytes_source, checksum_of
 from takhin_tiered.engine.context import Engine
 from takhin_tiered.errors import HeldElsewhere, ObjectExists, ObjectMissing, StoreError
+from takhin_tiered.store.base import OWNER_KEY
 
-KEY = "takhin-tiered.owner.json"
+KEY = OWNER_KEY
 RENEW_EVERY = 30.0
 STALE_AFTER = 300.0
 

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 from takhin_tiered.config import Settings
 from takhin_tiered.store.base import ObjectInfo, ObjectStore
 from takhin_tiered.store.directory import DirectoryStore
+from takhin_tiered.store.fallback import FallbackStore
 from takhin_tiered.store.memory import MemoryStore
 from takhin_tiered.store.wire import Deadlines
 
-__all__ = ["DirectoryStore", "MemoryStore", "ObjectInfo", "ObjectStore", "open_store"]
+__all__ = ["DirectoryStore", "FallbackStore", "MemoryStore", "ObjectInfo", "ObjectStore", "open_store"]
 
 
 @asynccontextmanager
 async def open_store(settings: Settings) -> AsyncIterator[ObjectStore]:
-    """The store that the configuration names."""
+    """The store that the configuration names, over those that it only reads."""
     if settings.directory_path is not None:
-        yield DirectoryStore(settings.directory_path)
+        others = [DirectoryStore(Path(path), to_read=True) for path in settings.read_prefixes]
+        yield _over(DirectoryStore(settings.directory_path), others)
         return
     # Imported here, as the SDK takes half a second that the directory store need not wait for.
     from takhin_tiered.store.s3 import open_s3
@@ -31,7 +34,11 @@ async def open_store(settings: Settings) -> AsyncIterator[ObjectStore]:
         connections=max(16, settings.archive_concurrency * 6),
         deadlines=_deadlines(settings),
     ) as store:
-        yield store
+        yield _over(store, [store.to_read(prefix) for prefix in settings.read_prefixes])
+
+
+def _over(own: ObjectStore, others: Sequence[ObjectStore]) -> ObjectStore:
+    return FallbackStore(own, others) if others else own
 
 
 def _deadlines(settings: Settings) -> Deadlines:

@@ -1,10 +1,11 @@
-"""What an S3 server's error answers mean. Source: Amazon S3 API reference, "Error responses"."""
+"""What an S3 server's answers mean. Source: Amazon S3 API reference, "Error responses"."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from takhin_tiered.codec.checksums import Checksum
 from takhin_tiered.errors import (
     BucketMissing,
     ObjectCorrupt,
@@ -69,3 +70,21 @@ def meaning(answer: Mapping[str, Any], verb: str, key: str, address: str) -> Sto
         hint = "Check the credentials, and that they allow s3:GetObject, PutObject, DeleteObject and ListBucket"
         return StoreDenied(words, key=key, hint=hint)
     return StoreUnavailable(words, key=key)
+
+
+def word_by_md5(etags: Sequence[str], checksum: Checksum) -> str | None:
+    """The SHA-256, where the server's ETags are the MD5 of the very bytes that it was taken of."""
+    proven = [etag.strip('"') for etag in etags] == [md5.hex() for md5 in checksum.md5]
+    return checksum.sha256 if proven else None
+
+
+def size_of_all(answer: Any) -> int:
+    """Bytes in the object that an answer is, or is a range of."""
+    total = str(answer.get("ContentRange", "")).rpartition("/")[2]
+    return int(total) if total.isdigit() else int(answer.get("ContentLength", 0))
+
+
+def address_of(bucket: str, prefix: str, endpoint: str) -> str:
+    """Where a prefix is, for people."""
+    address = "/".join(part for part in (f"s3://{bucket}", prefix.strip("/")) if part)
+    return address + (f" at {endpoint}" if endpoint else "")

@@ -12,6 +12,14 @@ from typing import Protocol
 from takhin_tiered.codec.checksums import Checksum, Source
 from takhin_tiered.store.wire import Sink
 
+OWNER_KEY = "takhin-tiered.owner.json"
+PROBE_KEY = "takhin-tiered.probe"
+
+
+def is_of_the_prefix(key: str) -> bool:
+    """Whether an object belongs to whoever writes under a prefix, rather than to an archived segment."""
+    return key.startswith("takhin-tiered.") and "/" not in key
+
 
 @dataclass(frozen=True, slots=True)
 class ObjectInfo:

@@ -37,10 +37,14 @@ _FETCH_SIZE = 256 << 10
 
 
 class DirectoryStore:
-    """``root`` must exist: a mount that is not there must not become a directory on the root disk."""
+    """``root`` must exist: a mount that is not there must not become a directory on the root disk.
 
-    def __init__(self, root: Path) -> None:
+    One ``to_read`` may be mounted read-only.
+    """
+
+    def __init__(self, root: Path, *, to_read: bool = False) -> None:
         self._root = root
+        self._needs = os.R_OK | os.X_OK | (0 if to_read else os.W_OK)
 
     @property
     def address(self) -> str:
@@ -49,8 +53,9 @@ class DirectoryStore:
     async def check(self) -> None:
         def look() -> None:
             self._require_mount()
-            if not os.access(self._root, os.R_OK | os.W_OK | os.X_OK):
-                raise StoreDenied(f"no permission to read and write {self._root}")
+            if not os.access(self._root, self._needs):
+                verbs = "read and write" if self._needs & os.W_OK else "read"
+                raise StoreDenied(f"no permission to {verbs} {self._root}")
 
         with _translated(""):
             await in_thread(look)

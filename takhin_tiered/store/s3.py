@@ -41,7 +41,7 @@ from takhin_tiered.errors import (
     StoreUnavailable,
 )
 from takhin_tiered.store import wire
-from takhin_tiered.store.answers import EmptyRange, NotReadable, meaning
+from takhin_tiered.store.answers import EmptyRange, NotReadable, address_of, meaning, size_of_all, word_by_md5
 from takhin_tiered.store.base import ObjectInfo
 from takhin_tiered.store.body import SourceBody
 from takhin_tiered.store.requests import USER_AGENT, AlreadyThere, NotThere, Requests
@@ -57,17 +57,31 @@ _BROKEN = (aiohttp.ClientError, BotoCoreError, OSError, TimeoutError)
 class S3Store:
     """Made by `open_s3`. Safe for many tasks of one event loop."""
 
-    def __init__(self, requests: Requests, bucket: str, prefix: str, address: str, deadlines: Deadlines) -> None:
+    def __init__(
+        self,
+        requests: Requests,
+        bucket: str,
+        prefix: str,
+        endpoint: str,
+        deadlines: Deadlines,
+        *,
+        server: Server | None = None,
+    ) -> None:
         self._requests = requests
         self._bucket = bucket
         self._prefix = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
-        self._address = address
+        self._endpoint = endpoint
+        self._address = address_of(bucket, prefix, endpoint)
         self._deadlines = deadlines
-        self._server = Server(self._put_whole, self.delete, self._is_there, address)
+        self._server = server or Server(self._put_whole, self.delete, self._is_there, self._address)
 
     @property
     def address(self) -> str:
         return self._address
+
+    def to_read(self, prefix: str) -> S3Store:
+        """Another prefix of the bucket, over the same connections. What the server can do is asked under this one."""
+        return S3Store(self._requests, self._bucket, prefix, self._endpoint, self._deadlines, server=self._server)
 
     async def check(self) -> None:
         await self._call("list", "", "list_objects_v2", Bucket=self._bucket, Prefix=self._prefix, MaxKeys=1)
@@ -83,7 +97,7 @@ class S3Store:
             return await put(key, body, size, checksum, if_absent=if_absent)
 
         answer = await (self._server.put_if_absent(key, send) if if_absent else send(if_absent=False))
-        said = _word_by_md5(answer["ETags"], checksum) if checksum.md5 else await self._word(answer)
+        said = word_by_md5(answer["ETags"], checksum) if checksum.md5 else await self._word(answer)
         return ObjectInfo(key, size, said, time.time())
 
     async def wants_md5(self) -> bool:
@@ -124,7 +138,7 @@ class S3Store:
             length = answer.get("ContentLength", 0)
             try:
                 # Other ranges of the same object may share the line.
-                async with asyncio.timeout(self._deadlines.operation(_size_of_all(answer))):
+                async with asyncio.timeout(self._deadlines.operation(size_of_all(answer))):
                     await wire.take_body(answer["Body"], length, take, self._deadlines.read, hand)
                 return
             except _BROKEN as error:
@@ -329,17 +343,15 @@ async def open_s3(
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
     )
-    address = "/".join(part for part in (f"s3://{bucket}", prefix.strip("/")) if part)
-    address += f" at {endpoint}" if endpoint else ""
     async with AsyncExitStack() as stack:
         session = aioboto3.Session(region_name=region, botocore_session=sdk)
-        with _translated("connect", "", address, deadlines.base):
+        with _translated("connect", "", address_of(bucket, prefix, endpoint), deadlines.base):
             # In the clear there are no certificates to be loaded: that takes a twentieth of a start.
             verify = False if endpoint.startswith("http://") else None
             connect = session.client("s3", endpoint_url=endpoint or None, verify=verify, config=config)
             client = await stack.enter_async_context(connect)
         requests.use(client)
-        yield S3Store(requests, bucket, prefix, address, deadlines)
+        yield S3Store(requests, bucket, prefix, endpoint, deadlines)
 
 
 def _time(text: str | float) -> datetime:
@@ -363,18 +375,6 @@ def _condition(if_absent: bool) -> dict[str, Any]:
 
 def _md5(checksum: Checksum, piece: int) -> dict[str, str]:
     return {"ContentMD5": base64.b64encode(checksum.md5[piece]).decode()} if checksum.md5 else {}
-
-
-def _word_by_md5(etags: Sequence[str], checksum: Checksum) -> str | None:
-    """The SHA-256, where the server's ETags are the MD5 of the very bytes that it was taken of."""
-    proven = [etag.strip('"') for etag in etags] == [md5.hex() for md5 in checksum.md5]
-    return checksum.sha256 if proven else None
-
-
-def _size_of_all(answer: Any) -> int:
-    """Bytes in the object that an answer is, or is a range of."""
-    total = str(answer.get("ContentRange", "")).rpartition("/")[2]
-    return int(total) if total.isdigit() else int(answer.get("ContentLength", 0))
 
 
 @contextmanager

@@ -16,8 +16,7 @@ from takhin_tiered import logs
 from takhin_tiered.codec.checksums import Checksum, Source, bytes_source, checksum_of
 from takhin_tiered.errors import ObjectCorrupt, ObjectExists, StoreDenied, StoreError
 from takhin_tiered.store.answers import NoConditionalWrites
-
-PROBE_KEY = "takhin-tiered.probe"
+from takhin_tiered.store.base import PROBE_KEY
 
 
 class Check(Enum):

@@ -24,30 +24,36 @@ from takhin_tiered.errors import (
     StoreDenied,
     StoreUnavailable,
 )
-from takhin_tiered.store import DirectoryStore, MemoryStore, ObjectStore
+from takhin_tiered.store import DirectoryStore, FallbackStore, MemoryStore, ObjectStore
 from takhin_tiered.store.s3 import S3Store, open_s3
-from takhin_tiered.store.wire import Deadlines
+from takhin_tiered.store.wire import Deadlines, Sink
 from tests.support import REGION, Bucket, find_minio, free_port
 
-BACKENDS = ["memory", "directory", "s3", *(["minio"] if find_minio() else [])]
+_S3 = ["s3", *(["minio"] if find_minio() else [])]
+BACKENDS = ["memory", "directory", *_S3, *(f"over-{name}" for name in ("memory", "directory", *_S3))]
 PART = 5 << 20
 
 
 @pytest_asyncio.fixture(params=BACKENDS)
 async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[ObjectStore]:
-    if request.param == "memory":
-        yield MemoryStore()
-    elif request.param == "directory":
-        (tmp_path / "store").mkdir()
-        yield DirectoryStore(tmp_path / "store")
+    backend = request.param.removeprefix("over-")
+    is_over = backend != request.param
+    if backend == "memory":
+        yield FallbackStore(MemoryStore(), [MemoryStore(), MemoryStore()]) if is_over else MemoryStore()
+    elif backend == "directory":
+        for name in ("store", "older", "oldest"):
+            (tmp_path / name).mkdir()
+        opened = DirectoryStore(tmp_path / "store")
+        others = [DirectoryStore(tmp_path / name, to_read=True) for name in ("older", "oldest")]
+        yield FallbackStore(opened, others) if is_over else opened
     else:
-        name = "minio_endpoint" if request.param == "minio" else "s3_endpoint"
+        name = "minio_endpoint" if backend == "minio" else "s3_endpoint"
         endpoint = request.getfixturevalue(name)
         bucket = Bucket(endpoint, f"contract-{uuid4().hex[:16]}")
         bucket.client.create_bucket(Bucket=bucket.name)
         bucket.close()
-        async with open_s3(bucket.name, region=REGION, prefix="some/prefix", endpoint=endpoint) as opened:
-            yield opened
+        async with open_s3(bucket.name, region=REGION, prefix="some/prefix", endpoint=endpoint) as s3:
+            yield FallbackStore(s3, [s3.to_read("some/older"), s3.to_read("oldest")]) if is_over else s3
 
 
 async def put(store: ObjectStore, key: str, data: bytes, *, if_absent: bool = False, part_size: int = 0) -> None:
@@ -282,3 +288,100 @@ async def test_an_object_read_at_a_pace_has_the_same_checksum(store: ObjectStore
     await put(store, "paced", data)
     at_once, at_a_pace = await read_checksum(store, "paced", 0), await read_checksum(store, "paced", 0, Pace(1e12))
     assert at_once == at_a_pace == (size, hashlib.sha256(data).hexdigest())
+
+
+@pytest_asyncio.fixture(params=["memory", "directory", "s3"])
+async def layers(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[list[ObjectStore]]:
+    """A store's own prefix, and two that it is to read, each to be written to by itself."""
+    if request.param == "memory":
+        yield [MemoryStore() for _ in range(3)]
+    elif request.param == "directory":
+        for name in ("own", "older", "oldest"):
+            (tmp_path / name).mkdir()
+        yield [DirectoryStore(tmp_path / name) for name in ("own", "older", "oldest")]
+    else:
+        bucket = Bucket(request.getfixturevalue("s3_endpoint"), f"contract-{uuid4().hex[:16]}")
+        bucket.client.create_bucket(Bucket=bucket.name)
+        bucket.close()
+        async with open_s3(bucket.name, region=REGION, prefix="own", endpoint=bucket.endpoint) as own:
+            yield [own, own.to_read("older"), own.to_read("oldest")]
+
+
+async def test_what_is_missing_is_read_from_the_others_in_order(layers: list[ObjectStore]) -> None:
+    own, older, oldest = layers
+    store = FallbackStore(own, [older, oldest])
+    for at, key in enumerate(("a", "t-0/b", "t-0/c")):
+        for number, layer in enumerate(layers[at:]):
+            await put(layer, key, b"%d-%d" % (at, number) + bytes(at))
+    for at, key in enumerate(("a", "t-0/b", "t-0/c")):
+        wanted = b"%d-0" % at + bytes(at)
+        assert await get(store, key) == await store.read(key) == wanted
+        assert await get(store, key, 1, 3) == wanted[1:3]
+        info = await store.head(key)
+        assert info is not None
+        assert info.size == len(wanted)
+    assert [(info.key, info.size) async for info in store.list()] == [("a", 3), ("t-0/b", 4), ("t-0/c", 5)]
+    assert await keys(store, "t-0/") == ["t-0/b", "t-0/c"]
+
+
+async def test_what_is_written_and_deleted_is_its_own(layers: list[ObjectStore]) -> None:
+    own, older, oldest = layers
+    store = FallbackStore(own, [older, oldest])
+    await put(older, "t-0/a", b"old")
+    await put(store, "t-0/a", b"new", if_absent=True)
+    assert (await get(store, "t-0/a"), await get(older, "t-0/a")) == (b"new", b"old")
+    with pytest.raises(ObjectExists):
+        await put(store, "t-0/a", b"newer", if_absent=True)
+    await store.delete(["t-0/a"])
+    assert await get(store, "t-0/a") == await get(older, "t-0/a") == b"old"
+    assert (await keys(own), await keys(oldest)) == ([], [])
+
+
+async def test_a_listing_over_others_is_in_order_without_duplicates(layers: list[ObjectStore]) -> None:
+    everywhere = sorted(f"t-{number % 5}/{number:03d}" for number in range(60))
+    for number, key in enumerate(everywhere):
+        for bit, layer in enumerate(layers):
+            if (number % 7 + 1) >> bit & 1:
+                await put(layer, key, b"x")
+    assert await keys(FallbackStore(layers[0], layers[1:])) == everywhere
+
+
+async def test_nothing_of_another_owner_is_shown(layers: list[ObjectStore]) -> None:
+    """Its record would be taken for a claim on this store's own prefix."""
+    own, older, oldest = layers
+    store = FallbackStore(own, [older, oldest])
+    theirs = ["takhin-tiered.owner.json", "takhin-tiered.probe", "takhin-tiered.owner-2.json"]
+    for key in theirs:
+        await put(older, key, b"theirs")
+    await put(oldest, "takhin-tiered.topic-0/a", b"a topic")
+    for key in theirs:
+        assert await store.head(key) is None
+        with pytest.raises(ObjectMissing):
+            await store.read(key)
+        with pytest.raises(ObjectMissing):
+            await get(store, key)
+    await put(store, theirs[0], b"ours", if_absent=True)
+    assert await keys(store) == [theirs[0], "takhin-tiered.topic-0/a"]
+    assert await get(store, theirs[0]) == b"ours"
+
+
+async def test_a_prefix_that_cannot_be_read_is_told_and_its_objects_are_not_called_missing(tmp_path: Path) -> None:
+    (tmp_path / "own").mkdir()
+    store = FallbackStore(DirectoryStore(tmp_path / "own"), [DirectoryStore(tmp_path / "gone", to_read=True)])
+    for question in (store.check(), store.head("t-0/a"), store.read("t-0/a"), keys(store)):
+        with pytest.raises(BucketMissing, match="gone"):
+            await question
+    await put(store, "t-0/a", b"x")
+    assert await get(store, "t-0/a") == b"x"
+
+
+async def test_an_object_that_goes_in_the_middle_is_not_gone_on_with_elsewhere() -> None:
+    class Breaking(MemoryStore):
+        async def fetch(self, key: str, sink: Sink, *, start: int = 0, end: int | None = None) -> None:
+            sink(memoryview(b"half"))
+            raise ObjectMissing("deleted meanwhile", key=key)
+
+    other = MemoryStore()
+    await put(other, "t-0/a", b"whole")
+    with pytest.raises(ObjectMissing, match="meanwhile"):
+        await get(FallbackStore(Breaking(), [other]), "t-0/a")

@@ -1,0 +1,98 @@
+"""A store that also reads where earlier daemons archived to: `storage.tiered.s3.prefixes.read`.
+
+What is written, and what is deleted, is its own. An object that it lacks is looked for in the others, in order;
+one of its own hides theirs of the same key. So an object that stands in another prefix is there still after a
+`delete`: retention removes nothing from what is only read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Sequence
+
+from takhin_tiered.codec.checksums import Checksum, Source
+from takhin_tiered.errors import ObjectMissing
+from takhin_tiered.store.base import ObjectInfo, ObjectStore, is_of_the_prefix
+from takhin_tiered.store.wire import Sink
+
+
+class FallbackStore:
+    def __init__(self, own: ObjectStore, others: Sequence[ObjectStore]) -> None:
+        self._own, self._others = own, tuple(others)
+
+    @property
+    def address(self) -> str:
+        return self._own.address
+
+    async def check(self) -> None:
+        """Of all: an object must not seem to be missing because its prefix cannot be read."""
+        for store in (self._own, *self._others):
+            await store.check()
+
+    async def wants_md5(self) -> bool:
+        return await self._own.wants_md5()
+
+    async def put(
+        self, key: str, body: Source, *, size: int, checksum: Checksum, if_absent: bool = False
+    ) -> ObjectInfo:
+        return await self._own.put(key, body, size=size, checksum=checksum, if_absent=if_absent)
+
+    async def head(self, key: str) -> ObjectInfo | None:
+        for store in self._that_may_have(key):
+            if (info := await store.head(key)) is not None:
+                return info
+        return None
+
+    async def read(self, key: str, *, limit: int = 1 << 20) -> bytes:
+        *first, last = self._that_may_have(key)
+        for store in first:
+            try:
+                return await store.read(key, limit=limit)
+            except ObjectMissing:
+                continue
+        return await last.read(key, limit=limit)
+
+    async def fetch(self, key: str, sink: Sink, *, start: int = 0, end: int | None = None) -> None:
+        begun = False
+
+        def take(piece: memoryview) -> None:
+            nonlocal begun
+            begun = True
+            sink(piece)
+
+        *first, last = self._that_may_have(key)
+        for store in first:
+            try:
+                return await store.fetch(key, take, start=start, end=end)
+            except ObjectMissing:
+                # One that was deleted in the middle cannot be gone on with from another place.
+                if begun:
+                    raise
+        return await last.fetch(key, sink, start=start, end=end)
+
+    async def list(self, prefix: str = "") -> AsyncIterator[ObjectInfo]:
+        listings = [store.list(prefix) for store in (self._own, *self._others)]
+        heads = [await self._next(listing, number) for number, listing in enumerate(listings)]
+        while waiting := [(head.key, number) for number, head in enumerate(heads) if head is not None]:
+            key, first = min(waiting)
+            found = heads[first]
+            for each, number in waiting:
+                if each == key:
+                    heads[number] = await self._next(listings[number], number)
+            if found is not None:
+                yield found
+
+    async def _next(self, listing: AsyncIterator[ObjectInfo], number: int) -> ObjectInfo | None:
+        """The next object; of others' prefixes only what belongs to segments."""
+        async for info in listing:
+            if not number or not is_of_the_prefix(info.key):
+                return info
+        return None
+
+    async def delete(self, keys: Sequence[str]) -> None:
+        await self._own.delete(keys)
+
+    async def remove_stale_uploads(self, older_than: float, ours: Callable[[str], bool] = lambda _: True) -> int:
+        return await self._own.remove_stale_uploads(older_than, ours)
+
+    def _that_may_have(self, key: str) -> tuple[ObjectStore, ...]:
+        return (self._own,) if is_of_the_prefix(key) else (self._own, *self._others)
