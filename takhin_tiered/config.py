@@ -265,7 +265,7 @@ class Settings(BaseSettings):
         """The rules beside a broker that is not Kafka."""
         return self.policy_for(kafka=False)
 
-    def policy_for(self, *, kafka: bool) -> Policy:
+    def policy_for(self, kafka: bool) -> Policy:
         return Policy(
             enabled=self.enabled,
             auto_archive=self.auto_archive_enabled,

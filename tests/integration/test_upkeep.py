@@ -130,6 +130,7 @@ async def test_rebuild_and_restore_bring_everything_back_to_an_empty_machine(bro
     async with TieredStorage.open(settings) as storage:
         await storage.run_cycle()
     shutil.rmtree(broker.root)
+    shutil.rmtree(settings.state_dir)
     broker.root.mkdir()
 
     rebuilt = command(settings, "rebuild")
