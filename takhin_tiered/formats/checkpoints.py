@@ -104,7 +104,9 @@ def merge_leader_epochs(present: LeaderEpochs, archived: Iterable[LeaderEpochs])
     for epoch, start in (entry for epochs in archived for entry in epochs):
         earliest[epoch] = min(start, earliest.get(epoch, start))
     merged = dict(present)
-    for epoch, start in sorted(earliest.items(), reverse=True):
+    # First where the log's own epochs began: what else fits depends on it.
+    own = [(epoch, earliest[epoch]) for epoch, _ in present if epoch in earliest]
+    for epoch, start in [*own, *sorted(earliest.items(), reverse=True)]:
         below = max((entry for entry in merged.items() if entry[0] < epoch), default=(-1, -1))
         above = min((entry for entry in merged.items() if entry[0] > epoch), default=(epoch + 1, _MAX_LONG + 1))
         if below[1] < start < min(above[1], merged.get(epoch, above[1])):
