@@ -2,8 +2,8 @@
 
 Sources: ``java.util.Properties`` for ``meta.properties``; Apache Kafka's ``PartitionMetadataFile``,
 ``LeaderEpochCheckpointFile``, ``LeaderEpochFileCache``, ``OffsetCheckpointFile`` and ``CheckpointFile``. A checkpoint
-is ``0``, the number of its entries, and one entry a line. Text that is not of its form raises `ValueError`: half a
-checkpoint is none.
+is ``0``, the number of its entries, and one entry a line; or nothing at all, as a broker makes it before it has anything
+to tell. Text that is not of its form raises `ValueError`: half a checkpoint is none.
 """
 
 from __future__ import annotations
@@ -146,6 +146,8 @@ def _grows(one: tuple[int, int], other: tuple[int, int]) -> bool:
 
 def _entries(text: str, width: int) -> Iterator[list[str]]:
     """The lines of a checkpoint, in ``width`` fields each, once it is known to be whole."""
+    if not text:
+        return
     lines = _lines(text)
     if len(lines) < 2:
         raise ValueError("the checkpoint is cut off before its first entry")

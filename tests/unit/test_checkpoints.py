@@ -113,10 +113,15 @@ def test_offset_checkpoints_are_read() -> None:
     assert parse_offset_checkpoint("0\n0\n") == {}
 
 
+def test_a_broker_makes_its_checkpoints_empty() -> None:
+    assert parse_offset_checkpoint("") == {}
+    assert parse_leader_epochs("") == ()
+
+
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("", "cut off"),
+        ("\n", "cut off"),
         ("0\n", "cut off"),
         ("1\n0\n", "version '1'"),
         ("0\nx\n", "'x' is not a number"),

@@ -115,7 +115,7 @@ def test_a_partition_is_read(tmp_path: Path, fd: int) -> None:
     (tmp_path / "partition.metadata").write_text("version: 0\ntopic_id: 6cE8FTEmRbSYQ9bBpyX0kg")
     (tmp_path / "leader-epoch-checkpoint").write_text("0\n2\n0 0\n1 3500\n")
     assert read_partition(fd) == PartitionIdentity("6cE8FTEmRbSYQ9bBpyX0kg", ((0, 0), (1, 3500)))
-    (tmp_path / "leader-epoch-checkpoint").write_text("")
+    (tmp_path / "leader-epoch-checkpoint").write_text("0\n")
     found = read_partition(fd)
     assert (found.topic_id, found.leader_epochs) == ("6cE8FTEmRbSYQ9bBpyX0kg", ())
     assert found.problems == (
