@@ -10,6 +10,9 @@ if TYPE_CHECKING:
     from takhin_tiered.config import Settings as Settings
     from takhin_tiered.engine.cycle import CycleReport as CycleReport
     from takhin_tiered.engine.scrub import Verdict as Verdict
+    from takhin_tiered.errors import BrokerDenied as BrokerDenied
+    from takhin_tiered.errors import BrokerError as BrokerError
+    from takhin_tiered.errors import BrokerUnavailable as BrokerUnavailable
     from takhin_tiered.errors import BucketMissing as BucketMissing
     from takhin_tiered.errors import CatalogError as CatalogError
     from takhin_tiered.errors import ConfigError as ConfigError
@@ -31,6 +34,7 @@ if TYPE_CHECKING:
     from takhin_tiered.errors import StoreFull as StoreFull
     from takhin_tiered.errors import StoreUnavailable as StoreUnavailable
     from takhin_tiered.errors import TakhinError as TakhinError
+    from takhin_tiered.errors import TrimRefused as TrimRefused
     from takhin_tiered.segments.model import State as State
     from takhin_tiered.segments.model import Tier as Tier
     from takhin_tiered.segments.names import SegmentId as SegmentId
@@ -48,10 +52,10 @@ _HOMES = {
     "engine.cycle": ["CycleReport"],
     "engine.scrub": ["Verdict"],
     "errors": [
-        "BucketMissing", "CatalogError", "ConfigError", "DiskError", "DiskFull", "HeldElsewhere", "InvalidSegmentPath",
-        "ObjectCorrupt", "ObjectExists", "ObjectMissing", "SegmentActive", "SegmentChanged", "SegmentConflict",
-        "SegmentError", "SegmentNotFound", "SegmentRefused", "StoreDenied", "StoreError", "StoreFull",
-        "StoreUnavailable", "TakhinError",
+        "BrokerDenied", "BrokerError", "BrokerUnavailable", "BucketMissing", "CatalogError", "ConfigError", "DiskError",
+        "DiskFull", "HeldElsewhere", "InvalidSegmentPath", "ObjectCorrupt", "ObjectExists", "ObjectMissing",
+        "SegmentActive", "SegmentChanged", "SegmentConflict", "SegmentError", "SegmentNotFound", "SegmentRefused",
+        "StoreDenied", "StoreError", "StoreFull", "StoreUnavailable", "TakhinError", "TrimRefused",
     ],
     "segments.model": ["State", "Tier"],
     "segments.names": ["SegmentId"],

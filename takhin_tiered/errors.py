@@ -22,6 +22,10 @@
     │   └── ObjectCorrupt         bytes, size or checksum are not what was archived
     ├── DiskError
     │   └── DiskFull              no room for a restore
+    ├── BrokerError               the Kafka broker beside which this runs
+    │   ├── BrokerUnavailable     no answer, or one that may be better next time
+    │   ├── BrokerDenied          the ACLs of the broker say no
+    │   └── TrimRefused           the broker does not delete these records
     └── CatalogError              the catalog database cannot be read or written
 
 An error says what failed, on which segment and key, what the state is now, and what to do.
@@ -142,6 +146,24 @@ class DiskError(TakhinError):
 class DiskFull(DiskError):
     code = "disk_full"
     http_status = 507
+
+
+class BrokerError(TakhinError):
+    code = "broker"
+    http_status = 503
+
+
+class BrokerUnavailable(BrokerError):
+    code = "broker_unavailable"
+
+
+class BrokerDenied(BrokerError):
+    code = "broker_denied"
+
+
+class TrimRefused(BrokerError):
+    code = "trim_refused"
+    http_status = 409
 
 
 class CatalogError(TakhinError):

@@ -17,7 +17,7 @@ LEVELS = [
     {"api", "lifecycle", "upkeep"},
     {"tiered_storage"},
     {"engine"},
-    {"catalog", "disk", "store"},
+    {"broker", "catalog", "disk", "store"},
     {"codec"},
     {"config", "logs", "metrics", "concurrency", "points"},
     {"config_sources", "config_values"},
@@ -97,6 +97,15 @@ def test_only_requests_to_s3_know_the_aws_library() -> None:
     assert knowing == {"store.s3", "store.requests"}
     speaking = {module for module, tree in modules().items() if "aiohttp" in {room(name) for name in imported(tree)}}
     assert speaking == {"store.s3", "store.body", "store.requests", "cli.remote"}
+
+
+def test_only_one_room_knows_the_kafka_library() -> None:
+    knowing = {
+        module
+        for module, tree in modules().items()
+        if any(room(name) == "aiokafka" and not name.startswith("aiokafka.record") for name in imported(tree))
+    }
+    assert knowing == {"broker.client", "broker.answers"}
 
 
 def test_no_module_has_grown_too_large() -> None:

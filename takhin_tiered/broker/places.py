@@ -1,0 +1,43 @@
+"""Partitions in the groups in which a cluster is asked about them: by leader, by topic, and not too many at once."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import NamedTuple, TypeVar
+
+from takhin_tiered.segments.names import Partition
+
+Item = TypeVar("Item")
+AT_ONCE = 500
+"""Topics or partitions in one request."""
+
+
+class Place(NamedTuple):
+    """Where a partition is; ``leader`` is -1 while it has none."""
+
+    leader: int
+    replicas: tuple[int, ...]
+
+
+def by_leader(places: Mapping[Partition, Place]) -> Iterator[tuple[int, list[Partition]]]:
+    """The partitions that have a leader, in pieces for one request each."""
+    groups: dict[int, list[Partition]] = defaultdict(list)
+    for partition, place in places.items():
+        if place.leader >= 0:
+            groups[place.leader].append(partition)
+    for leader, partitions in groups.items():
+        for piece in in_pieces(partitions, AT_ONCE):
+            yield leader, piece
+
+
+def by_topic(values: Iterable[tuple[Partition, int]]) -> list[tuple[str, list[tuple[int, int]]]]:
+    topics: dict[str, list[tuple[int, int]]] = defaultdict(list)
+    for (topic, partition), value in values:
+        topics[topic].append((partition, value))
+    return list(topics.items())
+
+
+def in_pieces(items: Sequence[Item], size: int) -> Iterator[list[Item]]:
+    for at in range(0, len(items), size):
+        yield list(items[at : at + size])
