@@ -20,6 +20,7 @@ from takhin_tiered.disk.files import DataDirs
 from takhin_tiered.disk.lock import DataDirLock
 from takhin_tiered.engine import claim as claims
 from takhin_tiered.engine.archive import archive
+from takhin_tiered.engine.brokers import look_at_brokers, require_safe_mode, stands_in_kafka
 from takhin_tiered.engine.context import Engine
 from takhin_tiered.engine.cycle import CycleReport, Listener, plan_now, refresh_catalog, run_cycle
 from takhin_tiered.engine.orphans import remove_stale_uploads
@@ -35,6 +36,9 @@ from takhin_tiered.segments.plan import Plan
 from takhin_tiered.segments.policy import classify
 from takhin_tiered.segments.report import SegmentInfo, describe_segment, iso_time
 from takhin_tiered.store import open_store
+
+_KAFKA = "kafka"
+"""In the journal: that the data directory is Kafka's, for the day on which an empty disk stands in its place."""
 
 
 class TieredStorage:
@@ -89,9 +93,14 @@ class TieredStorage:
             await catalog.load()
             if read_only:
                 catalog.detach()
+            kafka = await asyncio.to_thread(stands_in_kafka, data_dir) or await _was_kafka(journal)
+            if not read_only:
+                await asyncio.to_thread(require_safe_mode, settings, data_dir, kafka=kafka)
+                if journal is not None and kafka:
+                    await journal.set_meta(_KAFKA, "yes")
             store = await stack.enter_async_context(open_store(settings)) if settings.has_store else None
             engine = Engine(
-                policy=settings.policy,
+                policy=settings.policy_for(kafka=kafka),
                 data_dir=data_dir,
                 catalog=catalog,
                 object_store=store,
@@ -118,7 +127,8 @@ class TieredStorage:
         identity = SegmentId.parse(path)
         with self._counted(self.engine.metrics.archives):
             await self.prepare()
-            segment = await archive(self.engine, identity, evict=not self.engine.policy.keep_local)
+            await asyncio.to_thread(look_at_brokers, self.engine)
+            segment = await archive(self.engine, identity, evict=self.engine.policy.may_unlink)
         return self._info(segment)
 
     async def restore_segment(self, path: str) -> SegmentInfo:
@@ -169,7 +179,8 @@ class TieredStorage:
             **asdict(self.stats()),
             "quarantined_segments": engine.catalog.quarantined,
             "enabled": engine.policy.enabled,
-            "mode": self.settings.mode(kafka=False),
+            "mode": self.settings.mode(kafka=engine.policy.kafka),
+            "broker": {"kind": "kafka" if engine.policy.kafka else "", "running": engine.policy.broker_running},
             "data_dir": ",".join(map(str, self.settings.data_dirs)),
             "data_dirs": [str(path) for path in self.settings.data_dirs],
             "disk_free_bytes": engine.data_dir.free_bytes(),
@@ -382,3 +393,7 @@ def _acquire(lock: DataDirLock, settings: Settings) -> None:
             f"the state directory {settings.state_dir} cannot be written: {error.strerror}",
             hint="Set storage.tiered.state.dir to a directory that this user may write to",
         ) from error
+
+
+async def _was_kafka(journal: Journal | None) -> bool:
+    return journal is not None and await journal.get_meta(_KAFKA) == "yes"

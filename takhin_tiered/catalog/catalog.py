@@ -95,7 +95,7 @@ class Catalog:
     def may_have_work(self, policy: Policy, now: float) -> Iterator[Segment]:
         """Of `segments`, those that a cycle could do something with; of most a few bytes say that it cannot."""
         # A second more than the exact rule asks for: that one rounds.
-        since, keeps = int((now - policy.cold_age + 1) * 1e9), policy.keep_local
+        since, keeps = int((now - policy.cold_age + 1) * 1e9), not policy.may_unlink
 
         def choose(partition: Partition) -> _Wanted | None:
             topic = partition[0]

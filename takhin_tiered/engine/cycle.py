@@ -17,6 +17,7 @@ from takhin_tiered import logs
 from takhin_tiered.concurrency import all_of, in_thread
 from takhin_tiered.disk.scan import scan
 from takhin_tiered.engine.archive import archive
+from takhin_tiered.engine.brokers import look_at_brokers
 from takhin_tiered.engine.context import Engine
 from takhin_tiered.engine.evict import evict
 from takhin_tiered.engine.expire import expire
@@ -71,6 +72,7 @@ async def refresh_catalog(engine: Engine) -> Look:
     What is known of a partition that cannot be read stays as it is.
     """
     look = Look()
+    await in_thread(look_at_brokers, engine)
     engine.catalog.begin_scan()
     seen: set[tuple[str, int]] = set()
     listings = scan(engine.data_dir, engine.scan_memory, engine.catalog.restless, known=len(engine.catalog))

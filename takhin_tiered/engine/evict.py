@@ -12,6 +12,7 @@ from dataclasses import replace
 from takhin_tiered import logs
 from takhin_tiered.concurrency import in_thread
 from takhin_tiered.disk.look import scan_partition
+from takhin_tiered.engine.brokers import require_no_broker
 from takhin_tiered.engine.context import Engine, is_behind, open_partition, refresh, require_known, verb
 from takhin_tiered.engine.opened import OpenSegment
 from takhin_tiered.engine.prove import prove_archived, read_local_checksum
@@ -45,7 +46,7 @@ async def evict_held(engine: Engine, segment: Segment, *, copied: OpenSegment | 
     """
     identity, path = segment.id, segment.id.path
     if engine.policy.keep_local:
-        raise SegmentRefused("mode copy never deletes a local file", segment=path)
+        raise SegmentRefused("this mode never deletes a local file", segment=path)
     if segment.active:
         raise SegmentActive(f"segment {path} is the active one of its partition", segment=path)
     if not segment.local:
@@ -123,6 +124,7 @@ def _unlink(
         # The log goes first: a broker that starts now sees no log without its indexes.
         for kind in FileKind:
             if kind in expected:
+                require_no_broker(engine, identity)
                 partition.unlink(identity.file(kind))
                 reached(f"evict.{kind}.unlinked")
         partition.fsync()

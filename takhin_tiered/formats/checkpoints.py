@@ -2,8 +2,8 @@
 
 Sources: ``java.util.Properties`` for ``meta.properties``; Apache Kafka's ``PartitionMetadataFile``,
 ``LeaderEpochCheckpointFile``, ``LeaderEpochFileCache``, ``OffsetCheckpointFile`` and ``CheckpointFile``. A checkpoint
-is ``0``, the number of its entries, and one entry a line; or nothing at all, as a broker makes it before it has anything
-to tell. Text that is not of its form raises `ValueError`: half a checkpoint is none.
+is ``0``, the number of its entries, and one entry a line; or nothing at all, as a broker makes it before it has
+anything to tell. Text that is not of its form raises `ValueError`: half a checkpoint is none.
 """
 
 from __future__ import annotations

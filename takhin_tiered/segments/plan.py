@@ -97,7 +97,8 @@ def _decide(segment: Segment, policy: Policy, now: float, crowded: set[SegmentId
     if not policy.covers(segment.id.topic):
         return keep("the configuration leaves this topic out")
     if segment.local.log is None:
-        if segment.archive is None or policy.keep_local:
+        if segment.archive is None or not policy.may_unlink or (policy.kafka and not segment.is_proven):
+            # Kafka makes empty indexes where one is read whose log is gone: they are its own, and hold nothing.
             return keep("index files without a .log")
         return evict("left over from an interrupted evict or restore")
     if segment.active:
@@ -112,7 +113,9 @@ def _decide(segment: Segment, policy: Policy, now: float, crowded: set[SegmentId
         return keep(f"{tier}, last modified {_hours(now - segment.mtime)} ago")
     if segment.is_proven:
         if policy.keep_local:
-            return keep("copied to the archive, and mode copy keeps local files")
+            return keep("copied to the archive, and its mode keeps local files")
+        if policy.broker_running:
+            return keep("copied to the archive; beside a running Kafka local files stay")
         return evict("its lease has ended and the archive holds it" if segment.restored else "the archive holds it")
     if not policy.auto_archive:
         return keep("cold, but automatic archiving is off")
@@ -120,7 +123,7 @@ def _decide(segment: Segment, policy: Policy, now: float, crowded: set[SegmentId
     reason = f"cold, last modified {_hours(now - segment.mtime)} ago"
     if segment.state is State.LOCAL and segment.archive is not None:
         reason = "its files are not the ones that were archived: compare, and archive again if they differ"
-    if policy.keep_local:
+    if not policy.may_unlink:
         return Step(segment.id, Verb.COPY, reason, tier, uploads=size, local=segment.local)
     return Step(segment.id, Verb.ARCHIVE, reason, tier, uploads=size, frees=size, local=segment.local)
 
@@ -151,7 +154,7 @@ def _expired(segment: Segment, policy: Policy, now: float, newer: int) -> Step |
 
 def _over_cache_size(restored: Iterable[Segment], policy: Policy) -> set[SegmentId]:
     """Restored copies that do not fit the cache: the least recently used leave first."""
-    if policy.keep_local:
+    if not policy.may_unlink:
         return set()
     kept, leave = 0, set()
     for segment in sorted(restored, key=lambda segment: segment.last_access, reverse=True):

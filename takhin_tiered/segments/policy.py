@@ -10,7 +10,11 @@ from takhin_tiered.segments.model import Segment, Tier
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """The rules that the configuration sets. Ages and leases are in seconds, sizes in bytes."""
+    """The rules that the configuration sets. Ages and leases are in seconds, sizes in bytes.
+
+    ``keep_local``: the mode never deletes a local file. ``kafka``: the data directories are Apache Kafka's, and
+    ``broker_running`` whether a broker held the lock on one of them at the last look.
+    """
 
     enabled: bool
     auto_archive: bool
@@ -23,6 +27,13 @@ class Policy:
     exclude: tuple[str, ...] = ()
     retention_age: tuple[tuple[str, float], ...] = ()
     retention_size: tuple[tuple[str, int], ...] = ()
+    kafka: bool = False
+    broker_running: bool = False
+
+    @property
+    def may_unlink(self) -> bool:
+        """Whether local files may go: never beside a running Kafka, which fails when it renames one that is gone."""
+        return not self.keep_local and not self.broker_running
 
     def max_age(self, topic: str) -> float | None:
         """Seconds after which an archived segment of this topic may go; None: never. The first glob to fit counts."""

@@ -1,0 +1,142 @@
+"""Beside Apache Kafka: what its directory shows decides what may be done to its files. The lock is a real one."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from takhin_tiered import ConfigError, SegmentRefused, Settings, State, TieredStorage
+from takhin_tiered.engine.evict import evict
+from takhin_tiered.segments.names import SegmentId
+from tests.support import AtPoint, Broker
+
+HOLDER = """
+import fcntl, sys
+file = open(sys.argv[1], "w")
+fcntl.lockf(file, fcntl.LOCK_EX)
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+@contextmanager
+def running_kafka(data: Path) -> Iterator[None]:
+    """A process that holds ``.lock`` as a broker does."""
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(data / ".lock")], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdin is not None
+        assert process.stdout.readline() == b"held\n"
+        try:
+            yield
+        finally:
+            process.stdin.close()
+            process.wait(10)
+
+
+@pytest.fixture
+def kafka(tmp_path: Path) -> Broker:
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "meta.properties").write_text("version=1\nnode.id=1\ncluster.id=x\n")
+    return Broker(data)
+
+
+def settings_of(broker: Broker, **more: object) -> Settings:
+    store = broker.root.parent / "store"
+    store.mkdir(exist_ok=True)
+    return Settings(data_dir=broker.root, enabled=True, directory_path=store, **more)
+
+
+async def test_where_no_mode_is_set_nothing_is_deleted_beside_kafka(kafka: Broker) -> None:
+    paths = kafka.segments()
+    async with TieredStorage.open(settings_of(kafka)) as storage:
+        report = await storage.run_cycle()
+        assert (report.copied, report.archived) == (3, 0)
+        assert storage.status()["mode"] == "copy"
+    assert all(kafka.is_whole(path) for path in paths)
+
+
+async def test_move_is_refused_while_kafka_runs(kafka: Broker) -> None:
+    kafka.segments()
+    with running_kafka(kafka.root), pytest.raises(ConfigError, match=r"archive\.mode is move") as refused:
+        async with TieredStorage.open(settings_of(kafka, archive_mode="move")):
+            pass
+    assert refused.value.exit_code == 2
+    assert "trim" in refused.value.hint
+
+
+async def test_move_evicts_where_kafka_is_stopped(kafka: Broker) -> None:
+    paths = kafka.segments()
+    (kafka.root / ".lock").touch()
+    async with TieredStorage.open(settings_of(kafka, archive_mode="move")) as storage:
+        await storage.run_cycle()
+    assert not any(kafka.on_disk(path) for path in paths)
+
+
+async def test_a_broker_that_starts_later_stops_all_unlinking(kafka: Broker) -> None:
+    paths = kafka.segments()
+    async with TieredStorage.open(settings_of(kafka, archive_mode="move")) as storage:
+        with running_kafka(kafka.root):
+            report = await storage.run_cycle()
+            assert (report.copied, report.archived, report.failures) == (3, 0, [])
+            await storage.archive_segment(paths[0])
+            assert all(kafka.is_whole(path) for path in paths)
+            assert storage.status()["broker"] == {"kind": "kafka", "running": True}
+        report = await storage.run_cycle()
+        assert report.evicted == 3
+
+
+async def test_the_lock_is_asked_before_each_unlink(kafka: Broker, at_point: AtPoint) -> None:
+    path = kafka.segments(count=1)[0]
+    async with TieredStorage.open(settings_of(kafka, archive_mode="move")) as storage:
+        holder = running_kafka(kafka.root)
+        seen = at_point("evict.begin", holder.__enter__)
+        with pytest.raises(SegmentRefused, match="would fail"):
+            await storage.archive_segment(path)
+        assert seen
+        assert kafka.is_whole(path)
+        with pytest.raises(SegmentRefused, match="would fail"):
+            await evict(storage.engine, SegmentId.parse(path))
+        holder.__exit__(None, None, None)
+        assert storage.segment(path).state == State.COPIED
+
+
+async def test_restored_segments_outlive_their_lease_beside_a_running_kafka(kafka: Broker) -> None:
+    path = kafka.segments(count=1)[0]
+    async with TieredStorage.open(settings_of(kafka, archive_mode="move", restore_lease_hours=0)) as storage:
+        await storage.run_cycle()
+        await storage.restore_segment(path)
+        with running_kafka(kafka.root):
+            await storage.run_cycle()
+            assert kafka.is_whole(path)
+
+
+async def test_a_new_disk_is_still_kafkas(kafka: Broker) -> None:
+    kafka.segments()
+    async with TieredStorage.open(settings_of(kafka)) as storage:
+        await storage.run_cycle()
+    (kafka.root / "meta.properties").unlink()
+    async with TieredStorage.open(settings_of(kafka)) as storage:
+        assert storage.status()["mode"] == "copy"
+
+
+async def test_empty_indexes_that_a_broker_made_fail_no_cycle(kafka: Broker) -> None:
+    path = kafka.segments(count=1)[0]
+    async with TieredStorage.open(settings_of(kafka, archive_mode="move")) as storage:
+        await storage.run_cycle()
+        index = kafka.root / path.replace(".log", ".index")
+        index.touch()
+        os.truncate(index, 10 << 20)
+        report = await storage.run_cycle()
+        assert not report.failures
+        assert index.exists()
+        await storage.restore_segment(path)
+    assert kafka.is_whole(path)
