@@ -8,7 +8,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,15 @@ class Running:
     def kill(self) -> None:
         self.process.kill()
         self.process.wait()
+
+    def wait(self, condition: Callable[[], Any], what: str, *, seconds: float = 40) -> Any:
+        """`wait_until`, which fails at once when the daemon ends."""
+
+        def alive_and() -> Any:
+            self.require_alive()
+            return condition()
+
+        return wait_until(alive_and, seconds=seconds, what=what)
 
     def metrics(self) -> str:
         return httpx.get(f"{self.api}/metrics", trust_env=False, timeout=20).text
@@ -93,10 +102,10 @@ class Program:
         set_ones = {key: value for key, value in self._keys.items() if value is not None}
         self._file.write_text(json.dumps(set_ones, indent=1))
 
-    def run(self, *arguments: str, status: int | None = 0) -> subprocess.CompletedProcess[str]:
+    def run(self, *arguments: str, status: int | None = 0, seconds: float = 100) -> subprocess.CompletedProcess[str]:
         """A command, to its end, which must be of this status (None: any)."""
         done = subprocess.run(
-            self._command(*arguments), env=_environment(), capture_output=True, text=True, check=False, timeout=110
+            self._command(*arguments), env=_environment(), capture_output=True, text=True, check=False, timeout=seconds
         )
         assert "Traceback" not in done.stderr, done.stderr
         if status is not None:
@@ -141,6 +150,7 @@ class Program:
                     process.wait(40)
                 except subprocess.TimeoutExpired:
                     running.kill()
+                    raise
 
     def closed(self, topic: str, partition: int = 0) -> list[int]:
         """Base offsets of the closed segments on the disk."""
