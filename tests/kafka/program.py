@@ -27,6 +27,7 @@ class Running:
 
     def __init__(self, process: subprocess.Popen[bytes], log: Path, port: int) -> None:
         self.process, self.log, self.api = process, log, f"http://127.0.0.1:{port}"
+        self.killed = False
         self._start = log.stat().st_size
 
     @property
@@ -34,6 +35,7 @@ class Running:
         return self.log.read_text()[self._start :]
 
     def kill(self) -> None:
+        self.killed = True
         self.process.kill()
         self.process.wait()
 
@@ -142,7 +144,8 @@ class Program:
         running = Running(process, self.log, self._port)
         try:
             yield running
-            running.require_alive()
+            if not running.killed:
+                running.require_alive()
         finally:
             if process.poll() is None:
                 process.terminate()

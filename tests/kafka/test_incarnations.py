@@ -37,7 +37,7 @@ def test_both_incarnations_are_kept_and_no_restore_mixes_them(
 ) -> None:
     clients.create("orders")
     clients.produce("orders", 6000)
-    program = new_program()
+    program = new_program(archive_mode="copy")
     program.archive_closed("orders")
     old = closed_files(kafka.log_dir / "orders-0")
     ids = recreate(kafka, clients, "orders")
@@ -75,7 +75,7 @@ def test_the_first_incarnation_comes_back_from_a_rebuilt_catalog(
     """With the topic gone from the disk, its archive is restored by its topic ID."""
     clients.create("orders")
     clients.produce("orders", 3000)
-    program = new_program()
+    program = new_program(archive_mode="copy")
     program.archive_closed("orders")
     old = closed_files(kafka.log_dir / "orders-0")
     ids = recreate(kafka, clients, "orders")
@@ -99,7 +99,7 @@ def test_a_restore_above_the_active_segment_is_refused(kafka: Kafka, clients: Cl
     """It would make the active one look closed, to be archived, and unlinked beneath its writer."""
     clients.create("orders")
     clients.produce("orders", 6000)
-    program = new_program()
+    program = new_program(archive_mode="copy")
     program.archive_closed("orders")
     highest = max(program.archived("orders"))
     ids = recreate(kafka, clients, "orders")
@@ -132,7 +132,7 @@ def test_a_foreign_segment_above_the_active_one_does_not_close_it(
     highest = max(old)
     recreate(kafka, clients, "orders")
     clients.produce("orders", 1500)
-    program = new_program()
+    program = new_program(archive_mode="copy")
     active = program.local("orders")[-1]
     assert active < highest
     for kind, content in old[highest].items():
@@ -152,7 +152,7 @@ def test_a_truncated_log_is_another_incarnation(kafka: Kafka, clients: Clients, 
     """The same topic ID and offsets, other bytes: as after an unclean election."""
     clients.create("orders")
     clients.produce("orders", 6000)
-    program = new_program()
+    program = new_program(archive_mode="copy")
     program.archive_closed("orders")
     directory = kafka.log_dir / "orders-0"
     old = closed_files(directory)
