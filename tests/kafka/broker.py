@@ -165,6 +165,10 @@ class Kafka:
             self._process.wait()
         self._process = None
 
+    def tool(self, main: str, *arguments: str) -> list[str]:
+        """The command of one of the tools in Kafka's jars."""
+        return [*self._java("-Xmx128m", "-XX:TieredStopAtLevel=1", self._log4j, main)[:-1], *arguments]
+
     def partition_dir(self, topic: str, partition: int = 0) -> Path:
         """Where a partition is; the first of the log directories if it is nowhere."""
         name = f"{topic}-{partition}"
@@ -199,8 +203,8 @@ class Kafka:
         (self.root / "server.properties").write_text(text)
 
     def _format(self) -> None:
-        command = self._java("-Xmx128m", "-XX:TieredStopAtLevel=1", self._log4j, "kafka.tools.StorageTool")
-        command[-1:] = ["format", "-t", CLUSTER, "-c", command[-1]]
+        file = str(self.root / "server.properties")
+        command = self.tool("kafka.tools.StorageTool", "format", "-t", CLUSTER, "-c", file)
         done = subprocess.run(
             command, cwd=self.root, env=_clean_environment(), capture_output=True, text=True, check=False
         )
