@@ -85,7 +85,9 @@ class Kafka:
     ``settings`` are keys of `server.properties` over the scaled-down ones, with ``_`` for each dot.
     """
 
-    def __init__(self, root: Path, version: str, *, log_dirs: int = 1, **settings: object) -> None:
+    def __init__(
+        self, root: Path, version: str, *, log_dirs: int = 1, is_formatted: bool = False, **settings: object
+    ) -> None:
         self.root, self.version = root, version
         root.mkdir(parents=True, exist_ok=True)
         self.log_dirs = [root / (f"data{number}" if log_dirs > 1 else "data") for number in range(log_dirs)]
@@ -98,7 +100,8 @@ class Kafka:
         self._process: subprocess.Popen[bytes] | None = None
         self._mark = 0
         self._write_settings()
-        self._format()
+        if not is_formatted:
+            self._format()
 
     @property
     def log_dir(self) -> Path:

@@ -184,7 +184,7 @@ class Clients:
         """Keys and values; a value of None deletes the key from a compacted topic."""
         producer = Producer(self._producer("none"))
         for key, value in pairs:
-            producer.produce(topic, value, key, partition)
+            producer.produce(topic, value, key, partition, on_delivery=_require_delivered)
             producer.poll(0)
         assert producer.flush(60) == 0
 
@@ -225,7 +225,7 @@ class Clients:
             value = None if number % 50 == 49 else values.randbytes(size)
             chosen = key or (None if number % 10 == 9 else f"key-{number}".encode())
             headers: Any = [("number", str(number).encode()), ("empty", b""), ("null", None)] if number % 3 == 0 else []
-            producer.produce(topic, value, chosen, partition, timestamp=timestamp, headers=headers)
+            producer.produce(topic, value, chosen, partition, _require_delivered, timestamp=timestamp, headers=headers)
             if number % 100 == 99:
                 producer.poll(0)
 
@@ -292,6 +292,12 @@ class Reader(threading.Thread):
     def __exit__(self, *_: object) -> None:
         self._stopping.set()
         self.join(20)
+
+
+def _require_delivered(error: object, _message: object) -> None:
+    """Raised from the producer's next `poll` or `flush`."""
+    if error is not None:
+        raise AssertionError(f"a record was not delivered: {error}")
 
 
 def _record(message: Any) -> Record:
