@@ -16,7 +16,6 @@ def compacted(kafka: Kafka, clients: Clients, topic: str) -> list[Record]:
     clients.create(
         topic,
         cleanup_policy="compact",
-        min_cleanable_dirty_ratio=0.01,
         segment_ms=1000,
         delete_retention_ms=100,
     )
@@ -31,22 +30,17 @@ def rewrite(clients: Clients, topic: str) -> None:
 
 
 def settled(kafka: Kafka, clients: Clients, topic: str) -> list[Record]:
-    """Roll the active segment until the cleaner has taken all but the newest versions, and the deletions."""
+    """Roll the active segment until the cleaner has left one version of each key and no deletion; then hold it."""
+    clients.configure(topic, min_cleanable_dirty_ratio=0.0001)
 
-    def clean() -> list[Record]:
-        clients.put(topic, [(b"last", b"x" * 10)])
+    def is_clean() -> bool:
+        clients.put(topic, [(b"last", b"x" * 1500)])
         kafka.require_well()
-        found = clients.consume(topic)
-        keys = [record.key for record in found[:-3]]
-        gone = not any(record.value is None for record in found)
-        return found if len(keys) == len(set(keys)) and gone else []
+        found = [record for record in clients.consume(topic) if record.key != b"last"]
+        return len(found) == len({record.key for record in found}) and all(record.value for record in found)
 
-    def as_before() -> bool:
-        first = clients.consume(topic)
-        return len(first) == len({record.key for record in first})
-
-    wait_until(clean, seconds=60, what="the cleaner")
-    wait_until(as_before, seconds=60, what="the cleaner's last pass")
+    wait_until(is_clean, seconds=60, what="the cleaner")
+    clients.configure(topic, min_cleanable_dirty_ratio=1)
     return clients.consume(topic)
 
 

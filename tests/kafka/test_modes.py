@@ -52,7 +52,7 @@ def test_a_live_broker_survives(
         kafka.require_well()
         EVENTS[event](clients)
         if event == "compaction":
-            clients.produce("orders", 200)
+            clients.put("orders", [(b"key-1", b"new")])
         daemon.wait(lambda: happened(kafka, event, had), event)
         daemon.wait_cycles()
         if event != "topic deletion":
