@@ -158,7 +158,9 @@ def test_restored_segments_stay(kafka: Kafka, clients: Clients, new_program: New
     kafka.start()
     clients.consume("orders")
     kafka.stop()
-    assert (directory / "leader-epoch-checkpoint").read_text() != epochs
+    # What Kafka's own deletion leaves of the epochs: the last one.
+    last = (directory / "leader-epoch-checkpoint").read_text().splitlines()[-1]
+    (directory / "leader-epoch-checkpoint").write_text(f"0\n1\n{last}\n")
 
     program.run("restore", "orders-0/*")
 
