@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: bench demo test test-minio torture lint format clean
+.PHONY: bench demo test test-kafka test-minio torture lint format clean
 
 demo: $(VENV)/.run  ## The main job on made-up Kafka segments and a directory store
 	$(BIN)/takhin-tiered demo
@@ -13,6 +13,9 @@ test: $(VENV)/.test  ## All tests, on a real S3 server that they start themselve
 
 test-minio: $(VENV)/.test  ## The store contract and the end-to-end tests on a real MinIO, built if there is none
 	.ci/test-minio.sh $(BIN)
+
+test-kafka: $(VENV)/.kafka  ## Beside real Apache Kafka brokers, fetched by Maven; arguments in TEST="-k trim"
+	.ci/test-kafka.sh $(BIN) $(TEST)
 
 torture: $(VENV)/.test  ## Every kill, fault and interleaving, on both kinds of store: about an hour
 	TAKHIN_TEST_TORTURE=full $(BIN)/pytest tests/faults --dist worksteal
@@ -37,6 +40,10 @@ $(VENV)/.run: pyproject.toml
 
 $(VENV)/.test: pyproject.toml $(VENV)/.run
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[test]'
+	touch $@
+
+$(VENV)/.kafka: pyproject.toml $(VENV)/.test
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[kafka]'
 	touch $@
 
 $(VENV)/.bench: pyproject.toml $(VENV)/.run
