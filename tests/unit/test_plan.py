@@ -157,7 +157,7 @@ def test_what_the_archive_holds_already_leaves_the_disk() -> None:
 def test_mode_copy_keeps_every_local_file() -> None:
     assert_kept(copied(), "its mode keeps local files", COPY)
     assert_kept(restored(lease=-10), "its mode keeps local files", COPY)
-    assert_kept(restored(lease=-10), "mode copy keeps local files", replace(COPY, cache_size=0))
+    assert_kept(restored(lease=-10), "its mode keeps local files", replace(COPY, cache_size=0))
     leftover = replace(archived(), local=LocalFiles(offset_index=FileStat(8, 1, 1)))
     assert_kept(leftover, "index files without a .log", COPY)
 
