@@ -19,13 +19,15 @@ from typing import Any
 import aiosqlite
 
 from takhin_tiered.catalog.block import blocks, unpack_blocks
+from takhin_tiered.catalog.record import from_schema_2
 from takhin_tiered.errors import CatalogError
 from takhin_tiered.points import reached
 from takhin_tiered.segments.model import Intent
 from takhin_tiered.segments.names import Partition, SegmentId
 
 FILE_NAME = "catalog.db"
-_SCHEMA_VERSION = 2
+_SCHEMA_VERSION = 3
+_READABLE_VERSION = 2
 _ROWS_AT_ONCE = 20_000
 _BLOCKS_AT_ONCE = 64
 # A partition is written whole when so many of its rows, and a fourth of them, have changed since it was.
@@ -33,7 +35,7 @@ _MANY_CHANGES = 64
 _GONE = b""
 _Work = list[tuple[str, Iterable[tuple[Any, ...]]]]
 """Statements, each with the rows that it is carried out for."""
-_SCHEMA = f"""
+_TABLES = """
 CREATE TABLE IF NOT EXISTS segments (
     topic TEXT NOT NULL, partition INTEGER NOT NULL, base_offset INTEGER NOT NULL, record BLOB NOT NULL,
     PRIMARY KEY (topic, partition, base_offset)
@@ -47,7 +49,6 @@ CREATE TABLE IF NOT EXISTS intents (
     size INTEGER NOT NULL, sha256 TEXT NOT NULL, part_size INTEGER NOT NULL, since REAL NOT NULL
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-PRAGMA user_version = {_SCHEMA_VERSION};
 """
 
 
@@ -67,11 +68,13 @@ class Journal:
     by row in ``segments``, an empty record for a segment that is gone.
     """
 
-    def __init__(self, database: _Database, path: Path, *, was_clean: bool) -> None:
+    def __init__(self, database: _Database, path: Path, *, was_clean: bool, version: int = _SCHEMA_VERSION) -> None:
         self._database = database
         self._path = path
         self._changed: Counter[Partition] = Counter()
         self.was_clean = was_clean
+        # A reader changes nothing, so it takes an earlier release's rows as they stand.
+        self._is_old = version < _SCHEMA_VERSION
 
     async def partitions(self) -> AsyncIterator[tuple[Partition, dict[int, bytes]]]:
         """Every partition, with the rows of all its segments by base offset."""
@@ -85,7 +88,7 @@ class Journal:
                         yield partition, _with_changes(rows, changes.pop(partition, {}))
                         rows = {}
                     partition = found
-                    rows |= unpack_blocks(row[2] for row in packed)
+                    rows |= self._in_form(unpack_blocks(row[2] for row in packed))
             if partition is not None:
                 yield partition, _with_changes(rows, changes.pop(partition, {}))
         for partition, changed in changes.items():
@@ -147,7 +150,10 @@ class Journal:
             for topic, number, base_offset, row in batch:
                 found.setdefault((topic, number), {})[base_offset] = row
         self._changed = Counter({partition: len(rows) for partition, rows in found.items()})
-        return found
+        return {partition: self._in_form(rows) for partition, rows in found.items()}
+
+    def _in_form(self, rows: dict[int, bytes]) -> dict[int, bytes]:
+        return {offset: from_schema_2(row) for offset, row in rows.items()} if self._is_old else rows
 
 
 @asynccontextmanager
@@ -168,12 +174,13 @@ async def open_journal(state_dir: Path, *, read_only: bool = False) -> AsyncIter
         await database
     try:
         with _translated(path):
-            await _require_known_version(database, path, read_only=read_only)
+            version = await _require_known_version(database, path, read_only=read_only)
             if read_only:
-                yield Journal(database, path, was_clean=True)
+                yield Journal(database, path, was_clean=True, version=version)
                 return
             # Of a power cut, unlike of a kill, the last commits may be lost: `was_clean` tells, the bucket knows.
-            await database.executescript(f"PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL; {_SCHEMA}")
+            await database.executescript(f"PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL; {_TABLES}")
+            await database.transact(partial(_migrate, version))
             journal = Journal(database, path, was_clean=False)
             journal.was_clean = await journal.get_meta("clean") == "yes"
             await journal.set_meta("clean", "no")
@@ -183,15 +190,40 @@ async def open_journal(state_dir: Path, *, read_only: bool = False) -> AsyncIter
             await database.close()
 
 
-async def _require_known_version(database: aiosqlite.Connection, path: Path, *, read_only: bool) -> None:
-    """An earlier release's database lacks a table: made empty, it leaves all rows to be changes."""
+async def _require_known_version(database: aiosqlite.Connection, path: Path, *, read_only: bool) -> int:
+    """The version, 0 for a new database."""
     cursor = await database.execute("PRAGMA user_version")
     row = await cursor.fetchone()
     version = row[0] if row else 0
     if version > _SCHEMA_VERSION:
         raise CatalogError(f"{path} was written by a later release", hint="Use that release, or a later one")
-    if read_only and version < _SCHEMA_VERSION:
+    if read_only and version < _READABLE_VERSION:
         raise CatalogError(f"{path} was written by an earlier release", hint="Start the daemon of this release once")
+    return int(version)
+
+
+def _migrate(version: int, database: sqlite3.Connection) -> None:
+    """Bring the rows of an earlier release into the present form, all or none.
+
+    A database of version 1 lacks the table of blocks: made empty, it leaves all rows to be changes.
+    """
+    if version == _SCHEMA_VERSION:
+        return
+    try:
+        if version:
+            for rowid, packed in database.execute("SELECT rowid, rows FROM blocks").fetchall():
+                rows = {offset: from_schema_2(row) for offset, row in unpack_blocks([packed]).items()}
+                database.executemany("UPDATE blocks SET rows = ? WHERE rowid = ?", [(b, rowid) for b in blocks(rows)])
+            changed = database.execute("SELECT topic, partition, base_offset, record FROM segments").fetchall()
+            database.executemany(
+                "UPDATE segments SET record = ? WHERE topic = ? AND partition = ? AND base_offset = ?",
+                [(from_schema_2(row), *place) for *place, row in changed],
+            )
+        database.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
+        database.commit()
+    except BaseException:
+        database.rollback()
+        raise
 
 
 def _commit(work: _Work, before: Callable[[], None], database: sqlite3.Connection) -> None:

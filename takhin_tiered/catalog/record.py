@@ -14,7 +14,9 @@ from operator import itemgetter
 
 from takhin_tiered.segments.listing import (
     ACTIVE,
+    ALL_KINDS,
     FLAGS,
+    KINDS,
     LOCAL_SHIFT,
     SETTLED,
     flags_of,
@@ -26,14 +28,14 @@ from takhin_tiered.segments.listing import (
 from takhin_tiered.segments.model import NO_FILES, Archive, Segment
 from takhin_tiered.segments.names import SegmentId
 
-_ARCHIVE = struct.Struct("<Iqqd")
+_ARCHIVE = struct.Struct("<Iqqdq")
 _TIME = struct.Struct("<d")
 
 # The bits below these, and the local files' after them, are those of a listing's rows.
 _ARCHIVED, _PROVEN_IS_LOCAL, _LEASED, _READ, _PROBLEM = (1 << bit for bit in range(2, 7))
-_PROVEN_SHIFT = LOCAL_SHIFT + 3
-_QUARANTINED = 1 << 13
-_LOCAL_BITS = 7 << LOCAL_SHIFT
+_PROVEN_SHIFT = LOCAL_SHIFT + KINDS
+_QUARANTINED = 1 << (_PROVEN_SHIFT + KINDS)
+_LOCAL_BITS = ALL_KINDS << LOCAL_SHIFT
 _SEEN_BITS = ACTIVE | SETTLED | _LOCAL_BITS
 # A log's modification time stands behind its size, and its size behind the flags.
 _LOG_TIME = struct.Struct("<q")
@@ -59,7 +61,8 @@ def pack(segment: Segment) -> bytes:
     pieces = [FLAGS.pack(flags)]
     pieces.append(pack_files(segment.local))
     if archive:
-        pieces.append(_ARCHIVE.pack(archive.generation, archive.size, archive.mtime_ns, archive.archived_at))
+        fields = (archive.generation, archive.size, archive.mtime_ns, archive.archived_at, archive.last_offset)
+        pieces.append(_ARCHIVE.pack(*fields))
     if not shared:
         pieces.append(pack_files(proven))
     if segment.lease_until:
@@ -102,12 +105,13 @@ def may_have_work(row: bytes, *, cold_since_ns: int, keeps_copies: bool, may_exp
 
 def unpack(identity: SegmentId, row: bytes) -> Segment:
     flags = flags_of(row)
-    local, at = unpack_files(row, FLAGS.size, flags >> LOCAL_SHIFT & 7)
+    local, at = unpack_files(row, FLAGS.size, flags >> LOCAL_SHIFT & ALL_KINDS)
     archive = None
     if flags & _ARCHIVED:
-        generation, size, mtime_ns, archived_at = _ARCHIVE.unpack_from(row, at)
-        proven, at = unpack_files(row, at + _ARCHIVE.size, flags >> _PROVEN_SHIFT & 7)
-        archive = Archive(generation, size, mtime_ns, archived_at, proven=local if flags & _PROVEN_IS_LOCAL else proven)
+        generation, size, mtime_ns, archived_at, last_offset = _ARCHIVE.unpack_from(row, at)
+        proven, at = unpack_files(row, at + _ARCHIVE.size, flags >> _PROVEN_SHIFT & ALL_KINDS)
+        proven = local if flags & _PROVEN_IS_LOCAL else proven
+        archive = Archive(generation, size, mtime_ns, archived_at, proven, last_offset)
     lease_until = last_access = 0.0
     if flags & _LEASED:
         lease_until = _TIME.unpack_from(row, at)[0]
@@ -157,15 +161,15 @@ class Form:
 @cache
 def form_of(head: bytes) -> Form:
     flags = flags_of(head)
-    present, proven = flags >> LOCAL_SHIFT & 7, flags >> _PROVEN_SHIFT & 7
+    present, proven = flags >> LOCAL_SHIFT & ALL_KINDS, flags >> _PROVEN_SHIFT & ALL_KINDS
     has_log, is_archived = bool(present & 1), bool(flags & _ARCHIVED)
     sizes = present.bit_count()
     # The size of each file, and of the archive; of the log and the archive the time; and nothing else.
-    local = ("qq8x" + "q16x" * (sizes - 1) if has_log else "q16x" * sizes) + ("4xqq8x" if is_archived else "")
+    local = ("qq8x" + "q16x" * (sizes - 1) if has_log else "q16x" * sizes) + ("4xqq16x" if is_archived else "")
     rest = f"{24 * proven.bit_count() + 8 * bool(flags & _LEASED) + 8 * bool(flags & _READ)}x"
     first_archived = sizes + has_log
     return Form(
-        reader=struct.Struct(f"<2x{local}{rest}"),
+        reader=struct.Struct(f"<{FLAGS.size}x{local}{rest}"),
         fields=sizes + has_log + 2 * is_archived,
         local_sizes=(0, *range(2, sizes + 1)) if has_log else tuple(range(sizes)),
         archive_size=first_archived if is_archived else -1,
@@ -173,3 +177,23 @@ def form_of(head: bytes) -> Form:
         archived_only=is_archived and not has_log,
         quarantined=bool(flags & _QUARANTINED),
     )
+
+
+_OLD_FLAGS = struct.Struct("<H")
+_OLD_ARCHIVE_SIZE = struct.calcsize("<Iqqd")
+_OLD_KINDS = 7
+_UNKNOWN_LAST_OFFSET = struct.pack("<q", -1)
+
+
+def from_schema_2(row: bytes) -> bytes:
+    """A row as releases before 0.2 wrote it: three kinds of file, flags of two bytes, no last offset."""
+    if not row:
+        return row
+    (flags,) = _OLD_FLAGS.unpack_from(row)
+    local, proven = flags >> 7 & _OLD_KINDS, flags >> 10 & _OLD_KINDS
+    new = flags & 0x7F | local << LOCAL_SHIFT | proven << _PROVEN_SHIFT | (_QUARANTINED if flags & 1 << 13 else 0)
+    head, rest = FLAGS.pack(new), row[_OLD_FLAGS.size :]
+    if not flags & _ARCHIVED:
+        return head + rest
+    at = 24 * local.bit_count() + _OLD_ARCHIVE_SIZE
+    return head + rest[:at] + _UNKNOWN_LAST_OFFSET + rest[at:]

@@ -32,6 +32,8 @@ _TOPICS = {
     ("web-clicks", 0): (300.0, 180.0, 40.0, 0.05),
 }
 
+_TRIPLE = (FileKind.LOG, FileKind.INDEX, FileKind.TIMEINDEX)
+
 
 async def run_demo(*, keep: bool) -> None:
     """Show the whole job in less than a minute; with ``keep``, serve afterwards."""
@@ -118,7 +120,7 @@ def _write_segments(data: Path) -> dict[SegmentId, str]:
             modified = now - age * _HOUR
             segment = SegmentId(topic, partition, offset)
             made = make_segment(offset, _SEGMENT_BYTES, first_timestamp=int((modified - 60) * 1000))
-            for kind, content in zip(FileKind, (made.log, made.index, made.timeindex), strict=True):
+            for kind, content in zip(_TRIPLE, (made.log, made.index, made.timeindex), strict=True):
                 path = directory / segment.file(kind)
                 path.write_bytes(content)
                 os.utime(path, (modified, modified))
@@ -129,7 +131,7 @@ def _write_segments(data: Path) -> dict[SegmentId, str]:
 
 def _checksum(data: Path, segment: SegmentId) -> str:
     digest = hashlib.sha256()
-    for kind in FileKind:
+    for kind in _TRIPLE:
         digest.update((data / segment.directory / segment.file(kind)).read_bytes())
     return digest.hexdigest()
 

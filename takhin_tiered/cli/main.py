@@ -183,17 +183,23 @@ def verify(
     """
 
     async def work(settings: Settings) -> None:
-        checked = total = 0
+        checked = total = lacking = 0
         bad: list[str] = []
         async with TieredStorage.open(settings, read_only=True) as storage:
             async for verdict in storage.verify(lambda identity: _matches(identity.path, glob), deep=deep):
                 checked += 1
                 total += verdict.size
+                lacking += verdict.may_lack_files
                 if verdict.problem:
                     bad.append(verdict.id.path)
                     console().print(f"BAD {verdict.id.path}: {escape(verdict.problem)}")
         how = "read back" if deep else "by sizes and checksums"
         console().print(f"{counted(checked, 'archived segment')} verified {how}, {size(total)}, {len(bad)} bad")
+        if lacking:
+            console().print(
+                f"{counted(lacking, 'segment')} archived by an earlier release may lack a transaction index and a "
+                "producer snapshot: what still stands on the disk is archived with them at the next cycle"
+            )
         if bad:
             await _scrub(settings, bad)
         _exit_if(len(bad))

@@ -11,6 +11,7 @@ from takhin_tiered.segments.model import stamp
 from takhin_tiered.segments.names import OFFSET_DIGITS, TEMP_SUFFIX, FileKind, parse_offset, parse_partition
 
 _PLACES = {f".{kind}": place for place, kind in enumerate(FileKind)}
+_NONE = [b""] * len(FileKind)
 
 
 class Look(NamedTuple):
@@ -65,12 +66,12 @@ def _read(data_dir: DataDir | DataDirs, name: str, parsed: tuple[str, int]) -> P
             status = _regular(entry)
             if status is not None:
                 if (files := found.get(digits)) is None:
-                    files = found[digits] = [b"", b"", b""]
+                    files = found[digits] = _NONE.copy()
                 times = stamp(status.st_ino, status.st_ctime_ns)
                 files[place] = pack_file(status.st_size, status.st_mtime_ns, times)
             elif place == 0:
                 unseen_logs.append(digits)
-    rows = {offset: row_of(*files) for digits, files in found.items() if (offset := parse_offset(digits)) is not None}
+    rows = {offset: row_of(files) for digits, files in found.items() if (offset := parse_offset(digits)) is not None}
     logs = [offset for digits in unseen_logs if (offset := parse_offset(digits)) is not None]
     logs += [offset for offset, row in rows.items() if has_log(row)]
     return PartitionListing(*parsed, rows, max(logs, default=None), tuple(unfinished))

@@ -117,7 +117,9 @@ async def copy_held(
     else:
         raise SegmentConflict(f"{_GENERATIONS_TRIED} generations of {identity.path} are taken", segment=identity.path)
     log = manifest.log
-    archived = Archive(manifest.generation, manifest.size, log.mtime_ns, manifest.archived_at, proven=opened.stats)
+    archived = Archive(
+        manifest.generation, manifest.size, log.mtime_ns, manifest.archived_at, opened.stats, manifest.end
+    )
     segment = replace(segment, archive=archived, problem=manifest.problem, quarantined=False)
     engine.catalog.put(segment)
     engine.catalog.settle(file.key for file in manifest.files.values())

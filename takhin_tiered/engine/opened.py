@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from takhin_tiered.codec.checksums import Checksum, Hasher
 from takhin_tiered.concurrency import in_thread
 from takhin_tiered.disk.files import OpenFile, PartitionDir
+from takhin_tiered.disk.kafka import read_partition
 from takhin_tiered.formats.kafka import TIMEINDEX_ENTRY_SIZE, LogSummary, LogWalk
 from takhin_tiered.segments.model import NO_FILES
 from takhin_tiered.segments.names import FileKind, SegmentId
@@ -29,7 +30,8 @@ class Content:
 class OpenSegment:
     """Not open at first. Its methods block; `open` and `read` raise `OSError`.
 
-    ``stats`` is how the files stood when they were opened. ``content`` is there from then on where all of it is
+    ``stats`` is how the files stood when they were opened, ``topic_id`` the topic's in
+    Kafka, or empty. ``content`` is there from then on where all of it is
     small, which saves a turn in a thread, with the MD5 in any case; else it is None.
     """
 
@@ -37,6 +39,7 @@ class OpenSegment:
         self.identity = identity
         self.files: dict[FileKind, OpenFile] = {}
         self.stats = NO_FILES
+        self.topic_id = ""
         self.content: Content | None = None
         self._stack = ExitStack()
 
@@ -45,6 +48,7 @@ class OpenSegment:
             with suppress(FileNotFoundError):
                 file = self.files[kind] = self._stack.enter_context(partition.open(self.identity.file(kind)))
                 self.stats = self.stats.with_file(kind, file.found)
+        self.topic_id = read_partition(partition.fd).topic_id
         if self.stats.size <= SMALL:
             self.content = self.read(dict.fromkeys(self.files, 0), with_md5=True)
 

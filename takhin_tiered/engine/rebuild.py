@@ -110,6 +110,7 @@ async def _learn(engine: Engine, identity: SegmentId) -> bool:
     async with engine.catalog.lock(identity):
         known = engine.catalog.get(identity) or Segment(identity)
         archived = Archive(manifest.generation, manifest.size, manifest.log.mtime_ns, manifest.archived_at)
+        archived = replace(archived, last_offset=manifest.end)
         if known.archive is not None and replace(known.archive, proven=archived.proven) == archived:
             return False
         engine.catalog.put(replace(known, archive=archived, problem=manifest.problem))

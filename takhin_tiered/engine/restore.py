@@ -32,7 +32,8 @@ from takhin_tiered.segments.model import Archive, LocalFiles, Segment
 from takhin_tiered.segments.names import TEMP_SUFFIX, FileKind, SegmentId, parse_file
 
 _SMALL = 256 << 10
-_LOG_LAST = (FileKind.INDEX, FileKind.TIMEINDEX, FileKind.LOG)
+_LOG_LAST = (*(kind for kind in FileKind if kind is not FileKind.LOG), FileKind.LOG)
+_KINDS_OF_VERSION_1 = {FileKind.LOG, FileKind.INDEX, FileKind.TIMEINDEX}
 
 
 async def restore(engine: Engine, identity: SegmentId) -> Segment:
@@ -107,7 +108,9 @@ async def _adopt(engine: Engine, segment: Segment) -> Segment:
 
 async def _restored(engine: Engine, segment: Segment, manifest: Manifest, local: LocalFiles) -> Segment:
     now = engine.clock()
-    archived = Archive(manifest.generation, manifest.size, manifest.log.mtime_ns, manifest.archived_at, proven=local)
+    archived = Archive(
+        manifest.generation, manifest.size, manifest.log.mtime_ns, manifest.archived_at, local, manifest.end
+    )
     segment = replace(
         segment,
         local=local,
@@ -200,7 +203,7 @@ def _place(partition: PartitionDir, manifest: Manifest) -> LocalFiles:
                 if kind in manifest.files:
                     partition.place_temp(name, replace=kind is not FileKind.LOG)
                     placed.append(name)
-                else:
+                elif manifest.version > 1 or kind in _KINDS_OF_VERSION_1:
                     # Recorded as missing: what an earlier log of this name left would be a wrong index.
                     with suppress(FileNotFoundError):
                         partition.unlink(name)

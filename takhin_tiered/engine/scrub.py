@@ -29,12 +29,16 @@ _AT_ONCE = 16
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """On one archived segment: bytes that were looked at, what is wrong (or an empty text), whether it was healed."""
+    """On one archived segment: bytes that were looked at, what is wrong (or an empty text), whether it was healed.
+
+    ``may_lack_files``: an earlier release archived it, which left out transaction indexes and producer snapshots.
+    """
 
     id: SegmentId
     size: int
     problem: str
     healed: bool = False
+    may_lack_files: bool = False
 
 
 async def verify(engine: Engine, wanted: Callable[[SegmentId], bool], *, deep: bool) -> AsyncIterator[Verdict]:
@@ -54,7 +58,9 @@ async def verify(engine: Engine, wanted: Callable[[SegmentId], bool], *, deep: b
 
 async def _verify_one(engine: Engine, identity: SegmentId, *, deep: bool) -> Verdict:
     manifest, problems = await _examine(engine, identity, engine.downloads if deep else None)
-    return Verdict(identity, manifest.size if manifest else 0, "; ".join(problems.values()))
+    lacks = manifest is not None and manifest.may_lack_files
+    size = manifest.size if manifest else 0
+    return Verdict(identity, size, "; ".join(problems.values()), may_lack_files=lacks)
 
 
 async def scrub(engine: Engine, pace: Pace) -> None:

@@ -264,6 +264,9 @@ class Upload:
             last_timestamp=summary.last_timestamp,
             archived_at=self._engine.clock(),
             problem=summary.problem,
+            topic_id=self._opened.topic_id,
+            leader_epochs=summary.leader_epochs,
+            kafka=self._engine.policy.kafka,
         )
 
     async def _commit(self, manifest: Manifest) -> None:

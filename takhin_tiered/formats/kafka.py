@@ -32,11 +32,17 @@ class Batch:
     base_timestamp: int
     max_timestamp: int
     crc: int
+    leader_epoch: int = -1
+    records: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class LogSummary:
-    """What a look at a log tells. ``format`` is ``kafka``, ``empty`` or ``unknown``; ``problem`` what is wrong."""
+    """What a look at a log tells. ``format`` is ``kafka``, ``empty`` or ``unknown``; ``problem`` what is wrong.
+
+    ``leader_epochs`` are (epoch, offset of the first batch with it) in the order of the log. ``has_gaps``: offsets
+    are missing between its first and its last one, as compaction leaves it.
+    """
 
     format: str
     first_offset: int | None = None
@@ -44,16 +50,18 @@ class LogSummary:
     first_timestamp: int | None = None
     last_timestamp: int | None = None
     problem: str = ""
+    leader_epochs: tuple[tuple[int, int], ...] = ()
+    has_gaps: bool = False
 
 
 def parse_batch(header: bytes, position: int) -> Batch | None:
     """Read a batch header; None where these bytes are not one."""
     if len(header) < HEADER_SIZE:
         return None
-    (base, length, _, magic, crc, _, last_delta, base_time, max_time, *_) = _HEADER.unpack_from(header)
+    (base, length, epoch, magic, crc, _, last_delta, base_time, max_time, *_, count) = _HEADER.unpack_from(header)
     if magic != 2 or length < _SMALLEST_LENGTH or base < 0 or last_delta < 0:
         return None
-    return Batch(position, length + _LENGTH_ENDS_AT, base, base + last_delta, base_time, max_time, crc)
+    return Batch(position, length + _LENGTH_ENDS_AT, base, base + last_delta, base_time, max_time, crc, epoch, count)
 
 
 class LogWalk:
@@ -68,6 +76,10 @@ class LogWalk:
         self._last: Batch | None = None
         self._newest = -1
         self._problem = ""
+        self._epochs: list[tuple[int, int]] = []
+        self._epoch = -1
+        self._next_offset = -1
+        self._has_gaps = False
         self._position = 0
         self._header = bytearray()
         self._batch: Batch | None = None
@@ -95,21 +107,35 @@ class LogWalk:
             problem = problem or f"no whole batch stands at byte {end} of {self._size} of the log"
         newest = max(self._newest, _last_timestamp(timeindex))
         first, last = self._first, self._last
-        return LogSummary("kafka", first.base_offset, last.last_offset, first.base_timestamp, newest, problem)
+        return LogSummary(
+            "kafka",
+            first.base_offset,
+            last.last_offset,
+            first.base_timestamp,
+            newest,
+            problem,
+            tuple(self._epochs),
+            self._has_gaps,
+        )
 
     def _take_whole_batches(self, view: memoryview, at: int) -> int:
         """Those that stand in one piece, as nearly all do: a few calls for each. Returns where it stopped."""
         begin, end, newest = at, len(view), self._newest
         last = -1
         while at + HEADER_SIZE <= end:
-            (base, length, _, magic, crc, _, last_delta, base_time, max_time, *_) = _HEADER.unpack_from(view, at)
+            (base, length, epoch, magic, crc, _, last_delta, base_time, max_time, *_, count) = _HEADER.unpack_from(
+                view, at
+            )
             after = at + length + _LENGTH_ENDS_AT
             if magic != 2 or length < _SMALLEST_LENGTH or base < 0 or last_delta < 0 or after > end:
                 break
             if crc32c(view[at + _CRC_COVERS_FROM : after]) != crc:
                 self._problem = self._problem or _bad_crc(self._position + at - begin)
             if self._first is None:
-                self._first = Batch(0, after - at, base, base + last_delta, base_time, max_time, crc)
+                self._first = Batch(0, after - at, base, base + last_delta, base_time, max_time, crc, epoch, count)
+            if base != self._next_offset or count != last_delta + 1 or epoch != self._epoch:
+                self._note_order(base, epoch, count, last_delta)
+            self._next_offset = base + last_delta + 1
             newest = max(newest, max_time)
             last, at = at, after
         if last >= 0:
@@ -147,9 +173,18 @@ class LogWalk:
         if self._crc != batch.crc:
             self._problem = self._problem or _bad_crc(batch.position)
         self._first, self._last = self._first or batch, batch
+        self._note_order(batch.base_offset, batch.leader_epoch, batch.records, batch.last_offset - batch.base_offset)
+        self._next_offset = batch.last_offset + 1
         self._newest = max(self._newest, batch.max_timestamp)
         self._position += batch.size
         self._batch = None
+
+    def _note_order(self, base: int, epoch: int, count: int, last_delta: int) -> None:
+        if count != last_delta + 1 or self._next_offset not in {-1, base}:
+            self._has_gaps = True
+        if epoch != self._epoch:
+            self._epoch = epoch
+            self._epochs.append((epoch, base))
 
 
 def _bad_crc(position: int) -> str:

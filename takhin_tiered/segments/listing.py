@@ -9,14 +9,17 @@ import struct
 from dataclasses import dataclass
 
 from takhin_tiered.segments.model import NO_FILES, FileStat, LocalFiles
+from takhin_tiered.segments.names import FileKind
 
 # A row begins with flags: these two, and from `LOCAL_SHIFT` on a bit for each file that follows them.
-FLAGS = struct.Struct("<H")
+FLAGS = struct.Struct("<I")
 ACTIVE, SETTLED = 1, 2
 LOCAL_SHIFT = 7
+KINDS = len(FileKind)
+ALL_KINDS = (1 << KINDS) - 1
 _HAS_LOG = 1 << LOCAL_SHIFT
 _FILE = struct.Struct("<qqQ")
-_HEADS = [FLAGS.pack(SETTLED | present << LOCAL_SHIFT) for present in range(8)]
+_HEADS = [FLAGS.pack(SETTLED | present << LOCAL_SHIFT) for present in range(ALL_KINDS + 1)]
 
 pack_file = _FILE.pack
 """Of a `FileStat`, or what would be in one."""
@@ -27,14 +30,21 @@ def flags_of(row: bytes) -> int:
     return flags
 
 
-def row_of(log: bytes, index: bytes, timeindex: bytes) -> bytes:
+def row_of(files: list[bytes]) -> bytes:
     """The row of a segment of which nothing is known but its packed files, empty for those that are not there."""
-    present = (1 if log else 0) | (2 if index else 0) | (4 if timeindex else 0)
-    return _HEADS[present] + log + index + timeindex
+    log, index, timeindex, txnindex, snapshot = files
+    present = (
+        (1 if log else 0)
+        | (2 if index else 0)
+        | (4 if timeindex else 0)
+        | (8 if txnindex else 0)
+        | (16 if snapshot else 0)
+    )
+    return _HEADS[present] + log + index + timeindex + txnindex + snapshot
 
 
 def pack_seen(files: LocalFiles) -> bytes:
-    return row_of(*[b"" if stat is None else pack_file(*stat) for stat in files])
+    return row_of([b"" if stat is None else pack_file(*stat) for stat in files])
 
 
 def pack_files(files: LocalFiles) -> bytes:
@@ -46,7 +56,7 @@ def unpack_files(row: bytes, at: int, present: int) -> tuple[LocalFiles, int]:
     if not present:
         return NO_FILES, at
     stats: list[FileStat | None] = []
-    for bit in range(3):
+    for bit in range(KINDS):
         if present >> bit & 1:
             stats.append(FileStat(*_FILE.unpack_from(row, at)))
             at += _FILE.size
@@ -56,12 +66,12 @@ def unpack_files(row: bytes, at: int, present: int) -> tuple[LocalFiles, int]:
 
 
 def presence(files: LocalFiles) -> int:
-    return (files[0] is not None) | (files[1] is not None) << 1 | (files[2] is not None) << 2
+    return sum(1 << place for place, stat in enumerate(files) if stat is not None)
 
 
 def local_files(row: bytes) -> LocalFiles:
     """How the files stand by any row."""
-    return unpack_files(row, FLAGS.size, flags_of(row) >> LOCAL_SHIFT & 7)[0]
+    return unpack_files(row, FLAGS.size, flags_of(row) >> LOCAL_SHIFT & ALL_KINDS)[0]
 
 
 def has_log(row: bytes) -> bool:

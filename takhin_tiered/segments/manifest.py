@@ -1,7 +1,7 @@
 """The manifest: the object that says a segment is archived, and what it consists of.
 
 It is written after every other object of the segment, so that it is the commit point: where there is
-no manifest, there is no archive. Its form is JSON, version 1, to be read without this program.
+no manifest, there is no archive. Its form is JSON, to be read without this program.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from pydantic_core import to_json
 from takhin_tiered.errors import InvalidSegmentPath, ObjectCorrupt
 from takhin_tiered.segments.names import FileKind, SegmentId, parse_object_key
 
-VERSION = 1
+VERSION = 2
+"""2 since transaction indexes, producer snapshots and topic IDs stand in it: who knows only 1 would miss them."""
 _SHA256 = re.compile(r"[0-9a-f]{64}(-[1-9][0-9]*)?")
 MAX_PARTS = 10_000
 _MOST = 2**63 - 1
@@ -43,6 +44,9 @@ class Manifest:
     Offsets are those of records, timestamps are milliseconds since the epoch as the broker wrote them;
     None where the format is not one that is understood. ``problem`` says what was wrong with the log when
     it was archived as it is, such as a batch that fails its CRC.
+
+    ``topic_id`` is the topic's in Kafka, which a topic made anew does not share; empty where there is none.
+    ``leader_epochs`` are (epoch, first offset) of the batches in the log. ``kafka``: it stood in Kafka's directory.
     """
 
     id: SegmentId
@@ -55,6 +59,9 @@ class Manifest:
     last_timestamp: int | None = None
     archived_at: float = 0.0
     problem: str = ""
+    topic_id: str = ""
+    leader_epochs: tuple[tuple[int, int], ...] = ()
+    kafka: bool = False
     version: int = field(default=VERSION)
 
     @property
@@ -64,6 +71,16 @@ class Manifest:
     @property
     def log(self) -> ManifestFile:
         return self.files[FileKind.LOG]
+
+    @property
+    def end(self) -> int:
+        """The offset of its last record; -1 where that is not known."""
+        return -1 if self.last_offset is None else self.last_offset
+
+    @property
+    def may_lack_files(self) -> bool:
+        """Whether the release that wrote it archived no transaction index and no producer snapshot of Kafka's."""
+        return self.version < 2 and self.format == "kafka"
 
     def to_json(self) -> bytes:
         document = {
@@ -79,6 +96,9 @@ class Manifest:
             "first_timestamp": self.first_timestamp,
             "last_timestamp": self.last_timestamp,
             "problem": self.problem,
+            "topic_id": self.topic_id,
+            "leader_epochs": [list(entry) for entry in self.leader_epochs],
+            "kafka": self.kafka,
             "archived_at": datetime.fromtimestamp(self.archived_at, UTC).isoformat(),
             "files": {
                 str(kind): {
@@ -134,6 +154,9 @@ class Manifest:
                 last_timestamp=_whole_number(document["last_timestamp"]),
                 archived_at=datetime.fromisoformat(document["archived_at"]).timestamp(),
                 problem=str(document.get("problem", "")),
+                topic_id=str(document.get("topic_id", "")),
+                leader_epochs=_epochs(document.get("leader_epochs", [])),
+                kafka=bool(document.get("kafka", False)),
                 version=version,
             )
         except (
@@ -159,6 +182,13 @@ def _whole_number(value: object) -> int | None:
     if value is None or (isinstance(value, int) and not isinstance(value, bool)):
         return value
     raise ValueError(f"{value!r} is no whole number")
+
+
+def _epochs(value: Any) -> tuple[tuple[int, int], ...]:
+    entries = tuple((epoch, start) for epoch, start in value)
+    if not all(type(number) is int for entry in entries for number in entry):
+        raise ValueError(f"{value!r} are no leader epochs")
+    return entries
 
 
 def _require_sense(identity: SegmentId, kind: FileKind, file: ManifestFile) -> None:

@@ -54,6 +54,8 @@ class LocalFiles(NamedTuple):
     log: FileStat | None = None
     offset_index: FileStat | None = None
     time_index: FileStat | None = None
+    transaction_index: FileStat | None = None
+    producer_snapshot: FileStat | None = None
 
     def get(self, kind: FileKind) -> FileStat | None:
         return self[_PLACES[kind]]
@@ -81,7 +83,8 @@ class Archive:
     """What the archive holds of a segment, in short; the manifest has it in full.
 
     ``proven`` is how the local files stood when they were last known to be what the archive holds:
-    nothing is unlinked that does not stand so any more.
+    nothing is unlinked that does not stand so any more. ``last_offset`` is that of the last record, -1 where it
+    is not known.
     """
 
     generation: int
@@ -89,6 +92,7 @@ class Archive:
     mtime_ns: int
     archived_at: float
     proven: LocalFiles = NO_FILES
+    last_offset: int = -1
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,12 @@
 """Names: the paths of segments on disk, and the keys of their objects in the store.
 
-A partition is a directory ``<topic>-<partition>``; a segment is a triple of files in it, named by
+A partition is a directory ``<topic>-<partition>``; a segment is a group of files in it, named by
 the 20-digit offset of its first record. Source: Apache Kafka, ``LogFileUtils`` and
 ``UnifiedLog.parseTopicPartitionName``; a topic name has at most 249 of ``[a-zA-Z0-9._-]``.
+
+A topic that was deleted and created again has the same names and other records: another incarnation. The
+incarnation that was archived first has the plain keys; a later one has a label in its keys, its topic ID, or
+``~N`` where there is none, or where the log was truncated under the same ID.
 """
 
 from __future__ import annotations
@@ -10,6 +14,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 from takhin_tiered.errors import InvalidSegmentPath
 
@@ -17,34 +22,66 @@ MAX_OFFSET = 2**63 - 1
 MAX_PARTITION = 2**31 - 1
 
 _PARTITION_DIR = re.compile(r"([a-zA-Z0-9._-]{1,249})-(0|[1-9][0-9]{0,9})")
-_OBJECT_KEY = re.compile(r"([^/]+)/([0-9]{20})(?:\.g[0-9]+)?\.(log|index|timeindex)")
-_MANIFEST_KEY = re.compile(r"([^/]+)/([0-9]{20})\.manifest\.json")
+_LABEL = r"(?:([A-Za-z0-9_-]{22}|~[1-9][0-9]*)/)?"
+_OBJECT_KEY = re.compile(
+    rf"([^/]+)/{_LABEL}([0-9]{{20}})(?:\.g([1-9][0-9]*))?\.(log|index|timeindex|txnindex|snapshot)"
+)
+_MANIFEST_KEY = re.compile(rf"([^/]+)/{_LABEL}([0-9]{{20}})(?:\.g([1-9][0-9]*))?\.manifest\.json")
 
 TEMP_SUFFIX = ".takhin-tmp"
 """Files that this program has not finished end in this; brokers pass over the ending."""
 
 
 class FileKind(StrEnum):
-    """The three files of a segment, in the order in which they are archived."""
+    """The files of a segment, in the order in which they are archived and evicted.
+
+    A transaction index says which records were aborted, a producer snapshot is the producers' state at the
+    segment's first offset. Source: Apache Kafka, ``LogFileUtils``.
+    """
 
     LOG = "log"
     INDEX = "index"
     TIMEINDEX = "timeindex"
+    TXNINDEX = "txnindex"
+    SNAPSHOT = "snapshot"
 
 
 OFFSET_DIGITS = 20
 _KINDS = {f".{kind}": kind for kind in FileKind}
+
+
 Partition = tuple[str, int]
 """A topic and the number of a partition of it."""
 
 
+class Place(NamedTuple):
+    """A partition's incarnation: its topic and number, and the incarnation's label, empty for the plain keys."""
+
+    topic: str
+    number: int
+    label: str = ""
+
+    def segment(self, base_offset: int) -> SegmentId:
+        return SegmentId(self.topic, self.number, base_offset, self.label)
+
+    @property
+    def partition(self) -> Partition:
+        return self.topic, self.number
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class SegmentId:
-    """What names a segment: topic, partition, and the offset of its first record."""
+    """What names a segment: topic, partition, the offset of its first record, and its incarnation's label."""
 
     topic: str
     partition: int
     base_offset: int
+    label: str = ""
+
+    @property
+    def place(self) -> Place:
+        """The partition's incarnation that it belongs to."""
+        return Place(self.topic, self.partition, self.label)
 
     @property
     def directory(self) -> str:
@@ -66,11 +103,19 @@ class SegmentId:
         it was archived gets the next generation, beside the first: objects are never overwritten.
         """
         infix = "" if generation == 1 else f".g{generation}"
-        return f"{self.directory}/{self.base_offset:020d}{infix}.{kind}"
+        return f"{self._folder}/{self.base_offset:020d}{infix}.{kind}"
 
     @property
     def manifest_key(self) -> str:
-        return f"{self.directory}/{self.base_offset:020d}.manifest.json"
+        return f"{self._folder}/{self.base_offset:020d}.manifest.json"
+
+    def superseded_key(self, generation: int) -> str:
+        """Where the manifest of a generation stands once a later one has taken its place."""
+        return f"{self._folder}/{self.base_offset:020d}.g{generation}.manifest.json"
+
+    @property
+    def _folder(self) -> str:
+        return f"{self.directory}/{self.label}" if self.label else self.directory
 
     @classmethod
     def parse(cls, path: str) -> SegmentId:
@@ -110,24 +155,38 @@ def parse_file(name: str) -> tuple[int, FileKind] | None:
 
 
 def parse_manifest_key(key: str) -> SegmentId | None:
-    """The segment whose manifest this key holds, or None."""
-    return _segment_of(_MANIFEST_KEY.fullmatch(key))
+    """The segment whose manifest this key holds, or None; None as well for a superseded generation's."""
+    match = _MANIFEST_KEY.fullmatch(key)
+    return None if match and match[4] else _segment_of(match)
+
+
+def parse_superseded_key(key: str) -> tuple[SegmentId, int] | None:
+    """The segment and the generation whose superseded manifest this key holds, or None."""
+    match = _MANIFEST_KEY.fullmatch(key)
+    identity = _segment_of(match)
+    return (identity, int(match[4])) if match and match[4] and identity else None
 
 
 def parse_object_key(key: str) -> tuple[SegmentId, FileKind] | None:
     """The segment, and the kind of file, of any generation, that this key holds, or None."""
     match = _OBJECT_KEY.fullmatch(key)
     identity = _segment_of(match)
-    return (identity, FileKind(match[3])) if match and identity else None
+    return (identity, FileKind(match[5])) if match and identity else None
+
+
+def generation_of(key: str) -> int:
+    """The generation in an object's key; 1 where the key names none."""
+    match = _OBJECT_KEY.fullmatch(key)
+    return int(match[4]) if match and match[4] else 1
 
 
 def is_ours(key: str) -> bool:
     """Whether this program writes objects with such a key: a bucket may hold others', under no prefix of its own."""
-    return parse_object_key(key) is not None or parse_manifest_key(key) is not None
+    return parse_object_key(key) is not None or _segment_of(_MANIFEST_KEY.fullmatch(key)) is not None
 
 
 def _segment_of(match: re.Match[str] | None) -> SegmentId | None:
     partition = parse_partition(match[1]) if match else None
-    if match is None or partition is None or int(match[2]) > MAX_OFFSET:
+    if match is None or partition is None or int(match[3]) > MAX_OFFSET:
         return None
-    return SegmentId(partition[0], partition[1], int(match[2]))
+    return SegmentId(partition[0], partition[1], int(match[3]), match[2] or "")

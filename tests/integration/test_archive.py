@@ -26,7 +26,7 @@ async def test_a_cycle_moves_closed_cold_segments_and_nothing_else(broker: Broke
     closed = broker.segments("orders-0", 3) + broker.segments("my.dashed-topic-name-12", 2)
     warm = broker.segment("fresh-0", age_hours=WARM)
     active = broker.segment("fresh-0", age_hours=WARM)
-    for name in ("orders-0/00000000000000000000.snapshot", "orders-0/leader-epoch-checkpoint", "orders-0/junk.log"):
+    for name in ("orders-0/00000000000000099999.snapshot", "orders-0/leader-epoch-checkpoint", "orders-0/junk.log"):
         (broker.root / name).write_bytes(b"not ours")
     (broker.root / "audit").mkdir()
     (broker.root / "audit/audit.log").write_bytes(b"not ours")
@@ -51,6 +51,26 @@ async def test_a_cycle_moves_closed_cold_segments_and_nothing_else(broker: Broke
     left = {path: path.read_bytes() for path in before if path not in moved}
     assert left == {path: content for path, content in before.items() if path not in moved}
     assert len(bucket.keys()) == 4 * len(closed)
+
+
+async def test_a_segment_is_archived_evicted_and_restored_with_all_that_belongs_to_it(
+    broker: Broker, bucket: Bucket
+) -> None:
+    (path,) = broker.segments("orders-0", 1)
+    (broker.root / "orders-0/partition.metadata").write_text("version: 0\ntopic_id: 1HPDq9KPTmqeRsGSyBUSuA")
+    for kind, content in (("txnindex", bytes(34)), ("snapshot", b"producers")):
+        broker.files[path.replace(".log", f".{kind}")] = content
+        broker.overwrite(path.replace(".log", f".{kind}"), content)
+    names = [path.replace(".log", f".{kind}") for kind in ("log", "index", "timeindex", "txnindex", "snapshot")]
+    async with TieredStorage.open(store_settings(broker, bucket)) as storage:
+        await storage.run_cycle()
+        assert not any((broker.root / name).exists() for name in names)
+        assert all(bucket.read(name) == broker.files[name] for name in names)
+        manifest = json.loads(bucket.read(path.replace(".log", ".manifest.json")))
+        assert list(manifest["files"]) == ["log", "index", "timeindex", "txnindex", "snapshot"]
+        assert (manifest["version"], manifest["topic_id"]) == (2, "1HPDq9KPTmqeRsGSyBUSuA")
+        await storage.restore_segment(path)
+    assert all((broker.root / name).read_bytes() == broker.files[name] for name in names)
 
 
 async def test_the_manifest_tells_what_a_kafka_log_holds(broker: Broker, bucket: Bucket) -> None:

@@ -70,3 +70,8 @@ def test_a_cycle_changes_nothing_of_it(tmp_path: Path, previous: dict[str, Any])
     before = objects()
     run(tmp_path, "run", "--once")
     assert before.items() <= objects().items()
+
+
+def test_it_says_what_the_archive_lacks(tmp_path: Path, previous: dict[str, Any]) -> None:
+    """The transaction indexes, which that release did not archive, of segments with transactions in them."""
+    assert any(word in run(tmp_path, "verify").lower() for word in ("lack", "without"))

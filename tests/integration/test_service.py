@@ -77,7 +77,7 @@ def test_an_original_configuration_archives_restarts_and_restores(
     broker: Broker, bucket: Bucket, tmp_path: Path
 ) -> None:
     closed = broker.segments("orders-0", 4) + broker.segments("my.topic-with-dashes-3", 2)
-    others = {"orders-0/00000000000000000000.snapshot": b"s", "orders-0/leader-epoch-checkpoint": b"0\n", "x.log": b"x"}
+    others = {"orders-0/00000000000000099999.snapshot": b"s", "orders-0/leader-epoch-checkpoint": b"0\n", "x.log": b"x"}
     for name, content in others.items():
         (broker.root / name).write_bytes(content)
     config = tmp_path / "takhin.yaml"

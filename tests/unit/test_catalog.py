@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import struct
 from collections.abc import Iterable
 from contextlib import closing
 from dataclasses import replace
@@ -407,8 +408,13 @@ async def test_a_database_of_the_release_before_is_read_row_by_row(tmp_path: Pat
         catalog = Catalog(journal)
         catalog.observe(seen(0, 9))
         await catalog.flush()
+    # A settled segment of a log only, and one that is active, as that release wrote them.
+    settled, active = (struct.pack("<HqqQ", flags | 1 << 7, *STAT) for flags in (2, 3))
     with closing(sqlite3.connect(tmp_path / FILE_NAME)) as database:
         database.executescript("DROP TABLE blocks; PRAGMA user_version = 1")
+        database.execute("UPDATE segments SET record = ? WHERE base_offset = 0", (settled,))
+        database.execute("UPDATE segments SET record = ? WHERE base_offset = 9", (active,))
+        database.commit()
     with pytest.raises(CatalogError, match="earlier release"):
         async with open_journal(tmp_path, read_only=True):
             raise AssertionError

@@ -52,7 +52,7 @@ def test_a_manifest_is_read_as_it_is_written() -> None:
 
 def test_its_form_can_be_read_without_this_program() -> None:
     assert document() == {
-        "version": 1,
+        "version": 2,
         "segment": "my.dashed-topic-12/00000000000000000042.log",
         "topic": "my.dashed-topic",
         "partition": 12,
@@ -64,6 +64,9 @@ def test_its_form_can_be_read_without_this_program() -> None:
         "first_timestamp": 1_700_000_000_000,
         "last_timestamp": 1_700_000_000_999,
         "problem": "the batch at byte 7 of the log fails its CRC",
+        "topic_id": "",
+        "leader_epochs": [],
+        "kafka": False,
         "archived_at": "2023-11-14T22:15:00.250000+00:00",
         "files": {
             "log": {
@@ -118,7 +121,24 @@ def test_what_is_no_json_of_ours_is_refused(data: bytes) -> None:
     assert "manifest" in str(caught.value)
 
 
-@pytest.mark.parametrize("field", [name for name in document() if name not in {"problem"}])
+NEW_IN_2 = {"topic_id", "leader_epochs", "kafka"}
+
+
+def test_a_manifest_of_version_1_is_read_and_known_to_lack_something() -> None:
+    old = {name: value for name, value in document().items() if name not in NEW_IN_2} | {"version": 1}
+    found = read(json.dumps(old).encode())
+    assert found == replace(manifest(), version=1)
+    assert found.may_lack_files
+    assert not manifest().may_lack_files
+
+
+@pytest.mark.parametrize("value", [5, [1], [[1]], [[1, 2, 3]], [["1", 2]], [[True, 2]], "ab", None])
+def test_leader_epochs_are_pairs_of_numbers(value: object) -> None:
+    with pytest.raises(ObjectCorrupt):
+        read(json.dumps(document() | {"leader_epochs": value}).encode())
+
+
+@pytest.mark.parametrize("field", [name for name in document() if name not in {"problem", *NEW_IN_2}])
 def test_a_missing_field_is_told_unless_it_only_repeats_another(field: str) -> None:
     cut = document()
     del cut[field]

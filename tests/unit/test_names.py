@@ -57,6 +57,8 @@ def test_the_forms_are_those_of_the_contract() -> None:
         "orders-3/00000000000000000042.log",
         "orders-3/00000000000000000042.index",
         "orders-3/00000000000000000042.timeindex",
+        "orders-3/00000000000000000042.txnindex",
+        "orders-3/00000000000000000042.snapshot",
     ]
     assert identity.key(FileKind.LOG, 2) == "orders-3/00000000000000000042.g2.log"
 
@@ -149,8 +151,7 @@ def test_what_is_no_live_partition(directory: str) -> None:
         f"{ZERO}.log.deleted",
         f"{ZERO}.log.cleaned",
         f"{ZERO}.log.swap",
-        f"{ZERO}.snapshot",
-        f"{ZERO}.txnindex",
+        f"{ZERO}.snapshot.deleted",
         f"{ZERO}.log{TEMP_SUFFIX}",
         f"{ZERO}.manifest.json",
         "-0000000000000000001.log",

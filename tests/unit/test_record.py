@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+import struct
 from dataclasses import replace
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from takhin_tiered.catalog.record import pack, stands_so, unpack
+from takhin_tiered.catalog.record import from_schema_2, pack, stands_so, unpack
 from takhin_tiered.segments.listing import local_files, pack_seen
 from takhin_tiered.segments.model import NO_FILES, Archive, FileStat, LocalFiles, Segment
-from takhin_tiered.segments.names import MAX_OFFSET, MAX_PARTITION, SegmentId
+from takhin_tiered.segments.names import MAX_OFFSET, MAX_PARTITION, FileKind, SegmentId
 
 ID = SegmentId("orders", 3, 42)
 STAT = FileStat(5, 1_700_000_000_123_456_789, 7)
 # Sizes and times as the kernel gives them: times before 1970 are negative, stamps take 64 bits.
 stats = st.builds(FileStat, st.integers(0, 2**63 - 1), st.integers(-(2**63), 2**63 - 1), st.integers(0, 2**64 - 1))
-files = st.builds(LocalFiles, st.none() | stats, st.none() | stats, st.none() | stats)
+files = st.builds(LocalFiles, *[st.none() | stats for _ in FileKind])
 times = st.floats(allow_nan=False, allow_infinity=False)
 
 
@@ -31,6 +32,7 @@ def segments(draw: st.DrawFn) -> Segment:
         mtime_ns=st.integers(-(2**63), 2**63 - 1),
         archived_at=times,
         proven=st.just(local) | files,
+        last_offset=st.integers(-1, 2**63 - 1),
     )
     return Segment(
         SegmentId(draw(st.sampled_from(["a", "b-c.d"])), draw(st.integers(0, MAX_PARTITION)), draw(offsets)),
@@ -68,10 +70,10 @@ def test_rows_differ_exactly_where_segments_do(segment: Segment) -> None:
 
 def test_what_is_not_there_takes_no_room() -> None:
     triple = LocalFiles(STAT, STAT, STAT)
-    assert len(pack(Segment(ID))) == 2
-    assert len(pack(Segment(ID, triple))) == 2 + 3 * 24
+    assert len(pack(Segment(ID))) == 4
+    assert len(pack(Segment(ID, triple))) == 4 + 3 * 24
     # Files that are what the archive holds are written once.
-    assert len(pack(Segment(ID, triple, archive=Archive(1, 5, 6, 7.0, triple)))) == 2 + 3 * 24 + 28
+    assert len(pack(Segment(ID, triple, archive=Archive(1, 5, 6, 7.0, triple)))) == 4 + 3 * 24 + 36
 
 
 def test_a_problem_that_names_a_path_of_any_bytes_is_kept() -> None:
@@ -101,3 +103,18 @@ def test_a_row_is_recognized_by_what_a_look_at_the_disk_shows(segment: Segment) 
 @given(segments())
 def test_what_is_seen_of_a_segment_is_its_row_where_nothing_else_is_known(segment: Segment) -> None:
     assert pack_seen(segment.local) == pack(Segment(segment.id, local=segment.local))
+
+
+def test_a_row_of_the_release_before_becomes_one_of_this() -> None:
+    triple, log = LocalFiles(STAT, STAT, STAT), LocalFiles(STAT)
+    packed = struct.pack("<qqQ", *STAT)
+    local = struct.pack("<H", 2 | 1 << 7) + packed
+    archived = struct.pack("<H", 2 | 4 | 7 << 7 | 1 << 10) + packed * 3 + struct.pack("<Iqqd", 2, 5, 6, 7.0) + packed
+    bad = struct.pack("<H", 2 | 4 | 64 | 1 << 13) + struct.pack("<Iqqd", 1, 5, 6, 7.0) + b"it is gone"
+
+    assert unpack(ID, from_schema_2(local)) == Segment(ID, log)
+    assert unpack(ID, from_schema_2(archived)) == Segment(ID, triple, archive=Archive(2, 5, 6, 7.0, log))
+    assert unpack(ID, from_schema_2(bad)) == Segment(
+        ID, archive=Archive(1, 5, 6, 7.0), problem="it is gone", quarantined=True
+    )
+    assert from_schema_2(b"") == b""

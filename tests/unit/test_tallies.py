@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from takhin_tiered.catalog.record import head_of, is_special, pack
 from takhin_tiered.catalog.tallies import Tallies
 from takhin_tiered.segments.model import Archive, FileStat, LocalFiles, Segment, State, Tier
-from takhin_tiered.segments.names import SegmentId
+from takhin_tiered.segments.names import FileKind, SegmentId
 from takhin_tiered.segments.policy import Policy, classify
 
 NOW = 10_000.0
@@ -20,7 +20,7 @@ Known = dict[SegmentId, Segment]
 # Few values, so that they often are the same: equal times, a segment replaced by itself.
 times = st.sampled_from([0.0, 100.0, 9000.0, 9000.1, 9899.9, 9900.0, 9950.0, 10_000.0, 20_000.0])
 stats = st.builds(lambda size, at: FileStat(size, round(at * 1e9), 1), st.integers(0, 9), times)
-files = st.builds(LocalFiles, st.none() | stats, st.none() | stats, st.none())
+files = st.builds(LocalFiles, *[st.none() | stats for _ in FileKind])
 archives = st.builds(
     lambda size, at, proven: Archive(1, size, round(at * 1e9), 1.0, proven), st.integers(0, 9), times, files
 )

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from takhin_tiered.catalog.catalog import Catalog
 from takhin_tiered.segments.model import NO_FILES, Archive, FileStat, LocalFiles, Segment
-from takhin_tiered.segments.names import SegmentId
+from takhin_tiered.segments.names import FileKind, SegmentId
 from takhin_tiered.segments.plan import make_plan
 from takhin_tiered.segments.policy import Policy
 
@@ -24,7 +24,7 @@ moments = st.builds(
     st.sampled_from([-2_000_000_000, -500, -1, 0, 1, 500, 2_000_000_000]),
 )
 stats = st.builds(FileStat, st.integers(0, 1000), moments, st.integers(0, 3))
-files = st.builds(LocalFiles, st.none() | stats, st.none() | stats, st.none() | stats) | st.just(NO_FILES)
+files = st.builds(LocalFiles, *[st.none() | stats for _ in FileKind]) | st.just(NO_FILES)
 policies = st.builds(
     Policy,
     enabled=st.sampled_from([True, True, True, False]),
