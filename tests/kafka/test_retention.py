@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import time
 
+import pytest
+
 from tests.kafka.broker import Kafka
 from tests.kafka.clients import Clients
 from tests.kafka.conftest import NewProgram
@@ -20,6 +22,7 @@ def deleted_by_kafka(kafka: Kafka, topic: str) -> set[int]:
     return {int(base) for line in lines for base in re.findall(r"baseOffset=(\d+)", line)}
 
 
+@pytest.mark.unbuilt
 def test_closed_segments_are_archived_before_retention(kafka: Kafka, clients: Clients, new_program: NewProgram) -> None:
     """The cold age is that of retention, as it is with the default settings of both."""
     clients.create("orders", retention_ms=int(RETENTION * 1000))
@@ -41,6 +44,7 @@ def test_closed_segments_are_archived_before_retention(kafka: Kafka, clients: Cl
     kafka.require_well()
 
 
+@pytest.mark.unbuilt
 def test_backfilled_topics_are_due_at_once(kafka: Kafka, clients: Clients, new_program: NewProgram) -> None:
     """Kafka goes by the largest timestamp of the records, and the files are new."""
     clients.create("history", retention_ms=7 * 24 * 3600 * 1000)
@@ -62,6 +66,7 @@ def test_backfilled_topics_are_due_at_once(kafka: Kafka, clients: Clients, new_p
     kafka.require_well()
 
 
+@pytest.mark.unbuilt
 def test_retention_by_bytes(kafka: Kafka, clients: Clients, new_program: NewProgram) -> None:
     clients.create("orders", retention_bytes=4_000_000)
     program = new_program(cold_age_hours=24, warm_age_hours=12, archive_mode="copy", broker_bootstrap=kafka.bootstrap)
@@ -76,6 +81,7 @@ def test_retention_by_bytes(kafka: Kafka, clients: Clients, new_program: NewProg
         assert not young or min(young) > max(deleted_by_kafka(kafka, "orders"))
 
 
+@pytest.mark.unbuilt
 def test_a_lost_tail_is_counted_and_told(kafka: Kafka, clients: Clients, new_program: NewProgram) -> None:
     """When all of a partition is past retention, Kafka rolls and deletes the active segment in one pass."""
     clients.create("idle", retention_ms=3000)
@@ -98,6 +104,7 @@ def test_a_lost_tail_is_counted_and_told(kafka: Kafka, clients: Clients, new_pro
     kafka.require_well()
 
 
+@pytest.mark.unbuilt
 def test_config_check_warns_of_a_cold_age_like_kafkas_retention(
     kafka: Kafka, clients: Clients, new_program: NewProgram
 ) -> None:
@@ -110,6 +117,7 @@ def test_config_check_warns_of_a_cold_age_like_kafkas_retention(
     assert "cold.age" not in done.stderr
 
 
+@pytest.mark.unbuilt
 def test_what_was_found_of_the_broker_is_shown(kafka: Kafka, clients: Clients, new_program: NewProgram) -> None:
     """`status` and `config check` say what is known, and from which source."""
     clients.create("orders", retention_ms=3_600_000)

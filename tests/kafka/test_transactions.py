@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from tests.kafka.broker import Kafka
 from tests.kafka.clients import CODECS, READ_COMMITTED, READ_UNCOMMITTED, Clients, digest
 from tests.kafka.conftest import NewProgram
@@ -20,6 +22,7 @@ def mixed_transactions(clients: Clients, topic: str) -> None:
     clients.produce(topic, 100)
 
 
+@pytest.mark.unbuilt
 def test_aborted_transactions_stay_aborted_after_a_restore(
     kafka: Kafka, clients: Clients, new_program: NewProgram, tmp_path: Path
 ) -> None:
@@ -51,6 +54,7 @@ def test_aborted_transactions_stay_aborted_after_a_restore(
     assert "0 bad" in program.run("verify", "--deep").stdout
 
 
+@pytest.mark.unbuilt
 def test_each_file_of_a_segment_is_an_object_byte_for_byte(
     kafka: Kafka, clients: Clients, new_program: NewProgram
 ) -> None:
@@ -69,6 +73,7 @@ def test_each_file_of_a_segment_is_an_object_byte_for_byte(
     kafka.require_well()
 
 
+@pytest.mark.unbuilt
 def test_verify_misses_a_lost_transaction_index(kafka: Kafka, clients: Clients, new_program: NewProgram) -> None:
     """Without it aborted records would become visible: that is damage as any other."""
     clients.create("ledger")
