@@ -56,6 +56,9 @@ class Metrics:
         self.quarantined = gauge(
             "tiered_storage_quarantined_segments", "Segments whose archived copy is missing or bad."
         )
+        self.superseded = gauge(
+            "tiered_storage_superseded_generations", "Archived generations that a later one took the place of."
+        )
         self.intents = gauge(
             "tiered_storage_unsettled_objects", "Objects of uploads that broke off, yet to be settled."
         )

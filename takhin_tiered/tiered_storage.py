@@ -37,6 +37,7 @@ from takhin_tiered.segments.policy import classify
 from takhin_tiered.segments.report import SegmentInfo, describe_segment, iso_time
 from takhin_tiered.store import open_store
 
+_SUPERSEDED = "superseded"
 _KAFKA = "kafka"
 """In the journal: that the data directory is Kafka's, for the day on which an empty disk stands in its place."""
 
@@ -93,6 +94,8 @@ class TieredStorage:
             await catalog.load()
             if read_only:
                 catalog.detach()
+            if journal is not None:
+                catalog.superseded = int(await journal.get_meta(_SUPERSEDED) or 0)
             kafka = await asyncio.to_thread(stands_in_kafka, data_dir) or await _was_kafka(journal)
             if not read_only:
                 await asyncio.to_thread(require_safe_mode, settings, data_dir, kafka=kafka)
@@ -178,6 +181,7 @@ class TieredStorage:
         return {
             **asdict(self.stats()),
             "quarantined_segments": engine.catalog.quarantined,
+            "superseded_generations": engine.catalog.superseded,
             "enabled": engine.policy.enabled,
             "mode": self.settings.mode(kafka=engine.policy.kafka),
             "broker": {"kind": "kafka" if engine.policy.kafka else "", "running": engine.policy.broker_running},
@@ -187,19 +191,7 @@ class TieredStorage:
             "store": engine.store.address if self.settings.has_store else None,
             "store_reachable": not engine.store_problem if self.settings.has_store else None,
             "store_problem": engine.store_problem if self.settings.has_store else "",
-            "last_cycle": None
-            if cycle is None
-            else {
-                "started_at": iso_time(cycle.started_at),
-                "ended_at": iso_time(cycle.ended_at),
-                "archived": cycle.archived,
-                "copied": cycle.copied,
-                "evicted": cycle.evicted,
-                "expired": cycle.expired,
-                "postponed": cycle.postponed,
-                "bytes_freed": cycle.bytes_freed,
-                "failures": [{"segment_path": path, "error": error} for path, error in cycle.failures],
-            },
+            "last_cycle": cycle and cycle.described(),
             "last_cycle_problem": self.last_cycle_problem,
         }
 
@@ -312,6 +304,7 @@ class TieredStorage:
         metrics.segments.labels("cold").set(stats.cold_segments)
         metrics.archived_segments.set(stats.archived_segments)
         metrics.quarantined.set(self.engine.catalog.quarantined)
+        metrics.superseded.set(self.engine.catalog.superseded)
         metrics.intents.set(len(self.engine.catalog.intents()))
         metrics.local_bytes.set(stats.local_size_bytes)
         metrics.archived_bytes.set(stats.archived_size_bytes)
@@ -326,6 +319,7 @@ class TieredStorage:
         if self._journal is not None and self._lock is not None:
             await self.engine.catalog.flush()
             if self._reconciled:
+                await self._journal.set_meta(_SUPERSEDED, str(self.engine.catalog.superseded))
                 await self._journal.set_meta("clean", "yes")
 
     async def _renew(self, me: claims.Owner) -> None:

@@ -42,6 +42,8 @@ class Catalog:
         self._unwritten_intents: dict[str, Intent | None] = {}
         self._write_lock = asyncio.Lock()
         self._changed_by_verbs: set[SegmentId] = set()
+        # Generations that a later one took the place of, as they were counted last.
+        self.superseded = 0
 
     async def load(self) -> None:
         """Read the journal."""

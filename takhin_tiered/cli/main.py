@@ -338,6 +338,7 @@ def _print_status(found: dict[str, Any]) -> None:
         ("on disk", f"{size(found['local_size_bytes'])}, {size(found['disk_free_bytes'])} free"),
         ("in the archive", size(found["archived_size_bytes"])),
         ("quarantined", str(found["quarantined_segments"])),
+        ("superseded", f"{counted(found['superseded_generations'], 'generation')} kept in the archive"),
         ("store", _store_words(found)),
         ("last cycle", _cycle_words(cycle) if cycle else "none in this process"),
     ]

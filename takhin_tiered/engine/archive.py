@@ -16,9 +16,8 @@ from takhin_tiered.engine.context import Engine, load_manifest, open_partition, 
 from takhin_tiered.engine.evict import evict_held
 from takhin_tiered.engine.opened import OpenSegment, to_be_opened
 from takhin_tiered.engine.upload import OtherBytes, Upload, changed
-from takhin_tiered.errors import SegmentActive, SegmentConflict, SegmentRefused, StoreError
+from takhin_tiered.errors import SegmentActive, SegmentConflict, SegmentRefused
 from takhin_tiered.points import reached
-from takhin_tiered.segments.manifest import Manifest
 from takhin_tiered.segments.model import Archive, LocalFiles, Segment, State
 from takhin_tiered.segments.names import FileKind, SegmentId
 
@@ -126,24 +125,14 @@ async def copy_held(
     reached("archive.committed")
     await engine.catalog.flush()
     reached("archive.journaled")
-    if existing is not None and manifest is not existing:
-        await _remove_superseded(engine, existing, manifest)
+    if existing is not None and manifest.generation != existing.generation:
+        engine.catalog.superseded += 1
+        logs.logger().warning(
+            "other bytes were archived before under this name, and are kept", generation=existing.generation
+        )
     return segment
 
 
 def _open(engine: Engine, opened: OpenSegment) -> None:
     with open_partition(engine, opened.identity) as partition:
         opened.open(partition)
-
-
-async def _remove_superseded(engine: Engine, old: Manifest, new: Manifest) -> None:
-    """Once a later generation is committed, the objects that only the former one named are of no use."""
-    still = {file.key for file in new.files.values()}
-    keys = [file.key for file in old.files.values() if file.key not in still]
-    try:
-        await engine.store.delete(keys)
-        engine.catalog.settle(keys)
-    except StoreError as error:
-        # Their intents stand: the cycle's end tries again.
-        logs.logger().warning("a superseded generation was not removed yet", keys=keys, error=str(error))
-    reached("archive.superseded.removed")

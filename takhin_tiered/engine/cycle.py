@@ -12,6 +12,7 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from itertools import islice
+from typing import Any
 
 from takhin_tiered import logs
 from takhin_tiered.concurrency import all_of, in_thread
@@ -28,6 +29,7 @@ from takhin_tiered.errors import DiskError, SegmentError, StoreError, StoreFull,
 from takhin_tiered.segments.listing import PartitionListing
 from takhin_tiered.segments.names import SegmentId
 from takhin_tiered.segments.plan import Plan, Step, Verb, make_plan
+from takhin_tiered.segments.report import iso_time
 
 _LISTINGS_AT_ONCE = 4
 _WRITES_AT_ONCE = 20_000
@@ -52,6 +54,20 @@ class CycleReport:
     @property
     def failed(self) -> bool:
         return bool(self.failures)
+
+    def described(self) -> dict[str, Any]:
+        """Ready for JSON: a stable form."""
+        return {
+            "started_at": iso_time(self.started_at),
+            "ended_at": iso_time(self.ended_at),
+            "archived": self.archived,
+            "copied": self.copied,
+            "evicted": self.evicted,
+            "expired": self.expired,
+            "postponed": self.postponed,
+            "bytes_freed": self.bytes_freed,
+            "failures": [{"segment_path": path, "error": error} for path, error in self.failures],
+        }
 
 
 Listener = Callable[[Step, str], None]

@@ -12,7 +12,7 @@ from takhin_tiered.engine.prove import prove
 from takhin_tiered.errors import ObjectCorrupt, ObjectMissing, StoreError
 from takhin_tiered.points import reached
 from takhin_tiered.segments.model import Intent
-from takhin_tiered.segments.names import is_ours
+from takhin_tiered.segments.names import generation_of, is_ours
 
 _WAIT_FOR_ARCHIVE = 24 * 3600.0
 
@@ -40,7 +40,10 @@ def _waits(engine: Engine, intent: Intent) -> bool:
 async def settle_held(engine: Engine, intent: Intent) -> int:
     """With the segment's lock held: remove the object unless a manifest names it; 1 if it was removed. `StoreError`."""
     manifest = await load_manifest(engine, intent.id)
-    named = manifest is not None and intent.key in {file.key for file in manifest.files.values()}
+    # What an earlier generation names is kept, and so is what an earlier release meant to remove of one.
+    named = manifest is not None and (
+        intent.key in {file.key for file in manifest.files.values()} or generation_of(intent.key) < manifest.generation
+    )
     removed = 0
     if not named and await _is_ours(engine, intent):
         reached("orphan.before.delete")

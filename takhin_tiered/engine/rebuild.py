@@ -17,18 +17,22 @@ from takhin_tiered.concurrency import in_thread
 from takhin_tiered.engine.context import Engine, load_manifest
 from takhin_tiered.errors import ObjectCorrupt
 from takhin_tiered.segments.model import Archive, Segment
-from takhin_tiered.segments.names import FileKind, SegmentId, parse_manifest_key, parse_object_key
+from takhin_tiered.segments.names import FileKind, SegmentId, parse_manifest_key, parse_object_key, parse_superseded_key
 
 _AT_ONCE = 16
 
 
 @dataclass(slots=True)
 class Reconciliation:
-    """``learned``: manifests taken over; ``lost``: archived, but not in the bucket; ``strays``: of no archive."""
+    """``learned``: manifests taken over; ``lost``: archived, but not in the bucket; ``strays``: of no archive.
+
+    ``superseded``: generations that are kept, and that a later one took the place of.
+    """
 
     learned: int = 0
     lost: list[str] = field(default_factory=list)
     strays: int = 0
+    superseded: int = 0
 
 
 @dataclass(slots=True)
@@ -37,6 +41,7 @@ class _Found:
 
     id: SegmentId
     manifest: bool = False
+    superseded: int = 0
     objects: int = 0
     logs: int = 0
 
@@ -53,6 +58,7 @@ async def rebuild(engine: Engine, *, full: bool, progress: Callable[[int], None]
         async for found in _segments_in(engine):
             seen.add(found.id)
             progress(len(seen))
+            result.superseded += found.superseded
             if not found.manifest:
                 result.strays += found.objects
             known = engine.catalog.get(found.id)
@@ -72,6 +78,7 @@ async def rebuild(engine: Engine, *, full: bool, progress: Callable[[int], None]
     for identity in unseen:
         await _missing(engine, identity, result)
     await engine.catalog.flush()
+    engine.catalog.superseded = result.superseded
     _tell(result)
     return result
 
@@ -82,14 +89,17 @@ async def _segments_in(engine: Engine) -> AsyncIterator[_Found]:
     async for info in engine.store.list():
         manifest_of = parse_manifest_key(info.key)
         object_of = parse_object_key(info.key) if manifest_of is None else None
-        identity = manifest_of or (object_of[0] if object_of else None)
+        superseded = parse_superseded_key(info.key)
+        identity = manifest_of or (object_of[0] if object_of else superseded[0] if superseded else None)
         if identity is None:
             continue
         if current is None or current.id != identity:
             if current is not None:
                 yield current
             current = _Found(identity)
-        if object_of is None:
+        if superseded is not None:
+            current.superseded += 1
+        elif object_of is None:
             current.manifest = True
         else:
             current.objects += 1

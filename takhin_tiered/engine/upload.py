@@ -114,7 +114,7 @@ class Upload:
             await self.require_unchanged()
             return self._existing
         manifest = self._describe(entries, summary)
-        await self._intend_superseded(manifest)
+        await self._keep_superseded(manifest)
         await self.require_unchanged()
         reached("archive.before.manifest")
         await self._commit(manifest)
@@ -199,28 +199,16 @@ class Upload:
         await self._engine.catalog.flush()
         reached("archive.intended")
 
-    async def _intend_superseded(self, manifest: Manifest) -> None:
-        """Write down which objects of the generation before nobody names once this manifest is there.
-
-        A damaged one is known by its key alone, as its bytes are anything.
-        """
-        if self._existing is None:
+    async def _keep_superseded(self, manifest: Manifest) -> None:
+        """Give the manifest of the generation before a name of its own: its records may be nowhere else."""
+        if self._existing is None or self._existing.generation == manifest.generation:
             return
-        named = {file.key for file in manifest.files.values()}
-        now = self._engine.clock()
-        self._engine.catalog.intend(
-            Intent(
-                file.key,
-                self._identity,
-                file.size,
-                "" if kind in self._distrusted else file.sha256,
-                file.part_size,
-                now,
-            )
-            for kind, file in self._existing.files.items()
-            if file.key not in named
-        )
-        await self._engine.catalog.flush()
+        key = self._identity.superseded_key(self._existing.generation)
+        data = self._existing.to_json()
+        checksum = checksum_of(bytes_source(data), len(data))
+        said = await self._engine.store.put(key, bytes_source(data), size=len(data), checksum=checksum)
+        await prove(self._engine.store, key, len(data), checksum, said=said, segment=self._identity.path)
+        reached("archive.superseded.kept")
 
     async def _store(self, kind: FileKind, content: Content) -> ManifestFile:
         key, path = self._identity.key(kind, self._generation), self._identity.path

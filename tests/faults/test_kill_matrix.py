@@ -39,10 +39,10 @@ CATALOG = ["catalog.writing", "catalog.written"]
 ORPHAN = ["orphan.before.delete", "orphan.deleted"]
 HEAL = [
     "scrub.quarantined", "archive.intended", "archive.log.stored", "archive.before.manifest", "archive.committed",
-    "archive.superseded.removed",
+    "archive.superseded.kept",
 ]  # fmt: skip
 EXPIRE = ["expire.intended", "expire.manifest.deleted", "expire.objects.deleted", "expire.journaled"]
-REWRITTEN = [*ARCHIVE, "archive.superseded.removed", *EVICT]
+REWRITTEN = [*ARCHIVE, "archive.superseded.kept", *EVICT]
 SCENARIOS = {
     "fresh": [*ARCHIVE, *EVICT],
     "copied": EVICT,
