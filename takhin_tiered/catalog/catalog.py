@@ -14,7 +14,16 @@ from dataclasses import replace
 from weakref import WeakValueDictionary
 
 from takhin_tiered.catalog.journal import Journal
-from takhin_tiered.catalog.record import head_of, is_archived, is_special, may_have_work, pack, stands_so, unpack
+from takhin_tiered.catalog.record import (
+    head_of,
+    is_archived,
+    is_restored,
+    is_special,
+    may_have_work,
+    pack,
+    stands_so,
+    unpack,
+)
 from takhin_tiered.catalog.tallies import Stats, Tallies
 from takhin_tiered.segments.listing import NOTHING_SEEN, PartitionListing, has_log, local_files
 from takhin_tiered.segments.model import Intent, LocalFiles, Segment
@@ -31,7 +40,9 @@ class Catalog:
     def __init__(self, journal: Journal | None = None) -> None:
         self._journal = journal
         self._rows: dict[Partition, dict[int, bytes]] = {}
+        # The highest base offset with a log, and all to which the broker might be writing.
         self._active: dict[Partition, int] = {}
+        self._writable: dict[Partition, frozenset[int]] = {}
         self._unsettled: dict[Partition, set[int]] = {}
         self._tallies = Tallies()
         self._guard = threading.RLock()
@@ -59,7 +70,8 @@ class Catalog:
                 segment = unpack(SegmentId(*partition, base_offset), ordinary.pop(base_offset))
                 self._tallies.replace(None, segment)
                 if segment.active:
-                    self._active[partition] = base_offset
+                    self._active[partition] = max(base_offset, self._active.get(partition, -1))
+                    self._writable[partition] = self._writable.get(partition, frozenset()) | {base_offset}
             plain += ordinary.values()
         self._tallies.add(plain)
         # Now, while nobody waits for an answer: of a million it takes 0.3 s.
@@ -156,8 +168,29 @@ class Catalog:
         return segment is not None
 
     def active_offset(self, identity: SegmentId) -> int:
-        """The base offset of the partition's active segment at the last scan; -1 if there was none."""
+        """The highest base offset of the partition that had a log at the last scan; -1 if there was none."""
         return self._active.get((identity.topic, identity.partition), -1)
+
+    def may_be_active(self, identity: SegmentId) -> bool:
+        """Whether the broker might have been writing to it at the last scan; see `_writable_in`."""
+        return identity.base_offset in self._writable.get((identity.topic, identity.partition), ())
+
+    def _writable_in(self, listing: PartitionListing, known: dict[int, bytes]) -> frozenset[int]:
+        """The segments that the broker might be writing to, as others may have placed segments above its own.
+
+        The highest one; one below it that was modified later; and the highest that no restore brought back.
+        """
+        if listing.active is None:
+            return frozenset()
+        found = {listing.active}
+        if listing.written_later is not None:
+            found.add(listing.written_later)
+        if is_restored(known.get(listing.active, b"")):
+            brokers_own = (
+                base for base, row in listing.rows.items() if has_log(row) and not is_restored(known.get(base, b""))
+            )
+            found.add(max(brokers_own, default=listing.active))
+        return frozenset(found)
 
     def stats(self, policy: Policy, now: float) -> Stats:
         with self._guard:
@@ -215,19 +248,21 @@ class Catalog:
         gone: list[SegmentId] = []
         fresh: dict[int, bytes] = {}
         with self._guard:
+            known = self._rows.get(partition, {})
             if not listing.partial:
                 self._active[partition] = -1 if listing.active is None else listing.active
-            active = self._active.get(partition, -1)
-            known = self._rows.get(partition, {})
+                self._writable[partition] = self._writable_in(listing, known)
+            active = self._writable.get(partition, frozenset())
             verbs_are_at_work = bool(self._changed_by_verbs or self._locks)
             # Of most segments the row is just what is seen again.
             differing = [base_offset for base_offset, row in seen.items() if known.get(base_offset) != row]
             if not listing.partial:
                 differing += known.keys() - seen.keys()
+                differing += [base for base in active if base in seen and known.get(base) == seen[base]]
             for base_offset in differing:
                 row = known.get(base_offset)
                 files = seen.get(base_offset, NOTHING_SEEN)
-                is_active = base_offset == active
+                is_active = base_offset in active
                 if row is not None and stands_so(row, files, active=is_active):
                     continue
                 # A first scan sees millions of new ones: no object is made for any of them.
@@ -246,9 +281,8 @@ class Catalog:
     def restless(self, topic: str, partition: int) -> list[int]:
         """Base offsets to be looked at even where the directory is as it was: the active one, and the unsettled."""
         with self._guard:
-            active = self._active.get((topic, partition), -1)
-            unsettled = self._unsettled.get((topic, partition), ())
-            return [*unsettled, *([active] if active >= 0 and active not in unsettled else [])]
+            active = self._writable.get((topic, partition), frozenset())
+            return [*active.union(self._unsettled.get((topic, partition), ()))]
 
     def observe_missing(self, seen: set[Partition]) -> list[SegmentId]:
         """After a whole scan: the partitions that it did not see have no local files."""
@@ -284,12 +318,13 @@ class Catalog:
         lock = self._locks.get(identity)
         return identity in self._changed_by_verbs or (lock is not None and lock.locked())
 
-    def _add(self, partition: Partition, fresh: dict[int, bytes], active: int) -> None:
+    def _add(self, partition: Partition, fresh: dict[int, bytes], active: frozenset[int]) -> None:
         """Take over segments of which nothing is known but their files."""
         if unsettled := self._unsettled.get(partition):
             unsettled.difference_update(fresh)
-        if (files := fresh.pop(active, None)) is not None:
-            self._replace(Segment(SegmentId(*partition, active), local=local_files(files), active=True))
+        for base in active & fresh.keys():
+            files = local_files(fresh.pop(base))
+            self._replace(Segment(SegmentId(*partition, base), local=files, active=True))
         self._rows.setdefault(partition, {}).update(fresh)
         self._unwritten.setdefault(partition, set()).update(fresh)
         self._tallies.add(list(fresh.values()))

@@ -87,6 +87,11 @@ def is_archived(row: bytes) -> bool:
     return bool(flags_of(row) & _ARCHIVED)
 
 
+def is_restored(row: bytes) -> bool:
+    """Whether a restore brought the segment back, and its files are still those; False for an empty row."""
+    return bool(row) and bool(flags_of(row) & _LEASED) and has_log(row)
+
+
 def may_have_work(row: bytes, *, cold_since_ns: int, keeps_copies: bool, may_expire: bool) -> bool:
     """Whether a cycle could do anything with a segment; False where it is certain, by a look at a few bytes.
 

@@ -6,12 +6,15 @@ import os
 from typing import NamedTuple
 
 from takhin_tiered.disk.files import DataDir, DataDirs
-from takhin_tiered.segments.listing import PartitionListing, has_log, pack_file, row_of
+from takhin_tiered.segments.listing import PartitionListing, has_log, local_files, pack_file, row_of
 from takhin_tiered.segments.model import stamp
 from takhin_tiered.segments.names import OFFSET_DIGITS, TEMP_SUFFIX, FileKind, parse_offset, parse_partition
 
 _PLACES = {f".{kind}": place for place, kind in enumerate(FileKind)}
 _NONE = [b""] * len(FileKind)
+
+
+_SAME_TIME_NS = 1_000_000_000
 
 
 class Look(NamedTuple):
@@ -55,6 +58,7 @@ def _read(data_dir: DataDir | DataDirs, name: str, parsed: tuple[str, int]) -> P
     found: dict[str, list[bytes]] = {}
     unfinished: list[str] = []
     unseen_logs: list[str] = []
+    newest, newest_digits = -(1 << 63), ""
     with data_dir.partition(name) as partition, os.scandir(partition.fd) as entries:
         for entry in entries:
             file = entry.name
@@ -69,12 +73,23 @@ def _read(data_dir: DataDir | DataDirs, name: str, parsed: tuple[str, int]) -> P
                     files = found[digits] = _NONE.copy()
                 times = stamp(status.st_ino, status.st_ctime_ns)
                 files[place] = pack_file(status.st_size, status.st_mtime_ns, times)
+                if place == 0 and status.st_mtime_ns > newest:
+                    newest, newest_digits = status.st_mtime_ns, digits
             elif place == 0:
                 unseen_logs.append(digits)
     rows = {offset: row_of(files) for digits, files in found.items() if (offset := parse_offset(digits)) is not None}
     logs = [offset for digits in unseen_logs if (offset := parse_offset(digits)) is not None]
     logs += [offset for offset, row in rows.items() if has_log(row)]
-    return PartitionListing(*parsed, rows, max(logs, default=None), tuple(unfinished))
+    active, later = max(logs, default=None), parse_offset(newest_digits)
+    if active is None or later is None or later >= active or not _is_later(newest, rows.get(active)):
+        later = None
+    return PartitionListing(*parsed, rows, active, tuple(unfinished), written_later=later)
+
+
+def _is_later(modified_ns: int, row: bytes | None) -> bool:
+    """Than the log of this row, and not just because both were written, or copied here, at the same time."""
+    log = None if row is None else local_files(row).log
+    return log is not None and modified_ns - log.mtime_ns > _SAME_TIME_NS
 
 
 def _regular(entry: os.DirEntry[str]) -> os.stat_result | None:

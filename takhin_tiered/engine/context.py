@@ -101,7 +101,8 @@ async def refresh(engine: Engine, identity: SegmentId, opened: OpenSegment | Non
     fresh = replace(
         known,
         local=files,
-        active=identity.base_offset == listing.active,
+        active=identity.base_offset in {listing.active, listing.written_later}
+        or engine.catalog.may_be_active(identity),
         lease_until=known.lease_until if files.log is not None else 0.0,
     )
     if fresh == known:

@@ -85,6 +85,9 @@ NOTHING_SEEN = pack_seen(NO_FILES)
 class PartitionListing:
     """What stands in one partition directory; ``active`` is the highest base offset that has a log.
 
+    ``written_later`` is that of a log below it that was modified later, None where there is none: a segment that
+    somebody placed above the one that the broker writes to makes that one look closed.
+
     ``rows`` are those of `pack_seen`. ``unfinished`` are the names of temporary files of ours, of a restore
     that runs or was killed. ``problem`` says why the directory could not be read: what it holds is not known
     then. ``partial``: only some segments were looked at, as the directory is as it was.
@@ -97,6 +100,7 @@ class PartitionListing:
     unfinished: tuple[str, ...] = ()
     problem: str = ""
     partial: bool = False
+    written_later: int | None = None
 
     @property
     def directory(self) -> str:

@@ -436,3 +436,24 @@ async def test_a_damaged_block_is_told(tmp_path: Path, damage: str) -> None:
     async with open_journal(tmp_path) as journal:
         with pytest.raises(CatalogError, match="damaged"):
             await Catalog(journal).load()
+
+
+def test_what_others_placed_above_it_does_not_close_the_active_segment() -> None:
+    catalog = Catalog()
+    catalog.observe(seen(0, 9, 20))
+    restored = replace(known(catalog, SegmentId("orders", 0, 20)), active=False, archive=ARCHIVE, lease_until=99.0)
+    catalog.put(restored)
+    catalog.begin_scan()
+    catalog.observe(seen(0, 9, 20))
+    assert [known(catalog, SegmentId("orders", 0, base)).active for base in (0, 9, 20)] == [False, True, True]
+    later = replace(seen(0, 9, 20), written_later=0)
+    catalog.observe(later)
+    assert known(catalog, SegmentId("orders", 0, 0)).active
+
+
+def test_a_segment_becomes_active_when_the_one_above_it_is_gone() -> None:
+    catalog = Catalog()
+    catalog.observe(seen(0, 9))
+    catalog.begin_scan()
+    catalog.observe(seen(0))
+    assert known(catalog, SegmentId("orders", 0, 0)).active

@@ -309,3 +309,18 @@ def test_few_segments_are_all_looked_at_each_time(broker: Broker, data_dir: Data
     list(scan(data_dir, memory, known=5000))
     (found,) = scan(data_dir, memory, known=5000)
     assert found.partial
+
+
+def test_a_log_that_was_modified_after_the_one_above_it_is_told(broker: Broker, data_dir: DataDir) -> None:
+    """A segment of an earlier life of the topic, placed above the one that the broker writes to."""
+    old, written = broker.segment(age_hours=300), broker.segment(age_hours=1)
+    above = broker.segment(age_hours=300)
+    listing = one(data_dir)
+    assert listing.written_later == base_of(written)
+    assert listing.active == base_of(above) > base_of(written) > base_of(old)
+    os.utime(broker.root / above)
+    assert one(data_dir).written_later is None
+
+
+def base_of(path: str) -> int:
+    return int(path.rpartition("/")[2].removesuffix(".log"))
