@@ -278,6 +278,7 @@ class Settings(BaseSettings):
             retention_size=tuple((glob, int(size)) for glob, size in self.retention_bytes),
             include=self.topics_include,
             exclude=self.topics_exclude,
+            mode_is_set=self.archive_mode is not None,
             kafka=kafka,
         )
 

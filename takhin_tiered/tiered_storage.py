@@ -318,6 +318,8 @@ class TieredStorage:
             await claims.release(self.engine, self._claimed)
         if self._journal is not None and self._lock is not None:
             await self.engine.catalog.flush()
+            if self.engine.policy.kafka:
+                await self._journal.set_meta(_KAFKA, "yes")
             if self._reconciled:
                 await self._journal.set_meta(_SUPERSEDED, str(self.engine.catalog.superseded))
                 await self._journal.set_meta("clean", "yes")

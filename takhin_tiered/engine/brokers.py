@@ -32,14 +32,20 @@ def runs_on(root: DataDir) -> bool:
 
 def look_at_brokers(engine: Engine) -> None:
     """Bring the policy up to date with the brokers' locks; blocking."""
-    kafka = engine.policy.kafka or stands_in_kafka(engine.data_dir)
-    if kafka and not engine.policy.kafka:
-        logs.logger().warning("the data directory has become Apache Kafka's: no local file is removed until a restart")
+    if stands_in_kafka(engine.data_dir):
+        learn_kafka(engine)
     running = any(runs_on(root) for root in engine.data_dir.roots)
     if running != engine.policy.broker_running:
         logs.logger().info("a Kafka broker runs on the data directory" if running else "no Kafka broker runs here now")
-    keep_local = engine.policy.keep_local or (kafka and not engine.policy.kafka)
-    engine.policy = replace(engine.policy, kafka=kafka, keep_local=keep_local, broker_running=running)
+    engine.policy = replace(engine.policy, broker_running=running)
+
+
+def learn_kafka(engine: Engine) -> None:
+    """From here on the directories are Kafka's: an empty new disk shows it only by what the archive tells."""
+    policy = engine.policy
+    if not policy.kafka:
+        logs.logger().warning("the data directory is Apache Kafka's: no local file is removed unless a mode is set")
+        engine.policy = replace(policy, kafka=True, keep_local=policy.keep_local or not policy.mode_is_set)
 
 
 def require_no_broker(engine: Engine, identity: SegmentId) -> None:

@@ -59,6 +59,8 @@ class Engine:
     reading: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(os.cpu_count() or 1))
     # So many ranges of large objects at a time, whatever is restored: each takes a connection, and a thread.
     ranges: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(8))
+    # One restore at a time looks at what stands in a partition, and places its files there.
+    placing: asyncio.Lock = field(default_factory=asyncio.Lock)
     turns: Turns = field(default_factory=Turns)
     scan_memory: ScanMemory = field(default_factory=ScanMemory)
     store_problem: str = "not asked yet"

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 
 from takhin_tiered import logs
 from takhin_tiered.concurrency import in_thread
+from takhin_tiered.engine.brokers import learn_kafka
 from takhin_tiered.engine.context import Engine, load_manifest
 from takhin_tiered.errors import ObjectCorrupt
 from takhin_tiered.segments.model import Archive, Segment
@@ -117,6 +118,8 @@ async def _learn(engine: Engine, identity: SegmentId) -> bool:
         return False
     if manifest is None:
         return False
+    if manifest.kafka:
+        learn_kafka(engine)
     async with engine.catalog.lock(identity):
         known = engine.catalog.get(identity) or Segment(identity)
         archived = Archive(manifest.generation, manifest.size, manifest.log.mtime_ns, manifest.archived_at)

@@ -13,8 +13,10 @@ from dataclasses import replace
 from takhin_tiered import logs
 from takhin_tiered.concurrency import all_of, in_thread
 from takhin_tiered.disk.files import PartitionDir
+from takhin_tiered.engine.brokers import learn_kafka
 from takhin_tiered.engine.context import Engine, disk_errors, load_manifest, open_partition, refresh, verb
 from takhin_tiered.engine.incoming import Incoming, Range
+from takhin_tiered.engine.placing import complete_partition, require_place
 from takhin_tiered.engine.prove import read_local_checksum
 from takhin_tiered.engine.turns import Turn
 from takhin_tiered.errors import (
@@ -150,13 +152,27 @@ async def _room(engine: Engine, identity: SegmentId, size: int) -> AsyncIterator
 
 async def _download(engine: Engine, manifest: Manifest) -> LocalFiles:
     identity = manifest.id
+    if manifest.kafka or manifest.topic_id:
+        learn_kafka(engine)
     with open_partition(engine, identity, create=True) as partition:
+
+        def check() -> None:
+            with disk_errors(identity):
+                require_place(engine, manifest, partition)
+
+        def place() -> LocalFiles:
+            # Others may have been placed while this one came.
+            check()
+            return _place(engine, partition, manifest)
+
+        await in_thread(check)
         try:
             for kind in _LOG_LAST:
                 if kind in manifest.files:
                     await _download_file(Incoming(engine, partition, identity, kind, manifest.files[kind]))
                     reached(f"restore.{kind}.downloaded")
-            return await in_thread(_place, partition, manifest)
+            async with engine.placing:
+                return await in_thread(place)
         except BaseException:
             await in_thread(_remove_temps, partition, identity)
             raise
@@ -188,7 +204,7 @@ async def _fetch(incoming: Incoming, part: Range) -> None:
         await engine.store.fetch(archived.key, part.take, start=part.start, end=end)
 
 
-def _place(partition: PartitionDir, manifest: Manifest) -> LocalFiles:
+def _place(engine: Engine, partition: PartitionDir, manifest: Manifest) -> LocalFiles:
     """Give the finished files their names: the indexes, which belong to no log before, then the log."""
     identity, local, placed = manifest.id, LocalFiles(), []
     appeared = SegmentConflict(f"{identity.path} appeared on disk during the restore", segment=identity.path)
@@ -197,6 +213,8 @@ def _place(partition: PartitionDir, manifest: Manifest) -> LocalFiles:
             raise FileNotFoundError(identity.directory)
         if partition.exists(identity.file(FileKind.LOG)):
             raise appeared
+        complete_partition(engine, partition, manifest)
+        reached("restore.partition.completed")
         try:
             for kind in _LOG_LAST:
                 name = identity.file(kind)

@@ -27,6 +27,7 @@ class Policy:
     exclude: tuple[str, ...] = ()
     retention_age: tuple[tuple[str, float], ...] = ()
     retention_size: tuple[tuple[str, int], ...] = ()
+    mode_is_set: bool = False
     kafka: bool = False
     broker_running: bool = False
 

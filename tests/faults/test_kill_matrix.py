@@ -32,7 +32,8 @@ EVICT = [
     "evict.journaled",
 ]  # fmt: skip
 RESTORE = [
-    "restore.index.downloaded", "restore.timeindex.downloaded", "restore.log.downloaded", "restore.index.placed",
+    "restore.index.downloaded", "restore.timeindex.downloaded", "restore.log.downloaded",
+    "restore.partition.completed", "restore.index.placed",
     "restore.timeindex.placed", "restore.log.placed", "restore.placed", "restore.journaled",
 ]  # fmt: skip
 CATALOG = ["catalog.writing", "catalog.written"]

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import shutil
+import struct
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,8 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from takhin_tiered import ConfigError, SegmentRefused, Settings, State, TieredStorage
+from takhin_tiered import ConfigError, SegmentConflict, SegmentRefused, Settings, State, TieredStorage
 from takhin_tiered.engine.evict import evict
+from takhin_tiered.segments.model import Intent
 from takhin_tiered.segments.names import SegmentId
 from tests.support import AtPoint, Broker
 
@@ -140,3 +144,104 @@ async def test_empty_indexes_that_a_broker_made_fail_no_cycle(kafka: Broker) -> 
         assert index.exists()
         await storage.restore_segment(path)
     assert kafka.is_whole(path)
+
+
+TOPIC_IDS = ("1HPDq9KPTmqeRsGSyBUSuA", "2HPDq9KPTmqeRsGSyBUSuB")
+
+
+def give_topic_id(broker: Broker, topic_id: str) -> None:
+    (broker.root / "orders-0/partition.metadata").write_text(f"version: 0\ntopic_id: {topic_id}")
+
+
+def make_anew(broker: Broker) -> None:
+    shutil.rmtree(broker.root / "orders-0")
+    broker.next_offset.clear()
+
+
+async def test_a_restore_mixes_no_two_topics_of_one_name(kafka: Broker) -> None:
+    old = kafka.segments(count=3)
+    give_topic_id(kafka, TOPIC_IDS[0])
+    async with TieredStorage.open(settings_of(kafka, archive_mode="copy")) as storage:
+        await storage.run_cycle()
+        make_anew(kafka)
+        kafka.segments(count=1, size=1_000)
+        give_topic_id(kafka, TOPIC_IDS[1])
+        await storage.run_cycle()
+        with pytest.raises(SegmentConflict, match=f"{TOPIC_IDS[0]}.*{TOPIC_IDS[1]}"):
+            await storage.restore_segment(old[2])
+    assert kafka.on_disk(old[2]) == []
+
+
+async def test_a_restore_overlaps_nothing_and_stands_not_above_the_active_segment(kafka: Broker) -> None:
+    """Without topic IDs the offsets tell."""
+    old = kafka.segments(count=3)
+    async with TieredStorage.open(settings_of(kafka, archive_mode="copy")) as storage:
+        await storage.run_cycle()
+        make_anew(kafka)
+        first = kafka.segment(size=30_000)
+        with pytest.raises(SegmentConflict, match=rf"overlaps {first}|above {first}"):
+            await storage.restore_segment(old[1])
+        active = kafka.segment()
+        with pytest.raises(SegmentConflict, match=r"above|overlaps"):
+            await storage.restore_segment(old[2])
+        report = await storage.run_cycle()
+        assert active not in {path for path, _ in report.failures}
+    assert kafka.is_whole(active)
+
+
+async def test_a_truncated_branch_is_not_restored(kafka: Broker) -> None:
+    old = kafka.segments(count=2, size=2_000)
+    epochs = struct.pack(">i", 0)
+    for path in old:
+        log = bytearray(kafka.files[path])
+        at = 0
+        while at < len(log):
+            log[at + 12 : at + 16] = epochs
+            at += 12 + int.from_bytes(log[at + 8 : at + 12])
+        kafka.overwrite(path, bytes(log))
+    async with TieredStorage.open(settings_of(kafka, archive_mode="copy")) as storage:
+        await storage.run_cycle()
+        for name in kafka.triple(old[0]):
+            (kafka.root / name).unlink()
+        (kafka.root / "orders-0/leader-epoch-checkpoint").write_text("0\n2\n0 0\n1 10\n")
+        with pytest.raises(SegmentConflict, match="truncated"):
+            await storage.restore_segment(old[0])
+        (kafka.root / "orders-0/leader-epoch-checkpoint").write_text("0\n1\n0 0\n")
+        await storage.restore_segment(old[0])
+    assert kafka.is_whole(old[0])
+
+
+async def test_a_new_machine_gets_what_kafka_knows_a_partition_by(kafka: Broker, tmp_path: Path) -> None:
+    paths = kafka.segments(count=3)
+    give_topic_id(kafka, TOPIC_IDS[0])
+    settings = settings_of(kafka, archive_mode="copy")
+    async with TieredStorage.open(settings) as storage:
+        await storage.run_cycle()
+    shutil.rmtree(kafka.root)
+    shutil.rmtree(settings.state_dir)
+    kafka.root.mkdir()
+    async with TieredStorage.open(settings_of(kafka)) as storage:
+        await storage.rebuild()
+        # In the order in which nobody asks for them.
+        for path in (paths[2], paths[0], paths[1]):
+            await storage.restore_segment(path)
+        assert storage.status()["mode"] == "copy"
+    assert all(kafka.is_whole(path) for path in paths)
+    assert (kafka.root / "orders-0/partition.metadata").read_text() == f"version: 0\ntopic_id: {TOPIC_IDS[0]}"
+
+
+async def test_what_an_earlier_release_meant_to_remove_stays(kafka: Broker) -> None:
+    """Its intents name objects that a later generation took the place of."""
+    (path,) = kafka.segments(count=1)
+    async with TieredStorage.open(settings_of(kafka, archive_mode="copy")) as storage:
+        await storage.run_cycle()
+        first = kafka.files[path]
+        kafka.overwrite(path, first[:-50])
+        await storage.run_cycle()
+        await storage.run_cycle()
+        identity = SegmentId.parse(path)
+        sha256 = hashlib.sha256(first).hexdigest()
+        storage.engine.catalog.intend([Intent(path, identity, len(first), sha256, 0, 1.0)])
+        await storage.run_cycle()
+        assert storage.engine.catalog.intents() == []
+    assert (kafka.root.parent / "store" / path).read_bytes() == first

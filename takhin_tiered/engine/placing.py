@@ -1,0 +1,130 @@
+"""Whether an archived segment may stand on the disk again, and what the partition needs beside it.
+
+A restore mixes no logs: the segment is of the same topic as what stands there, overlaps nothing, lies on the same
+branch of the log, and is not above the segment that the broker writes to. Everything here blocks.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+
+from takhin_tiered.disk.files import PartitionDir, give_to_owner_of
+from takhin_tiered.disk.kafka import LEADER_EPOCHS, PARTITION_METADATA, read_partition
+from takhin_tiered.disk.look import scan_partition
+from takhin_tiered.engine.brokers import runs_on
+from takhin_tiered.engine.context import Engine
+from takhin_tiered.errors import SegmentConflict
+from takhin_tiered.formats.checkpoints import (
+    contradict,
+    merge_leader_epochs,
+    render_leader_epochs,
+    render_partition_metadata,
+)
+from takhin_tiered.formats.tail import last_offset
+from takhin_tiered.segments.listing import PartitionListing, has_log
+from takhin_tiered.segments.manifest import Manifest
+from takhin_tiered.segments.names import FileKind, SegmentId
+
+
+def require_place(engine: Engine, manifest: Manifest, partition: PartitionDir) -> None:
+    """Raise `SegmentConflict`, which names both sides, where this segment may not stand in this directory."""
+    identity = manifest.id
+    listing = scan_partition(engine.data_dir, identity.directory)
+    logs = sorted(base for base, row in listing.rows.items() if has_log(row)) if listing else []
+    if listing is None or not logs:
+        return
+    found = read_partition(partition.fd)
+    nearest = SegmentId(identity.topic, identity.partition, logs[-1])
+    if manifest.topic_id and found.topic_id and manifest.topic_id != found.topic_id:
+        raise _conflict(
+            identity,
+            f"belongs to topic ID {manifest.topic_id}, and {identity.directory} with {nearest.path} "
+            f"belongs to topic ID {found.topic_id}: the topic was deleted and created again",
+            "Restore it to another data directory",
+        )
+    below = max((base for base in logs if base < identity.base_offset), default=None)
+    above = min((base for base in logs if base > identity.base_offset), default=None)
+    if above is not None and manifest.end >= above:
+        other = SegmentId(identity.topic, identity.partition, above)
+        raise _conflict(identity, f"goes up to offset {manifest.end}, and overlaps {other.path} on the disk", _MIXED)
+    if below is not None:
+        other = SegmentId(identity.topic, identity.partition, below)
+        end = end_on_disk(partition, other)
+        if end is not None and end >= identity.base_offset:
+            raise _conflict(identity, f"overlaps {other.path} on the disk, which goes up to offset {end}", _MIXED)
+    is_running = _is_running(engine, identity)
+    brokers_own = [base for base in logs if is_running or not _is_of_archive(engine, listing, identity, base)]
+    if brokers_own and identity.base_offset > brokers_own[-1]:
+        active = SegmentId(identity.topic, identity.partition, brokers_own[-1])
+        raise _conflict(identity, f"stands above {active.path}, which the broker writes to", _MIXED)
+    if contradict(found.leader_epochs, manifest.leader_epochs, manifest.end):
+        raise _conflict(
+            identity,
+            f"is of a branch of the log that {identity.directory} has no more: it was truncated, and {nearest.path} "
+            "was written after that",
+            "Restore it to another data directory",
+        )
+
+
+_MIXED = "Nothing was restored, as a consumer would read both mixed. Restore it to another data directory"
+
+
+def complete_partition(engine: Engine, partition: PartitionDir, manifest: Manifest) -> None:
+    """Before a segment is placed: what Kafka needs to know the partition by, if it is not there.
+
+    Without its topic ID a broker takes the directory for a stray. Leader epochs are merged in while no broker runs, as
+    a running one keeps its own in memory and writes them over.
+    """
+    if manifest.topic_id and not partition.exists(PARTITION_METADATA):
+        _write(partition, PARTITION_METADATA, render_partition_metadata(manifest.topic_id))
+    if not manifest.leader_epochs or not (manifest.kafka or manifest.topic_id):
+        return
+    if _is_running(engine, manifest.id):
+        return
+    found = read_partition(partition.fd)
+    if any(LEADER_EPOCHS in problem for problem in found.problems):
+        return
+    merged = merge_leader_epochs(found.leader_epochs, [manifest.leader_epochs])
+    if merged != found.leader_epochs:
+        _write(partition, LEADER_EPOCHS, render_leader_epochs(merged))
+
+
+def end_on_disk(partition: PartitionDir, identity: SegmentId) -> int | None:
+    """The offset of the last record of a local segment; None where it is gone, or of no format known here."""
+    with suppress(FileNotFoundError), partition.open(identity.file(FileKind.LOG)) as log:
+        with suppress(FileNotFoundError), partition.open(identity.file(FileKind.INDEX)) as index:
+            return last_offset(log.read, log.found.size, index.read, index.found.size)
+        return last_offset(log.read, log.found.size, lambda *_: b"", 0)
+    return None
+
+
+def _is_of_archive(engine: Engine, listing: PartitionListing, identity: SegmentId, base: int) -> bool:
+    """Whether a local segment has the time of the archived one, as a restore gives it, killed or not."""
+    known = engine.catalog.get(SegmentId(identity.topic, identity.partition, base))
+    log = listing.files(base).log
+    return (
+        known is not None and known.archive is not None and log is not None and log.mtime_ns == known.archive.mtime_ns
+    )
+
+
+def _is_running(engine: Engine, identity: SegmentId) -> bool:
+    root = engine.data_dir.root_of(identity.directory)
+    return root is not None and runs_on(root)
+
+
+def _write(partition: PartitionDir, name: str, content: bytes) -> None:
+    """Whole or not at all, as the broker writes it."""
+    fd = partition.create_temp(name)
+    try:
+        os.fchmod(fd, 0o644)
+        give_to_owner_of(partition, fd)
+        os.write(fd, content)
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+    partition.place_temp(name, replace=True)
+
+
+def _conflict(identity: SegmentId, what: str, hint: str) -> SegmentConflict:
+    return SegmentConflict(f"the archived segment {identity.path} {what}", segment=identity.path, hint=hint)
