@@ -278,6 +278,9 @@ class Settings(BaseSettings):
             retention_size=tuple((glob, int(size)) for glob, size in self.retention_bytes),
             include=self.topics_include,
             exclude=self.topics_exclude,
+            trims=self.archive_mode == "trim",
+            takes_compacted=self.topics_compacted == "archive",
+            before_retention=self.archive_before_retention,
             mode_is_set=self.archive_mode is not None,
             kafka=kafka,
         )

@@ -97,17 +97,16 @@ class _Daemon:
 
     async def _cycles(self) -> None:
         """A cycle at once, then one each interval; one that could do nothing is tried again sooner."""
-        interval = self._settings.archive_interval_minutes * 60
         retry = _FIRST_RETRY_SECONDS
         while not self._stopping.is_set():
             try:
                 await self._storage.run_cycle()
-                pause, retry = interval, _FIRST_RETRY_SECONDS
+                pause, retry = self._storage.engine.view.cycle_seconds, _FIRST_RETRY_SECONDS
             except (ConfigError, HeldElsewhere):
                 raise
             except TakhinError as error:
                 logs.logger().error("the cycle could not run", code=error.code, error=str(error))
-                pause = min(retry, interval)
+                pause = min(retry, self._storage.engine.view.cycle_seconds)
                 retry *= 2
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._stopping.wait(), pause)

@@ -59,6 +59,10 @@ class Metrics:
         self.superseded = gauge(
             "tiered_storage_superseded_generations", "Archived generations that a later one took the place of."
         )
+        self.lost = counter(
+            "tiered_storage_lost_segments_total", "Segments that left the disk before they were archived."
+        )
+        self.trims = counter("tiered_storage_trim_operations_total", "Partitions trimmed, by result.", "result")
         self.intents = gauge(
             "tiered_storage_unsettled_objects", "Objects of uploads that broke off, yet to be settled."
         )

@@ -20,6 +20,7 @@ from takhin_tiered.disk.files import DataDirs
 from takhin_tiered.disk.lock import DataDirLock
 from takhin_tiered.engine import claim as claims
 from takhin_tiered.engine.archive import archive
+from takhin_tiered.engine.beside import Beside
 from takhin_tiered.engine.brokers import look_at_brokers, require_safe_mode, stands_in_kafka
 from takhin_tiered.engine.context import Engine
 from takhin_tiered.engine.cycle import CycleReport, Listener, plan_now, refresh_catalog, run_cycle
@@ -64,6 +65,7 @@ class TieredStorage:
         self.claim_lost = asyncio.Event()
         self._journal = journal
         self._lock = lock
+        self._beside = Beside(engine, settings)
         self._claim_lock = asyncio.Lock()
         self._claimed: claims.Owner | None = None
         self._renewal: asyncio.Task[None] | None = None
@@ -200,6 +202,7 @@ class TieredStorage:
 
     async def plan(self) -> Plan:
         """What a cycle would do now, after a fresh look at the disk."""
+        await self._beside.ask()
         async with self.engine.cycle_lock:
             await refresh_catalog(self.engine)
             return await asyncio.to_thread(plan_now, self.engine)
@@ -210,7 +213,8 @@ class TieredStorage:
         try:
             if self.engine.policy.enabled:
                 await self._prepare_or_look()
-            self.last_cycle = await run_cycle(self.engine, listener)
+            await self._beside.ask()
+            self.last_cycle = await run_cycle(self.engine, listener, self._beside.trim)
         except TakhinError as error:
             self.last_cycle_problem, self.last_cycle_code = str(error), error.code
             raise

@@ -55,6 +55,8 @@ class Catalog:
         self._changed_by_verbs: set[SegmentId] = set()
         # Generations that a later one took the place of, as they were counted last.
         self.superseded = 0
+        # Partitions whose logs lack offsets between their records, as compaction leaves them.
+        self.gapped: set[Partition] = set()
 
     async def load(self) -> None:
         """Read the journal."""
@@ -101,6 +103,16 @@ class Catalog:
             return lambda base_offset, _: base_offset >= first
 
         return self._chosen(choose)
+
+    def segments_of(self, partition: Partition) -> list[Segment]:
+        """Those of one partition, by base offset."""
+        with self._guard:
+            rows = sorted(self._rows.get(partition, {}).items())
+        return [unpack(SegmentId(*partition, base_offset), row) for base_offset, row in rows]
+
+    def local_partitions(self) -> list[Partition]:
+        """Those that had a log on disk at the last scan."""
+        return [partition for partition, active in self._active.items() if active >= 0]
 
     def archived(self) -> Iterator[Segment]:
         """Of `segments`, those that the archive holds, wherever else they are."""

@@ -19,6 +19,7 @@ from takhin_tiered.disk.scan import ScanMemory
 from takhin_tiered.engine.opened import OpenSegment
 from takhin_tiered.engine.pace import Pace
 from takhin_tiered.engine.turns import Turns
+from takhin_tiered.engine.view import BrokerView
 from takhin_tiered.errors import (
     ConfigError,
     DiskError,
@@ -34,6 +35,7 @@ from takhin_tiered.segments.listing import PartitionListing, pack_seen
 from takhin_tiered.segments.manifest import Manifest
 from takhin_tiered.segments.model import LocalFiles, Segment
 from takhin_tiered.segments.names import FileKind, SegmentId
+from takhin_tiered.segments.outlook import Outlook
 from takhin_tiered.segments.policy import Policy
 from takhin_tiered.store import ObjectStore
 
@@ -59,6 +61,8 @@ class Engine:
     reading: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(os.cpu_count() or 1))
     # So many ranges of large objects at a time, whatever is restored: each takes a connection, and a thread.
     ranges: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(8))
+    view: BrokerView = field(default_factory=BrokerView)
+    outlook: Outlook = field(default_factory=Outlook)
     # One restore at a time looks at what stands in a partition, and places its files there.
     placing: asyncio.Lock = field(default_factory=asyncio.Lock)
     turns: Turns = field(default_factory=Turns)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -23,10 +23,12 @@ from takhin_tiered.engine.context import Engine
 from takhin_tiered.engine.evict import evict
 from takhin_tiered.engine.expire import expire
 from takhin_tiered.engine.orphans import remove_orphans, remove_stale_uploads
+from takhin_tiered.engine.outlook import look_ahead
 from takhin_tiered.engine.restore import remove_unfinished
 from takhin_tiered.engine.turns import Turn
 from takhin_tiered.errors import DiskError, SegmentError, StoreError, StoreFull, TakhinError
 from takhin_tiered.segments.listing import PartitionListing
+from takhin_tiered.segments.model import Segment
 from takhin_tiered.segments.names import SegmentId
 from takhin_tiered.segments.plan import Plan, Step, Verb, make_plan
 from takhin_tiered.segments.report import iso_time
@@ -49,6 +51,7 @@ class CycleReport:
     expired: int = 0
     postponed: int = 0
     bytes_freed: int = 0
+    trimmed: int = 0
     failures: list[tuple[str, str]] = field(default_factory=list)
 
     @property
@@ -66,8 +69,16 @@ class CycleReport:
             "expired": self.expired,
             "postponed": self.postponed,
             "bytes_freed": self.bytes_freed,
+            "trimmed": self.trimmed,
             "failures": [{"segment_path": path, "error": error} for path, error in self.failures],
         }
+
+
+After = Callable[[CycleReport], Awaitable[None]]
+
+
+async def _nothing(_: CycleReport) -> None:
+    """Where only the steps of the plan are to be done."""
 
 
 Listener = Callable[[Step, str], None]
@@ -100,7 +111,7 @@ async def refresh_catalog(engine: Engine) -> Look:
                     if listing.problem:
                         look.unreadable.append(listing)
                         continue
-                    _tell_gone(engine.catalog.observe(listing))
+                    _tell_gone(engine, engine.catalog.observe(listing), listing)
                     if listing.unfinished:
                         look.unfinished.append(listing)
                     # Whoever asks for something meanwhile is answered between two partitions.
@@ -112,7 +123,8 @@ async def refresh_catalog(engine: Engine) -> Look:
             f"the data directory {error.filename or engine.data_dir} cannot be read: {error.strerror or error}",
             hint="Nothing is moved until it can",
         ) from error
-    _tell_gone(engine.catalog.observe_missing(seen))
+    _tell_gone(engine, engine.catalog.observe_missing(seen), None)
+    engine.outlook = await in_thread(look_ahead, engine)
     await engine.catalog.flush()
     await in_thread(measure_room, engine)
     for listing in look.unreadable:
@@ -132,17 +144,26 @@ def measure_room(engine: Engine) -> dict[int, int]:
 def plan_now(engine: Engine) -> Plan:
     """What a cycle would do, by what the catalog knows."""
     catalog = engine.catalog
-    return make_plan(catalog.segments(), catalog.restored(), engine.policy, engine.clock())
+    return make_plan(catalog.segments(), catalog.restored(), engine.policy, engine.clock(), outlook=engine.outlook)
 
 
 def _plan_work(engine: Engine) -> Plan:
     """The same, without what is kept: cheap where there is little to do."""
     catalog, policy, now = engine.catalog, engine.policy, engine.clock()
-    return make_plan(catalog.may_have_work(policy, now), catalog.restored(), policy, now, work_only=True)
+    segments: Iterable[Segment] = catalog.may_have_work(policy, now)
+    if engine.outlook.due:
+        found = {segment.id: segment for segment in segments}
+        due = ((identity, catalog.get(identity)) for identity in engine.outlook.due)
+        found |= {identity: segment for identity, segment in due if segment is not None}
+        segments = [found[identity] for identity in sorted(found)]
+    return make_plan(segments, catalog.restored(), policy, now, work_only=True, outlook=engine.outlook)
 
 
-async def run_cycle(engine: Engine, listener: Listener = lambda *_: None) -> CycleReport:
-    """One cycle. Raises `DiskError` or `StoreError` where nothing can be done at all."""
+async def run_cycle(engine: Engine, listener: Listener = lambda *_: None, after: After = _nothing) -> CycleReport:
+    """One cycle; ``after`` is what is to be done once all is archived.
+
+    Raises `DiskError` or `StoreError` where nothing can be done at all.
+    """
     async with engine.cycle_lock:
         report = CycleReport(started_at=engine.clock())
         with logs.operation("cycle", ""), engine.metrics.cycle_seconds.time():
@@ -159,6 +180,7 @@ async def run_cycle(engine: Engine, listener: Listener = lambda *_: None) -> Cyc
                     await engine.store.check()
                     engine.note_store(None)
                 await _carry_out(engine, plan, report, listener)
+                await after(report)
                 if engine.policy.enabled:
                     await _clean_up(engine)
             except StoreError as error:
@@ -228,6 +250,8 @@ async def _step(engine: Engine, step: Step, report: CycleReport, listener: Liste
         listener(step, "done")
     except TakhinError as error:
         listener(step, str(error))
+        if step.id.place.partition in engine.catalog.gapped:
+            return frozenset()
         _note_failure(engine, step, error)
         report.failures.append((step.id.path, str(error)))
         if isinstance(error, StoreFull):
@@ -270,6 +294,22 @@ async def _clean_up(engine: Engine) -> None:
     await remove_stale_uploads(engine, _STALE_UPLOAD_SECONDS)
 
 
-def _tell_gone(identities: list[SegmentId]) -> None:
+def _tell_gone(engine: Engine, identities: list[SegmentId], listing: PartitionListing | None) -> None:
+    """Segments that the broker deleted before they were archived: their records are nowhere any more."""
+    bases = sorted({identity.base_offset for identity in identities} | set(listing.rows if listing else ()))
     for identity in identities:
-        logs.logger().info("a segment that was never archived is gone from the disk", segment=identity.path)
+        if not engine.policy.covers(identity.topic) or identity.place.partition in engine.outlook.compacted:
+            logs.logger().info("a segment that is not archived is gone from the disk", segment=identity.path)
+            continue
+        engine.metrics.lost.inc()
+        above = next((base for base in bases if base > identity.base_offset), None)
+        told = engine.view.offsets.get(identity.place.partition)
+        end = above if above is not None else told.high_watermark if told is not None else None
+        logs.logger().warning(
+            "a segment is gone from the disk that was never archived",
+            segment=identity.path,
+            first_offset=identity.base_offset,
+            last_offset=None if end is None else end - 1,
+            hint="If the topic was not deleted: archive earlier, and set segment.ms well below retention.ms, as Kafka "
+            "rolls and deletes an idle topic's last segment in one pass",
+        )

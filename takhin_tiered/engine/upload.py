@@ -96,6 +96,13 @@ class Upload:
                 segment=self._identity.path,
                 hint="It stays on disk. storage.tiered.archive.corrupt: archive moves it as it is",
             )
+        if summary.has_gaps and self._engine.policy.kafka and not self._engine.policy.takes_compacted:
+            self._engine.catalog.gapped.add(self._identity.place.partition)
+            raise SegmentRefused(
+                f"segment {self._identity.path} is of a compacted topic, as its offsets have gaps",
+                segment=self._identity.path,
+                hint="It stays on disk. storage.tiered.topics.compacted: archive takes compacted topics too",
+            )
         entries: dict[FileKind, ManifestFile] = {}
         for kind in self._opened.files:
             archived = await self._archived(kind, checksums[kind])

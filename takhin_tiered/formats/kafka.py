@@ -105,7 +105,7 @@ class LogWalk:
         problem, end = self._problem, self._last.position + self._last.size
         if end < self._size:
             problem = problem or f"no whole batch stands at byte {end} of {self._size} of the log"
-        newest = max(self._newest, _last_timestamp(timeindex))
+        newest = max(self._newest, last_timestamp(timeindex))
         first, last = self._first, self._last
         return LogSummary(
             "kafka",
@@ -191,7 +191,8 @@ def _bad_crc(position: int) -> str:
     return f"the batch at byte {position} of the log fails its CRC"
 
 
-def _last_timestamp(timeindex: bytes) -> int:
+def last_timestamp(timeindex: bytes) -> int:
+    """The timestamp of the last entry, in milliseconds; -1 where there is none."""
     whole = len(timeindex) // TIMEINDEX_ENTRY_SIZE * TIMEINDEX_ENTRY_SIZE
     return int(_TIMEINDEX_ENTRY.unpack_from(timeindex, whole - TIMEINDEX_ENTRY_SIZE)[0]) if whole else -1
 

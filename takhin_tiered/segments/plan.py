@@ -12,7 +12,10 @@ from itertools import groupby
 
 from takhin_tiered.segments.model import NO_FILES, LocalFiles, Segment, State, Tier
 from takhin_tiered.segments.names import SegmentId
+from takhin_tiered.segments.outlook import Outlook
 from takhin_tiered.segments.policy import Policy, classify
+
+_NOTHING_AHEAD = Outlook()
 
 
 class Verb(StrEnum):
@@ -30,6 +33,7 @@ class Step:
     """One segment's line of the plan.
 
     ``uploads`` and ``frees`` are bytes at the most; ``local`` is how the files of a segment to be moved stood.
+    ``reason_code`` is a stable word for programs, ``reason`` is for people.
     """
 
     id: SegmentId
@@ -39,6 +43,7 @@ class Step:
     uploads: int = 0
     frees: int = 0
     local: LocalFiles = NO_FILES
+    reason_code: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,64 +73,79 @@ def make_plan(
     now: float,
     *,
     work_only: bool = False,
+    outlook: Outlook = _NOTHING_AHEAD,
 ) -> Plan:
     """Decide for each segment, in the order given; ``work_only`` leaves out what is kept.
 
-    ``restored`` are those of them that have been restored, as they share the local cache.
+    ``restored`` are those of them that have been restored, as they share the local cache. ``outlook`` is what a Kafka
+    beside us is about to do.
     """
     crowded = _over_cache_size(restored, policy)
     steps = (
-        _expired(segment, policy, now, newer) or _decide(segment, policy, now, crowded)
+        _expired(segment, policy, now, newer) or _decide(segment, policy, now, crowded, outlook)
         for segment, newer in _with_newer_bytes(segments)
     )
     return Plan(tuple(step for step in steps if not (work_only and step.verb is Verb.KEEP)), now)
 
 
-def _decide(segment: Segment, policy: Policy, now: float, crowded: set[SegmentId]) -> Step:
+def _decide(segment: Segment, policy: Policy, now: float, crowded: set[SegmentId], outlook: Outlook) -> Step:
     tier = classify(segment, policy, now)
 
-    def keep(reason: str) -> Step:
-        return Step(segment.id, Verb.KEEP, reason, tier)
+    def keep(reason: str, code: str) -> Step:
+        return Step(segment.id, Verb.KEEP, reason, tier, reason_code=code)
 
     def evict(reason: str) -> Step:
-        return Step(segment.id, Verb.EVICT, reason, tier, frees=segment.local.size, local=segment.local)
+        return Step(
+            segment.id, Verb.EVICT, reason, tier, frees=segment.local.size, local=segment.local, reason_code="evict"
+        )
 
     if not segment.local:
-        return keep("in the archive")
+        return keep("in the archive", "archived")
     if not policy.enabled:
-        return keep("tiered storage is not enabled: observing only")
+        return keep("tiered storage is not enabled: observing only", "disabled")
     if not policy.covers(segment.id.topic):
-        return keep("the configuration leaves this topic out")
+        return keep("the configuration leaves this topic out", "excluded")
     if segment.local.log is None:
         if segment.archive is None or not policy.may_unlink or (policy.kafka and not segment.is_proven):
             # Kafka makes empty indexes where one is read whose log is gone: they are its own, and hold nothing.
-            return keep("index files without a .log")
+            return keep("index files without a .log", "leftover")
         return evict("left over from an interrupted evict or restore")
     if segment.active:
-        return keep("active segment")
+        return keep("active segment", "active")
+    place = segment.id.place.partition
+    if place in outlook.compacted and not segment.is_proven:
+        return keep(f"of a compacted topic, {outlook.compacted[place]}", "compacted")
+    if segment.id in outlook.unsafe and not segment.is_proven:
+        return keep(outlook.unsafe[segment.id], "unsettled")
+    if segment.id in outlook.due and policy.auto_archive and not segment.is_proven:
+        reason, size = outlook.due[segment.id], segment.local.size
+        return Step(segment.id, Verb.COPY, reason, tier, size, local=segment.local, reason_code="before_retention")
     if not segment.settled:
-        return keep("changed since the last scan")
+        return keep("changed since the last scan", "unsettled")
     if segment.id in crowded and segment.is_proven:
         return evict("restored copies outgrew the local cache; this one was read longest ago")
     if segment.restored and now < segment.lease_until:
-        return keep(f"restored, its lease has {_hours(segment.lease_until - now)} to run")
+        return keep(f"restored, its lease has {_hours(segment.lease_until - now)} to run", "leased")
     if tier is not Tier.COLD:
-        return keep(f"{tier}, last modified {_hours(now - segment.mtime)} ago")
+        return keep(f"{tier}, last modified {_hours(now - segment.mtime)} ago", str(tier))
     if segment.is_proven:
+        if policy.trims:
+            return keep("archived; to be freed by the broker", "trim")
         if policy.keep_local:
-            return keep("copied to the archive, and its mode keeps local files")
+            return keep("copied to the archive, and its mode keeps local files", "copied")
         if policy.broker_running:
-            return keep("copied to the archive; beside a running Kafka local files stay")
+            return keep("copied to the archive; beside a running Kafka local files stay", "copied")
         return evict("its lease has ended and the archive holds it" if segment.restored else "the archive holds it")
     if not policy.auto_archive:
-        return keep("cold, but automatic archiving is off")
+        return keep("cold, but automatic archiving is off", "manual")
     size = segment.local.size
     reason = f"cold, last modified {_hours(now - segment.mtime)} ago"
     if segment.state is State.LOCAL and segment.archive is not None:
         reason = "its files are not the ones that were archived: compare, and archive again if they differ"
     if not policy.may_unlink:
-        return Step(segment.id, Verb.COPY, reason, tier, uploads=size, local=segment.local)
-    return Step(segment.id, Verb.ARCHIVE, reason, tier, uploads=size, frees=size, local=segment.local)
+        reason += "; to be freed by the broker" if policy.trims else ""
+        return Step(segment.id, Verb.COPY, reason, tier, uploads=size, local=segment.local, reason_code="cold")
+    return Step(segment.id, Verb.ARCHIVE, reason, tier, size, size, segment.local, "cold")
 
 
 def _with_newer_bytes(segments: Iterable[Segment]) -> Iterator[tuple[Segment, int]]:
@@ -144,11 +164,14 @@ def _expired(segment: Segment, policy: Policy, now: float, newer: int) -> Step |
         return None
     age, size = policy.max_age(segment.id.topic), policy.max_size(segment.id.topic)
     tier = classify(segment, policy, now)
-    if age is not None and now - segment.mtime > age:
-        reason = f"its retention of {_hours(age)} is over: last modified {_hours(now - segment.mtime)} ago"
-        return Step(segment.id, Verb.EXPIRE, reason, tier)
+    # Kafka's cleaner leaves a modification time of 0 where a source was gone: that is no age.
+    modified = segment.mtime if segment.mtime > 0 else segment.archive.archived_at
+    if age is not None and now - modified > age:
+        reason = f"its retention of {_hours(age)} is over: last modified {_hours(now - modified)} ago"
+        return Step(segment.id, Verb.EXPIRE, reason, tier, reason_code="retention")
     if size is not None and newer >= size:
-        return Step(segment.id, Verb.EXPIRE, f"newer segments fill the {size} bytes that its partition keeps", tier)
+        reason = f"newer segments fill the {size} bytes that its partition keeps"
+        return Step(segment.id, Verb.EXPIRE, reason, tier, reason_code="retention")
     return None
 
 

@@ -12,8 +12,9 @@ from takhin_tiered.segments.model import Segment, Tier
 class Policy:
     """The rules that the configuration sets. Ages and leases are in seconds, sizes in bytes.
 
-    ``keep_local``: the mode never deletes a local file. ``kafka``: the data directories are Apache Kafka's, and
-    ``broker_running`` whether a broker held the lock on one of them at the last look.
+    ``keep_local``: the mode never deletes a local file. ``trims``: it asks the broker to drop what is archived.
+    ``kafka``: the data directories are Apache Kafka's, and ``broker_running`` whether a broker held the lock on one of
+    them at the last look.
     """
 
     enabled: bool
@@ -28,6 +29,9 @@ class Policy:
     retention_age: tuple[tuple[str, float], ...] = ()
     retention_size: tuple[tuple[str, int], ...] = ()
     mode_is_set: bool = False
+    trims: bool = False
+    takes_compacted: bool = False
+    before_retention: bool = True
     kafka: bool = False
     broker_running: bool = False
 

@@ -73,6 +73,7 @@ def describe_plan(plan: Plan) -> dict[str, Any]:
                 "segment_path": step.id.path,
                 "action": str(step.verb),
                 "reason": step.reason,
+                "reason_code": step.reason_code,
                 "policy": str(step.tier),
                 "uploads_bytes": step.uploads,
                 "frees_bytes": step.frees,

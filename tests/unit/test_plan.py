@@ -43,8 +43,8 @@ def restored(offset: int = 0, *, lease: float = 10, read: float = 0, size: int =
     return replace(copied(offset, size=size), lease_until=NOW + lease, last_access=NOW - read)
 
 
-def plan(segments: Sequence[Segment], policy: Policy = POLICY, **how: bool) -> Plan:
-    return make_plan(segments, [segment for segment in segments if segment.restored], policy, NOW, **how)
+def plan(segments: Sequence[Segment], policy: Policy = POLICY, *, work_only: bool = False) -> Plan:
+    return make_plan(segments, [segment for segment in segments if segment.restored], policy, NOW, work_only=work_only)
 
 
 def decide(segment: Segment, policy: Policy = POLICY) -> Step:
@@ -68,6 +68,7 @@ def test_a_cold_segment_is_archived_with_all_its_bytes() -> None:
         uploads=320,
         frees=320,
         local=files(),
+        reason_code="cold",
     )
 
 

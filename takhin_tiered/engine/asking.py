@@ -1,0 +1,56 @@
+"""What the live broker is asked before each cycle: topic settings, offsets, and how often it looks for old segments."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from takhin_tiered import logs
+from takhin_tiered.engine.context import Engine
+from takhin_tiered.errors import BrokerError
+from takhin_tiered.segments.names import Partition
+
+if TYPE_CHECKING:
+    from takhin_tiered.broker.client import BrokerClient
+
+
+@dataclass(frozen=True, slots=True)
+class BrokerAddress:
+    """``bootstrap`` is ``host:port``, several with commas; ``options`` are aiokafka's for SASL and TLS."""
+
+    bootstrap: str
+    options: Mapping[str, object]
+
+
+@asynccontextmanager
+async def connected(address: BrokerAddress) -> AsyncIterator[BrokerClient]:
+    # Imported here: who has no broker to ask need not wait for the library.
+    from takhin_tiered.broker.client import open_broker
+
+    async with open_broker(address.bootstrap, address.options) as client:
+        yield client
+
+
+async def ask_broker(engine: Engine, address: BrokerAddress) -> None:
+    """Renew the view. Where the broker does not answer, what it told last stands, and the reason is told."""
+    view = engine.view
+    partitions = known_partitions(engine)
+    try:
+        async with connected(address) as client:
+            view.topics = await client.topic_settings({topic for topic, _ in partitions})
+            view.offsets = await client.offsets(partitions)
+            for node in view.node_ids:
+                view.check_seconds = await client.check_interval_ms(node) / 1000
+    except BrokerError as error:
+        if view.problem != str(error):
+            logs.logger().warning("the Kafka broker was not asked", code=error.code, error=str(error))
+        view.problem = str(error)
+    else:
+        view.problem = ""
+
+
+def known_partitions(engine: Engine) -> set[Partition]:
+    """Those that the configuration covers, and that have files here."""
+    return {partition for partition in engine.catalog.local_partitions() if engine.policy.covers(partition[0])}

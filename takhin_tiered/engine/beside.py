@@ -1,0 +1,48 @@
+"""Beside a live broker: what is asked of it before a cycle, and what it is asked to do after one."""
+
+from __future__ import annotations
+
+from takhin_tiered.config import Settings
+from takhin_tiered.engine.asking import BrokerAddress, ask_broker
+from takhin_tiered.engine.context import Engine
+from takhin_tiered.engine.cycle import CycleReport
+from takhin_tiered.engine.trim import trim
+from takhin_tiered.errors import BrokerError
+from takhin_tiered.segments.outlook import cycle_seconds
+
+
+class Beside:
+    """Without ``broker.bootstrap`` nobody is asked, and cycles come as configured."""
+
+    def __init__(self, engine: Engine, settings: Settings) -> None:
+        self._engine, self._settings = engine, settings
+        self._address = (
+            BrokerAddress(settings.broker_bootstrap, settings.broker_arguments) if settings.broker_bootstrap else None
+        )
+        engine.view.cycle_seconds = settings.archive_interval_minutes * 60
+
+    async def ask(self) -> None:
+        """Before a cycle: what the broker is about to do, and so when the cycle after it has to be."""
+        engine, settings = self._engine, self._settings
+        if self._address is None:
+            return
+        await ask_broker(engine, self._address)
+        engine.view.cycle_seconds = cycle_seconds(
+            settings.archive_interval_minutes * 60,
+            engine.view.topics if settings.archive_before_retention else {},
+            engine.view.check_seconds,
+            hurried=bool(engine.outlook.due),
+        )
+
+    async def trim(self, report: CycleReport) -> None:
+        """After a cycle in mode trim; what was refused is among the report's failures."""
+        if self._address is None or not self._engine.policy.trims or not self._engine.policy.enabled:
+            return
+        try:
+            for found in await trim(self._engine, self._address, self._settings.trim_ignore_groups):
+                if found.problem:
+                    report.failures.append((f"{found.partition[0]}-{found.partition[1]}", found.problem))
+                else:
+                    report.trimmed += 1
+        except BrokerError as error:
+            report.failures.append(("trim", str(error)))

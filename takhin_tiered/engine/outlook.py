@@ -1,0 +1,134 @@
+"""The outlook of a data directory: from Kafka's own files in it, and, where one is configured, from the broker."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+
+from takhin_tiered.disk.files import PartitionDir
+from takhin_tiered.disk.kafka import read_log_directory
+from takhin_tiered.engine.context import Engine
+from takhin_tiered.engine.view import BrokerView
+from takhin_tiered.formats.kafka import TIMEINDEX_ENTRY_SIZE, last_timestamp
+from takhin_tiered.segments.broker import TopicSettings
+from takhin_tiered.segments.model import Segment, State
+from takhin_tiered.segments.names import FileKind, Partition, SegmentId
+from takhin_tiered.segments.outlook import LocalLog, Outlook, due_before_retention
+
+_CYCLES_BEFORE = 2
+
+
+def look_ahead(engine: Engine) -> Outlook:
+    """After a scan; blocking. Nothing is known, and nothing held back, where no Kafka keeps its files."""
+    if not engine.policy.kafka:
+        return Outlook()
+    view = engine.view
+    roots = [read_log_directory(root.fd) for root in engine.data_dir.roots]
+    view.directories = tuple(found for found in roots if found is not None)
+    compacted: dict[Partition, str] = {}
+    due: dict[SegmentId, str] = {}
+    unsafe: dict[SegmentId, str] = {}
+    for partition, logs in _local_partitions(engine):
+        settings = view.topics.get(partition[0])
+        if (how := _compacted(engine, view, partition, settings)) and not engine.policy.takes_compacted:
+            compacted[partition] = how
+            continue
+        unsafe |= _above_high_watermark(view, partition, logs)
+        if settings is not None and engine.policy.before_retention and engine.policy.covers(partition[0]):
+            due |= _due(engine, view, partition, logs, settings)
+    return Outlook(compacted, due, unsafe)
+
+
+def high_watermark(view: BrokerView, partition: Partition) -> int | None:
+    """The broker's own word, or the one in its checkpoint; None where neither tells."""
+    told = view.offsets.get(partition)
+    found = [d.high_watermarks[partition] for d in view.directories if partition in d.high_watermarks]
+    return max(found, default=None) if told is None else max([told.high_watermark, *found])
+
+
+def _local_partitions(engine: Engine) -> Iterator[tuple[Partition, list[Segment]]]:
+    current: list[Segment] = []
+    for segment in engine.catalog.segments():
+        if segment.local.log is None:
+            continue
+        if current and current[0].id.place != segment.id.place:
+            yield current[0].id.place.partition, current
+            current = []
+        current.append(segment)
+    if current:
+        yield current[0].id.place.partition, current
+
+
+def _compacted(engine: Engine, view: BrokerView, partition: Partition, settings: TopicSettings | None) -> str:
+    if settings is not None:
+        return "by its cleanup.policy" if "compact" in settings.cleanup_policy else ""
+    if any(partition in found.cleaned for found in view.directories):
+        return "as Kafka's cleaner-offset-checkpoint tells"
+    return "as its offsets have gaps" if partition in engine.catalog.gapped else ""
+
+
+def _above_high_watermark(view: BrokerView, partition: Partition, logs: list[Segment]) -> dict[SegmentId, str]:
+    mark = high_watermark(view, partition)
+    found: dict[SegmentId, str] = {}
+    if mark is None:
+        return found
+    end: int | None = None
+    for segment in reversed(logs):
+        if end is not None and end <= mark:
+            break
+        if end is not None:
+            found[segment.id] = f"not wholly below the high watermark {mark}: Kafka may yet truncate it"
+        end = segment.id.base_offset
+    return found
+
+
+def _due(
+    engine: Engine,
+    view: BrokerView,
+    partition: Partition,
+    logs: list[Segment],
+    settings: TopicSettings,
+) -> dict[SegmentId, str]:
+    if settings.retention_ms is None and settings.retention_bytes is None:
+        return {}
+    whole = sum(segment.local.size for segment in logs)
+    growth = max(0, whole - view.sizes.get(partition, whole)) * _CYCLES_BEFORE
+    view.sizes[partition] = whole
+    # The broker looks for old segments at its own times, and rolls by its own.
+    margin = view.cycle_seconds * _CYCLES_BEFORE + min(view.check_seconds, (settings.retention_ms or 0) / 2000)
+    with suppress(OSError), engine.data_dir.partition(logs[0].id.directory) as directory:
+        found = [LocalLog(s.id.base_offset, s.local.size, _timestamp(view, directory, s)) for s in logs]
+        # One segment more may close at any time.
+        growth += max(segment.local.size for segment in logs)
+        reasons = due_before_retention(found, settings, engine.clock(), margin, growth)
+        return {s.id: reasons[s.id.base_offset] for s in logs if s.id.base_offset in reasons and _is_missing(s)}
+    return {}
+
+
+def _is_missing(segment: Segment) -> bool:
+    return segment.state is State.LOCAL and not segment.active
+
+
+def _timestamp(view: BrokerView, directory: PartitionDir, segment: Segment) -> int:
+    """As Kafka ages a segment: the last timestamp in its time index, or its modification time where there is none."""
+    log, stat = segment.local.log, segment.local.time_index
+    modified = (log.mtime_ns if log is not None else 0) // 1_000_000
+    if segment.state is not State.LOCAL:
+        view.timestamps.pop(segment.id, None)
+        return modified
+    if stat is None or stat.size < TIMEINDEX_ENTRY_SIZE:
+        return modified
+    known = view.timestamps.get(segment.id)
+    if known is not None and known[0] == stat.stamp:
+        return known[1]
+    with suppress(OSError), directory.open(segment.id.file(FileKind.TIMEINDEX)) as file:
+        found = _last_of(file.read, file.found.size)
+        if found > 0:
+            view.timestamps[segment.id] = stat.stamp, found
+            return found
+    return modified
+
+
+def _last_of(read: Callable[[int, int], bytes], size: int) -> int:
+    whole = size // TIMEINDEX_ENTRY_SIZE * TIMEINDEX_ENTRY_SIZE
+    return last_timestamp(read(whole - TIMEINDEX_ENTRY_SIZE, TIMEINDEX_ENTRY_SIZE))

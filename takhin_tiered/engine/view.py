@@ -1,0 +1,29 @@
+"""What is known of the Kafka beside us: by its own files, and by the broker's word where one is configured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from takhin_tiered.disk.kafka import LogDirectory
+from takhin_tiered.segments.broker import PartitionOffsets, TopicSettings
+from takhin_tiered.segments.names import Partition, SegmentId
+
+
+@dataclass(slots=True)
+class BrokerView:
+    """What the broker told last, and what it could not be asked for; and of each log directory what stands in it."""
+
+    topics: Mapping[str, TopicSettings] = field(default_factory=dict)
+    offsets: Mapping[Partition, PartitionOffsets] = field(default_factory=dict)
+    check_seconds: float = 300.0
+    problem: str = ""
+    cycle_seconds: float = 3600.0
+    directories: tuple[LogDirectory, ...] = ()
+    # Largest record timestamps by segment and stamp of its time index: each is read once.
+    timestamps: dict[SegmentId, tuple[int, int]] = field(default_factory=dict)
+    sizes: dict[Partition, int] = field(default_factory=dict)
+
+    @property
+    def node_ids(self) -> frozenset[int]:
+        return frozenset(found.node_id for found in self.directories if found.node_id is not None)

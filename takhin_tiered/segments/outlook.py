@@ -1,0 +1,73 @@
+"""What the broker beside us is about to do, as the plan needs it. Pure.
+
+Kafka deletes a segment when its largest record timestamp is older than ``retention.ms``, or when what is newer fills
+``retention.bytes``; it rewrites compacted topics; and what is above the high watermark may yet be truncated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from takhin_tiered.segments.broker import TopicSettings
+from takhin_tiered.segments.names import Partition, SegmentId
+
+
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """``compacted``: how each compacted partition is known as one. ``due`` and ``unsafe``: why a segment has to be
+    archived whatever its age, and why it must not be yet.
+    """
+
+    compacted: Mapping[Partition, str] = field(default_factory=dict)
+    due: Mapping[SegmentId, str] = field(default_factory=dict)
+    unsafe: Mapping[SegmentId, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class LocalLog:
+    """A local log of a partition: bytes of its segment, and its largest record timestamp in milliseconds."""
+
+    base_offset: int
+    size: int
+    timestamp: int
+
+
+def due_before_retention(
+    logs: Sequence[LocalLog], settings: TopicSettings, now: float, margin: float, growth: int
+) -> dict[int, str]:
+    """Why which of these logs have to be archived now: Kafka may delete them within ``margin`` seconds.
+
+    ``logs`` are all of a partition, by base offset. ``growth`` is how many bytes it may grow by in that time.
+    """
+    found: dict[int, str] = {}
+    newer = 0
+    for log in reversed(logs):
+        if settings.retention_bytes is not None and newer + growth >= settings.retention_bytes:
+            limit = settings.retention_bytes
+            found[log.base_offset] = f"newer segments soon fill the {limit} bytes of Kafka's retention"
+        if settings.retention_ms is not None and "delete" in settings.cleanup_policy:
+            left = (log.timestamp + settings.retention_ms) / 1000 - now
+            if left <= margin:
+                when = f"in {left:.0f} s" if left > 0 else "now"
+                found[log.base_offset] = f"Kafka's retention may delete it {when}"
+        newer += log.size
+    return found
+
+
+def cycle_seconds(
+    configured: float, topics: Mapping[str, TopicSettings], check_seconds: float, *, hurried: bool
+) -> float:
+    """The pause between two cycles: short enough that a segment is seen and archived before Kafka may delete it.
+
+    ``hurried``: records so old are being written that a segment is due as soon as it is closed: Kafka's next look for
+    old segments is the only time that is left.
+    """
+    times = [s.retention_ms / 1000 for s in topics.values() if s.retention_ms is not None]
+    pause = min([configured, *(retention / _LOOKS for retention in times)])
+    pause = min(pause, check_seconds / _LOOKS) if hurried else pause
+    return min(configured, max(_LEAST_SECONDS, pause))
+
+
+_LOOKS = 6
+_LEAST_SECONDS = 0.5
