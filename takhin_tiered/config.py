@@ -291,8 +291,10 @@ class Settings(BaseSettings):
 
     def items(self) -> Iterator[tuple[str, str]]:
         """Every key with its effective value, as it may be shown: secrets are masked."""
+        kafka = any((path / _KAFKAS).exists() for path in self.data_dirs)
+        effective = {"state_path": self.state_dir, "archive_mode": self.mode(kafka)}
         for key, name in _fields_by_key().items():
-            yield key, shown(self.state_dir if name == "state_path" else getattr(self, name))
+            yield key, shown(effective.get(name, getattr(self, name)))
 
     def without_effect(self) -> list[str]:
         """Keys that were set, and that this version accepts without acting on them."""

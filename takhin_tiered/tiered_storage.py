@@ -186,7 +186,7 @@ class TieredStorage:
             "superseded_generations": engine.catalog.superseded,
             "enabled": engine.policy.enabled,
             "mode": self.settings.mode(kafka=engine.policy.kafka),
-            "broker": {"kind": "kafka" if engine.policy.kafka else "", "running": engine.policy.broker_running},
+            "broker": self._beside.described(),
             "data_dir": ",".join(map(str, self.settings.data_dirs)),
             "data_dirs": [str(path) for path in self.settings.data_dirs],
             "disk_free_bytes": engine.data_dir.free_bytes(),

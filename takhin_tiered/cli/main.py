@@ -17,6 +17,7 @@ from rich.progress import Progress, TextColumn, TimeElapsedColumn
 
 from takhin_tiered import logs
 from takhin_tiered.cli.access import open_access
+from takhin_tiered.cli.broker import broker_words, directory_words, kept_words, try_connections
 from takhin_tiered.cli.moves import expand, move_all
 from takhin_tiered.cli.output import console, counted, error_console, print_json, print_table, size
 from takhin_tiered.config import Settings, find_config
@@ -153,7 +154,11 @@ def archive(context: typer.Context, paths: Paths) -> None:
         async with open_access(settings, changing=True) as access:
             states = {str(State.LOCAL)} if settings.policy.keep_local else {str(State.LOCAL), str(State.COPIED)}
             chosen = await expand(access, paths, states)
-            _exit_if(await move_all(chosen, access.archive, "archived", at_once=settings.archive_concurrency))
+            failures = await move_all(chosen, access.archive, "archived", at_once=settings.archive_concurrency)
+            found = await access.status()
+            if found["broker"]["running"] or found["mode"] != "move":
+                console().print("The local files stay: " + kept_words(found))
+            _exit_if(failures)
 
     _run(context, work)
 
@@ -254,14 +259,21 @@ def demo(
 
 
 @config_app.command("check")
-def config_check(context: typer.Context) -> None:
-    """Validate the settings."""
+def config_check(
+    context: typer.Context,
+    connect: Annotated[bool, typer.Option("--connect", help="Ask the store and the broker too.")] = False,
+) -> None:
+    """Validate the settings, and say what is found of the broker."""
     settings = _settings(context)
     for key in settings.without_effect():
         error_console().print(f"Warning: {key} has no effect in this version")
     for path in settings.data_dirs:
         if not path.is_dir():
             error_console().print(f"Warning: storage.data.dir {path} is not a directory on this machine")
+    for line in directory_words(settings):
+        error_console().print(line)
+    if connect:
+        _finish(try_connections(settings))
     console().print(f"The configuration is valid ({find_config(context.obj) or 'from the environment'})")
 
 
@@ -330,7 +342,8 @@ def _print_status(found: dict[str, Any]) -> None:
     cycle = found["last_cycle"]
     rows = [
         ("data directory", found["data_dir"]),
-        ("tiered storage", f"enabled, mode {found['mode']}" if found["enabled"] else "not enabled: observing only"),
+        ("tiered storage", _mode_words(found)),
+        ("broker", broker_words(found["broker"])),
         (
             "segments",
             _COUNTS.format_map(found),
@@ -348,6 +361,13 @@ def _print_status(found: dict[str, Any]) -> None:
         console().print(f"{name:<16}{escape(value)}")
     for failure in cycle["failures"] if cycle else ():
         console().print(f"{'failed':<16}{escape(failure['error'])}")
+
+
+def _mode_words(found: dict[str, Any]) -> str:
+    if not found["enabled"]:
+        return "not enabled: observing only"
+    freed = ", what is archived is to be freed by the broker" if found["mode"] == "trim" else ""
+    return f"enabled, mode {found['mode']}{freed}"
 
 
 def _store_words(found: dict[str, Any]) -> str:

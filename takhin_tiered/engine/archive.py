@@ -14,10 +14,12 @@ from takhin_tiered import logs
 from takhin_tiered.concurrency import in_thread
 from takhin_tiered.engine.context import Engine, load_manifest, open_partition, refresh, require_known, verb
 from takhin_tiered.engine.evict import evict_held
+from takhin_tiered.engine.expire import expire
 from takhin_tiered.engine.opened import OpenSegment, to_be_opened
 from takhin_tiered.engine.upload import OtherBytes, Upload, changed
 from takhin_tiered.errors import SegmentActive, SegmentConflict, SegmentRefused
 from takhin_tiered.points import reached
+from takhin_tiered.segments.manifest import Manifest
 from takhin_tiered.segments.model import Archive, LocalFiles, Segment, State
 from takhin_tiered.segments.names import FileKind, SegmentId
 
@@ -126,11 +128,33 @@ async def copy_held(
     await engine.catalog.flush()
     reached("archive.journaled")
     if existing is not None and manifest.generation != existing.generation:
+        if upload.was_compacted:
+            await _forget_compacted(engine, existing, manifest)
+            return segment
         engine.catalog.superseded += 1
         logs.logger().warning(
             "other bytes were archived before under this name, and are kept", generation=existing.generation
         )
+    if upload.was_compacted:
+        await _expire_merged(engine, manifest)
     return segment
+
+
+async def _forget_compacted(engine: Engine, old: Manifest, new: Manifest) -> None:
+    """What compaction has replaced holds deleted keys: whoever archives compacted topics wants them gone."""
+    still = {file.key for file in new.files.values()}
+    keys = [file.key for file in old.files.values() if file.key not in still]
+    await engine.store.delete([*keys, old.id.superseded_key(old.generation)])
+    logs.logger().info("removed what compaction replaced", generation=old.generation)
+    await _expire_merged(engine, new)
+
+
+async def _expire_merged(engine: Engine, manifest: Manifest) -> None:
+    """The cleaner merges segments into the lowest of them: those above it are in that one now."""
+    for other in engine.catalog.segments_of(manifest.id.place.partition):
+        if manifest.id.base_offset < other.id.base_offset <= manifest.end and other.local.log is None:
+            logs.logger().info("a segment was merged into one below it by compaction", merged=other.id.path)
+            await expire(engine, other.id)
 
 
 def _open(engine: Engine, opened: OpenSegment) -> None:

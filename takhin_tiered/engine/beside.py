@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from takhin_tiered.config import Settings
 from takhin_tiered.engine.asking import BrokerAddress, ask_broker
 from takhin_tiered.engine.context import Engine
@@ -20,6 +22,19 @@ class Beside:
             BrokerAddress(settings.broker_bootstrap, settings.broker_arguments) if settings.broker_bootstrap else None
         )
         engine.view.cycle_seconds = settings.archive_interval_minutes * 60
+
+    def described(self) -> dict[str, Any]:
+        """What is known of the broker, and from where; ready for JSON."""
+        policy, view = self._engine.policy, self._engine.view
+        return {
+            "kind": "kafka" if policy.kafka else "",
+            "running": policy.broker_running,
+            "bootstrap": self._address.bootstrap if self._address else "",
+            "problem": view.problem,
+            "topics_known": len(view.topics),
+            "compacted_partitions": len(self._engine.outlook.compacted),
+            "file_problems": [problem for found in view.directories for problem in found.problems],
+        }
 
     async def ask(self) -> None:
         """Before a cycle: what the broker is about to do, and so when the cycle after it has to be."""

@@ -82,6 +82,7 @@ class Upload:
         self._identity = opened.identity
         self._made: list[str] = []
         self._committing = False
+        self.was_compacted = False
 
     async def run(self) -> Manifest:
         """The committed manifest: a new one, or the existing one where it says all this already.
@@ -96,6 +97,7 @@ class Upload:
                 segment=self._identity.path,
                 hint="It stays on disk. storage.tiered.archive.corrupt: archive moves it as it is",
             )
+        self.was_compacted = summary.has_gaps and self._engine.policy.kafka and self._engine.policy.takes_compacted
         if summary.has_gaps and self._engine.policy.kafka and not self._engine.policy.takes_compacted:
             self._engine.catalog.gapped.add(self._identity.place.partition)
             raise SegmentRefused(

@@ -39,7 +39,15 @@ COMPLAINTS = (
     "FATAL",
 )
 # Said in every start and stop, of nothing that concerns a segment.
-HARMLESS = ("Broker heartbeat", "NodeToController", "BrokerLifecycleManager", "RaftManager", "NetworkClient")
+HARMLESS = (
+    "Broker heartbeat",
+    "NodeToController",
+    "BrokerLifecycleManager",
+    "RaftManager",
+    "NetworkClient",
+    # How Kafka tells that it has deleted a file twice.
+    "because it does not exist",
+)
 
 SCALED_DOWN = {
     "log.segment.bytes": MIB,

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 
-import pytest
-
 from tests.kafka.broker import Kafka
 from tests.kafka.clients import Clients, Record
 from tests.kafka.conftest import NewProgram
@@ -54,7 +52,6 @@ def reasons(program: Program, topic: str) -> set[str]:
     }
 
 
-@pytest.mark.unbuilt
 def test_it_is_skipped_and_says_why(kafka: Kafka, clients: Clients, new_program: NewProgram) -> None:
     """Known from the broker, or without it from the cleaner's checkpoint."""
     before = compacted(kafka, clients, "profiles")
@@ -72,7 +69,6 @@ def test_it_is_skipped_and_says_why(kafka: Kafka, clients: Clients, new_program:
     kafka.require_well()
 
 
-@pytest.mark.unbuilt
 def test_taken_deliberately_it_comes_back_as_it_was_read(
     kafka: Kafka, clients: Clients, new_program: NewProgram
 ) -> None:
@@ -97,7 +93,6 @@ def test_taken_deliberately_it_comes_back_as_it_was_read(
     kafka.require_well()
 
 
-@pytest.mark.unbuilt
 def test_a_cleaned_segment_is_not_expired_for_its_time(kafka: Kafka, clients: Clients, new_program: NewProgram) -> None:
     """The cleaner may leave a modification time of 0: no age, least of all for `retention.hours`."""
     compacted(kafka, clients, "profiles")

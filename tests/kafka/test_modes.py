@@ -106,7 +106,6 @@ def test_move_is_refused_while_kafka_runs(kafka: Kafka, clients: Clients, new_pr
     assert len(program.local("orders")) == 1
 
 
-@pytest.mark.unbuilt
 @pytest.mark.parametrize("stopped", [False, True])
 def test_copy_is_the_default_beside_kafka_and_says_so(
     kafka: Kafka, clients: Clients, new_program: NewProgram, stopped: bool
@@ -132,7 +131,6 @@ def test_copy_is_the_default_beside_kafka_and_says_so(
     assert "archive.mode" not in "".join(line for line in program.cycle(1).splitlines() if "warn" in line.lower())
 
 
-@pytest.mark.unbuilt
 def test_by_hand_nothing_is_unlinked_beside_a_running_kafka(
     kafka: Kafka, clients: Clients, new_program: NewProgram
 ) -> None:
@@ -218,7 +216,6 @@ def test_offsets_of_times_stay_right(kafka: Kafka, clients: Clients, new_program
     kafka.require_well()
 
 
-@pytest.mark.unbuilt
 def test_disk_freed_counts_nothing_that_the_broker_keeps(
     kafka: Kafka, clients: Clients, new_program: NewProgram
 ) -> None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
-
 from tests.kafka.broker import Kafka
 from tests.kafka.clients import CODECS, READ_COMMITTED, READ_UNCOMMITTED, Clients, digest
 from tests.kafka.conftest import NewProgram
@@ -22,7 +20,6 @@ def mixed_transactions(clients: Clients, topic: str) -> None:
     clients.produce(topic, 100)
 
 
-@pytest.mark.unbuilt
 def test_aborted_transactions_stay_aborted_after_a_restore(
     kafka: Kafka, clients: Clients, new_program: NewProgram, tmp_path: Path
 ) -> None:
@@ -54,7 +51,6 @@ def test_aborted_transactions_stay_aborted_after_a_restore(
     assert "0 bad" in program.run("verify", "--deep").stdout
 
 
-@pytest.mark.unbuilt
 def test_each_file_of_a_segment_is_an_object_byte_for_byte(
     kafka: Kafka, clients: Clients, new_program: NewProgram
 ) -> None:
@@ -73,7 +69,6 @@ def test_each_file_of_a_segment_is_an_object_byte_for_byte(
     kafka.require_well()
 
 
-@pytest.mark.unbuilt
 def test_verify_misses_a_lost_transaction_index(kafka: Kafka, clients: Clients, new_program: NewProgram) -> None:
     """Without it aborted records would become visible: that is damage as any other."""
     clients.create("ledger")

@@ -5,8 +5,6 @@ from __future__ import annotations
 import random
 import time
 
-import pytest
-
 from tests.kafka.broker import Kafka
 from tests.kafka.clients import Clients, Reader
 from tests.kafka.conftest import NewProgram
@@ -36,7 +34,6 @@ def originals_of(program: Program, topic: str) -> dict[int, bytes]:
     return {base: files["log"] for base, files in found.items() if "log" in files}
 
 
-@pytest.mark.unbuilt
 def test_the_broker_frees_what_is_archived(kafka: Kafka, clients: Clients, new_program: NewProgram) -> None:
     """Disk usage falls, the log start is that of what is proven, a consumer at the tail notices nothing."""
     clients.create("orders")
@@ -63,7 +60,6 @@ def test_the_broker_frees_what_is_archived(kafka: Kafka, clients: Clients, new_p
     kafka.require_well()
 
 
-@pytest.mark.unbuilt
 def test_a_lagging_group_holds_it_back(kafka: Kafka, clients: Clients, new_program: NewProgram) -> None:
     """DeleteRecords cannot be undone: unless the group is to be ignored, it stops at its committed offset."""
     clients.create("orders")
@@ -83,7 +79,6 @@ def test_a_lagging_group_holds_it_back(kafka: Kafka, clients: Clients, new_progr
     kafka.require_well()
 
 
-@pytest.mark.unbuilt
 def test_it_stops_at_the_first_hole_in_the_archive(kafka: Kafka, clients: Clients, new_program: NewProgram) -> None:
     """A damaged segment that the archive refuses is such a hole."""
     clients.create("orders")
@@ -101,7 +96,6 @@ def test_it_stops_at_the_first_hole_in_the_archive(kafka: Kafka, clients: Client
     assert hole not in program.archived("orders")
 
 
-@pytest.mark.unbuilt
 def test_killed_at_any_moment_it_trims_nothing_unproven(
     kafka: Kafka, clients: Clients, new_program: NewProgram
 ) -> None:

@@ -1,0 +1,77 @@
+"""What is told of the broker beside us: in ``status``, in ``config check``, and after an archive by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from takhin_tiered.cli.output import console
+from takhin_tiered.config import Settings
+from takhin_tiered.disk.files import DataDir
+from takhin_tiered.disk.kafka import is_broker_running, is_kafka
+from takhin_tiered.engine.asking import BrokerAddress, connected
+from takhin_tiered.store import open_store
+
+_KAFKAS_RETENTION_HOURS = 168.0
+_WELL_BELOW = 0.75
+
+
+def broker_words(found: dict[str, Any]) -> str:
+    """One line of ``status``."""
+    if not found["kind"]:
+        return "not Apache Kafka: there is no meta.properties"
+    words = "Apache Kafka (meta.properties), " + ("running (.lock)" if found["running"] else "stopped (.lock)")
+    if found["problem"]:
+        return f"{words}; {found['problem']}"
+    if found["bootstrap"]:
+        return f"{words}; settings of {found['topics_known']} topics from {found['bootstrap']}"
+    return f"{words}; its topic settings are not known: set storage.tiered.broker.bootstrap"
+
+
+def kept_words(found: dict[str, Any]) -> str:
+    """Why nothing was unlinked after an archive by hand."""
+    if found["mode"] == "trim":
+        return "in mode trim a cycle asks the broker to free them"
+    if found["mode"] == "copy":
+        return "mode copy unlinks nothing"
+    return "a Kafka broker runs on the directory, and would fail if they went away"
+
+
+def directory_words(settings: Settings) -> Iterator[str]:
+    """What ``config check`` says of the data directories, and of Kafka's retention against the cold age."""
+    kafka = False
+    for path in settings.data_dirs:
+        try:
+            root = DataDir(path)
+        except OSError:
+            continue
+        try:
+            if is_kafka(root.fd):
+                kafka = True
+                state = "a broker runs on it" if is_broker_running(root.fd) else "no broker runs on it"
+                yield f"{path} is Apache Kafka's (meta.properties), and {state} (.lock)"
+        except OSError as error:
+            yield f"Warning: whether a broker runs on {path} cannot be seen: {error}"
+        finally:
+            root.close()
+    if not kafka:
+        return
+    if settings.archive_mode is None:
+        yield "Warning: storage.tiered.archive.mode is not set: beside Kafka it is copy, which removes no local file"
+    if not settings.broker_bootstrap and settings.cold_age_hours > _WELL_BELOW * _KAFKAS_RETENTION_HOURS:
+        yield (
+            f"Warning: storage.tiered.cold.age.hours is {settings.cold_age_hours:g}, and Kafka's default retention is "
+            f"{_KAFKAS_RETENTION_HOURS:g} hours: what Kafka deletes first is never archived. Set the cold age well "
+            "below the retention, or storage.tiered.broker.bootstrap, so that retention is known"
+        )
+
+
+async def try_connections(settings: Settings) -> None:
+    """Ask the store, and the broker where one is configured. Raises what either says."""
+    if settings.has_store:
+        async with open_store(settings) as store:
+            await store.check()
+            console().print(f"The store {store.address} answers")
+    if settings.broker_bootstrap:
+        async with connected(BrokerAddress(settings.broker_bootstrap, settings.broker_arguments)):
+            console().print(f"The broker at {settings.broker_bootstrap} answers")
