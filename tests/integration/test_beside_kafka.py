@@ -93,7 +93,7 @@ async def test_a_broker_that_starts_later_stops_all_unlinking(kafka: Broker) -> 
             assert (report.copied, report.archived, report.failures) == (3, 0, [])
             await storage.archive_segment(paths[0])
             assert all(kafka.is_whole(path) for path in paths)
-            assert storage.status()["broker"] == {"kind": "kafka", "running": True}
+            assert storage.status()["broker"].items() >= {"kind": "kafka", "running": True}.items()
         report = await storage.run_cycle()
         assert report.evicted == 3
 

@@ -99,7 +99,7 @@ def test_the_defaults_are_those_of_the_contract(load: Load) -> None:
         "storage.tiered.cold.age.hours": "168",
         "storage.tiered.warm.age.hours": "72",
         "storage.tiered.archive.interval.minutes": "60",
-        "storage.tiered.archive.mode": "",
+        "storage.tiered.archive.mode": "move",
         "storage.tiered.archive.before.retention": "true",
         "storage.tiered.archive.superseded.keep.hours": "0",
         "storage.tiered.trim.ignore.groups": "",
