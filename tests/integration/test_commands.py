@@ -141,7 +141,7 @@ def test_the_configuration_is_found_wherever_it_is_named(broker: Broker, setting
         rows = {line.split()[0]: line.split()[1:] for line in ended.stdout.splitlines()[1:]}
         assert rows["storage.tiered.cold.age.hours"] == ["200", str(config)]
         assert rows["storage.tiered.warm.age.hours"] == ["0.5", "TAKHIN_STORAGE_TIERED_WARM_AGE_HOURS"]
-        assert rows["storage.tiered.archive.mode"] == ["move", "default"]  # as it is in effect, for a broker that is no Kafka
+        assert rows["storage.tiered.archive.mode"] == ["move", "default"]  # in effect, as no Kafka stands there
         assert rows["storage.tiered.archive.corrupt"] == ["archive", "default"]
         assert rows["storage.tiered.api.token"] == ["**********", str(config)]
         assert "hidden" not in ended.stdout + ended.stderr
