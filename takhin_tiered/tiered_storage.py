@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import asdict
 from typing import Any
 from uuid import uuid4
-
-from prometheus_client import Counter
 
 from takhin_tiered import logs
 from takhin_tiered.catalog.catalog import Catalog
@@ -22,20 +20,21 @@ from takhin_tiered.engine import claim as claims
 from takhin_tiered.engine.archive import archive
 from takhin_tiered.engine.beside import Beside
 from takhin_tiered.engine.brokers import look_at_brokers, require_safe_mode, stands_in_kafka
-from takhin_tiered.engine.context import Engine
+from takhin_tiered.engine.context import Engine, counted
 from takhin_tiered.engine.cycle import CycleReport, Listener, plan_now, refresh_catalog, run_cycle
+from takhin_tiered.engine.naming import info_of, is_of, known_segment, named_segment
 from takhin_tiered.engine.orphans import remove_stale_uploads
 from takhin_tiered.engine.pace import Pace
 from takhin_tiered.engine.rebuild import Reconciliation, rebuild
 from takhin_tiered.engine.restore import restore
 from takhin_tiered.engine.scrub import Verdict, scrub, scrub_one, verify
-from takhin_tiered.errors import ConfigError, HeldElsewhere, SegmentNotFound, StoreError, TakhinError
+from takhin_tiered.errors import ConfigError, HeldElsewhere, StoreError, TakhinError
 from takhin_tiered.metrics import Metrics
-from takhin_tiered.segments.model import Segment, State, Tier
+from takhin_tiered.segments.model import State, Tier
 from takhin_tiered.segments.names import SegmentId
 from takhin_tiered.segments.plan import Plan
 from takhin_tiered.segments.policy import classify
-from takhin_tiered.segments.report import SegmentInfo, describe_segment, iso_time
+from takhin_tiered.segments.report import SegmentInfo, iso_time
 from takhin_tiered.store import open_store
 
 _SUPERSEDED = "superseded"
@@ -127,24 +126,29 @@ class TieredStorage:
         assert self._lock is not None
         self._lock.announce(api)
 
-    async def archive_segment(self, path: str) -> SegmentInfo:
+    async def archive_segment(self, path: str, *, topic_id: str | None = None) -> SegmentInfo:
         """Archive by hand, whatever the segment's age. Success if it was archived already."""
-        identity = SegmentId.parse(path)
-        with self._counted(self.engine.metrics.archives):
+        SegmentId.parse(path)
+        with counted(self.engine, self.engine.metrics.archives):
             await self.prepare()
             await asyncio.to_thread(look_at_brokers, self.engine)
+            identity = named_segment(self.engine, path, topic_id)
             segment = await archive(self.engine, identity, evict=self.engine.policy.may_unlink)
-        return self._info(segment)
+        return info_of(self.engine, segment)
 
-    async def restore_segment(self, path: str) -> SegmentInfo:
-        """Bring a segment back, and keep it for its lease. Success if it was restored already."""
-        identity = SegmentId.parse(path)
-        with self._counted(self.engine.metrics.restores):
-            segment = await restore(self.engine, identity)
-        return self._info(segment)
+    async def restore_segment(self, path: str, *, topic_id: str | None = None) -> SegmentInfo:
+        """Bring a segment back, and keep it for its lease. Success if it was restored already.
 
-    def segment(self, path: str) -> SegmentInfo:
-        return self._info(self._known(path))
+        Of the incarnation that is on the disk, or was archived last, unless ``topic_id`` names another.
+        """
+        SegmentId.parse(path)
+        with counted(self.engine, self.engine.metrics.restores):
+            await self._know_archive()
+            segment = await restore(self.engine, named_segment(self.engine, path, topic_id))
+        return info_of(self.engine, segment)
+
+    def segment(self, path: str, *, topic_id: str | None = None) -> SegmentInfo:
+        return info_of(self.engine, known_segment(self.engine, path, topic_id))
 
     def segments(
         self,
@@ -153,8 +157,12 @@ class TieredStorage:
         tier: Tier | None = None,
         state: State | None = None,
         after: str | None = None,
+        topic_id: str | None = None,
     ) -> Iterator[SegmentInfo]:
-        """Known segments in order, those behind the path ``after``; each as it stands now."""
+        """Known segments in order, those behind the path ``after``; each as it stands now.
+
+        Of all incarnations, or of the one that ``topic_id`` names.
+        """
         start = SegmentId.parse(after) if after else None
         now = self.engine.clock()
         for segment in self.engine.catalog.segments(topic=topic, after=start):
@@ -162,20 +170,21 @@ class TieredStorage:
                 continue
             if tier is not None and classify(segment, self.engine.policy, now) is not tier:
                 continue
-            yield self._info(segment)
+            if topic_id and not is_of(self.engine, segment, topic_id):
+                continue
+            yield info_of(self.engine, segment)
 
     def segment_policy(self, path: str) -> Tier:
         """Hot, warm or cold, as it stands now."""
-        return classify(self._known(path), self.engine.policy, self.engine.clock())
+        return classify(known_segment(self.engine, path), self.engine.policy, self.engine.clock())
 
     def is_segment_archived(self, path: str) -> bool:
         """Whether the segment is in the archive only."""
-        return self._known(path).state is State.ARCHIVED
+        return known_segment(self.engine, path).state is State.ARCHIVED
 
     def update_access_time(self, path: str) -> None:
         """Note that the segment was read just now: restored copies read longest ago leave first."""
-        self._known(path)
-        self.engine.catalog.touch(SegmentId.parse(path), self.engine.clock())
+        self.engine.catalog.touch(known_segment(self.engine, path).id, self.engine.clock())
 
     def status(self) -> dict[str, Any]:
         """Statistics, the last cycle, the store: what a person asks first. A stable form, ready for JSON."""
@@ -242,13 +251,21 @@ class TieredStorage:
                     self._renewal = asyncio.create_task(self._renew(me))
                     # The claim says that nobody else uploads here: what is unfinished is a dead process's.
                     await remove_stale_uploads(self.engine, 0)
-                if not self._reconciled:
-                    await rebuild(self.engine, full=False)
-                    self._reconciled = True
+                await self._reconcile_once()
             except StoreError as error:
                 self.engine.note_store(error)
                 raise
             self.engine.note_store(None)
+
+    async def _know_archive(self) -> None:
+        """Before something is read by its name: know what the archive holds, and of which incarnation it is."""
+        async with self._claim_lock:
+            await self._reconcile_once()
+
+    async def _reconcile_once(self) -> None:
+        if not self._reconciled:
+            await rebuild(self.engine, full=False)
+            self._reconciled = True
 
     async def rebuild(self, progress: Callable[[int], None] = lambda _: None) -> Reconciliation:
         """Learn from the disk and the bucket what there is, whatever the catalog says."""
@@ -265,9 +282,9 @@ class TieredStorage:
         """Read the whole archive once, at the configured pace; see `scrub_segment`."""
         await scrub(self.engine, Pace(self.settings.scrub_mbps * 1e6))
 
-    async def scrub_segment(self, path: str) -> Verdict:
+    async def scrub_segment(self, path: str, *, topic_id: str | None = None) -> Verdict:
         """Read one archived segment back; a bad one is quarantined, and healed if it stands whole on disk."""
-        identity = self._known(path).id
+        identity = known_segment(self.engine, path, topic_id).id
         await self.prepare()
         return await scrub_one(self.engine, identity, Pace(0))
 
@@ -350,29 +367,6 @@ class TieredStorage:
             identifier = uuid4().hex
             await self._journal.set_meta("owner", identifier)
         return identifier
-
-    def _known(self, path: str) -> Segment:
-        identity = SegmentId.parse(path)
-        segment = self.engine.catalog.get(identity)
-        if segment is None:
-            raise SegmentNotFound(
-                f"segment {identity.path} is neither on disk nor in the archive", segment=identity.path
-            )
-        return segment
-
-    def _info(self, segment: Segment) -> SegmentInfo:
-        return describe_segment(segment, self.engine.policy, self.engine.clock())
-
-    @contextmanager
-    def _counted(self, failures: Counter) -> Iterator[None]:
-        """Count what fails by hand as the cycle counts its own."""
-        try:
-            yield
-        except TakhinError as error:
-            failures.labels("failure").inc()
-            if isinstance(error, StoreError):
-                self.engine.metrics.store_errors.labels(error.code).inc()
-            raise
 
 
 def _open_data_dirs(settings: Settings) -> DataDirs:

@@ -18,10 +18,12 @@ from takhin_tiered.segments.report import SegmentInfo, describe_plan
 from takhin_tiered.tiered_storage import TieredStorage
 
 MAX_PAGE = 10_000
+TopicId = Annotated[str | None, Query(max_length=40, description="Only what is of this incarnation.")]
 
 
 class SegmentRequest(BaseModel):
     segment_path: str = Field(examples=["orders-0/00000000000000000000.log"], max_length=4096)
+    topic_id: str | None = Field(default=None, max_length=40, description="An incarnation; without it the current one.")
 
 
 class Done(BaseModel):
@@ -58,42 +60,41 @@ def tiered_routes(storage: TieredStorage) -> APIRouter:
     @routes.post("/archive", responses=errors(400, 404, 409, 500, 503))
     async def archive(request: SegmentRequest) -> Done:
         """Archive one segment now, whatever its age."""
-        await storage.archive_segment(request.segment_path)
+        await storage.archive_segment(request.segment_path, topic_id=request.topic_id)
         return Done(message="segment archived successfully")
 
     @routes.post("/restore", responses=errors(400, 404, 409, 500, 503, 507))
     async def restore(request: SegmentRequest) -> Done:
         """Bring one segment back to the disk, for its lease."""
-        await storage.restore_segment(request.segment_path)
+        await storage.restore_segment(request.segment_path, topic_id=request.topic_id)
         return Done(message="segment restored successfully")
 
     @routes.post("/scrub", responses=errors(400, 404, 500, 503))
     async def scrub(request: SegmentRequest) -> ScrubReport:
         """Read one archived segment back; a bad one is quarantined, and healed if it stands whole on disk."""
-        verdict = await storage.scrub_segment(request.segment_path)
+        verdict = await storage.scrub_segment(request.segment_path, topic_id=request.topic_id)
         return ScrubReport(
-            segment_path=verdict.id.path, size_bytes=verdict.size, problem=verdict.problem, healed=verdict.healed
+            segment_path=verdict.id.full_path, size_bytes=verdict.size, problem=verdict.problem, healed=verdict.healed
         )
 
     @routes.get("/segments", responses=errors(400))
-    async def segments(
+    async def segments(  # noqa: PLR0917 - the framework gives them by name
         topic: Annotated[str | None, Query(max_length=249)] = None,
         tier: Tier | None = None,
         state: State | None = None,
         limit: Annotated[int, Query(ge=1, le=MAX_PAGE)] = 100,
         cursor: Annotated[str | None, Query(max_length=4096)] = None,
+        topic_id: TopicId = None,
     ) -> SegmentPage:
         """Segments in order, a page at a time; ``next_cursor`` asks for the next one."""
-        found = storage.segments(topic=topic, tier=tier, state=state, after=cursor)
+        found = storage.segments(topic=topic, tier=tier, state=state, after=cursor, topic_id=topic_id)
         page = list(islice(found, limit + 1))
-        return SegmentPage(
-            segments=page[:limit], next_cursor=page[limit - 1].segment_path if len(page) > limit else None
-        )
+        return SegmentPage(segments=page[:limit], next_cursor=page[limit - 1].cursor if len(page) > limit else None)
 
     @routes.get("/segments/{segment_path:path}", responses=errors(400, 404))
-    async def segment(segment_path: str) -> SegmentInfo:
+    async def segment(segment_path: str, topic_id: TopicId = None) -> SegmentInfo:
         """One segment; the slash in its path may be written as ``/`` or ``%2F``."""
-        return storage.segment(segment_path)
+        return storage.segment(segment_path, topic_id=topic_id)
 
     @routes.post("/plan", responses=errors(500))
     async def plan() -> dict[str, Any]:

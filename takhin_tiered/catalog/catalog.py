@@ -7,48 +7,31 @@ verb, so that an archive, an evict and a restore of the same segment follow one 
 from __future__ import annotations
 
 import asyncio
-import threading
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from weakref import WeakValueDictionary
 
 from takhin_tiered.catalog.journal import Journal
-from takhin_tiered.catalog.record import (
-    head_of,
-    is_archived,
-    is_restored,
-    is_special,
-    may_have_work,
-    pack,
-    stands_so,
-    unpack,
-)
-from takhin_tiered.catalog.tallies import Stats, Tallies
+from takhin_tiered.catalog.record import head_of, is_archived, is_restored, is_special, stands_so, unpack
+from takhin_tiered.catalog.rows import Rows
+from takhin_tiered.segments.lineage import Lineage
 from takhin_tiered.segments.listing import NOTHING_SEEN, PartitionListing, has_log, local_files
 from takhin_tiered.segments.model import Intent, LocalFiles, Segment
-from takhin_tiered.segments.names import Partition, SegmentId
-from takhin_tiered.segments.policy import Policy
-
-_Wanted = Callable[[int, bytes], bool]
-"""Of a base offset and its row."""
+from takhin_tiered.segments.names import Partition, Place, SegmentId
 
 
-class Catalog:
+class Catalog(Rows):
     """Every known segment. Without a journal it is in memory only."""
 
     def __init__(self, journal: Journal | None = None) -> None:
+        super().__init__()
         self._journal = journal
-        self._rows: dict[Partition, dict[int, bytes]] = {}
         # The highest base offset with a log, and all to which the broker might be writing.
         self._active: dict[Partition, int] = {}
         self._writable: dict[Partition, frozenset[int]] = {}
         self._unsettled: dict[Partition, set[int]] = {}
-        self._tallies = Tallies()
-        self._guard = threading.RLock()
         self._locks: WeakValueDictionary[SegmentId, asyncio.Lock] = WeakValueDictionary()
-        # What changed since it was last written, or is being written: rows are read when they are.
-        self._unwritten: dict[Partition, set[int]] = {}
         self._intents: dict[str, Intent] = {}
         self._unwritten_intents: dict[str, Intent | None] = {}
         self._write_lock = asyncio.Lock()
@@ -62,14 +45,15 @@ class Catalog:
         """Read the journal."""
         if self._journal is None:
             return
+        self._lineages = await self._journal.lineages()
         plain: list[bytes] = []
-        async for partition, rows in self._journal.partitions():
+        async for place, rows in self._journal.places():
             if rows:
-                self._rows[partition] = rows
-            ordinary = rows.copy()
+                self._rows[place] = rows
+            ordinary, partition = rows.copy(), place.partition
             heads = tuple(filter(is_special, set(map(head_of, rows.values()))))
             for base_offset in [base_offset for base_offset, row in rows.items() if row.startswith(heads)]:
-                segment = unpack(SegmentId(*partition, base_offset), ordinary.pop(base_offset))
+                segment = unpack(place.segment(base_offset), ordinary.pop(base_offset))
                 self._tallies.replace(None, segment)
                 if segment.active:
                     self._active[partition] = max(base_offset, self._active.get(partition, -1))
@@ -84,74 +68,9 @@ class Catalog:
         """Write no more to the journal: for a process that only looks."""
         self._journal = None
 
-    def __len__(self) -> int:
-        return sum(len(rows) for rows in self._rows.values())
-
-    def get(self, identity: SegmentId) -> Segment | None:
-        with self._guard:
-            row = self._rows.get((identity.topic, identity.partition), {}).get(identity.base_offset)
-        return None if row is None else unpack(identity, row)
-
-    def segments(self, *, topic: str | None = None, after: SegmentId | None = None) -> Iterator[Segment]:
-        """Each segment, by topic, partition and base offset, as it stands when its partition is reached."""
-        start = (after.topic, after.partition) if after else ("", -1)
-
-        def choose(partition: Partition) -> _Wanted | None:
-            if partition < start or topic not in (None, partition[0]):
-                return None
-            first = after.base_offset + 1 if after and partition == start else 0
-            return lambda base_offset, _: base_offset >= first
-
-        return self._chosen(choose)
-
-    def segments_of(self, partition: Partition) -> list[Segment]:
-        """Those of one partition, by base offset."""
-        with self._guard:
-            rows = sorted(self._rows.get(partition, {}).items())
-        return [unpack(SegmentId(*partition, base_offset), row) for base_offset, row in rows]
-
     def local_partitions(self) -> list[Partition]:
         """Those that had a log on disk at the last scan."""
         return [partition for partition, active in self._active.items() if active >= 0]
-
-    def archived(self) -> Iterator[Segment]:
-        """Of `segments`, those that the archive holds, wherever else they are."""
-        return self._chosen(lambda _: lambda _, row: is_archived(row))
-
-    def may_have_work(self, policy: Policy, now: float) -> Iterator[Segment]:
-        """Of `segments`, those that a cycle could do something with; of most a few bytes say that it cannot."""
-        # A second more than the exact rule asks for: that one rounds.
-        since, keeps = int((now - policy.cold_age + 1) * 1e9), not policy.may_unlink
-
-        def choose(partition: Partition) -> _Wanted | None:
-            topic = partition[0]
-            may_expire = policy.max_age(topic) is not None
-            if not policy.enabled:
-                return None
-            if policy.max_size(topic) is not None:
-                return lambda *_: True
-            if not (policy.covers(topic) or may_expire):
-                return None
-            return lambda _, row: may_have_work(row, cold_since_ns=since, keeps_copies=keeps, may_expire=may_expire)
-
-        return self._chosen(choose)
-
-    def _chosen(self, choose: Callable[[Partition], _Wanted | None]) -> Iterator[Segment]:
-        """``choose`` gives what tells a wanted row of a partition, or None for a partition that has none."""
-        with self._guard:
-            partitions = sorted(self._rows)
-        for partition in partitions:
-            if (wanted := choose(partition)) is None:
-                continue
-            with self._guard:
-                rows = list(self._rows.get(partition, {}).items())
-            for base_offset, row in sorted(item for item in rows if wanted(*item)):
-                yield unpack(SegmentId(*partition, base_offset), row)
-
-    def restored(self) -> list[Segment]:
-        """The segments that were restored, and still are on disk."""
-        with self._guard:
-            return self._tallies.restored()
 
     def put(self, segment: Segment) -> None:
         """A verb's word on a segment: it outweighs a scan that began earlier."""
@@ -181,11 +100,12 @@ class Catalog:
 
     def active_offset(self, identity: SegmentId) -> int:
         """The highest base offset of the partition that had a log at the last scan; -1 if there was none."""
-        return self._active.get((identity.topic, identity.partition), -1)
+        return self._active.get(identity.place.partition, -1)
 
     def may_be_active(self, identity: SegmentId) -> bool:
         """Whether the broker might have been writing to it at the last scan; see `_writable_in`."""
-        return identity.base_offset in self._writable.get((identity.topic, identity.partition), ())
+        is_writable = identity.base_offset in self._writable.get(identity.place.partition, ())
+        return is_writable and self.is_current(identity)
 
     def _writable_in(self, listing: PartitionListing, known: dict[int, bytes]) -> frozenset[int]:
         """The segments that the broker might be writing to, as others may have placed segments above its own.
@@ -203,10 +123,6 @@ class Catalog:
             )
             found.add(max(brokers_own, default=listing.active))
         return frozenset(found)
-
-    def stats(self, policy: Policy, now: float) -> Stats:
-        with self._guard:
-            return self._tallies.stats(policy, now)
 
     @asynccontextmanager
     async def lock(self, identity: SegmentId) -> AsyncIterator[None]:
@@ -235,16 +151,6 @@ class Catalog:
         with self._guard:
             return [intent for intent in self._intents.values() if identity in (None, intent.id)]
 
-    @property
-    def quarantined(self) -> int:
-        """How many segments have nothing sound in the archive where there should be something."""
-        return self._tallies.quarantined
-
-    @property
-    def unwritten(self) -> int:
-        """How many changes wait for a `flush`."""
-        return sum(map(len, self._unwritten.values()))
-
     def begin_scan(self) -> None:
         """What verbs change from here on, `observe` leaves as they put it."""
         with self._guard:
@@ -256,38 +162,75 @@ class Catalog:
         A segment whose files differ from those of the scan before is not settled.
         """
         partition = (listing.topic, listing.partition)
-        seen = listing.rows
         gone: list[SegmentId] = []
-        fresh: dict[int, bytes] = {}
         with self._guard:
-            known = self._rows.get(partition, {})
+            if listing.topic_id:
+                self._show_topic(partition, listing.topic_id)
+            seen_of = self._by_place(partition, listing.rows)
             if not listing.partial:
                 self._active[partition] = -1 if listing.active is None else listing.active
+                known = {base: row for place, seen in seen_of.items() for base, row in self._known_of(place, seen)}
                 self._writable[partition] = self._writable_in(listing, known)
-            active = self._writable.get(partition, frozenset())
-            verbs_are_at_work = bool(self._changed_by_verbs or self._locks)
-            # Of most segments the row is just what is seen again.
-            differing = [base_offset for base_offset, row in seen.items() if known.get(base_offset) != row]
-            if not listing.partial:
-                differing += known.keys() - seen.keys()
-                differing += [base for base in active if base in seen and known.get(base) == seen[base]]
-            for base_offset in differing:
-                row = known.get(base_offset)
-                files = seen.get(base_offset, NOTHING_SEEN)
-                is_active = base_offset in active
-                if row is not None and stands_so(row, files, active=is_active):
-                    continue
-                # A first scan sees millions of new ones: no object is made for any of them.
-                identity = SegmentId(*partition, base_offset) if verbs_are_at_work or row is not None else None
-                if identity is not None and self._is_busy(identity):
-                    self._look_again(identity)
-                elif identity is None or row is None:
-                    if has_log(files):
-                        fresh[base_offset] = files
-                elif self._see(identity, row, local_files(files), active=is_active):
-                    gone.append(identity)
-            if fresh:
-                self._add(partition, fresh, active)
+            for place, seen in seen_of.items():
+                gone += self._observe_place(place, seen, partial=listing.partial)
+        return gone
+
+    def _known_of(self, place: Place, seen: dict[int, bytes]) -> list[tuple[int, bytes]]:
+        rows = self._rows.get(place, {})
+        return [(base, row) for base in seen if (row := rows.get(base)) is not None]
+
+    def _show_topic(self, partition: Partition, topic_id: str) -> None:
+        lineage = self.lineage(partition)
+        if lineage.is_seen and lineage.get(lineage.current).topic_id == topic_id:
+            return
+        rows = self._rows.get(Place(*partition, lineage.current), {})
+        shown = lineage.with_topic(topic_id, is_archived=any(map(is_archived, rows.values())))
+        if shown.current == lineage.current:
+            self._set_lineage(partition, shown)
+        else:
+            # What stands there is not what stood there before: this scan shows all of it.
+            self._lineages[partition] = shown
+            self._unwritten_lineages.add(partition)
+
+    def _by_place(self, partition: Partition, rows: dict[int, bytes]) -> dict[Place, dict[int, bytes]]:
+        """What was seen, by the incarnation that it belongs to; nothing of the others."""
+        lineage = self._lineages.get(partition)
+        if lineage is None or lineage.incarnations == Lineage().incarnations:
+            return {Place(*partition): rows}
+        found: dict[Place, dict[int, bytes]] = {place: {} for place in self._places_of(partition)}
+        for label, first, end in lineage.chain():
+            found[Place(*partition, label)] = {base: row for base, row in rows.items() if first <= base < end}
+        return found
+
+    def _observe_place(self, place: Place, seen: dict[int, bytes], *, partial: bool) -> list[SegmentId]:
+        partition = place.partition
+        gone: list[SegmentId] = []
+        fresh: dict[int, bytes] = {}
+        known = self._rows.get(place, {})
+        active = self._writable.get(partition, frozenset()) & seen.keys()
+        verbs_are_at_work = bool(self._changed_by_verbs or self._locks)
+        # Of most segments the row is just what is seen again.
+        differing = [base_offset for base_offset, row in seen.items() if known.get(base_offset) != row]
+        if not partial:
+            differing += known.keys() - seen.keys()
+            differing += [base for base in active if known.get(base) == seen[base]]
+        for base_offset in differing:
+            row = known.get(base_offset)
+            files = seen.get(base_offset, NOTHING_SEEN)
+            is_active = base_offset in active
+            if row is not None and stands_so(row, files, active=is_active):
+                continue
+            # A first scan sees millions of new ones: no object is made for any of them.
+            identity = place.segment(base_offset) if verbs_are_at_work or row is not None else None
+            if identity is not None and self._is_busy(identity):
+                self._look_again(identity)
+            elif identity is None or row is None:
+                if has_log(files):
+                    fresh[base_offset] = files
+            elif self._see(identity, row, local_files(files), active=is_active):
+                gone.append(identity)
+        if fresh:
+            self._add(place, fresh, active)
         return gone
 
     def restless(self, topic: str, partition: int) -> list[int]:
@@ -298,7 +241,7 @@ class Catalog:
 
     def observe_missing(self, seen: set[Partition]) -> list[SegmentId]:
         """After a whole scan: the partitions that it did not see have no local files."""
-        missing = [partition for partition in self._rows if partition not in seen]
+        missing = [partition for partition in self.partitions() if partition not in seen]
         return [i for topic, number in missing for i in self.observe(PartitionListing(topic, number, {}, None))]
 
     async def flush(self) -> None:
@@ -307,43 +250,46 @@ class Catalog:
             with self._guard:
                 unwritten, self._unwritten = self._unwritten, {}
                 intents, self._unwritten_intents = self._unwritten_intents, {}
-                changes: dict[Partition, dict[int, bytes | None]] = {}
-                wholes: dict[Partition, dict[int, bytes]] = {}
-                for partition, offsets in unwritten.items():
-                    rows = self._rows.get(partition, {})
-                    if self._journal is not None and self._journal.wants_whole(partition, len(offsets), len(rows)):
-                        wholes[partition] = rows.copy()
+                relations, self._unwritten_lineages = self._unwritten_lineages, set()
+                lineages = {partition: self.lineage(partition) for partition in relations}
+                changes: dict[Place, dict[int, bytes | None]] = {}
+                wholes: dict[Place, dict[int, bytes]] = {}
+                for place, offsets in unwritten.items():
+                    rows = self._rows.get(place, {})
+                    if self._journal is not None and self._journal.wants_whole(place, len(offsets), len(rows)):
+                        wholes[place] = rows.copy()
                     else:
-                        changes[partition] = {offset: rows.get(offset) for offset in offsets}
-            if self._journal is None or not (unwritten or intents):
+                        changes[place] = {offset: rows.get(offset) for offset in offsets}
+            if self._journal is None or not (unwritten or intents or lineages):
                 return
             try:
-                await asyncio.shield(self._journal.write(changes, wholes, intents))
+                await asyncio.shield(self._journal.write(changes, wholes, intents, lineages))
             except BaseException:
                 with self._guard:
-                    for partition, offsets in unwritten.items():
-                        self._unwritten.setdefault(partition, set()).update(offsets)
+                    for place, offsets in unwritten.items():
+                        self._unwritten.setdefault(place, set()).update(offsets)
                     self._unwritten_intents = {**intents, **self._unwritten_intents}
+                    self._unwritten_lineages |= relations
                 raise
 
     def _is_busy(self, identity: SegmentId) -> bool:
         lock = self._locks.get(identity)
         return identity in self._changed_by_verbs or (lock is not None and lock.locked())
 
-    def _add(self, partition: Partition, fresh: dict[int, bytes], active: frozenset[int]) -> None:
+    def _add(self, place: Place, fresh: dict[int, bytes], active: frozenset[int]) -> None:
         """Take over segments of which nothing is known but their files."""
-        if unsettled := self._unsettled.get(partition):
+        if unsettled := self._unsettled.get(place.partition):
             unsettled.difference_update(fresh)
         for base in active & fresh.keys():
             files = local_files(fresh.pop(base))
-            self._replace(Segment(SegmentId(*partition, base), local=files, active=True))
-        self._rows.setdefault(partition, {}).update(fresh)
-        self._unwritten.setdefault(partition, set()).update(fresh)
+            self._replace(Segment(place.segment(base), local=files, active=True))
+        self._rows.setdefault(place, {}).update(fresh)
+        self._unwritten.setdefault(place, set()).update(fresh)
         self._tallies.add(list(fresh.values()))
 
     def _see(self, identity: SegmentId, row: bytes, files: LocalFiles, *, active: bool) -> bool:
         """Take over how the files of a known segment stand; True if it is gone."""
-        if unsettled := self._unsettled.get((identity.topic, identity.partition)):
+        if unsettled := self._unsettled.get(identity.place.partition):
             unsettled.discard(identity.base_offset)
         known = unpack(identity, row)
         if files.log is None and known.archive is None:
@@ -357,23 +303,4 @@ class Catalog:
         return False
 
     def _look_again(self, identity: SegmentId) -> None:
-        self._unsettled.setdefault((identity.topic, identity.partition), set()).add(identity.base_offset)
-
-    def _replace(self, segment: Segment) -> None:
-        rows = self._rows.setdefault((segment.id.topic, segment.id.partition), {})
-        old = rows.get(segment.id.base_offset)
-        row = pack(segment)
-        if row != old:
-            self._tallies.replace(None if old is None else unpack(segment.id, old), segment)
-            rows[segment.id.base_offset] = row
-            self._note_change(segment.id)
-
-    def _remove(self, identity: SegmentId) -> None:
-        rows = self._rows[identity.topic, identity.partition]
-        self._tallies.replace(unpack(identity, rows.pop(identity.base_offset)), None)
-        if not rows:
-            del self._rows[identity.topic, identity.partition]
-        self._note_change(identity)
-
-    def _note_change(self, identity: SegmentId) -> None:
-        self._unwritten.setdefault((identity.topic, identity.partition), set()).add(identity.base_offset)
+        self._unsettled.setdefault(identity.place.partition, set()).add(identity.base_offset)

@@ -17,17 +17,20 @@ from pathlib import Path
 from typing import Any
 
 import aiosqlite
+from pydantic import TypeAdapter
 
 from takhin_tiered.catalog.block import blocks, unpack_blocks
 from takhin_tiered.catalog.record import from_schema_2
 from takhin_tiered.errors import CatalogError
 from takhin_tiered.points import reached
+from takhin_tiered.segments.lineage import Lineage
 from takhin_tiered.segments.model import Intent
-from takhin_tiered.segments.names import Partition, SegmentId
+from takhin_tiered.segments.names import Partition, Place, SegmentId
 
 FILE_NAME = "catalog.db"
-_SCHEMA_VERSION = 3
+_SCHEMA_VERSION = 4
 _READABLE_VERSION = 2
+_FILES_SINCE, _LABELS_SINCE = 3, 4
 _ROWS_AT_ONCE = 20_000
 _BLOCKS_AT_ONCE = 64
 # A partition is written whole when so many of its rows, and a fourth of them, have changed since it was.
@@ -37,19 +40,25 @@ _Work = list[tuple[str, Iterable[tuple[Any, ...]]]]
 """Statements, each with the rows that it is carried out for."""
 _TABLES = """
 CREATE TABLE IF NOT EXISTS segments (
-    topic TEXT NOT NULL, partition INTEGER NOT NULL, base_offset INTEGER NOT NULL, record BLOB NOT NULL,
-    PRIMARY KEY (topic, partition, base_offset)
+    topic TEXT NOT NULL, partition INTEGER NOT NULL, label TEXT NOT NULL, base_offset INTEGER NOT NULL,
+    record BLOB NOT NULL, PRIMARY KEY (topic, partition, label, base_offset)
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS blocks (
-    topic TEXT NOT NULL, partition INTEGER NOT NULL, number INTEGER NOT NULL, rows BLOB NOT NULL,
-    PRIMARY KEY (topic, partition, number)
+    topic TEXT NOT NULL, partition INTEGER NOT NULL, label TEXT NOT NULL, number INTEGER NOT NULL, rows BLOB NOT NULL,
+    PRIMARY KEY (topic, partition, label, number)
 );
 CREATE TABLE IF NOT EXISTS intents (
-    key TEXT PRIMARY KEY, topic TEXT NOT NULL, partition INTEGER NOT NULL, base_offset INTEGER NOT NULL,
-    size INTEGER NOT NULL, sha256 TEXT NOT NULL, part_size INTEGER NOT NULL, since REAL NOT NULL
+    key TEXT PRIMARY KEY, topic TEXT NOT NULL, partition INTEGER NOT NULL, label TEXT NOT NULL,
+    base_offset INTEGER NOT NULL, size INTEGER NOT NULL, sha256 TEXT NOT NULL, part_size INTEGER NOT NULL,
+    since REAL NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS lineages (
+    topic TEXT NOT NULL, partition INTEGER NOT NULL, incarnations TEXT NOT NULL, PRIMARY KEY (topic, partition)
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 """
+_LINEAGE = TypeAdapter(Lineage)
+_OLD_TABLES = ("segments", "blocks", "intents")
 
 
 class _Database(aiosqlite.Connection):
@@ -71,65 +80,81 @@ class Journal:
     def __init__(self, database: _Database, path: Path, *, was_clean: bool, version: int = _SCHEMA_VERSION) -> None:
         self._database = database
         self._path = path
-        self._changed: Counter[Partition] = Counter()
+        self._changed: Counter[Place] = Counter()
         self.was_clean = was_clean
         # A reader changes nothing, so it takes an earlier release's rows as they stand.
-        self._is_old = version < _SCHEMA_VERSION
+        self._version = version
+        self._label = "label" if version >= _LABELS_SINCE else "''"
 
-    async def partitions(self) -> AsyncIterator[tuple[Partition, dict[int, bytes]]]:
-        """Every partition, with the rows of all its segments by base offset."""
+    async def places(self) -> AsyncIterator[tuple[Place, dict[int, bytes]]]:
+        """Every partition's incarnation, with the rows of all its segments by base offset."""
         with _translated(self._path):
             changes = await self._changes()
-            cursor = await self._database.execute("SELECT topic, partition, rows FROM blocks ORDER BY 1, 2, number")
-            partition, rows = None, dict[int, bytes]()
+            query = f"SELECT topic, partition, {self._label}, rows FROM blocks ORDER BY 1, 2, 3, number"  # noqa: S608
+            cursor = await self._database.execute(query)
+            place, rows = None, dict[int, bytes]()
             while batch := await cursor.fetchmany(_BLOCKS_AT_ONCE):
-                for found, packed in groupby(batch, key=lambda row: (row[0], row[1])):
-                    if partition is not None and found != partition:
-                        yield partition, _with_changes(rows, changes.pop(partition, {}))
+                for found, packed in groupby(batch, key=lambda row: Place(*row[:3])):
+                    if place is not None and found != place:
+                        yield place, _with_changes(rows, changes.pop(place, {}))
                         rows = {}
-                    partition = found
-                    rows |= self._in_form(unpack_blocks(row[2] for row in packed))
-            if partition is not None:
-                yield partition, _with_changes(rows, changes.pop(partition, {}))
-        for partition, changed in changes.items():
-            yield partition, _with_changes({}, changed)
+                    place = found
+                    rows |= self._in_form(unpack_blocks(row[3] for row in packed))
+            if place is not None:
+                yield place, _with_changes(rows, changes.pop(place, {}))
+        for place, changed in changes.items():
+            yield place, _with_changes({}, changed)
+
+    async def lineages(self) -> dict[Partition, Lineage]:
+        """What is known of the incarnations of partitions, where it is anything."""
+        if self._version < _LABELS_SINCE:
+            return {}
+        with _translated(self._path):
+            cursor = await self._database.execute("SELECT topic, partition, incarnations FROM lineages")
+            return {(topic, number): _LINEAGE.validate_json(text) async for topic, number, text in cursor}
 
     async def intents(self) -> list[Intent]:
         with _translated(self._path):
-            cursor = await self._database.execute("SELECT * FROM intents")
+            fields = f"key, topic, partition, base_offset, {self._label}, size, sha256, part_size, since"
+            cursor = await self._database.execute(f"SELECT {fields} FROM intents")  # noqa: S608
             rows = await cursor.fetchall()
-        return [Intent(row[0], SegmentId(row[1], row[2], row[3]), *row[4:]) for row in rows]
+        return [Intent(row[0], SegmentId(*row[1:5]), *row[5:]) for row in rows]
 
-    def wants_whole(self, partition: Partition, changed: int, known: int) -> bool:
-        """Whether a partition of so many segments, of which so many changed, is to be written whole."""
-        return self._changed[partition] + changed >= max(_MANY_CHANGES, known // 4)
+    def wants_whole(self, place: Place, changed: int, known: int) -> bool:
+        """Whether a place of so many segments, of which so many changed, is to be written whole."""
+        return self._changed[place] + changed >= max(_MANY_CHANGES, known // 4)
 
     async def write(
         self,
-        changes: Mapping[Partition, Mapping[int, bytes | None]],
-        wholes: Mapping[Partition, Mapping[int, bytes]],
+        changes: Mapping[Place, Mapping[int, bytes | None]],
+        wholes: Mapping[Place, Mapping[int, bytes]],
         intents: Mapping[str, Intent | None],
+        lineages: Mapping[Partition, Lineage],
     ) -> None:
         """Commit all of these, or none; None removes a row. What is committed outlives a kill."""
         changed = [(*place, base, row or _GONE) for place, rows in changes.items() for base, row in rows.items()]
         packed = ((*place, *block) for place, rows in wholes.items() for block in enumerate(blocks(rows)))
         work: _Work = [
-            ("DELETE FROM blocks WHERE topic = ? AND partition = ?", wholes),
-            ("DELETE FROM segments WHERE topic = ? AND partition = ?", wholes),
+            ("DELETE FROM blocks WHERE topic = ? AND partition = ? AND label = ?", wholes),
+            ("DELETE FROM segments WHERE topic = ? AND partition = ? AND label = ?", wholes),
             # Packed one block at a time.
-            ("INSERT INTO blocks VALUES (?, ?, ?, ?)", packed if wholes else ()),
-            ("INSERT OR REPLACE INTO segments VALUES (?, ?, ?, ?)", changed),
+            ("INSERT INTO blocks VALUES (?, ?, ?, ?, ?)", packed if wholes else ()),
+            ("INSERT OR REPLACE INTO segments VALUES (?, ?, ?, ?, ?)", changed),
             ("DELETE FROM intents WHERE key = ?", [(key,) for key, intent in intents.items() if intent is None]),
             (
-                "INSERT OR REPLACE INTO intents VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                "INSERT OR REPLACE INTO intents VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 [_intent_row(intent) for intent in intents.values() if intent is not None],
+            ),
+            (
+                "INSERT OR REPLACE INTO lineages VALUES (?, ?, ?)",
+                [(*partition, _LINEAGE.dump_json(lineage).decode()) for partition, lineage in lineages.items()],
             ),
         ]
         with _translated(self._path):
             await self._database.transact(partial(_commit, work, lambda: reached("catalog.writing")))
-        for partition in wholes:
-            del self._changed[partition]
-        self._changed.update({partition: len(rows) for partition, rows in changes.items()})
+        for place in wholes:
+            del self._changed[place]
+        self._changed.update({place: len(rows) for place, rows in changes.items()})
         reached("catalog.written")
 
     async def get_meta(self, name: str) -> str | None:
@@ -143,17 +168,19 @@ class Journal:
             work: _Work = [("INSERT OR REPLACE INTO meta VALUES (?, ?)", [(name, value)])]
             await self._database.transact(partial(_commit, work, lambda: None))
 
-    async def _changes(self) -> dict[Partition, dict[int, bytes]]:
-        found: dict[Partition, dict[int, bytes]] = {}
-        cursor = await self._database.execute("SELECT topic, partition, base_offset, record FROM segments")
+    async def _changes(self) -> dict[Place, dict[int, bytes]]:
+        found: dict[Place, dict[int, bytes]] = {}
+        query = f"SELECT topic, partition, {self._label}, base_offset, record FROM segments"  # noqa: S608
+        cursor = await self._database.execute(query)
         while batch := await cursor.fetchmany(_ROWS_AT_ONCE):
-            for topic, number, base_offset, row in batch:
-                found.setdefault((topic, number), {})[base_offset] = row
-        self._changed = Counter({partition: len(rows) for partition, rows in found.items()})
-        return {partition: self._in_form(rows) for partition, rows in found.items()}
+            for topic, number, label, base_offset, row in batch:
+                found.setdefault(Place(topic, number, label), {})[base_offset] = row
+        self._changed = Counter({place: len(rows) for place, rows in found.items()})
+        return {place: self._in_form(rows) for place, rows in found.items()}
 
     def _in_form(self, rows: dict[int, bytes]) -> dict[int, bytes]:
-        return {offset: from_schema_2(row) for offset, row in rows.items()} if self._is_old else rows
+        is_old = self._version < _FILES_SINCE
+        return {offset: from_schema_2(row) for offset, row in rows.items()} if is_old else rows
 
 
 @asynccontextmanager
@@ -179,7 +206,7 @@ async def open_journal(state_dir: Path, *, read_only: bool = False) -> AsyncIter
                 yield Journal(database, path, was_clean=True, version=version)
                 return
             # Of a power cut, unlike of a kill, the last commits may be lost: `was_clean` tells, the bucket knows.
-            await database.executescript(f"PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL; {_TABLES}")
+            await database.executescript("PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;")
             await database.transact(partial(_migrate, version))
             journal = Journal(database, path, was_clean=False)
             journal.was_clean = await journal.get_meta("clean") == "yes"
@@ -203,27 +230,52 @@ async def _require_known_version(database: aiosqlite.Connection, path: Path, *, 
 
 
 def _migrate(version: int, database: sqlite3.Connection) -> None:
-    """Bring the rows of an earlier release into the present form, all or none.
+    """Bring the tables and rows of an earlier release into the present form, all or none.
 
-    A database of version 1 lacks the table of blocks: made empty, it leaves all rows to be changes.
+    A database of version 1 lacks the table of blocks.
     """
     if version == _SCHEMA_VERSION:
         return
     try:
-        if version:
-            for rowid, packed in database.execute("SELECT rowid, rows FROM blocks").fetchall():
-                rows = {offset: from_schema_2(row) for offset, row in unpack_blocks([packed]).items()}
-                database.executemany("UPDATE blocks SET rows = ? WHERE rowid = ?", [(b, rowid) for b in blocks(rows)])
-            changed = database.execute("SELECT topic, partition, base_offset, record FROM segments").fetchall()
-            database.executemany(
-                "UPDATE segments SET record = ? WHERE topic = ? AND partition = ? AND base_offset = ?",
-                [(from_schema_2(row), *place) for *place, row in changed],
-            )
+        database.execute("BEGIN IMMEDIATE")
+        old = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        old &= set(_OLD_TABLES)
+        for table in old:
+            database.execute(f"ALTER TABLE {table} RENAME TO old_{table}")
+        for statement in filter(str.strip, _TABLES.split(";")):
+            database.execute(statement)
+        if old:
+            _take_over(version, old, database)
+        for table in old:
+            database.execute(f"DROP TABLE old_{table}")
         database.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
         database.commit()
     except BaseException:
         database.rollback()
         raise
+
+
+def _take_over(version: int, old: set[str], database: sqlite3.Connection) -> None:
+    """Fill the new tables from the old ones, in which no segment had a label."""
+    into_form = from_schema_2 if version < _FILES_SINCE else _as_it_is
+    if "blocks" in old:
+        for *place, packed in database.execute("SELECT topic, partition, number, rows FROM old_blocks").fetchall():
+            rows = {offset: into_form(row) for offset, row in unpack_blocks([packed]).items()}
+            new = [(place[0], place[1], place[2], block) for block in blocks(rows)]
+            database.executemany("INSERT INTO blocks VALUES (?, ?, '', ?, ?)", new)
+    if "segments" in old:
+        found = database.execute("SELECT topic, partition, base_offset, record FROM old_segments")
+        changed = [(*place, into_form(row)) for *place, row in found.fetchall()]
+        database.executemany("INSERT INTO segments VALUES (?, ?, '', ?, ?)", changed)
+    if "intents" in old:
+        database.execute(
+            "INSERT INTO intents SELECT key, topic, partition, '', base_offset, size, sha256, part_size, since "
+            "FROM old_intents"
+        )
+
+
+def _as_it_is(row: bytes) -> bytes:
+    return row
 
 
 def _commit(work: _Work, before: Callable[[], None], database: sqlite3.Connection) -> None:
@@ -249,8 +301,15 @@ def _with_changes(rows: dict[int, bytes], changed: Mapping[int, bytes]) -> dict[
 
 def _intent_row(intent: Intent) -> tuple[str | int | float, ...]:
     identity = intent.id
-    place = (identity.topic, identity.partition, identity.base_offset)
-    return (intent.key, *place, intent.size, intent.sha256, intent.part_size, intent.since)
+    return (
+        intent.key,
+        *identity.place,
+        identity.base_offset,
+        intent.size,
+        intent.sha256,
+        intent.part_size,
+        intent.since,
+    )
 
 
 @contextmanager

@@ -23,11 +23,13 @@ class Access(Protocol):
 
     async def plan(self) -> dict[str, Any]: ...
 
-    async def segments(self, *, tier: str | None, state: str | None) -> list[dict[str, Any]]: ...
+    async def segments(
+        self, *, tier: str | None, state: str | None, topic_id: str | None = None
+    ) -> list[dict[str, Any]]: ...
 
     async def archive(self, path: str) -> None: ...
 
-    async def restore(self, path: str) -> None: ...
+    async def restore(self, path: str, *, topic_id: str | None = None) -> None: ...
 
     async def rebuild(self, progress: Callable[[int], None]) -> dict[str, Any]: ...
 
@@ -63,18 +65,20 @@ class _Local:
     async def plan(self) -> dict[str, Any]:
         return describe_plan(await self._storage.plan())
 
-    async def segments(self, *, tier: str | None, state: str | None) -> list[dict[str, Any]]:
+    async def segments(
+        self, *, tier: str | None, state: str | None, topic_id: str | None = None
+    ) -> list[dict[str, Any]]:
         return [
             asdict(info)
-            for info in self._storage.segments()
+            for info in self._storage.segments(topic_id=topic_id)
             if tier in (None, info.policy) and state in (None, info.state)
         ]
 
     async def archive(self, path: str) -> None:
         await self._storage.archive_segment(path)
 
-    async def restore(self, path: str) -> None:
-        await self._storage.restore_segment(path)
+    async def restore(self, path: str, *, topic_id: str | None = None) -> None:
+        await self._storage.restore_segment(path, topic_id=topic_id)
 
     async def rebuild(self, progress: Callable[[int], None]) -> dict[str, Any]:
         return asdict(await self._storage.rebuild(progress))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Coroutine
 from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,7 +19,7 @@ from rich.progress import Progress, TextColumn, TimeElapsedColumn
 from takhin_tiered import logs
 from takhin_tiered.cli.access import open_access
 from takhin_tiered.cli.broker import broker_words, directory_words, kept_words, try_connections
-from takhin_tiered.cli.moves import expand, move_all
+from takhin_tiered.cli.moves import expand, move_all, path_of
 from takhin_tiered.cli.output import console, counted, error_console, print_json, print_table, size
 from takhin_tiered.config import Settings, find_config
 from takhin_tiered.errors import TakhinError
@@ -43,6 +44,9 @@ _COUNTS = (
     "{archived_segments} in the archive only"
 )
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, in a form that stays the same.")]
+TopicId = Annotated[
+    str | None, typer.Option("--topic-id", help="Of this incarnation, as partition.metadata writes it; ~0 has none.")
+]
 Paths = Annotated[list[str], typer.Argument(metavar="PATH...", help="orders-0/00000000000000000000.log, or a glob.")]
 
 
@@ -132,7 +136,7 @@ def ls(
             return
         rows = [
             (
-                s["segment_path"],
+                path_of(s),
                 s["policy"],
                 s["state"] + (" active" if s["is_active"] else ""),
                 size(s["size_bytes"]),
@@ -164,13 +168,14 @@ def archive(context: typer.Context, paths: Paths) -> None:
 
 
 @app.command()
-def restore(context: typer.Context, paths: Paths) -> None:
+def restore(context: typer.Context, paths: Paths, topic_id: TopicId = None) -> None:
     """Bring archived segments back to the disk."""
 
     async def work(settings: Settings) -> None:
         async with open_access(settings, changing=True) as access:
-            chosen = await expand(access, paths, {str(State.ARCHIVED)})
-            _exit_if(await move_all(chosen, access.restore, "restored", at_once=settings.archive_concurrency))
+            chosen = await expand(access, paths, {str(State.ARCHIVED)}, topic_id)
+            move = partial(access.restore, topic_id=topic_id)
+            _exit_if(await move_all(chosen, move, "restored", at_once=settings.archive_concurrency))
 
     _run(context, work)
 
@@ -196,8 +201,8 @@ def verify(
                 total += verdict.size
                 lacking += verdict.may_lack_files
                 if verdict.problem:
-                    bad.append(verdict.id.path)
-                    console().print(f"BAD {verdict.id.path}: {escape(verdict.problem)}")
+                    bad.append(verdict.id.exact_path)
+                    console().print(f"BAD {verdict.id.full_path}: {escape(verdict.problem)}")
         how = "read back" if deep else "by sizes and checksums"
         console().print(f"{counted(checked, 'archived segment')} verified {how}, {size(total)}, {len(bad)} bad")
         if lacking:

@@ -6,21 +6,29 @@ import asyncio
 import sys
 from collections.abc import Awaitable, Callable
 from fnmatch import fnmatchcase
+from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from takhin_tiered.cli.access import Access
 from takhin_tiered.cli.output import console, counted, error_console, say
 from takhin_tiered.errors import BucketMissing, SegmentNotFound, StoreDenied, StoreFull, StoreUnavailable, TakhinError
-from takhin_tiered.segments.names import SegmentId
+from takhin_tiered.segments.names import PLAIN, SegmentId
 
 _STORE_IS_DOWN = {StoreUnavailable.code, StoreDenied.code, StoreFull.code, BucketMissing.code}
 _GLOB_CHARACTERS = frozenset("*?[")
 
 
-async def expand(access: Access, patterns: list[str], states: set[str]) -> list[str]:
+def path_of(segment: dict[str, Any]) -> str:
+    """A segment's path, with its incarnation where it is not the current one's."""
+    path = str(segment["segment_path"])
+    return path if segment["is_current"] else f"{path}@{segment['incarnation'] or PLAIN}"
+
+
+async def expand(access: Access, patterns: list[str], states: set[str], topic_id: str | None = None) -> list[str]:
     """Paths as they are, globs as the segments that they match and that there is something to do for.
 
+    Of the current incarnation, or of the one that is named.
     `SegmentNotFound` for a glob that matches nothing at all.
     """
     known = None
@@ -30,10 +38,12 @@ async def expand(access: Access, patterns: list[str], states: set[str]) -> list[
             found[SegmentId.parse(pattern).path] = None
             continue
         if known is None:
-            known = await access.segments(tier=None, state=None)
+            every = await access.segments(tier=None, state=None, topic_id=topic_id)
+            known = [segment for segment in every if topic_id or segment["is_current"]]
         matching = [segment for segment in known if fnmatchcase(segment["segment_path"], pattern)]
         if not matching:
-            raise SegmentNotFound(f"no segment matches {pattern!r}", hint="takhin-tiered ls shows what there is")
+            of_it = f" in incarnation {topic_id}" if topic_id else ""
+            raise SegmentNotFound(f"no segment matches {pattern!r}{of_it}", hint="takhin-tiered ls shows what there is")
         for segment in matching:
             if segment["state"] in states and not segment["is_active"]:
                 found[segment["segment_path"]] = None

@@ -45,9 +45,11 @@ class Remote:
     async def plan(self) -> dict[str, Any]:
         return await self._ask("POST", "plan")
 
-    async def segments(self, *, tier: str | None, state: str | None) -> list[dict[str, Any]]:
+    async def segments(
+        self, *, tier: str | None, state: str | None, topic_id: str | None = None
+    ) -> list[dict[str, Any]]:
         query: dict[str, str | int] = {"limit": _PAGE}
-        query |= {name: value for name, value in (("tier", tier), ("state", state)) if value}
+        query |= {name: value for name, value in (("tier", tier), ("state", state), ("topic_id", topic_id)) if value}
         found: list[dict[str, Any]] = []
         while True:
             page = await self._ask("GET", "segments", params=query)
@@ -59,8 +61,8 @@ class Remote:
     async def archive(self, path: str) -> None:
         await self._ask("POST", "archive", json={"segment_path": path})
 
-    async def restore(self, path: str) -> None:
-        await self._ask("POST", "restore", json={"segment_path": path})
+    async def restore(self, path: str, *, topic_id: str | None = None) -> None:
+        await self._ask("POST", "restore", json={"segment_path": path, "topic_id": topic_id})
 
     async def rebuild(self, progress: Callable[[int], None]) -> dict[str, Any]:  # noqa: ARG002 - the daemon tells at the end
         return await self._ask("POST", "rebuild")

@@ -107,6 +107,11 @@ def read_partition(fd: int) -> PartitionIdentity:
     return PartitionIdentity(topic_id, epochs, tuple(problems))
 
 
+def read_topic_id(fd: int) -> str:
+    """Of an open partition directory; "" where it is absent, or cannot be read or understood."""
+    return _parsed(fd, PARTITION_METADATA, parse_topic_id, []) or ""
+
+
 def is_broker_running(fd: int) -> bool:
     """Whether a process holds the write lock on this log directory's ``.lock``: it asks, and takes nothing.
 

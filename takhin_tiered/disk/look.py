@@ -6,6 +6,7 @@ import os
 from typing import NamedTuple
 
 from takhin_tiered.disk.files import DataDir, DataDirs
+from takhin_tiered.disk.kafka import PARTITION_METADATA, read_topic_id
 from takhin_tiered.segments.listing import PartitionListing, has_log, local_files, pack_file, row_of
 from takhin_tiered.segments.model import stamp
 from takhin_tiered.segments.names import OFFSET_DIGITS, TEMP_SUFFIX, FileKind, parse_offset, parse_partition
@@ -58,13 +59,15 @@ def _read(data_dir: DataDir | DataDirs, name: str, parsed: tuple[str, int]) -> P
     found: dict[str, list[bytes]] = {}
     unfinished: list[str] = []
     unseen_logs: list[str] = []
-    newest, newest_digits = -(1 << 63), ""
+    newest, newest_digits, topic_id = -(1 << 63), "", ""
     with data_dir.partition(name) as partition, os.scandir(partition.fd) as entries:
         for entry in entries:
             file = entry.name
             place, digits = _PLACES.get(file[OFFSET_DIGITS:]), file[:OFFSET_DIGITS]
             if place is None:
-                if file.endswith(TEMP_SUFFIX) and entry.is_file(follow_symlinks=False):
+                if file == PARTITION_METADATA:
+                    topic_id = read_topic_id(partition.fd)
+                elif file.endswith(TEMP_SUFFIX) and entry.is_file(follow_symlinks=False):
                     unfinished.append(file)
                 continue
             status = _regular(entry)
@@ -83,7 +86,7 @@ def _read(data_dir: DataDir | DataDirs, name: str, parsed: tuple[str, int]) -> P
     active, later = max(logs, default=None), parse_offset(newest_digits)
     if active is None or later is None or later >= active or not _is_later(newest, rows.get(active)):
         later = None
-    return PartitionListing(*parsed, rows, active, tuple(unfinished), written_later=later)
+    return PartitionListing(*parsed, rows, active, tuple(unfinished), written_later=later, topic_id=topic_id)
 
 
 def _is_later(modified_ns: int, row: bytes | None) -> bool:

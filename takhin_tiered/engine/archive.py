@@ -12,6 +12,7 @@ from dataclasses import replace
 
 from takhin_tiered import logs
 from takhin_tiered.concurrency import in_thread
+from takhin_tiered.engine.branching import OtherIncarnation, branch
 from takhin_tiered.engine.context import Engine, load_manifest, open_partition, refresh, require_known, verb
 from takhin_tiered.engine.evict import evict_held
 from takhin_tiered.engine.expire import expire
@@ -25,6 +26,7 @@ from takhin_tiered.segments.names import FileKind, SegmentId
 
 _GENERATIONS_TRIED = 100
 _SETTLE_SECONDS = 1.0
+_INCARNATIONS_TRIED = 3
 
 
 async def archive(engine: Engine, identity: SegmentId, *, evict: bool, expected: LocalFiles | None = None) -> Segment:
@@ -35,23 +37,33 @@ async def archive(engine: Engine, identity: SegmentId, *, evict: bool, expected:
     `StoreError` or `DiskError`; the local files are whole then, and nothing half done counts as archived.
     """
     with verb("archive", identity):
-        async with engine.catalog.lock(identity), to_be_opened(identity) as opened:
-            before = expected or _last_seen(engine, identity)
-            segment = require_known(await refresh(engine, identity, opened), identity)
-            if segment.state is State.ARCHIVED:
-                return segment
-            _require_movable(engine, segment)
-            if before is not None and before != segment.local:
-                # What is changing now may change without a trace in its times: it is read after the wait, not before.
-                await in_thread(opened.close)
-                segment = await _require_settled(engine, segment, by_plan=expected is not None)
-            fresh = not segment.is_proven
-            if fresh:
-                with engine.metrics.archive_seconds.time():
-                    segment = await copy_held(engine, segment, opened)
-                engine.metrics.archives.labels("success").inc()
-                logs.logger().info("archived", bytes=segment.local.size)
-            return await evict_held(engine, segment, copied=opened if fresh else None) if evict else segment
+        for _ in range(_INCARNATIONS_TRIED):
+            async with engine.catalog.lock(identity), to_be_opened(identity) as opened:
+                try:
+                    return await _archive_held(engine, opened, evict=evict, expected=expected)
+                except OtherIncarnation as found:
+                    identity = await branch(engine, opened, found, opened.topic_id)
+        raise SegmentConflict(f"{identity.path} contradicts what is archived, again and again", segment=identity.path)
+
+
+async def _archive_held(engine: Engine, opened: OpenSegment, *, evict: bool, expected: LocalFiles | None) -> Segment:
+    identity = opened.identity
+    before = expected or _last_seen(engine, identity)
+    segment = require_known(await refresh(engine, identity, opened), identity)
+    if segment.state is State.ARCHIVED:
+        return segment
+    _require_movable(engine, segment)
+    if before is not None and before != segment.local:
+        # What is changing now may change without a trace in its times: it is read after the wait, not before.
+        await in_thread(opened.close)
+        segment = await _require_settled(engine, segment, by_plan=expected is not None)
+    fresh = not segment.is_proven
+    if fresh:
+        with engine.metrics.archive_seconds.time():
+            segment = await copy_held(engine, segment, opened)
+        engine.metrics.archives.labels("success").inc()
+        logs.logger().info("archived", bytes=segment.local.size)
+    return await evict_held(engine, segment, copied=opened if fresh else None) if evict else segment
 
 
 def _require_movable(engine: Engine, segment: Segment) -> None:
@@ -123,6 +135,7 @@ async def copy_held(
     )
     segment = replace(segment, archive=archived, problem=manifest.problem, quarantined=False)
     engine.catalog.put(segment)
+    engine.catalog.learn(identity.place.partition, manifest.incarnation)
     engine.catalog.settle(file.key for file in manifest.files.values())
     reached("archive.committed")
     await engine.catalog.flush()
@@ -151,7 +164,7 @@ async def _forget_compacted(engine: Engine, old: Manifest, new: Manifest) -> Non
 
 async def _expire_merged(engine: Engine, manifest: Manifest) -> None:
     """The cleaner merges segments into the lowest of them: those above it are in that one now."""
-    for other in engine.catalog.segments_of(manifest.id.place.partition):
+    for other in engine.catalog.log_of(manifest.id.place.partition):
         if manifest.id.base_offset < other.id.base_offset <= manifest.end and other.local.log is None:
             logs.logger().info("a segment was merged into one below it by compaction", merged=other.id.path)
             await expire(engine, other.id)

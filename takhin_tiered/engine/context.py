@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
+from prometheus_client import Counter
+
 from takhin_tiered import logs
 from takhin_tiered.catalog.catalog import Catalog
 from takhin_tiered.concurrency import in_thread
@@ -96,6 +98,10 @@ async def refresh(engine: Engine, identity: SegmentId, opened: OpenSegment | Non
     To be called with the segment's lock held. None if it is neither on disk nor known to be archived.
     With ``opened`` its files are opened by the way: if they can be; whoever needs them opens them where not.
     """
+    known = engine.catalog.get(identity)
+    if not engine.catalog.is_current(identity):
+        # What stands on the disk under its name is another incarnation's.
+        return known
     listing = await in_thread(_look_again, engine, identity, engine.catalog.active_offset(identity), opened)
     known = engine.catalog.get(identity)
     files = listing.files(identity.base_offset)
@@ -152,8 +158,14 @@ def _stats_of_opened(opened: OpenSegment, partition: PartitionDir) -> LocalFiles
 
 def require_known(segment: Segment | None, identity: SegmentId) -> Segment:
     if segment is None:
-        raise SegmentNotFound(f"segment {identity.path} is neither on disk nor in the archive", segment=identity.path)
+        raise unknown(identity)
     return segment
+
+
+def unknown(identity: SegmentId, hint: str = "takhin-tiered ls shows what there is") -> SegmentNotFound:
+    return SegmentNotFound(
+        f"segment {identity.full_path} is neither on disk nor in the archive", segment=identity.path, hint=hint
+    )
 
 
 async def load_manifest(engine: Engine, identity: SegmentId) -> Manifest | None:
@@ -175,6 +187,18 @@ def verb(name: str, identity: SegmentId) -> Iterator[None]:
         except TakhinError as error:
             error.segment = error.segment or identity.path
             raise
+
+
+@contextmanager
+def counted(engine: Engine, failures: Counter) -> Iterator[None]:
+    """Count what fails by hand as the cycle counts its own."""
+    try:
+        yield
+    except TakhinError as error:
+        failures.labels("failure").inc()
+        if isinstance(error, StoreError):
+            engine.metrics.store_errors.labels(error.code).inc()
+        raise
 
 
 @contextmanager

@@ -144,7 +144,10 @@ def measure_room(engine: Engine) -> dict[int, int]:
 def plan_now(engine: Engine) -> Plan:
     """What a cycle would do, by what the catalog knows."""
     catalog = engine.catalog
-    return make_plan(catalog.segments(), catalog.restored(), engine.policy, engine.clock(), outlook=engine.outlook)
+    now, segments = engine.clock(), catalog.segments()
+    return make_plan(
+        segments, catalog.restored(), engine.policy, now, outlook=engine.outlook, is_current=catalog.is_current
+    )
 
 
 def _plan_work(engine: Engine) -> Plan:
@@ -156,7 +159,15 @@ def _plan_work(engine: Engine) -> Plan:
         due = ((identity, catalog.get(identity)) for identity in engine.outlook.due)
         found |= {identity: segment for identity, segment in due if segment is not None}
         segments = [found[identity] for identity in sorted(found)]
-    return make_plan(segments, catalog.restored(), policy, now, work_only=True, outlook=engine.outlook)
+    return make_plan(
+        segments,
+        catalog.restored(),
+        policy,
+        now,
+        work_only=True,
+        outlook=engine.outlook,
+        is_current=catalog.is_current,
+    )
 
 
 async def run_cycle(engine: Engine, listener: Listener = lambda *_: None, after: After = _nothing) -> CycleReport:
@@ -179,7 +190,10 @@ async def run_cycle(engine: Engine, listener: Listener = lambda *_: None, after:
                 if plan.work:
                     await engine.store.check()
                     engine.note_store(None)
-                await _carry_out(engine, plan, report, listener)
+                # First what was archived otherwise before: it tells whether the log is another incarnation.
+                again = [step for step in plan.work if step.again]
+                await _carry_out(engine, again, report, listener)
+                await _carry_out(engine, [step for step in plan.work if not step.again], report, listener)
                 await after(report)
                 if engine.policy.enabled:
                     await _clean_up(engine)
@@ -207,8 +221,8 @@ async def run_cycle(engine: Engine, listener: Listener = lambda *_: None, after:
         return report
 
 
-async def _carry_out(engine: Engine, plan: Plan, report: CycleReport, listener: Listener) -> None:
-    todo = deque(plan.work)
+async def _carry_out(engine: Engine, steps: list[Step], report: CycleReport, listener: Listener) -> None:
+    todo = deque(steps)
 
     async def worker() -> None:
         while True:
@@ -241,7 +255,9 @@ async def _step(engine: Engine, step: Step, report: CycleReport, listener: Liste
             await expire(engine, step.id)
             report.expired += 1
         else:
-            await archive(engine, step.id, evict=step.verb is Verb.ARCHIVE, expected=step.local)
+            # A step before this one may have found the log to be another incarnation.
+            identity = engine.catalog.current(step.id.place.partition, step.id.base_offset)
+            await archive(engine, identity, evict=step.verb is Verb.ARCHIVE, expected=step.local)
             if step.verb is Verb.ARCHIVE:
                 report.archived += 1
             else:

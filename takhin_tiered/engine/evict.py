@@ -51,6 +51,8 @@ async def evict_held(engine: Engine, segment: Segment, *, copied: OpenSegment | 
         raise SegmentActive(f"segment {path} is the active one of its partition", segment=path)
     if not segment.local:
         return segment
+    if not engine.catalog.is_current(identity):
+        raise SegmentChanged(f"the files of segment {path} are another incarnation's by now", segment=path)
     expected = dict(segment.local.items())
     if copied is None:
         await _prove_again(engine, segment)

@@ -19,6 +19,11 @@ async def expire(engine: Engine, identity: SegmentId) -> None:
     with verb("expire", identity):
         async with engine.catalog.lock(identity):
             segment = require_known(await refresh(engine, identity), identity)
+            if not engine.catalog.is_current(identity):
+                raise SegmentRefused(
+                    f"segment {identity.full_path} is of an earlier incarnation, and is not removed by itself",
+                    segment=identity.path,
+                )
             if segment.state is not State.ARCHIVED or segment.local:
                 raise SegmentRefused(f"segment {identity.path} is on disk, and is not removed", segment=identity.path)
             manifest = await load_manifest(engine, identity)

@@ -47,16 +47,9 @@ def high_watermark(view: BrokerView, partition: Partition) -> int | None:
 
 
 def _local_partitions(engine: Engine) -> Iterator[tuple[Partition, list[Segment]]]:
-    current: list[Segment] = []
-    for segment in engine.catalog.segments():
-        if segment.local.log is None:
-            continue
-        if current and current[0].id.place != segment.id.place:
-            yield current[0].id.place.partition, current
-            current = []
-        current.append(segment)
-    if current:
-        yield current[0].id.place.partition, current
+    for partition in sorted(engine.catalog.local_partitions()):
+        if logs := [segment for segment in engine.catalog.log_of(partition) if segment.local.log is not None]:
+            yield partition, logs
 
 
 def _compacted(engine: Engine, view: BrokerView, partition: Partition, settings: TopicSettings | None) -> str:

@@ -12,6 +12,7 @@ from contextlib import suppress
 from takhin_tiered.disk.files import PartitionDir, give_to_owner_of
 from takhin_tiered.disk.kafka import LEADER_EPOCHS, PARTITION_METADATA, read_partition
 from takhin_tiered.disk.look import scan_partition
+from takhin_tiered.engine.branching import incarnation_of
 from takhin_tiered.engine.brokers import runs_on
 from takhin_tiered.engine.context import Engine
 from takhin_tiered.errors import SegmentConflict
@@ -32,33 +33,43 @@ def require_place(engine: Engine, manifest: Manifest, partition: PartitionDir) -
     identity = manifest.id
     listing = scan_partition(engine.data_dir, identity.directory)
     logs = sorted(base for base, row in listing.rows.items() if has_log(row)) if listing else []
-    if listing is None or not logs:
-        return
     found = read_partition(partition.fd)
-    nearest = SegmentId(identity.topic, identity.partition, logs[-1])
+    here = f"{identity.directory} with {_local(engine, identity, logs[-1]).path}" if logs else identity.directory
     if manifest.topic_id and found.topic_id and manifest.topic_id != found.topic_id:
         raise _conflict(
             identity,
-            f"belongs to topic ID {manifest.topic_id}, and {identity.directory} with {nearest.path} "
-            f"belongs to topic ID {found.topic_id}: the topic was deleted and created again",
+            f"belongs to topic ID {manifest.topic_id}, and {here} belongs to topic ID {found.topic_id}: the topic was "
+            "deleted and created again",
             "Restore it to another data directory",
+        )
+    if listing is None or not logs:
+        return
+    nearest = _local(engine, identity, logs[-1])
+    if not engine.catalog.is_current(identity):
+        raise _conflict(
+            identity,
+            f"is of incarnation {incarnation_of(engine, identity).name}, and {nearest.full_path} on the disk is of "
+            f"incarnation {incarnation_of(engine, nearest).name}",
+            _MIXED,
         )
     below = max((base for base in logs if base < identity.base_offset), default=None)
     above = min((base for base in logs if base > identity.base_offset), default=None)
     if above is not None and manifest.end >= above:
-        other = SegmentId(identity.topic, identity.partition, above)
+        other = _local(engine, identity, above)
         raise _conflict(identity, f"goes up to offset {manifest.end}, and overlaps {other.path} on the disk", _MIXED)
     if below is not None:
-        other = SegmentId(identity.topic, identity.partition, below)
+        other = _local(engine, identity, below)
         end = end_on_disk(partition, other)
         if end is not None and end >= identity.base_offset:
             raise _conflict(identity, f"overlaps {other.path} on the disk, which goes up to offset {end}", _MIXED)
     is_running = _is_running(engine, identity)
     brokers_own = [base for base in logs if is_running or not _is_of_archive(engine, listing, identity, base)]
     if brokers_own and identity.base_offset > brokers_own[-1]:
-        active = SegmentId(identity.topic, identity.partition, brokers_own[-1])
+        active = _local(engine, identity, brokers_own[-1])
         raise _conflict(identity, f"stands above {active.path}, which the broker writes to", _MIXED)
-    if contradict(found.leader_epochs, manifest.leader_epochs, manifest.end):
+    end = end_on_disk(partition, nearest)
+    behind = {} if end is None else {"end": end}
+    if contradict(found.leader_epochs, manifest.leader_epochs, manifest.end, **behind):
         raise _conflict(
             identity,
             f"is of a branch of the log that {identity.directory} has no more: it was truncated, and {nearest.path} "
@@ -99,9 +110,14 @@ def end_on_disk(partition: PartitionDir, identity: SegmentId) -> int | None:
     return None
 
 
+def _local(engine: Engine, identity: SegmentId, base: int) -> SegmentId:
+    """The segment of this base offset that stands on the disk, whatever incarnation the other one is of."""
+    return engine.catalog.current(identity.place.partition, base)
+
+
 def _is_of_archive(engine: Engine, listing: PartitionListing, identity: SegmentId, base: int) -> bool:
     """Whether a local segment has the time of the archived one, as a restore gives it, killed or not."""
-    known = engine.catalog.get(SegmentId(identity.topic, identity.partition, base))
+    known = engine.catalog.get(_local(engine, identity, base))
     log = listing.files(base).log
     return (
         known is not None and known.archive is not None and log is not None and log.mtime_ns == known.archive.mtime_ns
@@ -127,4 +143,4 @@ def _write(partition: PartitionDir, name: str, content: bytes) -> None:
 
 
 def _conflict(identity: SegmentId, what: str, hint: str) -> SegmentConflict:
-    return SegmentConflict(f"the archived segment {identity.path} {what}", segment=identity.path, hint=hint)
+    return SegmentConflict(f"the archived segment {identity.full_path} {what}", segment=identity.path, hint=hint)

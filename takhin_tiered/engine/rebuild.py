@@ -120,6 +120,7 @@ async def _learn(engine: Engine, identity: SegmentId) -> bool:
         return False
     if manifest.kafka:
         learn_kafka(engine)
+    engine.catalog.learn(identity.place.partition, manifest.incarnation)
     async with engine.catalog.lock(identity):
         known = engine.catalog.get(identity) or Segment(identity)
         archived = Archive(manifest.generation, manifest.size, manifest.log.mtime_ns, manifest.archived_at)
@@ -149,7 +150,7 @@ async def _missing(engine: Engine, identity: SegmentId, result: Reconciliation) 
         what = "its manifest" if manifest is None else f"its object {manifest.log.key}"
         problem = f"{what} is gone from the archive, and it is not on disk"
         engine.catalog.put(replace(segment, problem=problem, quarantined=True))
-        result.lost.append(identity.path)
+        result.lost.append(identity.full_path)
 
 
 def _tell(result: Reconciliation) -> None:

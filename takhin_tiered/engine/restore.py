@@ -14,8 +14,9 @@ from takhin_tiered import logs
 from takhin_tiered.concurrency import all_of, in_thread
 from takhin_tiered.disk.files import PartitionDir
 from takhin_tiered.engine.brokers import learn_kafka
-from takhin_tiered.engine.context import Engine, disk_errors, load_manifest, open_partition, refresh, verb
+from takhin_tiered.engine.context import Engine, disk_errors, load_manifest, open_partition, refresh, unknown, verb
 from takhin_tiered.engine.incoming import Incoming, Range
+from takhin_tiered.engine.naming import where_else
 from takhin_tiered.engine.placing import complete_partition, require_place
 from takhin_tiered.engine.prove import read_local_checksum
 from takhin_tiered.engine.turns import Turn
@@ -25,7 +26,6 @@ from takhin_tiered.errors import (
     SegmentActive,
     SegmentChanged,
     SegmentConflict,
-    SegmentNotFound,
 )
 from takhin_tiered.points import reached
 from takhin_tiered.segments.listing import PartitionListing
@@ -71,7 +71,7 @@ async def _manifest(engine: Engine, identity: SegmentId, *, known: bool) -> Mani
             hint="Somebody removed it: look for it in the bucket's versions or backups",
         )
     if manifest is None:
-        raise SegmentNotFound(f"segment {identity.path} is neither on disk nor in the archive", segment=identity.path)
+        raise unknown(identity, hint=where_else(engine, identity))
     return manifest
 
 
@@ -172,7 +172,9 @@ async def _download(engine: Engine, manifest: Manifest) -> LocalFiles:
                     await _download_file(Incoming(engine, partition, identity, kind, manifest.files[kind]))
                     reached(f"restore.{kind}.downloaded")
             async with engine.placing:
-                return await in_thread(place)
+                local = await in_thread(place)
+                engine.catalog.adopt(identity)
+                return local
         except BaseException:
             await in_thread(_remove_temps, partition, identity)
             raise

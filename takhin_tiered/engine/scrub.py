@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from takhin_tiered import logs
 from takhin_tiered.concurrency import in_thread
 from takhin_tiered.engine.archive import copy_held
+from takhin_tiered.engine.branching import OtherIncarnation
 from takhin_tiered.engine.context import Engine, load_manifest, refresh, verb
 from takhin_tiered.engine.opened import to_be_opened
 from takhin_tiered.engine.pace import Pace
@@ -145,6 +146,9 @@ async def _heal(engine: Engine, identity: SegmentId, manifest: Manifest | None, 
         if checksum != manifest.log.sha256:
             return False
     async with to_be_opened(identity) as opened:
-        await copy_held(engine, segment, opened, distrusted=bad)
+        try:
+            await copy_held(engine, segment, opened, distrusted=bad)
+        except OtherIncarnation:
+            return False
     logs.logger().info("healed the archive's copy from the local one")
     return True

@@ -74,7 +74,7 @@ def _archived_run(engine: Engine, partition: Partition, offsets: PartitionOffset
     run: list[Segment] = []
     at = offsets.log_start
     now = engine.clock()
-    for segment in engine.catalog.segments_of(partition):
+    for segment in engine.catalog.log_of(partition):
         if segment.archive is None or segment.archive.last_offset < 0:
             if segment.id.base_offset >= at or segment.active:
                 break

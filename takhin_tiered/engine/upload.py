@@ -8,6 +8,7 @@ from takhin_tiered import logs
 from takhin_tiered.codec.checksums import Checksum, bytes_source, checksum_of
 from takhin_tiered.concurrency import all_of, in_thread
 from takhin_tiered.disk.files import OpenFile
+from takhin_tiered.engine.branching import incarnation_of, require_same_incarnation, require_same_topic
 from takhin_tiered.engine.context import Engine, disk_errors, open_partition
 from takhin_tiered.engine.opened import Content, OpenSegment
 from takhin_tiered.engine.orphans import settle_held
@@ -89,6 +90,7 @@ class Upload:
 
         Raises `OtherBytes`, and whatever `archive` raises; then `undo` is to be called.
         """
+        require_same_topic(self._engine, self._opened)
         content = await self._read()
         checksums, summary = content.checksums, content.summary
         if summary.problem and not self._engine.archive_corrupt:
@@ -105,6 +107,7 @@ class Upload:
                 segment=self._identity.path,
                 hint="It stays on disk. storage.tiered.topics.compacted: archive takes compacted topics too",
             )
+        require_same_incarnation(self._engine, self._opened, summary, self._existing, checksums[FileKind.LOG].sha256)
         entries: dict[FileKind, ManifestFile] = {}
         for kind in self._opened.files:
             archived = await self._archived(kind, checksums[kind])
@@ -250,6 +253,7 @@ class Upload:
         return ManifestFile(key, size, checksum.sha256, checksum.part_size, file.found.mtime_ns, file.mode)
 
     def _describe(self, entries: dict[FileKind, ManifestFile], summary: LogSummary) -> Manifest:
+        incarnation = incarnation_of(self._engine, self._identity)
         return Manifest(
             id=self._identity,
             files=entries,
@@ -264,6 +268,8 @@ class Upload:
             topic_id=self._opened.topic_id,
             leader_epochs=summary.leader_epochs,
             kafka=self._engine.policy.kafka,
+            follows=incarnation.follows,
+            from_offset=incarnation.from_offset,
         )
 
     async def _commit(self, manifest: Manifest) -> None:

@@ -78,6 +78,11 @@ def has_log(row: bytes) -> bool:
     return bool(row[0] & _HAS_LOG)
 
 
+def has_local(row: bytes) -> bool:
+    """Whether any of its files stands on disk."""
+    return bool(flags_of(row) >> LOCAL_SHIFT & ALL_KINDS)
+
+
 NOTHING_SEEN = pack_seen(NO_FILES)
 
 
@@ -90,7 +95,8 @@ class PartitionListing:
 
     ``rows`` are those of `pack_seen`. ``unfinished`` are the names of temporary files of ours, of a restore
     that runs or was killed. ``problem`` says why the directory could not be read: what it holds is not known
-    then. ``partial``: only some segments were looked at, as the directory is as it was.
+    then. ``partial``: only some segments were looked at, as the directory is as it was. ``topic_id`` is Kafka's, empty
+    where there is none, or it was not looked for.
     """
 
     topic: str
@@ -101,6 +107,7 @@ class PartitionListing:
     problem: str = ""
     partial: bool = False
     written_later: int | None = None
+    topic_id: str = ""
 
     @property
     def directory(self) -> str:

@@ -9,13 +9,14 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
 from pydantic_core import to_json
 
 from takhin_tiered.errors import InvalidSegmentPath, ObjectCorrupt
+from takhin_tiered.segments.lineage import Incarnation
 from takhin_tiered.segments.names import FileKind, SegmentId, parse_object_key
 
 VERSION = 2
@@ -47,6 +48,7 @@ class Manifest:
 
     ``topic_id`` is the topic's in Kafka, which a topic made anew does not share; empty where there is none.
     ``leader_epochs`` are (epoch, first offset) of the batches in the log. ``kafka``: it stood in Kafka's directory.
+    ``follows`` and ``from_offset`` are those of the segment's incarnation.
     """
 
     id: SegmentId
@@ -62,6 +64,8 @@ class Manifest:
     topic_id: str = ""
     leader_epochs: tuple[tuple[int, int], ...] = ()
     kafka: bool = False
+    follows: str | None = None
+    from_offset: int = 0
     version: int = field(default=VERSION)
 
     @property
@@ -76,6 +80,11 @@ class Manifest:
     def end(self) -> int:
         """The offset of its last record; -1 where that is not known."""
         return -1 if self.last_offset is None else self.last_offset
+
+    @property
+    def incarnation(self) -> Incarnation:
+        """What it tells of the log that the segment belongs to."""
+        return Incarnation(self.id.label, self.topic_id, self.follows, self.from_offset, self.archived_at)
 
     @property
     def may_lack_files(self) -> bool:
@@ -98,6 +107,7 @@ class Manifest:
             "problem": self.problem,
             "topic_id": self.topic_id,
             "leader_epochs": [list(entry) for entry in self.leader_epochs],
+            "incarnation": {"label": self.id.label, "follows": self.follows, "from_offset": self.from_offset},
             "kafka": self.kafka,
             "archived_at": datetime.fromtimestamp(self.archived_at, UTC).isoformat(),
             "files": {
@@ -137,14 +147,16 @@ class Manifest:
                 )
                 for kind, file in document["files"].items()
             }
+            of_log: dict[str, Any] = document.get("incarnation", {})
+            identity = replace(SegmentId.parse(document["segment"]), label=str(of_log.get("label", "")))
             if FileKind.LOG not in files:
                 raise ObjectCorrupt("the manifest names no .log", key=key)
             for kind, file in files.items():
-                _require_sense(SegmentId.parse(document["segment"]), kind, file)
+                _require_sense(identity, kind, file)
             if not 1 <= int(document["generation"]) < 2**32:
                 raise ValueError(f"generation {document['generation']} makes no sense")
             manifest = cls(
-                id=SegmentId.parse(document["segment"]),
+                id=identity,
                 files=files,
                 generation=int(document["generation"]),
                 format=str(document["format"]),
@@ -157,6 +169,8 @@ class Manifest:
                 topic_id=str(document.get("topic_id", "")),
                 leader_epochs=_epochs(document.get("leader_epochs", [])),
                 kafka=bool(document.get("kafka", False)),
+                follows=None if of_log.get("follows") is None else str(of_log["follows"]),
+                from_offset=_whole_number(of_log.get("from_offset", 0)) or 0,
                 version=version,
             )
         except (
@@ -174,7 +188,7 @@ class Manifest:
                 hint="The objects beside it were not touched; restore the manifest from a backup or versioning",
             ) from error
         if manifest.id.manifest_key != key:
-            raise ObjectCorrupt(f"the manifest speaks of another segment, {manifest.id.path}", key=key)
+            raise ObjectCorrupt(f"the manifest speaks of another segment, {manifest.id.full_path}", key=key)
         return manifest
 
 

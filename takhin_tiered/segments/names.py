@@ -22,7 +22,11 @@ MAX_OFFSET = 2**63 - 1
 MAX_PARTITION = 2**31 - 1
 
 _PARTITION_DIR = re.compile(r"([a-zA-Z0-9._-]{1,249})-(0|[1-9][0-9]{0,9})")
-_LABEL = r"(?:([A-Za-z0-9_-]{22}|~[1-9][0-9]*)/)?"
+_ANY_LABEL = r"[A-Za-z0-9_-]{22}|~[1-9][0-9]*"
+PLAIN = "~0"
+"""How people name the incarnation that has no label, where it has no topic ID either."""
+_LABEL = rf"(?:({_ANY_LABEL})/)?"
+_LABEL_ALONE = re.compile(_ANY_LABEL)
 _OBJECT_KEY = re.compile(
     rf"([^/]+)/{_LABEL}([0-9]{{20}})(?:\.g([1-9][0-9]*))?\.(log|index|timeindex|txnindex|snapshot)"
 )
@@ -114,22 +118,37 @@ class SegmentId:
         return f"{self._folder}/{self.base_offset:020d}.g{generation}.manifest.json"
 
     @property
+    def full_path(self) -> str:
+        """Its path, and whose it is where there may be several of that name: ``orders-0/….log@~1``."""
+        return f"{self.path}@{self.label}" if self.label else self.path
+
+    @property
+    def exact_path(self) -> str:
+        """The same, also for the plain keys: ``orders-0/….log@~0`` is never another incarnation's."""
+        return f"{self.path}@{self.label or PLAIN}"
+
+    @property
     def _folder(self) -> str:
         return f"{self.directory}/{self.label}" if self.label else self.directory
 
     @classmethod
     def parse(cls, path: str) -> SegmentId:
-        """Read ``topic-partition/offset.log``; any other form raises `InvalidSegmentPath`."""
+        """Read ``topic-partition/offset.log``, with ``@label`` behind it or without.
+
+        Any other form raises `InvalidSegmentPath`.
+        """
         directory, slash, name = path.partition("/")
         partition = parse_partition(directory)
+        name, at, label = name.partition("@")
         file = parse_file(name)
-        if not slash or partition is None or file is None or file[1] is not FileKind.LOG:
+        is_label = not at or label == PLAIN or _LABEL_ALONE.fullmatch(label)
+        if not slash or partition is None or file is None or file[1] is not FileKind.LOG or not is_label:
             shown = path if len(path) <= 80 else path[:77] + "..."
             raise InvalidSegmentPath(
                 f"{shown!r} is not the path of a segment",
                 hint="A path looks like orders-0/00000000000000000000.log, below the data directory",
             )
-        return cls(partition[0], partition[1], file[0])
+        return cls(partition[0], partition[1], file[0], "" if label == PLAIN else label)
 
 
 def parse_partition(directory: str) -> tuple[str, int] | None:

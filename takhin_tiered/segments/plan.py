@@ -5,7 +5,7 @@ The same value is printed by ``takhin-tiered plan`` and carried out by the cycle
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import groupby
@@ -33,7 +33,8 @@ class Step:
     """One segment's line of the plan.
 
     ``uploads`` and ``frees`` are bytes at the most; ``local`` is how the files of a segment to be moved stood.
-    ``reason_code`` is a stable word for programs, ``reason`` is for people.
+    ``reason_code`` is a stable word for programs, ``reason`` is for people. ``again``: other files were archived under
+    its name before.
     """
 
     id: SegmentId
@@ -44,6 +45,7 @@ class Step:
     frees: int = 0
     local: LocalFiles = NO_FILES
     reason_code: str = ""
+    again: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,16 +76,20 @@ def make_plan(
     *,
     work_only: bool = False,
     outlook: Outlook = _NOTHING_AHEAD,
+    is_current: Callable[[SegmentId], bool] = lambda _: True,
 ) -> Plan:
     """Decide for each segment, in the order given; ``work_only`` leaves out what is kept.
 
     ``restored`` are those of them that have been restored, as they share the local cache. ``outlook`` is what a Kafka
-    beside us is about to do.
+    beside us is about to do. ``is_current``: whether a segment is of the log that is on the disk, or stood there last;
+    nothing is done with what is not.
     """
     crowded = _over_cache_size(restored, policy)
     steps = (
-        _expired(segment, policy, now, newer) or _decide(segment, policy, now, crowded, outlook)
-        for segment, newer in _with_newer_bytes(segments)
+        _earlier(segment, policy, now)
+        if newer is None
+        else _expired(segment, policy, now, newer) or _decide(segment, policy, now, crowded, outlook)
+        for segment, newer in _with_newer_bytes(segments, is_current)
     )
     return Plan(tuple(step for step in steps if not (work_only and step.verb is Verb.KEEP)), now)
 
@@ -119,7 +125,8 @@ def _decide(segment: Segment, policy: Policy, now: float, crowded: set[SegmentId
         return keep(outlook.unsafe[segment.id], "unsettled")
     if segment.id in outlook.due and policy.auto_archive and not segment.is_proven:
         reason, size = outlook.due[segment.id], segment.local.size
-        return Step(segment.id, Verb.COPY, reason, tier, size, local=segment.local, reason_code="before_retention")
+        again = segment.archive is not None
+        return Step(segment.id, Verb.COPY, reason, tier, size, 0, segment.local, "before_retention", again=again)
     if not segment.settled:
         return keep("changed since the last scan", "unsettled")
     if segment.id in crowded and segment.is_proven:
@@ -140,22 +147,33 @@ def _decide(segment: Segment, policy: Policy, now: float, crowded: set[SegmentId
         return keep("cold, but automatic archiving is off", "manual")
     size = segment.local.size
     reason = f"cold, last modified {_hours(now - segment.mtime)} ago"
-    if segment.state is State.LOCAL and segment.archive is not None:
+    if again := segment.state is State.LOCAL and segment.archive is not None:
         reason = "its files are not the ones that were archived: compare, and archive again if they differ"
     if not policy.may_unlink:
         reason += "; to be freed by the broker" if policy.trims else ""
-        return Step(segment.id, Verb.COPY, reason, tier, uploads=size, local=segment.local, reason_code="cold")
-    return Step(segment.id, Verb.ARCHIVE, reason, tier, size, size, segment.local, "cold")
+        return Step(segment.id, Verb.COPY, reason, tier, size, 0, segment.local, "cold", again=again)
+    return Step(segment.id, Verb.ARCHIVE, reason, tier, size, size, segment.local, "cold", again=again)
 
 
-def _with_newer_bytes(segments: Iterable[Segment]) -> Iterator[tuple[Segment, int]]:
-    """Each segment, with the bytes of the segments of its partition that are newer than it."""
-    for _, group in groupby(segments, key=lambda segment: (segment.id.topic, segment.id.partition)):
-        partition = list(group)
-        newer = sum(segment.size for segment in partition)
+def _with_newer_bytes(
+    segments: Iterable[Segment], is_current: Callable[[SegmentId], bool]
+) -> Iterator[tuple[Segment, int | None]]:
+    """Each segment, with the bytes of those of its log that are newer; None for one of an earlier incarnation."""
+    for _, group in groupby(segments, key=lambda segment: segment.id.place.partition):
+        partition = sorted(group, key=lambda segment: segment.id)
+        newer = sum(segment.size for segment in partition if is_current(segment.id))
         for segment in partition:
-            newer -= segment.size
-            yield segment, newer
+            if is_current(segment.id):
+                newer -= segment.size
+                yield segment, newer
+            else:
+                yield segment, None
+
+
+def _earlier(segment: Segment, policy: Policy, now: float) -> Step:
+    """Only an explicit command removes what stands there of an earlier incarnation."""
+    reason = "in the archive, of an earlier incarnation of its topic"
+    return Step(segment.id, Verb.KEEP, reason, classify(segment, policy, now), reason_code="archived")
 
 
 def _expired(segment: Segment, policy: Policy, now: float, newer: int) -> Step | None:

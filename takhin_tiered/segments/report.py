@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from takhin_tiered.segments.cost import saved_monthly
+from takhin_tiered.segments.lineage import Incarnation
 from takhin_tiered.segments.model import Segment, State
 from takhin_tiered.segments.plan import Plan
 from takhin_tiered.segments.policy import Policy, classify
@@ -16,7 +17,9 @@ from takhin_tiered.segments.policy import Policy, classify
 class SegmentInfo:
     """A segment, for people and programs. Times are ISO 8601 in UTC, or None; sizes are bytes.
 
-    ``policy`` is the tier. ``is_archived`` is true where the segment is in the archive only.
+    ``policy`` is the tier. ``is_archived`` is true where the segment is in the archive only. ``last_offset`` is that of
+    its last record, where the archive tells it. ``incarnation`` is the label in its keys, empty for the plain ones;
+    ``is_current``: it belongs to the log that is on the disk, or stood there last.
     """
 
     segment_path: str
@@ -36,9 +39,20 @@ class SegmentInfo:
     last_access_at: str | None
     generation: int | None
     problem: str
+    last_offset: int | None
+    topic_id: str
+    incarnation: str
+    is_current: bool
+
+    @property
+    def cursor(self) -> str:
+        """What asks for those behind it, and names it among all incarnations."""
+        return f"{self.segment_path}@{self.incarnation}" if self.incarnation else self.segment_path
 
 
-def describe_segment(segment: Segment, policy: Policy, now: float) -> SegmentInfo:
+def describe_segment(
+    segment: Segment, policy: Policy, now: float, incarnation: Incarnation, *, is_current: bool
+) -> SegmentInfo:
     archived = segment.archive
     return SegmentInfo(
         segment_path=segment.id.path,
@@ -58,6 +72,10 @@ def describe_segment(segment: Segment, policy: Policy, now: float) -> SegmentInf
         last_access_at=iso_time(segment.last_access),
         generation=archived.generation if archived else None,
         problem=segment.problem,
+        last_offset=archived.last_offset if archived and archived.last_offset >= 0 else None,
+        topic_id=incarnation.topic_id,
+        incarnation=incarnation.label,
+        is_current=is_current,
     )
 
 
@@ -70,7 +88,7 @@ def describe_plan(plan: Plan) -> dict[str, Any]:
         "saved_usd_monthly": round(saved_monthly(plan.bytes_freed), 6),
         "segments": [
             {
-                "segment_path": step.id.path,
+                "segment_path": step.id.full_path,
                 "action": str(step.verb),
                 "reason": step.reason,
                 "reason_code": step.reason_code,

@@ -14,7 +14,15 @@ from pathlib import Path
 
 import pytest
 
-from takhin_tiered import ConfigError, SegmentConflict, SegmentRefused, Settings, State, TieredStorage
+from takhin_tiered import (
+    ConfigError,
+    SegmentConflict,
+    SegmentNotFound,
+    SegmentRefused,
+    Settings,
+    State,
+    TieredStorage,
+)
 from takhin_tiered.engine.evict import evict
 from takhin_tiered.segments.model import Intent
 from takhin_tiered.segments.names import SegmentId
@@ -168,6 +176,8 @@ async def test_a_restore_mixes_no_two_topics_of_one_name(kafka: Broker) -> None:
         give_topic_id(kafka, TOPIC_IDS[1])
         await storage.run_cycle()
         with pytest.raises(SegmentConflict, match=f"{TOPIC_IDS[0]}.*{TOPIC_IDS[1]}"):
+            await storage.restore_segment(old[2], topic_id=TOPIC_IDS[0])
+        with pytest.raises(SegmentNotFound, match=f"--topic-id {TOPIC_IDS[0]}"):
             await storage.restore_segment(old[2])
     assert kafka.on_disk(old[2]) == []
 

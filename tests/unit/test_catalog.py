@@ -17,7 +17,7 @@ from takhin_tiered.catalog.journal import FILE_NAME, open_journal
 from takhin_tiered.errors import CatalogError
 from takhin_tiered.segments.listing import PartitionListing, pack_seen
 from takhin_tiered.segments.model import Archive, FileStat, Intent, LocalFiles, Segment, State
-from takhin_tiered.segments.names import SegmentId
+from takhin_tiered.segments.names import Place, SegmentId
 from takhin_tiered.segments.policy import Policy
 
 POLICY = Policy(True, True, False, warm_age=100.0, cold_age=1000.0, lease=50.0, cache_size=1000)
@@ -272,7 +272,7 @@ async def test_flushes_at_the_same_time_lose_nothing(tmp_path: Path) -> None:
         async def put(number: int) -> None:
             catalog.put(Segment(SegmentId("orders", 0, number), archive=ARCHIVE))
             await catalog.flush()
-            assert number in {offset async for _, rows in journal.partitions() for offset in rows}
+            assert number in {offset async for _, rows in journal.places() for offset in rows}
 
         await asyncio.gather(*(put(number) for number in range(50)))
 
@@ -337,7 +337,7 @@ async def test_a_process_that_only_looks_makes_and_writes_nothing(tmp_path: Path
         await catalog.flush()
     async with open_journal(tmp_path) as journal:
         assert journal is not None
-        assert [partition async for partition, _ in journal.partitions()] == [("orders", 0)]
+        assert [partition async for partition, _ in journal.places()] == [Place("orders", 0)]
 
 
 async def test_a_database_of_a_later_release_is_left_alone(tmp_path: Path) -> None:

@@ -254,3 +254,11 @@ PIECES = st.sampled_from(["0", "1", "\n", "\r", " ", "\\", "\\u", ":", "=", "#",
 def test_garbage_is_a_value_or_a_value_error(parse: Callable[[str], object], text: str) -> None:
     with suppress(ValueError):
         parse(text)
+
+
+def test_a_log_may_have_gone_on_with_a_later_epoch() -> None:
+    epochs = ((0, 0), (2, 40))
+    assert contradict(epochs, ((3, 60),), 80)
+    assert not contradict(epochs, ((3, 60),), 80, end=59)
+    assert contradict(epochs, ((3, 50),), 80, end=59)
+    assert contradict(epochs, ((1, 60),), 80, end=59)

@@ -66,6 +66,7 @@ def test_its_form_can_be_read_without_this_program() -> None:
         "problem": "the batch at byte 7 of the log fails its CRC",
         "topic_id": "",
         "leader_epochs": [],
+        "incarnation": {"label": "", "follows": None, "from_offset": 0},
         "kafka": False,
         "archived_at": "2023-11-14T22:15:00.250000+00:00",
         "files": {
@@ -121,7 +122,7 @@ def test_what_is_no_json_of_ours_is_refused(data: bytes) -> None:
     assert "manifest" in str(caught.value)
 
 
-NEW_IN_2 = {"topic_id", "leader_epochs", "kafka"}
+NEW_IN_2 = {"topic_id", "leader_epochs", "kafka", "incarnation"}
 
 
 def test_a_manifest_of_version_1_is_read_and_known_to_lack_something() -> None:

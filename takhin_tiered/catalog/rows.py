@@ -1,0 +1,244 @@
+"""The catalog's map: rows of segments, by partition and incarnation, and which incarnation each partition's disk shows.
+
+Only the segments of the current incarnation have local files. Nothing here waits: one lock guards all of it.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+from sortedcontainers import SortedList
+
+from takhin_tiered.catalog.record import is_archived, may_have_work, pack, unpack
+from takhin_tiered.catalog.tallies import Stats, Tallies
+from takhin_tiered.segments.lineage import Incarnation, Lineage
+from takhin_tiered.segments.listing import has_local
+from takhin_tiered.segments.model import NO_FILES, Segment
+from takhin_tiered.segments.names import Partition, Place, SegmentId
+from takhin_tiered.segments.policy import Policy
+
+_Wanted = Callable[[int, bytes], bool]
+"""Of a base offset and its row."""
+
+_ALONE = Lineage()
+
+
+class Rows:
+    """Every known segment, as bytes."""
+
+    def __init__(self) -> None:
+        self._guard = threading.RLock()
+        self._rows: dict[Place, dict[int, bytes]] = {}
+        self._lineages: dict[Partition, Lineage] = {}
+        self._tallies = Tallies()
+        # Base offsets of archived segments, in order, of the places for which they were asked.
+        self._archived_bases: dict[Place, SortedList[int]] = {}
+        # What changed since it was last written, or is being written: rows are read when they are.
+        self._unwritten: dict[Place, set[int]] = {}
+        self._unwritten_lineages: set[Partition] = set()
+
+    def __len__(self) -> int:
+        return sum(len(rows) for rows in self._rows.values())
+
+    def get(self, identity: SegmentId) -> Segment | None:
+        with self._guard:
+            row = self._rows.get(identity.place, {}).get(identity.base_offset)
+        return None if row is None else unpack(identity, row)
+
+    def lineage(self, partition: Partition) -> Lineage:
+        return self._lineages.get(partition, _ALONE)
+
+    def current(self, partition: Partition, base_offset: int) -> SegmentId:
+        """The segment of this base offset in the log that is on the disk, or stood there last."""
+        return SegmentId(*partition, base_offset, self.lineage(partition).label_of(base_offset))
+
+    def is_current(self, identity: SegmentId) -> bool:
+        lineage = self._lineages.get(identity.place.partition)
+        return lineage is None or lineage.is_current(identity.label, identity.base_offset)
+
+    def partitions(self) -> list[Partition]:
+        """All that a segment is known of, in order."""
+        with self._guard:
+            return sorted({place.partition for place in self._rows})
+
+    def segments(self, *, topic: str | None = None, after: SegmentId | None = None) -> Iterator[Segment]:
+        """Each segment, by partition, incarnation and base offset, as it stands when its partition is reached."""
+        start = after.place if after else Place("", -1)
+
+        def choose(place: Place) -> _Wanted | None:
+            if place < start or topic not in (None, place.topic):
+                return None
+            first = after.base_offset + 1 if after and place == start else 0
+            return lambda base_offset, _: base_offset >= first
+
+        return self._chosen(choose)
+
+    def log_of(self, partition: Partition, label: str | None = None) -> list[Segment]:
+        """The segments of one incarnation's log, by base offset; of the current one, unless one is named."""
+        found: list[Segment] = []
+        with self._guard:
+            for at, first, end in self.lineage(partition).chain(label):
+                place = Place(*partition, at)
+                rows = self._rows.get(place, {})
+                found += [unpack(place.segment(base), row) for base, row in rows.items() if first <= base < end]
+        return sorted(found, key=lambda segment: segment.id.base_offset)
+
+    def archived(self) -> Iterator[Segment]:
+        """Of `segments`, those that the archive holds, wherever else they are."""
+        return self._chosen(lambda _: lambda _, row: is_archived(row))
+
+    def may_have_work(self, policy: Policy, now: float) -> Iterator[Segment]:
+        """Of `segments`, those that a cycle could do something with; of most a few bytes say that it cannot.
+
+        A segment of an earlier incarnation is none of a cycle's business.
+        """
+        # A second more than the exact rule asks for: that one rounds.
+        since, keeps = int((now - policy.cold_age + 1) * 1e9), not policy.may_unlink
+
+        def choose(place: Place) -> _Wanted | None:
+            may_expire = policy.max_age(place.topic) is not None
+            if not policy.enabled:
+                return None
+            lineage = self.lineage(place.partition)
+            bounds = next(((first, end) for at, first, end in lineage.chain() if at == place.label), None)
+            if bounds is None:
+                return None
+            first, end = bounds
+            if policy.max_size(place.topic) is not None:
+                return lambda base, _: first <= base < end
+            if not (policy.covers(place.topic) or may_expire):
+                return None
+            return lambda base, row: (
+                first <= base < end
+                and may_have_work(row, cold_since_ns=since, keeps_copies=keeps, may_expire=may_expire)
+            )
+
+        return self._chosen(choose)
+
+    def archived_beside(self, identity: SegmentId) -> tuple[Segment | None, Segment | None]:
+        """The archived segments of the same incarnation right below and right above this one."""
+        place = identity.place
+        with self._guard:
+            rows = self._rows.get(place, {})
+            bases = self._archived_bases.get(place)
+            if bases is None:
+                found = SortedList(base for base, row in rows.items() if is_archived(row))
+                bases = self._archived_bases[place] = found
+            at, behind = bases.bisect_left(identity.base_offset), bases.bisect_right(identity.base_offset)
+            below = unpack(place.segment(bases[at - 1]), rows[bases[at - 1]]) if at else None
+            above = unpack(place.segment(bases[behind]), rows[bases[behind]]) if behind < len(bases) else None
+        return below, above
+
+    def restored(self) -> list[Segment]:
+        """The segments that were restored, and still are on disk."""
+        with self._guard:
+            return self._tallies.restored()
+
+    def stats(self, policy: Policy, now: float) -> Stats:
+        with self._guard:
+            return self._tallies.stats(policy, now)
+
+    @property
+    def quarantined(self) -> int:
+        """How many segments have nothing sound in the archive where there should be something."""
+        return self._tallies.quarantined
+
+    @property
+    def unwritten(self) -> int:
+        """How many changes wait for a `flush`."""
+        return sum(map(len, self._unwritten.values()))
+
+    def learn(self, partition: Partition, incarnation: Incarnation) -> None:
+        """What a manifest tells of the log that its segment belongs to."""
+        with self._guard:
+            self._set_lineage(partition, self.lineage(partition).learned(incarnation))
+
+    def branch(self, identity: SegmentId, *, topic_id: str, is_other_topic: bool) -> SegmentId:
+        """From this segment on the disk holds another log than was archived. Returns what the segment is now."""
+        with self._guard:
+            partition = identity.place.partition
+            lineage = self.lineage(partition)
+            if lineage.is_current(identity.label, identity.base_offset):
+                branched = lineage.with_branch(identity.base_offset, topic_id=topic_id, is_other_topic=is_other_topic)
+                self._set_lineage(partition, branched)
+            return self.current(partition, identity.base_offset)
+
+    def adopt(self, identity: SegmentId) -> None:
+        """A restore placed this segment where nothing of its partition stood: its log is the one on the disk now."""
+        with self._guard:
+            partition = identity.place.partition
+            if not self.is_current(identity):
+                self._set_lineage(partition, self.lineage(partition).with_current(identity.label))
+
+    def _chosen(self, choose: Callable[[Place], _Wanted | None]) -> Iterator[Segment]:
+        """``choose`` gives what tells a wanted row of a place, or None for a place that has none."""
+        with self._guard:
+            places = sorted(self._rows)
+        for place in places:
+            if (wanted := choose(place)) is None:
+                continue
+            with self._guard:
+                rows = list(self._rows.get(place, {}).items())
+            for base_offset, row in sorted(item for item in rows if wanted(*item)):
+                yield unpack(place.segment(base_offset), row)
+
+    def _places_of(self, partition: Partition) -> list[Place]:
+        return [Place(*partition, each.label) for each in self.lineage(partition).incarnations]
+
+    def _set_lineage(self, partition: Partition, lineage: Lineage) -> None:
+        if lineage == self.lineage(partition):
+            return
+        self._lineages[partition] = lineage
+        self._unwritten_lineages.add(partition)
+        for place in self._places_of(partition):
+            rows = self._rows.get(place, {})
+            for base_offset in [base for base, row in rows.items() if has_local(row)]:
+                if not lineage.is_current(place.label, base_offset):
+                    self._move_local(place.segment(base_offset), self.current(partition, base_offset))
+
+    def _move_local(self, old: SegmentId, new: SegmentId) -> None:
+        """What stands on the disk is of this one, and not of that one."""
+        segment = self.get(old)
+        assert segment is not None
+        known = self.get(new) or Segment(new)
+        if segment.archive is None:
+            self._remove(old)
+        else:
+            self._replace(replace(segment, local=NO_FILES, active=False, settled=True, lease_until=0.0))
+        self._replace(replace(known, local=segment.local, active=segment.active, settled=segment.settled))
+
+    def _replace(self, segment: Segment) -> None:
+        place, base_offset = segment.id.place, segment.id.base_offset
+        rows = self._rows.setdefault(place, {})
+        old = rows.get(base_offset)
+        row = pack(segment)
+        if row != old:
+            self._tallies.replace(None if old is None else unpack(segment.id, old), segment)
+            rows[base_offset] = row
+            self._note_archived(place, base_offset, old, row)
+            self._note_change(place, base_offset)
+
+    def _remove(self, identity: SegmentId) -> None:
+        place, base_offset = identity.place, identity.base_offset
+        rows = self._rows[place]
+        old = rows.pop(base_offset)
+        self._tallies.replace(unpack(identity, old), None)
+        if not rows:
+            del self._rows[place]
+        self._note_archived(place, base_offset, old, None)
+        self._note_change(place, base_offset)
+
+    def _note_archived(self, place: Place, base_offset: int, old: bytes | None, new: bytes | None) -> None:
+        bases = self._archived_bases.get(place)
+        if bases is None:
+            return
+        was, is_now = old is not None and is_archived(old), new is not None and is_archived(new)
+        if is_now and not was:
+            bases.add(base_offset)
+        elif was and not is_now:
+            bases.remove(base_offset)
+
+    def _note_change(self, place: Place, base_offset: int) -> None:
+        self._unwritten.setdefault(place, set()).add(base_offset)

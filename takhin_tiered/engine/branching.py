@@ -1,0 +1,87 @@
+"""Whether what stands on the disk is the log that was archived under its names, or another incarnation of it.
+
+What is on the disk was archived at other times: since then the topic may have been made anew, or its log truncated.
+Then it is archived under keys of its own, and what was archived before stays as it is.
+"""
+
+from __future__ import annotations
+
+from takhin_tiered import logs
+from takhin_tiered.engine.context import Engine
+from takhin_tiered.engine.opened import OpenSegment
+from takhin_tiered.errors import SegmentChanged
+from takhin_tiered.formats.checkpoints import contradict
+from takhin_tiered.formats.kafka import LogSummary
+from takhin_tiered.segments.lineage import Incarnation
+from takhin_tiered.segments.manifest import Manifest
+from takhin_tiered.segments.names import SegmentId
+
+
+class OtherIncarnation(Exception):
+    """The segment is of another log than what was archived under its name, or beside it.
+
+    ``why`` completes a sentence about it; ``is_other_topic``: the one that was archived has no topic ID.
+    """
+
+    def __init__(self, why: str, *, is_other_topic: bool) -> None:
+        super().__init__(why)
+        self.is_other_topic = is_other_topic
+
+
+def require_same_topic(engine: Engine, opened: OpenSegment) -> None:
+    """Raise `SegmentChanged` where the partition was made anew since the last scan: the next one sees it."""
+    identity = opened.identity
+    known = incarnation_of(engine, identity).topic_id
+    if opened.topic_id and known and opened.topic_id != known:
+        raise SegmentChanged(
+            f"{identity.directory} belongs to topic ID {opened.topic_id} now, and belonged to {known} at the last scan",
+            segment=identity.path,
+            hint="The local files stay, and nothing was archived; the next cycle tries again",
+        )
+
+
+def require_same_incarnation(
+    engine: Engine, opened: OpenSegment, summary: LogSummary, existing: Manifest | None, sha256: str
+) -> None:
+    """Raise `OtherIncarnation` where records, epochs or times contradict what is archived.
+
+    ``existing`` is the manifest under the segment's name; ``sha256`` is of the local log, in the form that it has.
+    """
+    if engine.policy.takes_compacted:
+        # The cleaner rewrites segments, and merges them into the lowest: that contradicts nothing.
+        return
+    if existing is not None and existing.log.sha256 != sha256:
+        if contradict(summary.leader_epochs, existing.leader_epochs, existing.end):
+            raise OtherIncarnation(
+                "its leader epochs are not those of the archived one", is_other_topic=not existing.topic_id
+            )
+        first, last = summary.first_timestamp, existing.last_timestamp
+        if first is not None and last is not None and first > last >= 0:
+            raise OtherIncarnation("all of it is newer than the archived one", is_other_topic=not existing.topic_id)
+    if summary.last_offset is None:
+        return
+    identity = opened.identity
+    below, above = engine.catalog.archived_beside(identity)
+    if below is not None and below.archive is not None and below.archive.last_offset >= identity.base_offset:
+        raise OtherIncarnation(f"it overlaps {below.id.full_path}, which is archived", is_other_topic=False)
+    if above is not None and summary.last_offset >= above.id.base_offset:
+        raise OtherIncarnation(f"it overlaps {above.id.full_path}, which is archived", is_other_topic=False)
+
+
+async def branch(engine: Engine, opened: OpenSegment, found: OtherIncarnation, topic_id: str) -> SegmentId:
+    """From this segment on the partition's log is another incarnation; returns what the segment is now."""
+    old = opened.identity
+    new = engine.catalog.branch(old, topic_id=topic_id, is_other_topic=found.is_other_topic)
+    await engine.catalog.flush()
+    logs.logger().warning(
+        "a log is not the one that was archived under its name: it is archived as another incarnation",
+        because=str(found),
+        archived_before=old.full_path,
+        incarnation=new.label,
+        hint="The topic was deleted and created again, or the log was truncated. Nothing archived is replaced",
+    )
+    return new
+
+
+def incarnation_of(engine: Engine, identity: SegmentId) -> Incarnation:
+    return engine.catalog.lineage(identity.place.partition).get(identity.label)

@@ -1,0 +1,76 @@
+"""Which segment people mean: by its path, and where there are several incarnations, by the one that they name."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from takhin_tiered.engine.branching import incarnation_of
+from takhin_tiered.engine.context import Engine, unknown
+from takhin_tiered.errors import SegmentNotFound
+from takhin_tiered.segments.model import Segment
+from takhin_tiered.segments.names import Partition, SegmentId
+from takhin_tiered.segments.report import SegmentInfo, describe_segment
+
+
+def named_segment(engine: Engine, path: str, topic_id: str | None = None) -> SegmentId:
+    """``path`` is that of a segment of the current incarnation, or of the one that ``topic_id`` names, or has its
+    label behind an ``@``.
+
+    Raises `InvalidSegmentPath`, and `SegmentNotFound` where there is no such incarnation.
+    """
+    identity = SegmentId.parse(path)
+    if "@" in path:
+        return identity
+    partition = identity.place.partition
+    label = named_incarnation(engine, partition, topic_id) if topic_id else None
+    return SegmentId(
+        *partition, identity.base_offset, engine.catalog.lineage(partition).label_of(identity.base_offset, label)
+    )
+
+
+def named_incarnation(engine: Engine, partition: Partition, topic_id: str) -> str:
+    """The label of a partition's incarnation, by its topic ID or its own name. `SegmentNotFound` if there is none."""
+    lineage = engine.catalog.lineage(partition)
+    label = lineage.named(topic_id)
+    if label is None:
+        names = ", ".join(each.name for each in lineage.incarnations)
+        raise SegmentNotFound(
+            f"{partition[0]}-{partition[1]} has no incarnation {topic_id}",
+            hint=f"It has {names}. takhin-tiered ls --partitions shows them",
+        )
+    return label
+
+
+def known_segment(engine: Engine, path: str, topic_id: str | None = None) -> Segment:
+    """As it is known now; `SegmentNotFound` where nothing is known of it."""
+    identity = named_segment(engine, path, topic_id)
+    segment = engine.catalog.get(identity)
+    if segment is None:
+        raise unknown(identity, hint=where_else(engine, identity))
+    return segment
+
+
+def where_else(engine: Engine, identity: SegmentId) -> str:
+    """What to do about a segment that this incarnation lacks: others may have one of its name."""
+    partition = identity.place.partition
+    others = [
+        each.name
+        for each in engine.catalog.lineage(partition).incarnations
+        if each.label != identity.label and engine.catalog.get(replace(identity, label=each.label)) is not None
+    ]
+    if others:
+        return f"An earlier incarnation has it: --topic-id {' or --topic-id '.join(others)}"
+    return "takhin-tiered ls shows what there is"
+
+
+def is_of(engine: Engine, segment: Segment, topic_id: str) -> bool:
+    """Whether a segment belongs to the log of the incarnation that is named."""
+    lineage = engine.catalog.lineage(segment.id.place.partition)
+    label = lineage.named(topic_id)
+    return label is not None and lineage.label_of(segment.id.base_offset, label) == segment.id.label
+
+
+def info_of(engine: Engine, segment: Segment) -> SegmentInfo:
+    is_current = engine.catalog.is_current(segment.id)
+    incarnation = incarnation_of(engine, segment.id)
+    return describe_segment(segment, engine.policy, engine.clock(), incarnation, is_current=is_current)

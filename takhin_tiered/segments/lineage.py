@@ -1,0 +1,156 @@
+"""The incarnations of a partition: which of them stands on the disk, and which keys the objects of each have. Pure.
+
+A topic that was deleted and created again has the same names and other records. So has a log that was truncated: up to
+the truncation it is the log that it was, from there on it is another. The incarnation that was archived first has the
+plain keys, and no label. A later one is labelled with its topic ID, or with ``~N``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from takhin_tiered.segments.names import MAX_OFFSET, PLAIN
+
+
+@dataclass(frozen=True, slots=True)
+class Incarnation:
+    """``follows`` is the label of the one that it shares all records below ``from_offset`` with; None: with none.
+
+    ``archived_at`` is when the first of its segments that is known was archived, in seconds since the epoch, 0 for
+    none. ``topic_id`` is empty where it is not known.
+    """
+
+    label: str = ""
+    topic_id: str = ""
+    follows: str | None = None
+    from_offset: int = 0
+    archived_at: float = 0.0
+
+    @property
+    def name(self) -> str:
+        """As people name it."""
+        return self.label or self.topic_id or PLAIN
+
+
+@dataclass(frozen=True, slots=True)
+class Lineage:
+    """All incarnations of a partition. ``current`` is the label of the one on the disk, or that stood there last.
+
+    ``is_seen``: the disk showed which one it is; else it is the one that was archived last.
+    """
+
+    incarnations: tuple[Incarnation, ...] = (Incarnation(),)
+    current: str = ""
+    is_seen: bool = False
+
+    def get(self, label: str) -> Incarnation:
+        """One that nothing is known of is one without a past."""
+        return next((found for found in self.incarnations if found.label == label), Incarnation(label))
+
+    def chain(self, label: str | None = None) -> Iterator[tuple[str, int, int]]:
+        """The labels whose segments make up the log of an incarnation, the newest first, each with the base offsets
+        from ``first`` to before ``end`` that are its. Of the current one, where none is named."""
+        at, end, passed = self.current if label is None else label, MAX_OFFSET + 1, set[str]()
+        while at not in passed:
+            passed.add(at)
+            found = self.get(at)
+            first = 0 if found.follows is None else found.from_offset
+            yield at, first, end
+            if found.follows is None:
+                return
+            at, end = found.follows, min(end, first)
+
+    def label_of(self, base_offset: int, label: str | None = None) -> str:
+        """The label of the segment with this base offset, in the log of an incarnation; of the current one, unless
+        one is named."""
+        chain = self.chain(label)
+        return next((at for at, first, _ in chain if base_offset >= first), self.current if label is None else label)
+
+    def is_current(self, label: str, base_offset: int) -> bool:
+        return self.label_of(base_offset) == label
+
+    def named(self, name: str) -> str | None:
+        """The label of an incarnation by its topic ID, its label, or ``~0``; None where there is none.
+
+        Of several with one topic ID, the one that is on the disk, or else that was archived last.
+        """
+        of_topic = [found for found in self.incarnations if name and found.topic_id == name]
+        if of_topic:
+            current = [found for found in of_topic if found.label == self.current]
+            return (current or [_last_of(of_topic)])[0].label
+        if name == PLAIN:
+            return ""
+        return name if name and name in self._labels else None
+
+    def with_topic(self, topic_id: str, *, is_archived: bool) -> Lineage:
+        """What the disk shows: the log there is of this topic. ``is_archived``: the current one is in the archive."""
+        here = self.get(self.current)
+        if here.topic_id == topic_id:
+            return self if self.is_seen else replace(self, is_seen=True)
+        of_topic = [found for found in self.incarnations if found.topic_id == topic_id]
+        if of_topic:
+            return replace(self, current=_last_of(of_topic).label, is_seen=True)
+        if not here.topic_id or (not here.label and not is_archived):
+            # What was archived before topic IDs were is the present topic's, unless its records say otherwise.
+            return replace(self._put(replace(here, topic_id=topic_id)), is_seen=True)
+        return replace(self._put(Incarnation(topic_id, topic_id)), current=topic_id, is_seen=True)
+
+    def with_branch(self, base_offset: int, *, topic_id: str = "", is_other_topic: bool = False) -> Lineage:
+        """From this base offset on, what stands on the disk is not what was archived under its names.
+
+        ``is_other_topic``: what was archived there has no topic ID, so that the present one is not its.
+        """
+        old = self.label_of(base_offset)
+        here = self.get(self.current)
+        if here.label != old and here.follows == old:
+            # It was found further up before.
+            return self._put(replace(here, from_offset=base_offset))
+        label = topic_id if is_other_topic and topic_id and topic_id not in self._labels else self._free_label()
+        fresh = Incarnation(label, topic_id, follows=old, from_offset=base_offset)
+        branched = replace(self._put(fresh), current=label, is_seen=True)
+        return branched._put(replace(self.get(old), topic_id="")) if is_other_topic and topic_id else branched  # noqa: SLF001
+
+    def learned(self, found: Incarnation) -> Lineage:
+        """What a manifest tells of the incarnation that it belongs to."""
+        on_disk, known = self.get(self.current), self.get(found.label)
+        is_first = not known.archived_at or found.archived_at < known.archived_at
+        merged = Incarnation(
+            found.label,
+            found.topic_id if found.topic_id and (is_first or not known.topic_id) else known.topic_id,
+            known.follows if known.follows is not None else found.follows,
+            min((each.from_offset for each in (known, found) if each.follows is not None), default=0),
+            found.archived_at if is_first else known.archived_at,
+        )
+        lineage = self._put(merged)
+        if not self.is_seen:
+            return replace(lineage, current=_last_of(lineage.incarnations).label)
+        here = lineage.get(self.current)
+        if here.topic_id != on_disk.topic_id and on_disk.topic_id:
+            # These keys are another topic's than that on the disk, of which nothing was archived yet.
+            return lineage.with_topic(on_disk.topic_id, is_archived=True)
+        last = _last_of([each for each in lineage.incarnations if each.topic_id == here.topic_id])
+        return replace(lineage, current=last.label) if last.archived_at > here.archived_at > 0 else lineage
+
+    def with_current(self, label: str) -> Lineage:
+        """A restore placed a segment of this one on a disk that held nothing of the partition."""
+        return self if label == self.current else replace(self, current=label, is_seen=True)
+
+    @property
+    def _labels(self) -> set[str]:
+        return {found.label for found in self.incarnations}
+
+    def _put(self, new: Incarnation) -> Lineage:
+        if new.label in self._labels:
+            return replace(
+                self, incarnations=tuple(new if old.label == new.label else old for old in self.incarnations)
+            )
+        return replace(self, incarnations=(*self.incarnations, new))
+
+    def _free_label(self) -> str:
+        taken = self._labels
+        return next(label for number in range(1, len(taken) + 2) if (label := f"~{number}") not in taken)
+
+
+def _last_of(incarnations: Sequence[Incarnation]) -> Incarnation:
+    return max(incarnations, key=lambda found: (found.archived_at, found.label))
