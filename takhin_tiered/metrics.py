@@ -62,6 +62,12 @@ class Metrics:
         self.lost = counter(
             "tiered_storage_lost_segments_total", "Segments that left the disk before they were archived."
         )
+        self.partitions_with_holes = gauge(
+            "tiered_storage_partitions_with_holes", "Partitions with offsets that are neither local nor archived."
+        )
+        self.partitions_with_overlaps = gauge(
+            "tiered_storage_partitions_with_overlaps", "Partitions with offsets that stand in two segments."
+        )
         self.trims = counter("tiered_storage_trim_operations_total", "Partitions trimmed, by result.", "result")
         self.intents = gauge(
             "tiered_storage_unsettled_objects", "Objects of uploads that broke off, yet to be settled."

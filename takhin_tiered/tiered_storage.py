@@ -14,32 +14,29 @@ from takhin_tiered.catalog.catalog import Catalog
 from takhin_tiered.catalog.journal import Journal, open_journal
 from takhin_tiered.catalog.tallies import Stats
 from takhin_tiered.config import Settings
-from takhin_tiered.disk.files import DataDirs
 from takhin_tiered.disk.lock import DataDirLock
 from takhin_tiered.engine import claim as claims
 from takhin_tiered.engine.archive import archive
 from takhin_tiered.engine.beside import Beside
 from takhin_tiered.engine.brokers import look_at_brokers, require_safe_mode, stands_in_kafka
 from takhin_tiered.engine.context import Engine, counted
+from takhin_tiered.engine.coverage import cover_all
 from takhin_tiered.engine.cycle import CycleReport, Listener, plan_now, refresh_catalog, run_cycle
+from takhin_tiered.engine.gauges import update_gauges
 from takhin_tiered.engine.naming import info_of, is_of, known_segment, named_segment
+from takhin_tiered.engine.opening import KAFKA, SUPERSEDED, acquire, make_engine, open_data_dirs, was_kafka
 from takhin_tiered.engine.orphans import remove_stale_uploads
 from takhin_tiered.engine.pace import Pace
 from takhin_tiered.engine.rebuild import Reconciliation, rebuild
 from takhin_tiered.engine.restore import restore
 from takhin_tiered.engine.scrub import Verdict, scrub, scrub_one, verify
-from takhin_tiered.errors import ConfigError, HeldElsewhere, StoreError, TakhinError
-from takhin_tiered.metrics import Metrics
+from takhin_tiered.errors import HeldElsewhere, StoreError, TakhinError
 from takhin_tiered.segments.model import State, Tier
 from takhin_tiered.segments.names import SegmentId
 from takhin_tiered.segments.plan import Plan
 from takhin_tiered.segments.policy import classify
-from takhin_tiered.segments.report import SegmentInfo, iso_time
+from takhin_tiered.segments.report import PartitionInfo, SegmentInfo, describe_partition, iso_time
 from takhin_tiered.store import open_store
-
-_SUPERSEDED = "superseded"
-_KAFKA = "kafka"
-"""In the journal: that the data directory is Kafka's, for the day on which an empty disk stands in its place."""
 
 
 class TieredStorage:
@@ -82,12 +79,12 @@ class TieredStorage:
         directory, `HeldElsewhere` where another process has it, and `CatalogError`.
         """
         async with AsyncExitStack() as stack:
-            data_dir = _open_data_dirs(settings)
+            data_dir = open_data_dirs(settings)
             stack.callback(data_dir.close)
             lock = None
             if not read_only:
                 lock = DataDirLock(data_dir, settings.state_dir)
-                await asyncio.to_thread(_acquire, lock, settings)
+                await asyncio.to_thread(acquire, lock, settings)
                 stack.callback(lock.release)
             journal = await stack.enter_async_context(open_journal(settings.state_dir, read_only=read_only))
             # A reader takes the journal's word, and keeps its own to itself.
@@ -96,25 +93,14 @@ class TieredStorage:
             if read_only:
                 catalog.detach()
             if journal is not None:
-                catalog.superseded = int(await journal.get_meta(_SUPERSEDED) or 0)
-            kafka = await asyncio.to_thread(stands_in_kafka, data_dir) or await _was_kafka(journal)
+                catalog.superseded = int(await journal.get_meta(SUPERSEDED) or 0)
+            kafka = await asyncio.to_thread(stands_in_kafka, data_dir) or await was_kafka(journal)
             if not read_only:
                 await asyncio.to_thread(require_safe_mode, settings, data_dir, kafka=kafka)
                 if journal is not None and kafka:
-                    await journal.set_meta(_KAFKA, "yes")
+                    await journal.set_meta(KAFKA, "yes")
             store = await stack.enter_async_context(open_store(settings)) if settings.has_store else None
-            engine = Engine(
-                policy=settings.policy_for(kafka=kafka),
-                data_dir=data_dir,
-                catalog=catalog,
-                object_store=store,
-                metrics=Metrics(),
-                concurrency=settings.archive_concurrency,
-                archive_corrupt=settings.archive_corrupt == "archive",
-                reserve_bytes=int(settings.restore_reserve_mb * 1024 * 1024),
-                uploads=Pace(settings.throttle_upload_mbps * 1e6),
-                downloads=Pace(settings.throttle_download_mbps * 1e6),
-            )
+            engine = make_engine(settings, data_dir, catalog, store, kafka=kafka)
             storage = cls(settings, engine, journal, lock)
             stack.push_async_callback(storage._close)
             if scan:
@@ -173,6 +159,14 @@ class TieredStorage:
             if topic_id and not is_of(self.engine, segment, topic_id):
                 continue
             yield info_of(self.engine, segment)
+
+    async def partitions(self) -> list[PartitionInfo]:
+        """The offset ranges of each partition and incarnation, with what is missing, and what is there twice."""
+        found = await asyncio.to_thread(lambda: list(cover_all(self.engine)))
+        return [
+            describe_partition(each.partition, each.incarnation, each.coverage, is_current=each.is_current)
+            for each in found
+        ]
 
     def segment_policy(self, path: str) -> Tier:
         """Hot, warm or cold, as it stands now."""
@@ -319,16 +313,7 @@ class TieredStorage:
 
     def update_metrics(self) -> None:
         """Bring the gauges up to date, before they are read."""
-        stats, metrics = self.stats(), self.engine.metrics
-        metrics.segments.labels("hot").set(stats.hot_segments)
-        metrics.segments.labels("warm").set(stats.warm_segments)
-        metrics.segments.labels("cold").set(stats.cold_segments)
-        metrics.archived_segments.set(stats.archived_segments)
-        metrics.quarantined.set(self.engine.catalog.quarantined)
-        metrics.superseded.set(self.engine.catalog.superseded)
-        metrics.intents.set(len(self.engine.catalog.intents()))
-        metrics.local_bytes.set(stats.local_size_bytes)
-        metrics.archived_bytes.set(stats.archived_size_bytes)
+        update_gauges(self.engine, self.stats())
 
     async def _close(self) -> None:
         if self._renewal is not None:
@@ -340,9 +325,9 @@ class TieredStorage:
         if self._journal is not None and self._lock is not None:
             await self.engine.catalog.flush()
             if self.engine.policy.kafka:
-                await self._journal.set_meta(_KAFKA, "yes")
+                await self._journal.set_meta(KAFKA, "yes")
             if self._reconciled:
-                await self._journal.set_meta(_SUPERSEDED, str(self.engine.catalog.superseded))
+                await self._journal.set_meta(SUPERSEDED, str(self.engine.catalog.superseded))
                 await self._journal.set_meta("clean", "yes")
 
     async def _renew(self, me: claims.Owner) -> None:
@@ -367,27 +352,3 @@ class TieredStorage:
             identifier = uuid4().hex
             await self._journal.set_meta("owner", identifier)
         return identifier
-
-
-def _open_data_dirs(settings: Settings) -> DataDirs:
-    try:
-        return DataDirs.open(settings.data_dirs)
-    except OSError as error:
-        raise ConfigError(
-            f"storage.data.dir {error.filename} cannot be opened: {error.strerror}",
-            hint="It must be the broker's segment directory, and be there before the daemon starts",
-        ) from error
-
-
-def _acquire(lock: DataDirLock, settings: Settings) -> None:
-    try:
-        lock.acquire()
-    except OSError as error:
-        raise ConfigError(
-            f"the state directory {settings.state_dir} cannot be written: {error.strerror}",
-            hint="Set storage.tiered.state.dir to a directory that this user may write to",
-        ) from error
-
-
-async def _was_kafka(journal: Journal | None) -> bool:
-    return journal is not None and await journal.get_meta(_KAFKA) == "yes"

@@ -14,7 +14,7 @@ from starlette.responses import Response
 from takhin_tiered.api.problems import errors
 from takhin_tiered.catalog.tallies import Stats
 from takhin_tiered.segments.model import State, Tier
-from takhin_tiered.segments.report import SegmentInfo, describe_plan
+from takhin_tiered.segments.report import PartitionInfo, SegmentInfo, describe_plan
 from takhin_tiered.tiered_storage import TieredStorage
 
 MAX_PAGE = 10_000
@@ -41,6 +41,10 @@ class ScrubReport(BaseModel):
 class SegmentPage(BaseModel):
     segments: list[SegmentInfo]
     next_cursor: str | None
+
+
+class PartitionPage(BaseModel):
+    partitions: list[PartitionInfo]
 
 
 def tiered_routes(storage: TieredStorage) -> APIRouter:
@@ -95,6 +99,11 @@ def tiered_routes(storage: TieredStorage) -> APIRouter:
     async def segment(segment_path: str, topic_id: TopicId = None) -> SegmentInfo:
         """One segment; the slash in its path may be written as ``/`` or ``%2F``."""
         return storage.segment(segment_path, topic_id=topic_id)
+
+    @routes.get("/partitions", responses=errors())
+    async def partitions() -> PartitionPage:
+        """The offset ranges of each partition and incarnation, local and archived, with holes and overlaps."""
+        return PartitionPage(partitions=await storage.partitions())
 
     @routes.post("/plan", responses=errors(500))
     async def plan() -> dict[str, Any]:

@@ -50,6 +50,7 @@ class Catalog(Rows):
         async for place, rows in self._journal.places():
             if rows:
                 self._rows[place] = rows
+                self._touched.add(place.partition)
             ordinary, partition = rows.copy(), place.partition
             heads = tuple(filter(is_special, set(map(head_of, rows.values()))))
             for base_offset in [base_offset for base_offset, row in rows.items() if row.startswith(heads)]:
@@ -283,6 +284,7 @@ class Catalog(Rows):
         for base in active & fresh.keys():
             files = local_files(fresh.pop(base))
             self._replace(Segment(place.segment(base), local=files, active=True))
+        self._touched.add(place.partition)
         self._rows.setdefault(place, {}).update(fresh)
         self._unwritten.setdefault(place, set()).update(fresh)
         self._tallies.add(list(fresh.values()))

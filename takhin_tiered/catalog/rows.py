@@ -38,6 +38,8 @@ class Rows:
         # What changed since it was last written, or is being written: rows are read when they are.
         self._unwritten: dict[Place, set[int]] = {}
         self._unwritten_lineages: set[Partition] = set()
+        # Partitions of which anything changed since somebody asked which.
+        self._touched: set[Partition] = set()
 
     def __len__(self) -> int:
         return sum(len(rows) for rows in self._rows.values())
@@ -62,6 +64,12 @@ class Rows:
         """All that a segment is known of, in order."""
         with self._guard:
             return sorted({place.partition for place in self._rows})
+
+    def take_touched(self) -> set[Partition]:
+        """The partitions of which anything changed since this was asked last."""
+        with self._guard:
+            touched, self._touched = self._touched, set()
+        return touched
 
     def segments(self, *, topic: str | None = None, after: SegmentId | None = None) -> Iterator[Segment]:
         """Each segment, by partition, incarnation and base offset, as it stands when its partition is reached."""
@@ -241,4 +249,5 @@ class Rows:
             bases.remove(base_offset)
 
     def _note_change(self, place: Place, base_offset: int) -> None:
+        self._touched.add(place.partition)
         self._unwritten.setdefault(place, set()).add(base_offset)

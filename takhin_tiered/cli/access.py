@@ -27,6 +27,8 @@ class Access(Protocol):
         self, *, tier: str | None, state: str | None, topic_id: str | None = None
     ) -> list[dict[str, Any]]: ...
 
+    async def partitions(self) -> list[dict[str, Any]]: ...
+
     async def archive(self, path: str) -> None: ...
 
     async def restore(self, path: str, *, topic_id: str | None = None) -> None: ...
@@ -73,6 +75,9 @@ class _Local:
             for info in self._storage.segments(topic_id=topic_id)
             if tier in (None, info.policy) and state in (None, info.state)
         ]
+
+    async def partitions(self) -> list[dict[str, Any]]:
+        return [asdict(found) for found in await self._storage.partitions()]
 
     async def archive(self, path: str) -> None:
         await self._storage.archive_segment(path)

@@ -19,7 +19,9 @@ from rich.progress import Progress, TextColumn, TimeElapsedColumn
 from takhin_tiered import logs
 from takhin_tiered.cli.access import open_access
 from takhin_tiered.cli.broker import broker_words, directory_words, kept_words, try_connections
+from takhin_tiered.cli.listing import list_partitions
 from takhin_tiered.cli.moves import expand, move_all, path_of
+from takhin_tiered.cli.running import exit_if, finish, run_work, settings_of
 from takhin_tiered.cli.output import console, counted, error_console, print_json, print_table, size
 from takhin_tiered.config import Settings, find_config
 from takhin_tiered.errors import TakhinError
@@ -67,7 +69,7 @@ def run(
     once: Annotated[bool, typer.Option("--once", help="Run one cycle, then exit.")] = False,
 ) -> None:
     """The daemon: scan, archive what is cold, serve the API."""
-    settings = _settings(context)
+    settings = settings_of(context)
     logs.configure(settings.log_level, settings.log_format)
     if once:
         raise typer.Exit(run_in_loop(run_once(settings)))
@@ -99,7 +101,7 @@ def plan(context: typer.Context, as_json: Json = False) -> None:
             f"about ${found['saved_usd_monthly']:.2f} a month saved"
         )
 
-    _run(context, work)
+    run_work(context, work)
 
 
 @app.command()
@@ -114,18 +116,22 @@ def status(context: typer.Context, as_json: Json = False) -> None:
             return
         _print_status(found)
 
-    _run(context, work)
+    run_work(context, work)
 
 
 @app.command()
-def ls(
+def ls(  # noqa: PLR0917 - typer gives them by name
     context: typer.Context,
     glob: Annotated[str, typer.Argument(metavar="[GLOB]", help="Such as 'orders-*'.")] = "*",
     tier: Annotated[Tier | None, typer.Option(help="Only this tier.")] = None,
     state: Annotated[State | None, typer.Option(help="Only this state.")] = None,
+    partitions: Annotated[bool, typer.Option("--partitions", help="A row for each partition's offset ranges.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Segments, a row each."""
+    """Segments, a row each; or partitions, with the offsets that are local, archived, nowhere, or there twice."""
+    if partitions:
+        run_work(context, partial(list_partitions, glob=glob, as_json=as_json))
+        return
 
     async def work(settings: Settings) -> None:
         async with open_access(settings, changing=False) as access:
@@ -147,7 +153,7 @@ def ls(
         ]
         print_table(("SEGMENT", "TIER", "STATE", "SIZE", "MODIFIED (UTC)", "PROBLEM"), rows, right=("SIZE",))
 
-    _run(context, work)
+    run_work(context, work)
 
 
 @app.command()
@@ -162,9 +168,9 @@ def archive(context: typer.Context, paths: Paths) -> None:
             found = await access.status()
             if found["broker"]["running"] or found["mode"] != "move":
                 console().print("The local files stay: " + kept_words(found))
-            _exit_if(failures)
+            exit_if(failures)
 
-    _run(context, work)
+    run_work(context, work)
 
 
 @app.command()
@@ -175,9 +181,9 @@ def restore(context: typer.Context, paths: Paths, topic_id: TopicId = None) -> N
         async with open_access(settings, changing=True) as access:
             chosen = await expand(access, paths, {str(State.ARCHIVED)}, topic_id)
             move = partial(access.restore, topic_id=topic_id)
-            _exit_if(await move_all(chosen, move, "restored", at_once=settings.archive_concurrency))
+            exit_if(await move_all(chosen, move, "restored", at_once=settings.archive_concurrency))
 
-    _run(context, work)
+    run_work(context, work)
 
 
 @app.command()
@@ -212,9 +218,9 @@ def verify(
             )
         if bad:
             await _scrub(settings, bad)
-        _exit_if(len(bad))
+        exit_if(len(bad))
 
-    _run(context, work)
+    run_work(context, work)
 
 
 async def _scrub(settings: Settings, bad: list[str]) -> None:
@@ -247,9 +253,9 @@ def rebuild(context: typer.Context) -> None:
             f"{counted(found['learned'], 'archived segment')} learned from the store, {len(found['lost'])} lost, "
             f"{counted(found['strays'], 'object')} of no archived segment left alone"
         )
-        _exit_if(len(found["lost"]))
+        exit_if(len(found["lost"]))
 
-    _run(context, work)
+    run_work(context, work)
 
 
 @app.command()
@@ -260,7 +266,7 @@ def demo(
     from takhin_tiered.cli.demo import run_demo
 
     logs.configure("warning", "text")
-    _finish(run_demo(keep=keep))
+    finish(run_demo(keep=keep))
 
 
 @config_app.command("check")
@@ -269,7 +275,7 @@ def config_check(
     connect: Annotated[bool, typer.Option("--connect", help="Ask the store and the broker too.")] = False,
 ) -> None:
     """Validate the settings, and say what is found of the broker."""
-    settings = _settings(context)
+    settings = settings_of(context)
     for key in settings.without_effect():
         error_console().print(f"Warning: {key} has no effect in this version")
     for path in settings.data_dirs:
@@ -278,14 +284,14 @@ def config_check(
     for line in directory_words(settings):
         error_console().print(line)
     if connect:
-        _finish(try_connections(settings))
+        finish(try_connections(settings))
     console().print(f"The configuration is valid ({find_config(context.obj) or 'from the environment'})")
 
 
 @config_app.command("show")
 def config_show(context: typer.Context) -> None:
     """Print the effective settings, and where each came from. Secrets are masked."""
-    settings = _settings(context)
+    settings = settings_of(context)
     rows = [(key, escape(value), settings.source(key)) for key, value in settings.items()]
     print_table(("KEY", "VALUE", "FROM"), rows)
 
@@ -313,29 +319,6 @@ def _global_options_first(arguments: list[str]) -> list[str]:
         else:
             rest.append(argument)
     return front + rest
-
-
-def _settings(context: typer.Context) -> Settings:
-    return Settings.load(context.obj)
-
-
-def _run(context: typer.Context, work: Any) -> None:
-    settings = _settings(context)
-    logs.configure("warning", "text")
-    _finish(work(settings))
-
-
-def _finish(work: Coroutine[Any, Any, None]) -> None:
-    try:
-        run_in_loop(work)
-    except KeyboardInterrupt:
-        error_console().print("Interrupted. What was not finished is as it was before.")
-        raise typer.Exit(1) from None
-
-
-def _exit_if(failures: int) -> None:
-    if failures:
-        raise typer.Exit(1)
 
 
 def _matches(path: str, glob: str) -> bool:

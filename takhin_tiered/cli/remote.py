@@ -58,6 +58,10 @@ class Remote:
                 return found
             query["cursor"] = page["next_cursor"]
 
+    async def partitions(self) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = (await self._ask("GET", "partitions"))["partitions"]
+        return found
+
     async def archive(self, path: str) -> None:
         await self._ask("POST", "archive", json={"segment_path": path})
 

@@ -84,6 +84,9 @@ def _require_movable(engine: Engine, segment: Segment) -> None:
         raise SegmentActive(
             f"segment {path} is the active one of its partition: the broker still writes to it", segment=path
         )
+    if segment.id in engine.outlook.unsafe and not segment.is_proven:
+        # Whatever stands above it, the broker may write to the segment that its high watermark lies in.
+        raise SegmentActive(f"segment {path} is {engine.outlook.unsafe[segment.id]}", segment=path)
 
 
 def _last_seen(engine: Engine, identity: SegmentId) -> LocalFiles | None:

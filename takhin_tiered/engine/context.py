@@ -36,7 +36,7 @@ from takhin_tiered.metrics import Metrics
 from takhin_tiered.segments.listing import PartitionListing, pack_seen
 from takhin_tiered.segments.manifest import Manifest
 from takhin_tiered.segments.model import LocalFiles, Segment
-from takhin_tiered.segments.names import FileKind, SegmentId
+from takhin_tiered.segments.names import FileKind, Partition, SegmentId
 from takhin_tiered.segments.outlook import Outlook
 from takhin_tiered.segments.policy import Policy
 from takhin_tiered.store import ObjectStore
@@ -65,6 +65,8 @@ class Engine:
     ranges: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(8))
     view: BrokerView = field(default_factory=BrokerView)
     outlook: Outlook = field(default_factory=Outlook)
+    # Holes and overlaps in the logs of the partitions that have any.
+    uncovered: dict[Partition, tuple[int, int]] = field(default_factory=dict)
     # One restore at a time looks at what stands in a partition, and places its files there.
     placing: asyncio.Lock = field(default_factory=asyncio.Lock)
     turns: Turns = field(default_factory=Turns)

@@ -20,6 +20,7 @@ from takhin_tiered.disk.scan import scan
 from takhin_tiered.engine.archive import archive
 from takhin_tiered.engine.brokers import look_at_brokers
 from takhin_tiered.engine.context import Engine
+from takhin_tiered.engine.coverage import count_holes
 from takhin_tiered.engine.evict import evict
 from takhin_tiered.engine.expire import expire
 from takhin_tiered.engine.orphans import remove_orphans, remove_stale_uploads
@@ -195,6 +196,7 @@ async def run_cycle(engine: Engine, listener: Listener = lambda *_: None, after:
                 await _carry_out(engine, again, report, listener)
                 await _carry_out(engine, [step for step in plan.work if not step.again], report, listener)
                 await after(report)
+                await in_thread(count_holes, engine)
                 if engine.policy.enabled:
                     await _clean_up(engine)
             except StoreError as error:

@@ -52,6 +52,11 @@ def _local_partitions(engine: Engine) -> Iterator[tuple[Partition, list[Segment]
             yield partition, logs
 
 
+def is_compacted(engine: Engine, partition: Partition) -> bool:
+    """Whether compaction leaves out offsets of this partition, by all that is known of it."""
+    return bool(_compacted(engine, engine.view, partition, engine.view.topics.get(partition[0])))
+
+
 def _compacted(engine: Engine, view: BrokerView, partition: Partition, settings: TopicSettings | None) -> str:
     if settings is not None:
         return "by its cleanup.policy" if "compact" in settings.cleanup_policy else ""

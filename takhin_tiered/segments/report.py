@@ -7,8 +7,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 from takhin_tiered.segments.cost import saved_monthly
+from takhin_tiered.segments.coverage import Coverage
 from takhin_tiered.segments.lineage import Incarnation
 from takhin_tiered.segments.model import Segment, State
+from takhin_tiered.segments.names import Partition
 from takhin_tiered.segments.plan import Plan
 from takhin_tiered.segments.policy import Policy, classify
 
@@ -76,6 +78,39 @@ def describe_segment(
         topic_id=incarnation.topic_id,
         incarnation=incarnation.label,
         is_current=is_current,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionInfo:
+    """The offset ranges of one incarnation of a partition, each [first, last]: a stable form.
+
+    ``topic_id`` is empty where it is not known; ``incarnation`` is the label in the keys, empty for the plain ones.
+    """
+
+    topic: str
+    partition: int
+    topic_id: str
+    incarnation: str
+    current: bool
+    local: list[list[int]]
+    archived: list[list[int]]
+    holes: list[list[int]]
+    overlaps: list[list[int]]
+
+
+def describe_partition(
+    partition: Partition, incarnation: Incarnation, found: Coverage, *, is_current: bool
+) -> PartitionInfo:
+    return PartitionInfo(
+        *partition,
+        topic_id=incarnation.topic_id,
+        incarnation=incarnation.label,
+        current=is_current,
+        local=[list(each) for each in found.local],
+        archived=[list(each) for each in found.archived],
+        holes=[list(each) for each in found.holes],
+        overlaps=[list(each) for each in found.overlaps],
     )
 
 

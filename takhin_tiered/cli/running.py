@@ -1,0 +1,36 @@
+"""How a command runs: its settings, its loop, its exit status."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
+
+import typer
+
+from takhin_tiered import logs
+from takhin_tiered.cli.output import error_console
+from takhin_tiered.config import Settings
+from takhin_tiered.lifecycle import run_in_loop
+
+
+def settings_of(context: typer.Context) -> Settings:
+    return Settings.load(context.obj)
+
+
+def run_work(context: typer.Context, work: Any) -> None:
+    settings = settings_of(context)
+    logs.configure("warning", "text")
+    finish(work(settings))
+
+
+def finish(work: Coroutine[Any, Any, None]) -> None:
+    try:
+        run_in_loop(work)
+    except KeyboardInterrupt:
+        error_console().print("Interrupted. What was not finished is as it was before.")
+        raise typer.Exit(1) from None
+
+
+def exit_if(failures: int) -> None:
+    if failures:
+        raise typer.Exit(1)

@@ -1,0 +1,163 @@
+"""Choose what a restore brings back: by path, offsets or times, and only what the broker will keep and serve."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from itertools import groupby
+
+from takhin_tiered.concurrency import in_thread
+from takhin_tiered.disk.kafka import read_log_directory
+from takhin_tiered.disk.look import scan_partition
+from takhin_tiered.engine.context import Engine, load_manifest
+from takhin_tiered.engine.coverage import spans
+from takhin_tiered.engine.naming import known_segment, named_incarnation
+from takhin_tiered.engine.outlook import is_compacted
+from takhin_tiered.errors import SegmentNotFound
+from takhin_tiered.segments.choice import (
+    Candidate,
+    Wanted,
+    gap_problem,
+    log_start_problem,
+    meets,
+    retention_problem,
+)
+from takhin_tiered.segments.coverage import Range
+from takhin_tiered.segments.listing import has_log
+from takhin_tiered.segments.manifest import Manifest
+from takhin_tiered.segments.model import Segment, State
+from takhin_tiered.segments.names import Partition, SegmentId, parse_partition
+
+_AT_ONCE = 16
+_GLOB_CHARACTERS = frozenset("*?[")
+
+
+@dataclass(slots=True)
+class Choice:
+    """``segments`` are to be restored, those of a partition from the highest on: so no kill leaves a gap below.
+
+    ``problems`` say why others are not; ``matched`` counts all segments that are meant, on the disk or not.
+    """
+
+    segments: list[Segment] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    matched: int = 0
+
+    @property
+    def size(self) -> int:
+        """Bytes that are to be downloaded."""
+        return sum(segment.archive.size for segment in self.segments if segment.archive and not segment.local.log)
+
+
+async def choose(engine: Engine, wanted: Wanted) -> Choice:
+    """Raises `SegmentNotFound` where a path, a glob or an incarnation is unknown, `InvalidSegmentPath`, `StoreError`."""
+    choice = Choice()
+    found: dict[SegmentId, Segment] = {}
+    for path in wanted.paths:
+        matching = list(await in_thread(lambda path=path: list(_matching(engine, wanted, path))))  # type: ignore[misc]
+        if not matching:
+            of_it = f" in incarnation {wanted.topic_id}" if wanted.topic_id else ""
+            raise SegmentNotFound(f"no segment matches {path!r}{of_it}", hint="takhin-tiered ls shows what there is")
+        found |= {segment.id: segment for segment in matching}
+    choice.matched = len(found)
+    by_partition = groupby((found[identity] for identity in sorted(found)), key=lambda s: s.id.place.partition)
+    for partition, group in [(partition, list(group)) for partition, group in by_partition]:
+        await _choose_in(engine, wanted, partition, group, choice)
+    return choice
+
+
+def _matching(engine: Engine, wanted: Wanted, path: str) -> Iterator[Segment]:
+    """What one path, partition or glob means; of the current incarnation, or of the one that is named."""
+    if not _GLOB_CHARACTERS & set(path) and parse_partition(path) is None:
+        yield known_segment(engine, path, wanted.topic_id)
+        return
+    for partition in engine.catalog.partitions():
+        directory = f"{partition[0]}-{partition[1]}"
+        is_meant = fnmatchcase(directory, path)
+        if not is_meant and "/" not in path and "*" not in path:
+            continue
+        label = None
+        if wanted.topic_id:
+            with suppress(SegmentNotFound):
+                label = named_incarnation(engine, partition, wanted.topic_id)
+            if label is None:
+                continue
+        for segment in engine.catalog.log_of(partition, label):
+            if is_meant or fnmatchcase(segment.id.path, path):
+                yield segment
+
+
+async def _choose_in(
+    engine: Engine, wanted: Wanted, partition: Partition, group: list[Segment], choice: Choice
+) -> None:
+    """Of one partition: all that is wanted, or what stands against it."""
+    log = await in_thread(engine.catalog.log_of, partition, group[0].id.label)
+    span_of = dict(zip((s.id for s in log), await in_thread(spans, engine, log), strict=True))
+    explicit = {path for path in wanted.paths if not _GLOB_CHARACTERS & set(path)}
+    meant = [segment for segment in group if meets(wanted.offsets, *span_of.get(segment.id, (segment.id.base_offset,) * 2))]
+    manifests: dict[SegmentId, Manifest] = {}
+    settings = engine.view.topics.get(partition[0])
+    if wanted.has_times or settings is not None:
+        manifests = await _manifests(engine, [s for s in meant if s.archive is not None and s.local.log is None])
+    if wanted.has_times:
+        meant = [segment for segment in meant if meets(wanted.times, *_times(segment, manifests.get(segment.id)))]
+    away = [segment for segment in meant if segment.state is State.ARCHIVED]
+    here = [segment for segment in meant if segment.state is not State.ARCHIVED and segment.id.path in explicit]
+    if away and engine.policy.kafka and not wanted.force and engine.catalog.is_current(away[0].id):
+        candidates = [
+            Candidate(s.id.path, span_of[s.id], s.size, _times(s, manifests.get(s.id))[1]) for s in away
+        ]
+        local = await in_thread(_local_spans, engine, log, span_of)
+        directory = away[0].id.directory
+        problems = [
+            gap_problem(directory, candidates, local) if not is_compacted(engine, partition) else "",
+            log_start_problem(directory, candidates, await in_thread(_log_start, engine, partition)),
+        ]
+        if settings is not None:
+            size = sum(segment.local.size for segment in log)
+            problems.append(retention_problem(directory, candidates, size, settings, engine.clock()))
+        else:
+            choice.warnings.append(
+                f"Kafka's retention of {partition[0]} is not known (storage.tiered.broker.bootstrap): if what is restored "
+                "is past it, Kafka deletes it again at its next check"
+            )
+        choice.problems += filter(None, problems)
+        if any(problems):
+            return
+    choice.segments += sorted([*away, *here], key=lambda segment: segment.id.base_offset, reverse=True)
+
+
+def _times(segment: Segment, manifest: Manifest | None) -> Range:
+    """The timestamps of its records in milliseconds; its modification time where they are not known."""
+    modified = int(segment.mtime * 1000)
+    first, last = (manifest.first_timestamp, manifest.last_timestamp) if manifest else (None, None)
+    return modified if first is None else first, modified if last is None else last
+
+
+async def _manifests(engine: Engine, segments: list[Segment]) -> dict[SegmentId, Manifest]:
+    room = asyncio.Semaphore(_AT_ONCE)
+
+    async def load(identity: SegmentId) -> Manifest | None:
+        async with room:
+            return await load_manifest(engine, identity)
+
+    found = await asyncio.gather(*(load(segment.id) for segment in segments))
+    return {manifest.id: manifest for manifest in found if manifest is not None}
+
+
+def _local_spans(engine: Engine, log: list[Segment], span_of: dict[SegmentId, Range]) -> list[Range]:
+    """What stands on the disk now: of a log that the last scan did not see, where it begins."""
+    listing = scan_partition(engine.data_dir, log[0].id.directory)
+    bases = {base for base, row in listing.rows.items() if has_log(row)} if listing else set[int]()
+    known = {segment.id.base_offset: span_of[segment.id] for segment in log}
+    return [span if (span := known.get(base)) and span[1] >= base else (base, base) for base in sorted(bases)]
+
+
+def _log_start(engine: Engine, partition: Partition) -> int:
+    """By the broker's checkpoints; 0 where they tell none."""
+    found = [read_log_directory(root.fd) for root in engine.data_dir.roots]
+    return max((each.log_starts.get(partition, 0) for each in found if each is not None), default=0)

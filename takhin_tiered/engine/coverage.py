@@ -1,0 +1,95 @@
+"""Which offsets of each partition are on the disk, in the archive, in both, or nowhere."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+
+from takhin_tiered.engine.context import Engine
+from takhin_tiered.engine.outlook import is_compacted
+from takhin_tiered.engine.placing import end_on_disk
+from takhin_tiered.segments.coverage import Coverage, Range, coverage
+from takhin_tiered.segments.lineage import Incarnation
+from takhin_tiered.segments.model import Segment
+from takhin_tiered.segments.names import Partition
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionCoverage:
+    """One incarnation's log. ``is_current``: it is on the disk, or stood there last."""
+
+    partition: Partition
+    incarnation: Incarnation
+    is_current: bool
+    coverage: Coverage
+
+
+def cover_all(engine: Engine) -> Iterator[PartitionCoverage]:
+    """Every incarnation of every partition; blocking."""
+    for partition in engine.catalog.partitions():
+        yield from cover(engine, partition)
+
+
+def cover(engine: Engine, partition: Partition) -> Iterator[PartitionCoverage]:
+    lineage = engine.catalog.lineage(partition)
+    for incarnation in lineage.incarnations:
+        is_current = incarnation.label == lineage.current
+        log = engine.catalog.log_of(partition, incarnation.label)
+        if not is_current:
+            log = [segment for segment in log if segment.archive is not None]
+        if log:
+            yield PartitionCoverage(partition, incarnation, is_current, _coverage(engine, log))
+
+
+def spans(engine: Engine, log: list[Segment]) -> list[Range]:
+    """The offsets of each segment of a log, in order.
+
+    Of one that is not archived the next one's base tells its end, and of the last one its own records. So it is where
+    compaction has left nothing between two segments.
+    """
+    has_gaps = bool(log) and is_compacted(engine, log[0].id.place.partition)
+    found: list[Range] = []
+    for number, segment in enumerate(log):
+        base = segment.id.base_offset
+        following = log[number + 1].id.base_offset - 1 if number + 1 < len(log) else None
+        end = segment.archive.last_offset if segment.archive is not None else -1
+        if end < 0 or (segment.local.log is not None and not segment.is_proven):
+            end = _end_of(engine, segment) if following is None else following
+        elif has_gaps and following is not None:
+            end = max(end, following)
+        if end >= base:
+            found.append((base, end))
+        else:
+            # It holds no record, or none that is understood.
+            found.append((base, base - 1 if following is None else max(base - 1, following)))
+    return found
+
+
+def _coverage(engine: Engine, log: list[Segment]) -> Coverage:
+    every = [(segment, span) for segment, span in zip(log, spans(engine, log), strict=True) if span[1] >= span[0]]
+    return coverage(
+        (span for segment, span in every if segment.local.log is not None),
+        (span for segment, span in every if segment.archive is not None),
+        (span for _, span in every),
+    )
+
+
+def _end_of(engine: Engine, segment: Segment) -> int:
+    """The last offset in a local log; before its base where it has none."""
+    if segment.local.log is not None:
+        with suppress(OSError), engine.data_dir.partition(segment.id.directory) as partition:
+            if (end := end_on_disk(partition, segment.id)) is not None:
+                return end
+    return segment.id.base_offset - 1
+
+
+def count_holes(engine: Engine) -> None:
+    """Bring the metrics of holes and overlaps up to date, for the partitions that changed; blocking."""
+    for partition in engine.catalog.take_touched():
+        engine.uncovered.pop(partition, None)
+        for found in cover(engine, partition):
+            if found.is_current and (found.coverage.holes or found.coverage.overlaps):
+                engine.uncovered[partition] = len(found.coverage.holes), len(found.coverage.overlaps)
+    engine.metrics.partitions_with_holes.set(sum(holes > 0 for holes, _ in engine.uncovered.values()))
+    engine.metrics.partitions_with_overlaps.set(sum(overlaps > 0 for _, overlaps in engine.uncovered.values()))

@@ -1,0 +1,59 @@
+"""From settings to the parts that the verbs work with."""
+
+from __future__ import annotations
+
+from takhin_tiered.catalog.catalog import Catalog
+from takhin_tiered.catalog.journal import Journal
+from takhin_tiered.config import Settings
+from takhin_tiered.disk.files import DataDirs
+from takhin_tiered.disk.lock import DataDirLock
+from takhin_tiered.engine.context import Engine
+from takhin_tiered.engine.pace import Pace
+from takhin_tiered.errors import ConfigError
+from takhin_tiered.metrics import Metrics
+from takhin_tiered.store import ObjectStore
+
+SUPERSEDED = "superseded"
+KAFKA = "kafka"
+"""In the journal: that the data directory is Kafka's, for the day on which an empty disk stands in its place."""
+
+
+def make_engine(
+    settings: Settings, data_dir: DataDirs, catalog: Catalog, store: ObjectStore | None, *, kafka: bool
+) -> Engine:
+    return Engine(
+        policy=settings.policy_for(kafka=kafka),
+        data_dir=data_dir,
+        catalog=catalog,
+        object_store=store,
+        metrics=Metrics(),
+        concurrency=settings.archive_concurrency,
+        archive_corrupt=settings.archive_corrupt == "archive",
+        reserve_bytes=int(settings.restore_reserve_mb * 1024 * 1024),
+        uploads=Pace(settings.throttle_upload_mbps * 1e6),
+        downloads=Pace(settings.throttle_download_mbps * 1e6),
+    )
+
+
+def open_data_dirs(settings: Settings) -> DataDirs:
+    try:
+        return DataDirs.open(settings.data_dirs)
+    except OSError as error:
+        raise ConfigError(
+            f"storage.data.dir {error.filename} cannot be opened: {error.strerror}",
+            hint="It must be the broker's segment directory, and be there before the daemon starts",
+        ) from error
+
+
+def acquire(lock: DataDirLock, settings: Settings) -> None:
+    try:
+        lock.acquire()
+    except OSError as error:
+        raise ConfigError(
+            f"the state directory {settings.state_dir} cannot be written: {error.strerror}",
+            hint="Set storage.tiered.state.dir to a directory that this user may write to",
+        ) from error
+
+
+async def was_kafka(journal: Journal | None) -> bool:
+    return journal is not None and await journal.get_meta(KAFKA) == "yes"
