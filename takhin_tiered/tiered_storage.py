@@ -19,6 +19,7 @@ from takhin_tiered.engine import claim as claims
 from takhin_tiered.engine.archive import archive
 from takhin_tiered.engine.beside import Beside
 from takhin_tiered.engine.brokers import look_at_brokers, require_safe_mode, stands_in_kafka
+from takhin_tiered.engine.choosing import Choice, choose
 from takhin_tiered.engine.context import Engine, counted
 from takhin_tiered.engine.coverage import cover_all
 from takhin_tiered.engine.cycle import CycleReport, Listener, plan_now, refresh_catalog, run_cycle
@@ -30,7 +31,8 @@ from takhin_tiered.engine.pace import Pace
 from takhin_tiered.engine.rebuild import Reconciliation, rebuild
 from takhin_tiered.engine.restore import restore
 from takhin_tiered.engine.scrub import Verdict, scrub, scrub_one, verify
-from takhin_tiered.errors import HeldElsewhere, StoreError, TakhinError
+from takhin_tiered.errors import HeldElsewhere, SegmentRefused, StoreError, TakhinError
+from takhin_tiered.segments.choice import Wanted
 from takhin_tiered.segments.model import State, Tier
 from takhin_tiered.segments.names import SegmentId
 from takhin_tiered.segments.plan import Plan
@@ -122,16 +124,38 @@ class TieredStorage:
             segment = await archive(self.engine, identity, evict=self.engine.policy.may_unlink)
         return info_of(self.engine, segment)
 
-    async def restore_segment(self, path: str, *, topic_id: str | None = None) -> SegmentInfo:
+    async def restore_segment(
+        self, path: str, *, topic_id: str | None = None, force: bool = False, lease: float | None = None
+    ) -> SegmentInfo:
         """Bring a segment back, and keep it for its lease. Success if it was restored already.
 
-        Of the incarnation that is on the disk, or was archived last, unless ``topic_id`` names another.
+        Of the incarnation that is on the disk, or was archived last, unless ``topic_id`` names another. Beside Kafka
+        one that leaves a gap, or that Kafka would delete again, is refused unless ``force`` is set. ``lease`` is in
+        seconds, `Settings.restore_lease_hours` without it.
         """
         SegmentId.parse(path)
         with counted(self.engine, self.engine.metrics.restores):
             await self._know_archive()
-            segment = await restore(self.engine, named_segment(self.engine, path, topic_id))
+            identity = named_segment(self.engine, path, topic_id)
+            if self.engine.policy.kafka and not force and self.engine.catalog.get(identity) is not None:
+                choice = await self.choose_restore(Wanted((identity.exact_path,)))
+                if choice.problems:
+                    raise SegmentRefused("; ".join(choice.problems), segment=identity.path)
+            segment = await restore(self.engine, identity, lease=lease)
         return info_of(self.engine, segment)
+
+    def room_bytes(self) -> tuple[int, int]:
+        """What restores may take of the disk, and what the local cache has left, in bytes."""
+        engine = self.engine
+        cached = sum(segment.local.size for segment in engine.catalog.restored())
+        free = engine.data_dir.free_bytes() - engine.reserve_bytes
+        return max(0, free), max(0, engine.policy.cache_size - cached)
+
+    async def choose_restore(self, wanted: Wanted) -> Choice:
+        """Which segments a restore would bring back, and what stands against others. Changes nothing on the disk."""
+        await self._know_archive()
+        await self._beside.ask()
+        return await choose(self.engine, wanted)
 
     def segment(self, path: str, *, topic_id: str | None = None) -> SegmentInfo:
         return info_of(self.engine, known_segment(self.engine, path, topic_id))

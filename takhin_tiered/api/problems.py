@@ -57,6 +57,7 @@ ERRORS = {
         401: "The token is missing or wrong",
         404: "Nothing is known of this segment",
         409: "The segment is active or changing, or other bytes stand in its place",
+        413: "The request body is too large",
         500: "The archive or the disk is damaged",
         503: "The object store does not answer",
         507: "No room on the disk",

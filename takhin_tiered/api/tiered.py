@@ -13,6 +13,8 @@ from starlette.responses import Response
 
 from takhin_tiered.api.problems import errors
 from takhin_tiered.catalog.tallies import Stats
+from takhin_tiered.engine.choosing import describe_choice
+from takhin_tiered.segments.choice import Wanted
 from takhin_tiered.segments.model import State, Tier
 from takhin_tiered.segments.report import PartitionInfo, SegmentInfo, describe_plan
 from takhin_tiered.tiered_storage import TieredStorage
@@ -24,6 +26,21 @@ TopicId = Annotated[str | None, Query(max_length=40, description="Only what is o
 class SegmentRequest(BaseModel):
     segment_path: str = Field(examples=["orders-0/00000000000000000000.log"], max_length=4096)
     topic_id: str | None = Field(default=None, max_length=40, description="An incarnation; without it the current one.")
+
+
+class RestoreRequest(SegmentRequest):
+    force: bool = Field(default=False, description="Beside Kafka: also what leaves a gap, or Kafka deletes again.")
+    lease_hours: float | None = Field(default=None, ge=0, le=1e6)
+
+
+class ChoiceRequest(BaseModel):
+    """``offsets`` and ``times`` (milliseconds since the epoch) are [first, last], null for an open end."""
+
+    paths: list[Annotated[str, Field(max_length=4096)]] = Field(min_length=1, max_length=10_000)
+    topic_id: str | None = Field(default=None, max_length=40)
+    offsets: tuple[int | None, int | None] = (None, None)
+    times: tuple[int | None, int | None] = (None, None)
+    force: bool = False
 
 
 class Done(BaseModel):
@@ -68,10 +85,17 @@ def tiered_routes(storage: TieredStorage) -> APIRouter:
         return Done(message="segment archived successfully")
 
     @routes.post("/restore", responses=errors(400, 404, 409, 500, 503, 507))
-    async def restore(request: SegmentRequest) -> Done:
+    async def restore(request: RestoreRequest) -> Done:
         """Bring one segment back to the disk, for its lease."""
-        await storage.restore_segment(request.segment_path, topic_id=request.topic_id)
+        lease = None if request.lease_hours is None else request.lease_hours * 3600
+        await storage.restore_segment(request.segment_path, topic_id=request.topic_id, force=request.force, lease=lease)
         return Done(message="segment restored successfully")
+
+    @routes.post("/restore/plan", responses=errors(400, 404, 413, 500, 503))
+    async def restore_plan(request: ChoiceRequest) -> dict[str, Any]:
+        """What a restore would bring back, and what stands against it. Changes nothing."""
+        wanted = Wanted(**request.model_dump() | {"paths": tuple(request.paths)})
+        return describe_choice(await storage.choose_restore(wanted), storage.room_bytes())
 
     @routes.post("/scrub", responses=errors(400, 404, 500, 503))
     async def scrub(request: SegmentRequest) -> ScrubReport:

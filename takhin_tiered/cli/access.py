@@ -12,6 +12,8 @@ from typing import Any, Protocol
 
 from takhin_tiered.config import Settings
 from takhin_tiered.disk.lock import read_holder
+from takhin_tiered.engine.choosing import describe_choice
+from takhin_tiered.segments.choice import Wanted
 from takhin_tiered.segments.report import describe_plan
 from takhin_tiered.tiered_storage import TieredStorage
 
@@ -23,15 +25,17 @@ class Access(Protocol):
 
     async def plan(self) -> dict[str, Any]: ...
 
-    async def segments(
-        self, *, tier: str | None, state: str | None, topic_id: str | None = None
-    ) -> list[dict[str, Any]]: ...
+    async def segments(self, *, tier: str | None, state: str | None) -> list[dict[str, Any]]: ...
 
     async def partitions(self) -> list[dict[str, Any]]: ...
 
     async def archive(self, path: str) -> None: ...
 
-    async def restore(self, path: str, *, topic_id: str | None = None) -> None: ...
+    async def restore(self, path: str, *, force: bool, lease_hours: float | None) -> None: ...
+
+    async def restore_plan(self, wanted: Wanted) -> dict[str, Any]:
+        """Which segments a restore would bring back, and what stands against others."""
+        ...
 
     async def rebuild(self, progress: Callable[[int], None]) -> dict[str, Any]: ...
 
@@ -67,12 +71,10 @@ class _Local:
     async def plan(self) -> dict[str, Any]:
         return describe_plan(await self._storage.plan())
 
-    async def segments(
-        self, *, tier: str | None, state: str | None, topic_id: str | None = None
-    ) -> list[dict[str, Any]]:
+    async def segments(self, *, tier: str | None, state: str | None) -> list[dict[str, Any]]:
         return [
             asdict(info)
-            for info in self._storage.segments(topic_id=topic_id)
+            for info in self._storage.segments()
             if tier in (None, info.policy) and state in (None, info.state)
         ]
 
@@ -82,8 +84,12 @@ class _Local:
     async def archive(self, path: str) -> None:
         await self._storage.archive_segment(path)
 
-    async def restore(self, path: str, *, topic_id: str | None = None) -> None:
-        await self._storage.restore_segment(path, topic_id=topic_id)
+    async def restore(self, path: str, *, force: bool, lease_hours: float | None) -> None:
+        lease = None if lease_hours is None else lease_hours * 3600
+        await self._storage.restore_segment(path, force=force, lease=lease)
+
+    async def restore_plan(self, wanted: Wanted) -> dict[str, Any]:
+        return describe_choice(await self._storage.choose_restore(wanted), self._storage.room_bytes())
 
     async def rebuild(self, progress: Callable[[int], None]) -> dict[str, Any]:
         return asdict(await self._storage.rebuild(progress))

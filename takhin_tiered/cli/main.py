@@ -6,7 +6,6 @@ Exit status: 0 done; 1 something failed, and it says what; 2 usage or configurat
 from __future__ import annotations
 
 import sys
-from collections.abc import Coroutine
 from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
@@ -21,8 +20,9 @@ from takhin_tiered.cli.access import open_access
 from takhin_tiered.cli.broker import broker_words, directory_words, kept_words, try_connections
 from takhin_tiered.cli.listing import list_partitions
 from takhin_tiered.cli.moves import expand, move_all, path_of
-from takhin_tiered.cli.running import exit_if, finish, run_work, settings_of
 from takhin_tiered.cli.output import console, counted, error_console, print_json, print_table, size
+from takhin_tiered.cli.restore import restore
+from takhin_tiered.cli.running import exit_if, finish, run_work, settings_of
 from takhin_tiered.config import Settings, find_config
 from takhin_tiered.errors import TakhinError
 from takhin_tiered.lifecycle import run_in_loop, run_once
@@ -38,6 +38,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+app.command()(restore)
 config_app = typer.Typer(help="Check and show the settings.", no_args_is_help=True)
 app.add_typer(config_app, name="config")
 
@@ -46,9 +47,6 @@ _COUNTS = (
     "{archived_segments} in the archive only"
 )
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, in a form that stays the same.")]
-TopicId = Annotated[
-    str | None, typer.Option("--topic-id", help="Of this incarnation, as partition.metadata writes it; ~0 has none.")
-]
 Paths = Annotated[list[str], typer.Argument(metavar="PATH...", help="orders-0/00000000000000000000.log, or a glob.")]
 
 
@@ -169,19 +167,6 @@ def archive(context: typer.Context, paths: Paths) -> None:
             if found["broker"]["running"] or found["mode"] != "move":
                 console().print("The local files stay: " + kept_words(found))
             exit_if(failures)
-
-    run_work(context, work)
-
-
-@app.command()
-def restore(context: typer.Context, paths: Paths, topic_id: TopicId = None) -> None:
-    """Bring archived segments back to the disk."""
-
-    async def work(settings: Settings) -> None:
-        async with open_access(settings, changing=True) as access:
-            chosen = await expand(access, paths, {str(State.ARCHIVED)}, topic_id)
-            move = partial(access.restore, topic_id=topic_id)
-            exit_if(await move_all(chosen, move, "restored", at_once=settings.archive_concurrency))
 
     run_work(context, work)
 

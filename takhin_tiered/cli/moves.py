@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from takhin_tiered.cli.access import Access
 from takhin_tiered.cli.output import console, counted, error_console, say
 from takhin_tiered.errors import BucketMissing, SegmentNotFound, StoreDenied, StoreFull, StoreUnavailable, TakhinError
-from takhin_tiered.segments.names import PLAIN, SegmentId
+from takhin_tiered.segments.names import PLAIN, SegmentId, parse_partition
 
 _STORE_IS_DOWN = {StoreUnavailable.code, StoreDenied.code, StoreFull.code, BucketMissing.code}
 _GLOB_CHARACTERS = frozenset("*?[")
@@ -25,25 +25,24 @@ def path_of(segment: dict[str, Any]) -> str:
     return path if segment["is_current"] else f"{path}@{segment['incarnation'] or PLAIN}"
 
 
-async def expand(access: Access, patterns: list[str], states: set[str], topic_id: str | None = None) -> list[str]:
-    """Paths as they are, globs as the segments that they match and that there is something to do for.
+async def expand(access: Access, patterns: list[str], states: set[str]) -> list[str]:
+    """Paths as they are; partitions and globs as the segments that they match and that there is something to do for.
 
-    Of the current incarnation, or of the one that is named.
     `SegmentNotFound` for a glob that matches nothing at all.
     """
     known = None
     found: dict[str, None] = {}
     for pattern in patterns:
-        if not _GLOB_CHARACTERS & set(pattern):
+        is_partition = parse_partition(pattern) is not None
+        if not _GLOB_CHARACTERS & set(pattern) and not is_partition:
             found[SegmentId.parse(pattern).path] = None
             continue
         if known is None:
-            every = await access.segments(tier=None, state=None, topic_id=topic_id)
-            known = [segment for segment in every if topic_id or segment["is_current"]]
-        matching = [segment for segment in known if fnmatchcase(segment["segment_path"], pattern)]
+            known = [each for each in await access.segments(tier=None, state=None) if each["is_current"]]
+        glob = f"{pattern}/*" if is_partition else pattern
+        matching = [segment for segment in known if fnmatchcase(segment["segment_path"], glob)]
         if not matching:
-            of_it = f" in incarnation {topic_id}" if topic_id else ""
-            raise SegmentNotFound(f"no segment matches {pattern!r}{of_it}", hint="takhin-tiered ls shows what there is")
+            raise SegmentNotFound(f"no segment matches {pattern!r}", hint="takhin-tiered ls shows what there is")
         for segment in matching:
             if segment["state"] in states and not segment["is_active"]:
                 found[segment["segment_path"]] = None
@@ -70,18 +69,19 @@ async def move_all(paths: list[str], move: Callable[[str], Awaitable[None]], ver
 
         async def one(path: str) -> None:
             nonlocal failures, down
+            shown = path.removesuffix(f"@{PLAIN}")
             async with room:
                 if down:
                     failures += 1
                     return
                 try:
                     await move(path)
-                    say(f"{verb} {path}")
+                    say(f"{verb} {shown}")
                 except TakhinError as error:
                     failures += 1
                     # Nothing would come of asking a store that is down for each of a thousand segments.
                     down = error.code in _STORE_IS_DOWN
-                    errors.print(f"[red]Error:[/red] {path}:", error, markup=True)
+                    errors.print(f"[red]Error:[/red] {shown}:", error, markup=True)
             progress.advance(task)
 
         async with asyncio.TaskGroup() as group:

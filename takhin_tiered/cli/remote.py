@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import asdict
 from typing import Any
 from urllib.parse import quote
 
@@ -11,6 +12,7 @@ import aiohttp
 
 from takhin_tiered.disk.lock import Holder
 from takhin_tiered.errors import HeldElsewhere, TakhinError
+from takhin_tiered.segments.choice import Wanted
 
 _PAGE = 1000
 _OPERATION_SECONDS = 3600.0
@@ -45,11 +47,9 @@ class Remote:
     async def plan(self) -> dict[str, Any]:
         return await self._ask("POST", "plan")
 
-    async def segments(
-        self, *, tier: str | None, state: str | None, topic_id: str | None = None
-    ) -> list[dict[str, Any]]:
+    async def segments(self, *, tier: str | None, state: str | None) -> list[dict[str, Any]]:
         query: dict[str, str | int] = {"limit": _PAGE}
-        query |= {name: value for name, value in (("tier", tier), ("state", state), ("topic_id", topic_id)) if value}
+        query |= {name: value for name, value in (("tier", tier), ("state", state)) if value}
         found: list[dict[str, Any]] = []
         while True:
             page = await self._ask("GET", "segments", params=query)
@@ -65,8 +65,12 @@ class Remote:
     async def archive(self, path: str) -> None:
         await self._ask("POST", "archive", json={"segment_path": path})
 
-    async def restore(self, path: str, *, topic_id: str | None = None) -> None:
-        await self._ask("POST", "restore", json={"segment_path": path, "topic_id": topic_id})
+    async def restore(self, path: str, *, force: bool, lease_hours: float | None) -> None:
+        body = {"segment_path": path, "force": force, "lease_hours": lease_hours}
+        await self._ask("POST", "restore", json=body)
+
+    async def restore_plan(self, wanted: Wanted) -> dict[str, Any]:
+        return await self._ask("POST", "restore/plan", json=asdict(wanted))
 
     async def rebuild(self, progress: Callable[[int], None]) -> dict[str, Any]:  # noqa: ARG002 - the daemon tells at the end
         return await self._ask("POST", "rebuild")

@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from itertools import groupby
+from typing import Any
 
 from takhin_tiered.concurrency import in_thread
 from takhin_tiered.disk.kafka import read_log_directory
@@ -16,7 +17,7 @@ from takhin_tiered.engine.context import Engine, load_manifest
 from takhin_tiered.engine.coverage import spans
 from takhin_tiered.engine.naming import known_segment, named_incarnation
 from takhin_tiered.engine.outlook import is_compacted
-from takhin_tiered.errors import SegmentNotFound
+from takhin_tiered.errors import ObjectCorrupt, SegmentNotFound
 from takhin_tiered.segments.choice import (
     Candidate,
     Wanted,
@@ -53,8 +54,23 @@ class Choice:
         return sum(segment.archive.size for segment in self.segments if segment.archive and not segment.local.log)
 
 
+def describe_choice(choice: Choice, room: tuple[int, int]) -> dict[str, Any]:
+    """Ready for JSON. ``room``: bytes that the disk and the local cache have left."""
+    return {
+        "segments": [
+            {"segment_path": segment.id.exact_path, "size_bytes": segment.size} for segment in choice.segments
+        ],
+        "matched": choice.matched,
+        "bytes": choice.size,
+        "disk_free_bytes": room[0],
+        "cache_free_bytes": room[1],
+        "problems": choice.problems,
+        "warnings": choice.warnings,
+    }
+
+
 async def choose(engine: Engine, wanted: Wanted) -> Choice:
-    """Raises `SegmentNotFound` where a path, a glob or an incarnation is unknown, `InvalidSegmentPath`, `StoreError`."""
+    """Raises `InvalidSegmentPath`, `SegmentNotFound` (a path, a glob, or an incarnation), and `StoreError`."""
     choice = Choice()
     found: dict[SegmentId, Segment] = {}
     for path in wanted.paths:
@@ -70,9 +86,13 @@ async def choose(engine: Engine, wanted: Wanted) -> Choice:
     return choice
 
 
+def _is_exact(path: str) -> bool:
+    return not _GLOB_CHARACTERS & set(path) and parse_partition(path) is None
+
+
 def _matching(engine: Engine, wanted: Wanted, path: str) -> Iterator[Segment]:
     """What one path, partition or glob means; of the current incarnation, or of the one that is named."""
-    if not _GLOB_CHARACTERS & set(path) and parse_partition(path) is None:
+    if _is_exact(path):
         yield known_segment(engine, path, wanted.topic_id)
         return
     for partition in engine.catalog.partitions():
@@ -95,10 +115,13 @@ async def _choose_in(
     engine: Engine, wanted: Wanted, partition: Partition, group: list[Segment], choice: Choice
 ) -> None:
     """Of one partition: all that is wanted, or what stands against it."""
-    log = await in_thread(engine.catalog.log_of, partition, group[0].id.label)
+    label = None
+    if not all(engine.catalog.is_current(segment.id) for segment in group):
+        label = named_incarnation(engine, partition, wanted.topic_id) if wanted.topic_id else group[-1].id.label
+    log = await in_thread(engine.catalog.log_of, partition, label)
     span_of = dict(zip((s.id for s in log), await in_thread(spans, engine, log), strict=True))
-    explicit = {path for path in wanted.paths if not _GLOB_CHARACTERS & set(path)}
-    meant = [segment for segment in group if meets(wanted.offsets, *span_of.get(segment.id, (segment.id.base_offset,) * 2))]
+    explicit = {SegmentId.parse(path).path for path in wanted.paths if _is_exact(path)}
+    meant = [segment for segment in group if meets(wanted.offsets, *span_of[segment.id])]
     manifests: dict[SegmentId, Manifest] = {}
     settings = engine.view.topics.get(partition[0])
     if wanted.has_times or settings is not None:
@@ -108,9 +131,7 @@ async def _choose_in(
     away = [segment for segment in meant if segment.state is State.ARCHIVED]
     here = [segment for segment in meant if segment.state is not State.ARCHIVED and segment.id.path in explicit]
     if away and engine.policy.kafka and not wanted.force and engine.catalog.is_current(away[0].id):
-        candidates = [
-            Candidate(s.id.path, span_of[s.id], s.size, _times(s, manifests.get(s.id))[1]) for s in away
-        ]
+        candidates = [Candidate(s.id.path, span_of[s.id], s.size, _times(s, manifests.get(s.id))[1]) for s in away]
         local = await in_thread(_local_spans, engine, log, span_of)
         directory = away[0].id.directory
         problems = [
@@ -122,8 +143,8 @@ async def _choose_in(
             problems.append(retention_problem(directory, candidates, size, settings, engine.clock()))
         else:
             choice.warnings.append(
-                f"Kafka's retention of {partition[0]} is not known (storage.tiered.broker.bootstrap): if what is restored "
-                "is past it, Kafka deletes it again at its next check"
+                f"Kafka's retention of {partition[0]} is not known (storage.tiered.broker.bootstrap): what is past it, "
+                "Kafka deletes again at its next check"
             )
         choice.problems += filter(None, problems)
         if any(problems):
@@ -143,7 +164,11 @@ async def _manifests(engine: Engine, segments: list[Segment]) -> dict[SegmentId,
 
     async def load(identity: SegmentId) -> Manifest | None:
         async with room:
-            return await load_manifest(engine, identity)
+            try:
+                return await load_manifest(engine, identity)
+            except ObjectCorrupt:
+                # The restore of that segment tells it.
+                return None
 
     found = await asyncio.gather(*(load(segment.id) for segment in segments))
     return {manifest.id: manifest for manifest in found if manifest is not None}

@@ -38,8 +38,8 @@ _LOG_LAST = (*(kind for kind in FileKind if kind is not FileKind.LOG), FileKind.
 _KINDS_OF_VERSION_1 = {FileKind.LOG, FileKind.INDEX, FileKind.TIMEINDEX}
 
 
-async def restore(engine: Engine, identity: SegmentId) -> Segment:
-    """Bring a segment back to the disk, or renew its lease if it is there.
+async def restore(engine: Engine, identity: SegmentId, *, lease: float | None = None) -> Segment:
+    """Bring a segment back to the disk, or renew its lease if it is there; ``lease`` is in seconds.
 
     Raises `SegmentNotFound`, `SegmentActive`, `SegmentConflict` (other bytes stand in its place, or it was
     never archived), `DiskFull`, `DiskError`, `ObjectMissing`, `ObjectCorrupt` or another `StoreError`.
@@ -48,13 +48,13 @@ async def restore(engine: Engine, identity: SegmentId) -> Segment:
         async with engine.catalog.lock(identity):
             segment = await refresh(engine, identity)
             if segment is not None and segment.local.log is not None:
-                return await _adopt(engine, segment)
+                return await _adopt(engine, segment, _lease(engine, lease))
             manifest = await _manifest(engine, identity, known=segment is not None)
             engine.metrics.cache_misses.inc()
             with engine.metrics.restore_seconds.time(), engine.turns.take(Turn.RESTORE):
                 async with _room(engine, identity, manifest.size):
                     local = await _download(engine, manifest)
-            segment = await _restored(engine, segment or Segment(identity), manifest, local)
+            segment = await _restored(engine, segment or Segment(identity), manifest, local, _lease(engine, lease))
             engine.metrics.restores.labels("success").inc()
             engine.metrics.promotions.inc()
             logs.logger().info("restored", bytes=local.size)
@@ -75,7 +75,12 @@ async def _manifest(engine: Engine, identity: SegmentId, *, known: bool) -> Mani
     return manifest
 
 
-async def _adopt(engine: Engine, segment: Segment) -> Segment:
+def _lease(engine: Engine, seconds: float | None) -> float:
+    """When it ends, in seconds since the epoch."""
+    return engine.clock() + (engine.policy.lease if seconds is None else seconds)
+
+
+async def _adopt(engine: Engine, segment: Segment, lease_until: float) -> Segment:
     """The log is on disk. If it is what the archive holds, that is a restore with nothing to do."""
     identity, path = segment.id, segment.id.path
     if segment.active:
@@ -87,7 +92,7 @@ async def _adopt(engine: Engine, segment: Segment) -> Segment:
     if segment.is_proven:
         engine.metrics.cache_hits.inc()
         now = engine.clock()
-        segment = replace(segment, lease_until=now + engine.policy.lease, last_access=now)
+        segment = replace(segment, lease_until=lease_until, last_access=now)
         engine.catalog.put(segment)
         await engine.catalog.flush()
         return segment
@@ -105,11 +110,12 @@ async def _adopt(engine: Engine, segment: Segment) -> Segment:
                 hint="Neither was touched. Move the local file away to restore the archived one",
             )
     engine.metrics.cache_hits.inc()
-    return await _restored(engine, segment, manifest, segment.local)
+    return await _restored(engine, segment, manifest, segment.local, lease_until)
 
 
-async def _restored(engine: Engine, segment: Segment, manifest: Manifest, local: LocalFiles) -> Segment:
-    now = engine.clock()
+async def _restored(
+    engine: Engine, segment: Segment, manifest: Manifest, local: LocalFiles, lease_until: float
+) -> Segment:
     archived = Archive(
         manifest.generation, manifest.size, manifest.log.mtime_ns, manifest.archived_at, local, manifest.end
     )
@@ -118,8 +124,8 @@ async def _restored(engine: Engine, segment: Segment, manifest: Manifest, local:
         local=local,
         archive=archived,
         settled=True,
-        lease_until=now + engine.policy.lease,
-        last_access=now,
+        lease_until=lease_until,
+        last_access=engine.clock(),
         problem=manifest.problem,
         quarantined=False,
     )

@@ -113,4 +113,3 @@ def _retention(directory: str, old: Sequence[Candidate], why: str) -> str:
 def _named(chosen: Sequence[Candidate]) -> str:
     first = min(chosen, key=lambda candidate: candidate.span)
     return first.path if len(chosen) == 1 else f"{first.path} and {len(chosen) - 1} more"
-

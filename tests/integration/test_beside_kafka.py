@@ -233,8 +233,11 @@ async def test_a_new_machine_gets_what_kafka_knows_a_partition_by(kafka: Broker,
     async with TieredStorage.open(settings_of(kafka)) as storage:
         await storage.rebuild()
         # In the order in which nobody asks for them.
-        for path in (paths[2], paths[0], paths[1]):
-            await storage.restore_segment(path)
+        await storage.restore_segment(paths[2])
+        with pytest.raises(SegmentRefused, match="consumers pass"):
+            await storage.restore_segment(paths[0])
+        await storage.restore_segment(paths[0], force=True)
+        await storage.restore_segment(paths[1])
         assert storage.status()["mode"] == "copy"
     assert all(kafka.is_whole(path) for path in paths)
     assert (kafka.root / "orders-0/partition.metadata").read_text() == f"version: 0\ntopic_id: {TOPIC_IDS[0]}"

@@ -1,0 +1,131 @@
+"""``restore``: what is chosen by path, offsets or times, after a look at what would become of it."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+from functools import partial
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+
+from takhin_tiered.cli.access import open_access
+from takhin_tiered.cli.moves import move_all
+from takhin_tiered.cli.output import console, counted, error_console, print_table, size
+from takhin_tiered.cli.running import exit_if, run_work
+from takhin_tiered.config import Settings
+from takhin_tiered.segments.choice import Wanted
+
+_DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)([smhd])")
+_SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_OFFSETS = re.compile(r"([0-9]{0,19})-([0-9]{0,19})|([0-9]{1,19})")
+
+Paths = Annotated[
+    list[str], typer.Argument(metavar="PATH...", help="orders-0/00000000000000000000.log, orders-0, or a glob.")
+]
+
+
+def restore(  # noqa: PLR0917 - typer gives them by name
+    context: typer.Context,
+    paths: Paths,
+    dry_run: Annotated[bool, typer.Option("-n", "--dry-run", help="Say what it would do, and do nothing.")] = False,
+    lease: Annotated[
+        str | None, typer.Option("--for", metavar="6h", help="How long it stays; s, m, h or d behind a number.")
+    ] = None,
+    offsets: Annotated[
+        str | None, typer.Option("--offsets", metavar="A-B", help="Segments with any of these; A- or -B is open.")
+    ] = None,
+    since: Annotated[
+        str | None, typer.Option("--since", metavar="T", help="Segments with records since; ISO 8601, UTC if not told.")
+    ] = None,
+    until: Annotated[str | None, typer.Option("--until", metavar="T", help="Segments with records until.")] = None,
+    topic_id: Annotated[
+        str | None,
+        typer.Option("--topic-id", metavar="ID", help="Of this incarnation of the topic; ~0 has no ID, ~1 no own one."),
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Also what leaves a gap, or what Kafka would delete again.")
+    ] = False,
+) -> None:
+    """Bring archived segments back to the disk.
+
+    Examples: takhin-tiered restore 'orders-*'; takhin-tiered restore orders-0 --offsets 1000-2000 -n;
+    takhin-tiered restore orders-0 --since 2026-11-01 --until 2026-11-02T12:00 --for 6h
+    """
+    wanted = Wanted(
+        tuple(paths), topic_id, offsets_of(offsets), (milliseconds_of(since), milliseconds_of(until)), force
+    )
+    seconds = seconds_of(lease)
+
+    async def work(settings: Settings) -> None:
+        async with open_access(settings, changing=not dry_run) as access:
+            found = await access.restore_plan(wanted)
+            for warning in found["warnings"]:
+                error_console().print(f"Warning: {escape(warning)}")
+            for problem in found["problems"]:
+                error_console().print(f"[red]Refused:[/red] {escape(problem)}")
+            if dry_run:
+                _print_choice(found)
+            elif found["segments"] or not found["problems"]:
+                _say_if_nothing(found)
+                move = partial(access.restore, force=True, lease_hours=None if seconds is None else seconds / 3600)
+                chosen = [segment["segment_path"] for segment in found["segments"]]
+                failures = await move_all(chosen, move, "restored", at_once=settings.archive_concurrency)
+                exit_if(failures)
+            exit_if(len(found["problems"]))
+
+    run_work(context, work)
+
+
+def _print_choice(found: dict[str, Any]) -> None:
+    rows = [(each["segment_path"].partition("@")[0], size(each["size_bytes"])) for each in found["segments"]]
+    print_table(("SEGMENT", "SIZE"), rows, right=("SIZE",))
+    console().print(
+        f"\n{counted(len(rows), 'segment')} to restore, {size(found['bytes'])}; {size(found['disk_free_bytes'])} of "
+        f"disk and {size(found['cache_free_bytes'])} of the local cache are free"
+    )
+
+
+def _say_if_nothing(found: dict[str, Any]) -> None:
+    if not found["segments"]:
+        console().print(
+            f"Nothing to restore: of {counted(found['matched'], 'segment')} all that is wanted is on the disk"
+        )
+
+
+def offsets_of(text: str | None) -> tuple[int | None, int | None]:
+    """``A-B``, ``A-``, ``-B`` or one offset. `typer.BadParameter` for anything else."""
+    if text is None:
+        return None, None
+    match = _OFFSETS.fullmatch(text.strip())
+    if match is None or text.strip() == "-":
+        raise typer.BadParameter(f"{text!r} is no range of offsets, such as 1000-2000, 1000- or -2000")
+    if match[3]:
+        return int(match[3]), int(match[3])
+    first, last = (int(digits) if digits else None for digits in match.groups()[:2])
+    if first is not None and last is not None and last < first:
+        raise typer.BadParameter(f"{text!r} ends before it begins")
+    return first, last
+
+
+def milliseconds_of(text: str | None) -> int | None:
+    """ISO 8601, in UTC where it tells no zone. `typer.BadParameter` for anything else."""
+    if text is None:
+        return None
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is no time, such as 2026-11-01 or 2026-11-01T12:30:00Z") from None
+    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    return int(moment.timestamp() * 1000)
+
+
+def seconds_of(text: str | None) -> float | None:
+    """``90s``, ``30m``, ``6h`` or ``7d``. `typer.BadParameter` for anything else."""
+    if text is None:
+        return None
+    match = _DURATION.fullmatch(text.strip())
+    if match is None:
+        raise typer.BadParameter(f"{text!r} is no duration, such as 30m, 6h or 7d")
+    return float(match[1]) * _SECONDS[match[2]]
