@@ -40,7 +40,11 @@ _STALE_UPLOAD_SECONDS = 24 * 3600.0
 
 @dataclass(slots=True)
 class CycleReport:
-    """What one cycle did. Times are seconds since the epoch; ``postponed`` steps were not begun."""
+    """What one cycle did. Times are seconds since the epoch; ``postponed`` steps were not begun.
+
+    ``bytes_freed`` are those of unlinked files. Their space is free once whoever has them open, as a live broker
+    does, closes them.
+    """
 
     started_at: float
     ended_at: float = 0.0
@@ -200,6 +204,7 @@ async def run_cycle(engine: Engine, listener: Listener = lambda *_: None, after:
                 copied=report.copied,
                 evicted=report.evicted,
                 expired=report.expired,
+                bytes_unlinked=report.bytes_freed,
                 failed=len(report.failures),
                 postponed=report.postponed,
                 seconds=round(report.ended_at - report.started_at, 3),

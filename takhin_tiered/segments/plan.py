@@ -32,7 +32,8 @@ class Verb(StrEnum):
 class Step:
     """One segment's line of the plan.
 
-    ``uploads`` and ``frees`` are bytes at the most; ``local`` is how the files of a segment to be moved stood.
+    ``uploads`` and ``frees`` are bytes at the most, the latter of files to be unlinked, whose space is free once the
+    broker closes them; ``local`` is how the files of a segment to be moved stood.
     ``reason_code`` is a stable word for programs, ``reason`` is for people.
     """
 
