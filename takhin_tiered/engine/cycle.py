@@ -24,6 +24,7 @@ from takhin_tiered.engine.evict import evict
 from takhin_tiered.engine.expire import expire
 from takhin_tiered.engine.orphans import remove_orphans, remove_stale_uploads
 from takhin_tiered.engine.outlook import look_ahead
+from takhin_tiered.engine.read_only import leave_read_only
 from takhin_tiered.engine.restore import remove_unfinished
 from takhin_tiered.engine.turns import Turn
 from takhin_tiered.errors import DiskError, SegmentError, StoreError, StoreFull, TakhinError
@@ -178,7 +179,7 @@ async def run_cycle(engine: Engine, listener: Listener = lambda *_: None, after:
                 for listing in look.unfinished:
                     await remove_unfinished(engine, listing)
                 # In a thread: a look at a million rows takes the loop's time for as long as a person would notice.
-                plan = await in_thread(_plan_work, engine)
+                plan = await leave_read_only(engine, await in_thread(_plan_work, engine))
                 report.planned = len(plan.work)
                 if plan.work:
                     await engine.store.check()

@@ -2,7 +2,7 @@
 
 What is written, and what is deleted, is its own. An object that it lacks is looked for in the others, in order;
 one of its own hides theirs of the same key. So an object that stands in another prefix is there still after a
-`delete`: retention removes nothing from what is only read.
+`delete`: `ObjectInfo.read_only` tells those, and retention leaves them alone.
 """
 
 from __future__ import annotations
