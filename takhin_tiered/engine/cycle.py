@@ -317,5 +317,5 @@ def _tell_gone(engine: Engine, identities: list[SegmentId], listing: PartitionLi
             first_offset=identity.base_offset,
             last_offset=None if end is None else end - 1,
             hint="If the topic was not deleted: archive earlier, and set segment.ms well below retention.ms, as Kafka "
-            "rolls and deletes an idle topic's last segment in one pass",
+            "rolls and deletes an idle topic's last segment in one pass: less is in it then",
         )
