@@ -83,9 +83,9 @@ class Broker:
         return f"{partition}/{base:020d}.log"
 
     def overwrite(self, path: str, content: bytes) -> None:
-        """Other bytes in a file, which is cold as before."""
+        """Other bytes in a file, which is cold as before, and still older than the active segment."""
         (self.root / path).write_bytes(content)
-        os.utime(self.root / path, (time.time() - COLD * HOUR,) * 2)
+        os.utime(self.root / path, (time.time() - (COLD + 1) * HOUR,) * 2)
         self.files[path] = content
 
     def segments(self, partition: str = "orders-0", count: int = 3, **how: Any) -> list[str]:
