@@ -44,7 +44,7 @@ class Metrics:
         self.archived_segments = gauge("tiered_storage_archived_segments_total", "Segments only in the archive.")
         self.archives = counter("tiered_storage_archive_operations_total", "Segments archived, by result.", "result")
         self.restores = counter("tiered_storage_restore_operations_total", "Segments restored, by result.", "result")
-        self.evictions = counter("tiered_storage_evict_operations_total", "Local copies removed, by result.", "result")
+        self.evictions = counter("tiered_storage_evict_operations_total", "Local copies unlinked, by result.", "result")
         self.uploaded = counter("tiered_storage_s3_bytes_uploaded_total", "Bytes sent to the object store.")
         self.downloaded = counter("tiered_storage_s3_bytes_downloaded_total", "Bytes received from the object store.")
         self.store_errors = counter("tiered_storage_store_errors_total", "Failed store operations, by code.", "code")
@@ -75,10 +75,11 @@ class Metrics:
         self.scrubbed = counter("tiered_storage_scrubbed_bytes_total", "Archived bytes read back and compared.")
         self.headroom = gauge("tiered_storage_disk_headroom_seconds", "Until a disk is full at the present growth.")
         self.store_down_since = gauge("tiered_storage_store_down_since_timestamp_seconds", "0 while the store answers.")
-        self.local_bytes = gauge("tiered_storage_local_bytes", "Bytes of segments on the local disk.")
+        self.local_bytes = gauge("tiered_storage_local_bytes", "Bytes of segments in the data directories.")
         self.archived_bytes = gauge("tiered_storage_archived_bytes", "Bytes of segments in the object store.")
         self.disk_free_bytes = gauge(
-            "tiered_storage_disk_free_bytes", "Bytes free on the disks of all data directories."
+            "tiered_storage_disk_free_bytes",
+            "Bytes free on the disks of all data directories; those of an unlinked file once the broker closes it.",
         )
         self.data_dir_free_bytes = gauge(
             "tiered_storage_data_dir_free_bytes", "Bytes free on the disk of each data directory.", "data_dir"

@@ -28,6 +28,7 @@ from takhin_tiered.engine.naming import info_of, is_of, known_segment, named_seg
 from takhin_tiered.engine.opening import KAFKA, SUPERSEDED, acquire, make_engine, open_data_dirs, was_kafka
 from takhin_tiered.engine.orphans import remove_stale_uploads
 from takhin_tiered.engine.pace import Pace
+from takhin_tiered.engine.read_only import leave_read_only
 from takhin_tiered.engine.rebuild import Reconciliation, rebuild
 from takhin_tiered.engine.restore import restore
 from takhin_tiered.engine.scrub import Verdict, scrub, scrub_one, verify
@@ -232,7 +233,7 @@ class TieredStorage:
         await self._beside.ask()
         async with self.engine.cycle_lock:
             await refresh_catalog(self.engine)
-            return await asyncio.to_thread(plan_now, self.engine)
+            return await leave_read_only(self.engine, await asyncio.to_thread(plan_now, self.engine))
 
     async def run_cycle(self, listener: Listener = lambda *_: None) -> CycleReport:
         """One cycle now; failures of single segments are in the report. `TakhinError` where nothing could be done."""

@@ -9,6 +9,7 @@ from takhin_tiered import logs
 from takhin_tiered.concurrency import in_thread
 from takhin_tiered.engine.cycle import measure_room
 from takhin_tiered.engine.headroom import Headroom
+from takhin_tiered.engine.superseded import remove_superseded
 from takhin_tiered.errors import StoreError, TakhinError
 from takhin_tiered.tiered_storage import TieredStorage
 
@@ -33,7 +34,10 @@ async def watch(storage: TieredStorage) -> None:
 
 
 async def reconcile_and_scrub(storage: TieredStorage) -> None:
-    """Hold the catalog against the bucket, and read archived bytes back, each at its interval."""
+    """Hold the catalog against the bucket, and read archived bytes back, each at its interval.
+
+    With the first, superseded generations whose time is over are removed: the bucket has just been listed.
+    """
     settings = storage.settings
     now = time.monotonic()
     reconcile_at = now + settings.reconcile_interval_hours * 3600
@@ -42,7 +46,11 @@ async def reconcile_and_scrub(storage: TieredStorage) -> None:
         await asyncio.sleep(max(0.0, min(reconcile_at, scrub_at) - time.monotonic()))
         try:
             if time.monotonic() >= reconcile_at:
-                await storage.reconcile()
+                found = await storage.reconcile()
+                if settings.archive_superseded_keep_hours and found.rewritten:
+                    await storage.prepare()
+                    keep = settings.archive_superseded_keep_hours * 3600
+                    await remove_superseded(storage.engine, found.rewritten, keep)
                 reconcile_at = time.monotonic() + settings.reconcile_interval_hours * 3600
             if time.monotonic() >= scrub_at:
                 await storage.prepare()

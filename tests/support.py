@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import time
@@ -27,6 +28,8 @@ REGION = "us-east-1"
 HOUR = 3600.0
 COLD = 200.0
 WARM = 100.0
+
+KINDS = ("log", "index", "timeindex", "txnindex", "snapshot")
 
 AtPoint = Callable[[str, Callable[[], object]], list[str]]
 """``at_point(name, action)``, the fixture: the list has the name once the point was reached."""
@@ -51,9 +54,13 @@ def wait_until(condition: Callable[[], Any], *, seconds: float = 30.0, what: str
 
 @dataclass
 class Broker:
-    """A data directory as a broker keeps it. ``files`` remembers every byte written, by relative path."""
+    """A data directory as a broker keeps it. ``files`` remembers every byte written, by relative path.
+
+    Of a ``transactional`` one each segment has a transaction index and a producer snapshot too.
+    """
 
     root: Path
+    transactional: bool = False
     files: dict[str, bytes] = field(default_factory=dict)
     next_offset: dict[str, int] = field(default_factory=dict)
 
@@ -65,7 +72,10 @@ class Broker:
         made = make_segment(base, size)
         self.next_offset[partition] = made.next_offset
         modified = time.time() - age_hours * HOUR
-        for kind, content in (("log", made.log), ("index", made.index), ("timeindex", made.timeindex)):
+        files = {"log": made.log, "index": made.index, "timeindex": made.timeindex}
+        if self.transactional:
+            files |= {"txnindex": aborted(base, made.next_offset), "snapshot": b"producers at %d" % base}
+        for kind, content in files.items():
             name = f"{partition}/{base:020d}.{kind}"
             (self.root / name).write_bytes(content)
             os.utime(self.root / name, (modified, modified))
@@ -73,9 +83,9 @@ class Broker:
         return f"{partition}/{base:020d}.log"
 
     def overwrite(self, path: str, content: bytes) -> None:
-        """Other bytes in a file, which is cold as before."""
+        """Other bytes in a file, which is cold as before, and still older than the active segment."""
         (self.root / path).write_bytes(content)
-        os.utime(self.root / path, (time.time() - COLD * HOUR,) * 2)
+        os.utime(self.root / path, (time.time() - (COLD + 1) * HOUR,) * 2)
         self.files[path] = content
 
     def segments(self, partition: str = "orders-0", count: int = 3, **how: Any) -> list[str]:
@@ -85,8 +95,9 @@ class Broker:
         return closed
 
     def triple(self, path: str) -> list[str]:
+        """The names of a segment's files: the triple, and what else belongs to it."""
         stem = path.removesuffix(".log")
-        return [name for kind in ("log", "index", "timeindex") if (name := f"{stem}.{kind}") in self.files]
+        return [name for kind in KINDS if (name := f"{stem}.{kind}") in self.files]
 
     def on_disk(self, path: str) -> list[str]:
         """Which files of a segment stand on disk."""
@@ -104,6 +115,14 @@ class Broker:
         with (self.root / path).open("ab") as file:
             file.write(data)
         self.files[path] += data
+
+
+def aborted(first: int, end: int) -> bytes:
+    """A transaction index that names one aborted transaction: all from ``first`` up to ``end``.
+
+    Source: Apache Kafka, ``AbortedTxn``: version, producer ID, first, last and last stable offset.
+    """
+    return struct.pack(">hqqqq", 0, 4711, first, end - 1, end)
 
 
 class Bucket:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
-from takhin_tiered.cli.output import console
+from takhin_tiered.cli.output import console, counted, error_console
 from takhin_tiered.config import Settings
 from takhin_tiered.disk.files import DataDir
 from takhin_tiered.disk.kafka import is_broker_running, is_kafka
-from takhin_tiered.engine.asking import BrokerAddress, connected
+from takhin_tiered.engine.asking import IDLE_HINT, BrokerAddress, connected
+from takhin_tiered.segments.names import parse_partition
+from takhin_tiered.segments.outlook import idle_tails
 from takhin_tiered.store import open_store
 
 _KAFKAS_RETENTION_HOURS = 168.0
 _WELL_BELOW = 0.75
+_NAMES_SHOWN = 10
 
 
 def broker_words(found: dict[str, Any]) -> str:
@@ -24,7 +28,10 @@ def broker_words(found: dict[str, Any]) -> str:
     if found["problem"]:
         return f"{words}; {found['problem']}"
     if found["bootstrap"]:
-        return f"{words}; settings of {found['topics_known']} topics from {found['bootstrap']}"
+        words = f"{words}; settings of {found['topics_known']} topics from {found['bootstrap']}"
+        idle = found["idle_tail_topics"]
+        its = "its tail" if len(idle) == 1 else "their tails"
+        return f"{words}; {counted(len(idle), 'topic')} may lose {its} when idle (segment.ms)" if idle else words
     return f"{words}; its topic settings are not known: set storage.tiered.broker.bootstrap"
 
 
@@ -73,5 +80,28 @@ async def try_connections(settings: Settings) -> None:
             await store.check()
             console().print(f"The store {store.address} answers")
     if settings.broker_bootstrap:
-        async with connected(BrokerAddress(settings.broker_bootstrap, settings.broker_arguments)):
+        policy = settings.policy_for(kafka=True)
+        topics = {topic for topic in _local_topics(settings) if policy.covers(topic)}
+        async with connected(BrokerAddress(settings.broker_bootstrap, settings.broker_arguments)) as client:
             console().print(f"The broker at {settings.broker_bootstrap} answers")
+            if words := idle_words(idle_tails(await client.topic_settings(topics), policy)):
+                error_console().print(words)
+
+
+def idle_words(topics: list[str]) -> str:
+    """The warning of topics that lose their last segment when they fall idle; empty where there are none."""
+    if not topics:
+        return ""
+    names = ", ".join(topics[:_NAMES_SHOWN])
+    more = f" and {len(topics) - _NAMES_SHOWN} more" if len(topics) > _NAMES_SHOWN else ""
+    lost = f"if they fall idle, Kafka deletes the last segment of {names}{more} before it can be archived"
+    return f"Warning: {lost}. {IDLE_HINT}"
+
+
+def _local_topics(settings: Settings) -> set[str]:
+    """The topics that have a partition in the data directories; those that cannot be read are told elsewhere."""
+    topics: set[str] = set()
+    for path in settings.data_dirs:
+        with suppress(OSError):
+            topics |= {found[0] for entry in path.iterdir() if (found := parse_partition(entry.name)) is not None}
+    return topics

@@ -78,7 +78,7 @@ async def _show_job(out: Console, storage: TieredStorage, data: Path, sums: dict
     for name, was, now in _comparison(before, after):
         out.print(f"   {name:<28}{was:>12}{now:>12}")
     out.print(f"   {'disk used (du)':<28}{size(disk_before):>12}{size(disk_after):>12}")
-    out.print(f"   [green]{size(disk_before - disk_after)} of disk freed[/green]")
+    out.print(f"   [green]{size(disk_before - disk_after)} of disk freed[/green]: no broker has these files open")
 
     chosen = next(step.id for step in plan.work)
     out.print(f"\n[bold]5. Bring one back[/bold]: takhin-tiered restore {chosen.path}")
@@ -144,7 +144,7 @@ def _print_plan(out: Console, plan: Plan) -> None:
     for step in plan.steps:
         colour = "green" if step.verb is not Verb.KEEP else "dim"
         out.print(f"   [{colour}]{step.verb:<8}[/{colour}] {step.id.path:<44} {step.tier:<5} {step.reason}")
-    out.print(f"   {counted(len(plan.work), 'segment')} to move, {size(plan.bytes_freed)} of disk to be freed")
+    out.print(f"   {counted(len(plan.work), 'segment')} to move, {size(plan.bytes_freed)} of files to be unlinked")
 
 
 def _comparison(before: Stats, after: Stats) -> list[tuple[str, str, str]]:

@@ -95,9 +95,11 @@ def plan(context: typer.Context, as_json: Json = False) -> None:
         moved = [s for s in found["segments"] if s["action"] != "keep"]
         console().print(
             f"\n{counted(len(moved), 'segment')} of {len(found['segments'])} to move: "
-            f"{size(found['bytes_uploaded'])} to upload, {size(found['bytes_freed'])} of disk freed, "
+            f"{size(found['bytes_uploaded'])} to upload, {size(found['bytes_freed'])} of files to be unlinked, "
             f"about ${found['saved_usd_monthly']:.2f} a month saved"
         )
+        if found["bytes_freed"]:
+            console().print("The space of an unlinked file is free once the broker closes it")
 
     run_work(context, work)
 
@@ -354,5 +356,6 @@ def _store_words(found: dict[str, Any]) -> str:
 def _cycle_words(cycle: dict[str, Any]) -> str:
     return (
         f"{cycle['ended_at'][:19]} UTC: {cycle['archived']} archived, {cycle['copied']} copied, "
-        f"{cycle['evicted']} evicted, {len(cycle['failures'])} failed, {cycle['postponed']} postponed"
+        f"{cycle['evicted']} evicted, {size(cycle['bytes_freed'])} of files unlinked, "
+        f"{len(cycle['failures'])} failed, {cycle['postponed']} postponed"
     )

@@ -11,9 +11,16 @@ from takhin_tiered import logs
 from takhin_tiered.engine.context import Engine
 from takhin_tiered.errors import BrokerError
 from takhin_tiered.segments.names import Partition
+from takhin_tiered.segments.outlook import idle_tails
 
 if TYPE_CHECKING:
     from takhin_tiered.broker.client import BrokerClient
+
+
+IDLE_HINT = (
+    "Kafka rolls a segment only when the next record comes, and deletes an idle one whole at the end of its retention. "
+    "Set segment.ms well below retention.ms: less is in the last segment then. A record now and then saves the rest"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +56,18 @@ async def ask_broker(engine: Engine, address: BrokerAddress) -> None:
         view.problem = str(error)
     else:
         view.problem = ""
+        _tell_idle_tails(engine)
+
+
+def _tell_idle_tails(engine: Engine) -> None:
+    topics = idle_tails(engine.view.topics, engine.policy)
+    if fresh := [topic for topic in topics if topic not in engine.view.told_idle]:
+        logs.logger().warning(
+            "if these topics fall idle, Kafka deletes their last segment before it can be archived",
+            topics=fresh,
+            hint=IDLE_HINT,
+        )
+        engine.view.told_idle.update(fresh)
 
 
 def known_partitions(engine: Engine) -> set[Partition]:

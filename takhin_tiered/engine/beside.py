@@ -10,7 +10,7 @@ from takhin_tiered.engine.context import Engine
 from takhin_tiered.engine.cycle import CycleReport
 from takhin_tiered.engine.trim import trim
 from takhin_tiered.errors import BrokerError
-from takhin_tiered.segments.outlook import cycle_seconds
+from takhin_tiered.segments.outlook import cycle_seconds, idle_tails
 
 
 class Beside:
@@ -32,6 +32,7 @@ class Beside:
             "bootstrap": self._address.bootstrap if self._address else "",
             "problem": view.problem,
             "topics_known": len(view.topics),
+            "idle_tail_topics": idle_tails(view.topics, policy),
             "compacted_partitions": len(self._engine.outlook.compacted),
             "file_problems": [problem for found in view.directories for problem in found.problems],
         }

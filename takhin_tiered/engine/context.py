@@ -70,6 +70,8 @@ class Engine:
     # One restore at a time looks at what stands in a partition, and places its files there.
     placing: asyncio.Lock = field(default_factory=asyncio.Lock)
     turns: Turns = field(default_factory=Turns)
+    # Segments that stand only under a prefix that is only read, each by when it was archived.
+    read_only: dict[SegmentId, float] = field(default_factory=dict)
     scan_memory: ScanMemory = field(default_factory=ScanMemory)
     store_problem: str = "not asked yet"
     store_down_since: float = 0.0

@@ -25,6 +25,7 @@ from takhin_tiered.engine.evict import evict
 from takhin_tiered.engine.expire import expire
 from takhin_tiered.engine.orphans import remove_orphans, remove_stale_uploads
 from takhin_tiered.engine.outlook import look_ahead
+from takhin_tiered.engine.read_only import leave_read_only
 from takhin_tiered.engine.restore import remove_unfinished
 from takhin_tiered.engine.turns import Turn
 from takhin_tiered.errors import DiskError, SegmentError, StoreError, StoreFull, TakhinError
@@ -41,7 +42,11 @@ _STALE_UPLOAD_SECONDS = 24 * 3600.0
 
 @dataclass(slots=True)
 class CycleReport:
-    """What one cycle did. Times are seconds since the epoch; ``postponed`` steps were not begun."""
+    """What one cycle did. Times are seconds since the epoch; ``postponed`` steps were not begun.
+
+    ``bytes_freed`` are those of unlinked files. Their space is free once whoever has them open, as a live broker
+    does, closes them.
+    """
 
     started_at: float
     ended_at: float = 0.0
@@ -186,7 +191,7 @@ async def run_cycle(engine: Engine, listener: Listener = lambda *_: None, after:
                 for listing in look.unfinished:
                     await remove_unfinished(engine, listing)
                 # In a thread: a look at a million rows takes the loop's time for as long as a person would notice.
-                plan = await in_thread(_plan_work, engine)
+                plan = await leave_read_only(engine, await in_thread(_plan_work, engine))
                 report.planned = len(plan.work)
                 if plan.work:
                     await engine.store.check()
@@ -216,6 +221,7 @@ async def run_cycle(engine: Engine, listener: Listener = lambda *_: None, after:
                 copied=report.copied,
                 evicted=report.evicted,
                 expired=report.expired,
+                bytes_unlinked=report.bytes_freed,
                 failed=len(report.failures),
                 postponed=report.postponed,
                 seconds=round(report.ended_at - report.started_at, 3),
@@ -329,5 +335,5 @@ def _tell_gone(engine: Engine, identities: list[SegmentId], listing: PartitionLi
             first_offset=identity.base_offset,
             last_offset=None if end is None else end - 1,
             hint="If the topic was not deleted: archive earlier, and set segment.ms well below retention.ms, as Kafka "
-            "rolls and deletes an idle topic's last segment in one pass",
+            "rolls and deletes an idle topic's last segment in one pass: less is in it then",
         )

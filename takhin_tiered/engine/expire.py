@@ -2,20 +2,29 @@
 
 Without its manifest a segment is not archived; its objects are then orphans of ours, by the intents written down
 before, so that an expire that is killed is finished by the removal of orphans.
+
+What stands only under a prefix that is only read is refused. Where one of that name stands there beneath the own
+copy, it is what the archive has once that one is gone.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from takhin_tiered import logs
 from takhin_tiered.engine.context import Engine, load_manifest, refresh, require_known, verb
+from takhin_tiered.engine.read_only import REASON, is_read_only
 from takhin_tiered.errors import SegmentRefused
 from takhin_tiered.points import reached
-from takhin_tiered.segments.model import Intent, State
+from takhin_tiered.segments.model import Archive, Intent, State
 from takhin_tiered.segments.names import SegmentId
 
 
 async def expire(engine: Engine, identity: SegmentId) -> None:
-    """Remove one archived segment for good. `SegmentRefused` where it has a local file: then it is in use."""
+    """Remove one archived segment for good.
+
+    `SegmentRefused` where it has a local file, as it is in use then, and where it stands under a prefix only read.
+    """
     with verb("expire", identity):
         async with engine.catalog.lock(identity):
             segment = require_known(await refresh(engine, identity), identity)
@@ -26,6 +35,8 @@ async def expire(engine: Engine, identity: SegmentId) -> None:
                 )
             if segment.state is not State.ARCHIVED or segment.local:
                 raise SegmentRefused(f"segment {identity.path} is on disk, and is not removed", segment=identity.path)
+            if await is_read_only(engine, identity):
+                raise SegmentRefused(f"segment {identity.path} {REASON}", segment=identity.path)
             manifest = await load_manifest(engine, identity)
             if manifest is not None:
                 now = engine.clock()
@@ -41,7 +52,12 @@ async def expire(engine: Engine, identity: SegmentId) -> None:
                 await engine.store.delete(keys)
                 reached("expire.objects.deleted")
                 engine.catalog.settle(keys)
-            engine.catalog.remove(identity)
+            if await is_read_only(engine, identity) and (below := await load_manifest(engine, identity)) is not None:
+                archived = Archive(below.generation, below.size, below.log.mtime_ns, below.archived_at)
+                archived = replace(archived, last_offset=below.end)
+                engine.catalog.put(replace(segment, archive=archived, problem=below.problem))
+            else:
+                engine.catalog.remove(identity)
             await engine.catalog.flush()
             reached("expire.journaled")
             logs.logger().info("expired", bytes=segment.size)

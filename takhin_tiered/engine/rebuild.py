@@ -27,13 +27,14 @@ _AT_ONCE = 16
 class Reconciliation:
     """``learned``: manifests taken over; ``lost``: archived, but not in the bucket; ``strays``: of no archive.
 
-    ``superseded``: generations that are kept, and that a later one took the place of.
+    ``superseded``: generations that are kept, and that a later one took the place of; ``rewritten``: their segments.
     """
 
     learned: int = 0
     lost: list[str] = field(default_factory=list)
     strays: int = 0
     superseded: int = 0
+    rewritten: list[SegmentId] = field(default_factory=list)
 
 
 @dataclass(slots=True)
@@ -60,6 +61,8 @@ async def rebuild(engine: Engine, *, full: bool, progress: Callable[[int], None]
             seen.add(found.id)
             progress(len(seen))
             result.superseded += found.superseded
+            if found.superseded:
+                result.rewritten.append(found.id)
             if not found.manifest:
                 result.strays += found.objects
             known = engine.catalog.get(found.id)

@@ -23,6 +23,8 @@ class BrokerView:
     # Largest record timestamps by segment and stamp of its time index: each is read once.
     timestamps: dict[SegmentId, tuple[int, int]] = field(default_factory=dict)
     sizes: dict[Partition, int] = field(default_factory=dict)
+    # Topics that may lose their tail when they fall idle, as it was told in the log: once each.
+    told_idle: set[str] = field(default_factory=set)
 
     @property
     def node_ids(self) -> frozenset[int]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from takhin_tiered.segments.broker import TopicSettings
 from takhin_tiered.segments.names import Partition, SegmentId
+from takhin_tiered.segments.policy import Policy
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +68,24 @@ def cycle_seconds(
     pause = min([configured, *(retention / _LOOKS for retention in times)])
     pause = min(pause, check_seconds / _LOOKS) if hurried else pause
     return min(configured, max(_LEAST_SECONDS, pause))
+
+
+def idle_tails(topics: Mapping[str, TopicSettings], policy: Policy) -> list[str]:
+    """The topics, by name, of which too much may be in the active segment when they fall idle.
+
+    Kafka rolls a segment for ``segment.ms`` only when the next record comes. Once all of an idle partition is past
+    retention, it rolls and deletes the active segment in one pass, and nobody can archive it in between. What is lost
+    so are the records of the last ``segment.ms``: little where that is well below ``retention.ms``.
+    """
+    return sorted(
+        topic
+        for topic, settings in topics.items()
+        if policy.covers(topic)
+        and "delete" in settings.cleanup_policy
+        and (policy.takes_compacted or "compact" not in settings.cleanup_policy)
+        and settings.retention_ms is not None
+        and (settings.segment_ms is None or settings.segment_ms > settings.retention_ms / 2)
+    )
 
 
 _LOOKS = 6

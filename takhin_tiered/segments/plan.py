@@ -32,9 +32,9 @@ class Verb(StrEnum):
 class Step:
     """One segment's line of the plan.
 
-    ``uploads`` and ``frees`` are bytes at the most; ``local`` is how the files of a segment to be moved stood.
-    ``reason_code`` is a stable word for programs, ``reason`` is for people. ``again``: other files were archived under
-    its name before.
+    ``uploads`` and ``frees`` are bytes at the most, the latter of files to be unlinked, whose space is free once the
+    broker closes them; ``local`` is how the files of a segment to be moved stood. ``reason_code`` is a stable word for
+    programs, ``reason`` is for people. ``again``: other files were archived under its name before.
     """
 
     id: SegmentId

@@ -25,13 +25,15 @@ def is_of_the_prefix(key: str) -> bool:
 class ObjectInfo:
     """What the store says of an object: bytes, its SHA-256 (None where it keeps none), time of writing.
 
-    ``sha256`` has the form of `Checksum.sha256`; ``modified`` is seconds since the epoch.
+    ``sha256`` has the form of `Checksum.sha256`; ``modified`` is seconds since the epoch. ``read_only``: it stands
+    under a prefix that is only read, so a `delete` leaves it.
     """
 
     key: str
     size: int
     sha256: str | None
     modified: float
+    read_only: bool = False
 
 
 class ObjectStore(Protocol):

@@ -139,7 +139,7 @@ class DirectoryStore:
     def _list(self, prefix: str) -> Sequence[ObjectInfo]:
         self._require_mount()
         found: list[ObjectInfo] = []
-        for folder, folders, names in os.walk(self._root):
+        for folder, folders, names in os.walk(self._root / prefix.rpartition("/")[0]):
             folders[:] = [name for name in folders if name != _TEMP_DIR]
             for name in names:
                 path = Path(folder, name)

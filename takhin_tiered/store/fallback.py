@@ -2,12 +2,13 @@
 
 What is written, and what is deleted, is its own. An object that it lacks is looked for in the others, in order;
 one of its own hides theirs of the same key. So an object that stands in another prefix is there still after a
-`delete`: retention removes nothing from what is only read.
+`delete`: `ObjectInfo.read_only` tells those, and retention leaves them alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import replace
 
 from takhin_tiered.codec.checksums import Checksum, Source
 from takhin_tiered.errors import ObjectMissing
@@ -39,7 +40,7 @@ class FallbackStore:
     async def head(self, key: str) -> ObjectInfo | None:
         for store in self._that_may_have(key):
             if (info := await store.head(key)) is not None:
-                return info
+                return replace(info, read_only=store is not self._own)
         return None
 
     async def read(self, key: str, *, limit: int = 1 << 20) -> bytes:
@@ -84,8 +85,10 @@ class FallbackStore:
     async def _next(self, listing: AsyncIterator[ObjectInfo], number: int) -> ObjectInfo | None:
         """The next object; of others' prefixes only what belongs to segments."""
         async for info in listing:
-            if not number or not is_of_the_prefix(info.key):
+            if not number:
                 return info
+            if not is_of_the_prefix(info.key):
+                return replace(info, read_only=True)
         return None
 
     async def delete(self, keys: Sequence[str]) -> None:

@@ -13,7 +13,7 @@ import pytest
 from takhin_tiered.store.wire import Deadlines
 from tests.faults.proxy import Proxy, proxy
 from tests.faults.truth import TALLY
-from tests.support import Bucket
+from tests.support import Broker, Bucket
 
 SHORT = Deadlines(connect=1.0, read=0.5, base=8.0)
 SAMPLE = 10
@@ -36,6 +36,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     left_out = {item for number, item in enumerate(of_stores) if number % SAMPLE != 3}
     config.hook.pytest_deselected(items=list(left_out))
     items[:] = [item for item in items if item not in left_out]
+
+
+@pytest.fixture
+def broker(broker: Broker) -> Broker:
+    """Each of its segments has all of the files that there are."""
+    broker.transactional = True
+    return broker
 
 
 @pytest.fixture(autouse=True)

@@ -15,7 +15,7 @@ from takhin_tiered import DiskError, DiskFull, Settings, TakhinError, TieredStor
 from takhin_tiered.disk.files import DataDir
 from tests.faults.disk import ERRORS, DiskFault, FaultyOs
 from tests.faults.truth import Folder, Truth
-from tests.support import HOUR, AtPoint, Broker, directory_settings
+from tests.support import HOUR, KINDS, AtPoint, Broker, directory_settings
 
 PARTITION = "orders-0"
 FIRST = f"{PARTITION}/00000000000000000000"
@@ -25,7 +25,7 @@ class Scene:
     """A broker with two closed segments of one partition and one of another, and a directory store."""
 
     def __init__(self, data: Path, home: Path, **changes: object) -> None:
-        self.broker = Broker(data)
+        self.broker = Broker(data, transactional=True)
         self.store = home / "store"
         self.settings: Settings = directory_settings(self.broker, self.store, state_path=home / "state", **changes)
         self.closed = self.broker.segments(PARTITION, 2, size=400_000) + self.broker.segments("audit-1", 1)
@@ -69,7 +69,7 @@ def faulty(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> FaultyOs:
 
 @pytest.mark.parametrize("error", ["EIO", "EACCES"])
 @pytest.mark.parametrize(
-    ("operation", "ending"), [("open", ".log"), ("open", ".index"), ("preadv", ".log"), ("preadv", ".timeindex")]
+    ("operation", "ending"), [("open", ".log"), ("open", ".index"), ("preadv", ".log"), ("preadv", ".txnindex")]
 )
 async def test_a_file_that_cannot_be_read_is_not_archived_and_holds_up_no_other(
     scene: Scene, faulty: FaultyOs, operation: str, ending: str, error: str
@@ -116,7 +116,7 @@ async def test_a_partition_that_cannot_be_opened_holds_up_no_other(scene: Scene,
 @pytest.mark.parametrize("error", ["EIO", "EACCES", "EROFS"])
 @pytest.mark.parametrize(
     ("operation", "ending"),
-    [("unlink", ".log"), ("unlink", ".index"), ("unlink", ".timeindex"), ("fsync", PARTITION)],
+    [*(("unlink", f".{kind}") for kind in KINDS), ("fsync", PARTITION)],
 )
 @pytest.mark.parametrize("restored", [False, True], ids=["archive", "evict"])
 async def test_a_file_that_cannot_be_unlinked_loses_nothing(

@@ -28,7 +28,7 @@ from takhin_tiered.codec.checksums import Checksum
 from takhin_tiered.errors import StoreUnavailable
 from takhin_tiered.store import ObjectInfo, ObjectStore
 from tests.faults.truth import Folder, Truth
-from tests.support import HOUR, Broker
+from tests.support import HOUR, KINDS, Broker
 
 FULL = os.environ.get("TAKHIN_TEST_TORTURE") == "full"
 PARTITIONS = ("orders-0", "orders-1", "orders-10")
@@ -332,7 +332,7 @@ class Interleavings(RuleBasedStateMachine):
     def _new_active(self, partition: str) -> None:
         path = self._path(partition, self.ends[partition])
         (self.broker.root / partition).mkdir(exist_ok=True)
-        for kind in ("log", "index", "timeindex"):
+        for kind in KINDS:
             self._write(path.removesuffix("log") + kind, self._bytes(30), append=False)
         self._stamp(path, self.now)
 

@@ -20,21 +20,28 @@ from typing import Any
 import pytest
 
 from takhin_tiered import Settings
-from tests.faults.truth import TALLY
-from tests.support import COLD, HOUR, Broker, Bucket, directory_settings, environment, store_settings
+from tests.faults.truth import TALLY, Folder
+from tests.support import (
+    COLD,
+    HOUR,
+    KINDS,
+    Broker,
+    Bucket,
+    daemon,
+    directory_settings,
+    environment,
+    store_settings,
+    wait_until,
+)
 
 ARCHIVE = [
-    "archive.intended", "archive.log.stored", "archive.index.stored", "archive.timeindex.stored",
+    "archive.intended", *(f"archive.{kind}.stored" for kind in KINDS),
     "archive.before.manifest", "archive.committed", "archive.journaled",
 ]  # fmt: skip
-EVICT = [
-    "evict.begin", "evict.log.unlinked", "evict.index.unlinked", "evict.timeindex.unlinked", "evict.unlinked",
-    "evict.journaled",
-]  # fmt: skip
+EVICT = ["evict.begin", *(f"evict.{kind}.unlinked" for kind in KINDS), "evict.unlinked", "evict.journaled"]
 RESTORE = [
-    "restore.index.downloaded", "restore.timeindex.downloaded", "restore.log.downloaded",
-    "restore.partition.completed", "restore.index.placed",
-    "restore.timeindex.placed", "restore.log.placed", "restore.placed", "restore.journaled",
+    *(f"restore.{kind}.downloaded" for kind in KINDS), "restore.partition.completed",
+    *(f"restore.{kind}.placed" for kind in KINDS), "restore.placed", "restore.journaled",
 ]  # fmt: skip
 CATALOG = ["catalog.writing", "catalog.written"]
 ORPHAN = ["orphan.before.delete", "orphan.deleted"]
@@ -43,16 +50,19 @@ HEAL = [
     "archive.superseded.kept",
 ]  # fmt: skip
 EXPIRE = ["expire.intended", "expire.manifest.deleted", "expire.objects.deleted", "expire.journaled"]
+SUPERSEDED = ["superseded.proven", "superseded.objects.deleted", "superseded.manifest.deleted"]
 REWRITTEN = [*ARCHIVE, "archive.superseded.kept", *EVICT]
 SCENARIOS = {
     "fresh": [*ARCHIVE, *EVICT],
     "copied": EVICT,
-    "rewritten": [point for point in REWRITTEN if "index.stored" not in point],
+    # Of the other files the archive has these bytes already.
+    "rewritten": [point for point in REWRITTEN if not point.endswith(".stored") or point == "archive.log.stored"],
     "lease over": EVICT,
     "archived": RESTORE,
     "expired": EXPIRE,
     "orphaned": ORPHAN,
     "damaged": HEAL,
+    "superseded": SUPERSEDED,
 }
 # How often a verb of the scenario comes by a point, where it is not at least once for each of two segments.
 WRITES = {"fresh": 6, "copied": 4, "rewritten": 6, "lease over": 4, "archived": 4, "expired": 4, "orphaned": 3}
@@ -70,6 +80,7 @@ STORES = ["directory", "s3"] if FULL else ["directory"]
 class Scene:
     broker: Broker
     settings: Callable[..., Settings]
+    keys: Callable[[], list[str]]
     objects: Callable[[], dict[str, bytes]]
     damage: Callable[[str], None]
     closed: list[str]
@@ -93,16 +104,23 @@ class Scene:
 
     def prepare(self, scenario: str) -> tuple[list[str], dict[str, Any]]:
         """Bring the segments into their state; returns the command to be killed, and its settings."""
-        if scenario in {"copied", "rewritten"}:
+        if scenario in {"copied", "rewritten", "superseded"}:
             assert self.run("run", "--once", archive_mode="copy") == 0
         if scenario in {"lease over", "archived", "expired"}:
             assert self.run("run", "--once") == 0
-        if scenario == "rewritten":
+        if scenario in {"rewritten", "superseded"}:
             for path in self.closed:
                 self.broker.append(path, b"after a compaction")
                 os.utime(self.broker.root / path, (time.time() - 400 * HOUR,) * 2)
                 self.times[path] = (self.broker.root / path).stat().st_mtime_ns
             assert self.run("run", "--once", auto_archive_enabled=False) == 0
+        if scenario == "superseded":
+            assert self.run("run", "--once", archive_mode="copy") == 0
+            return ["run"], {
+                "archive_mode": "copy",
+                "archive_superseded_keep_hours": 0.01 / 3600,
+                "reconcile_interval_hours": 0.1 / 3600,
+            }
         if scenario == "lease over":
             assert self.run("restore", "*", restore_lease_hours=0) == 0
         if scenario == "archived":
@@ -120,6 +138,10 @@ class Scene:
                 self.damage(path)
             return ["verify", "--deep"], {"archive_mode": "copy"}
         return ["run", "--once"], {"retention_hours": 100} if scenario == "expired" else {}
+
+    def superseded(self) -> list[str]:
+        """The manifests of generations that a later one took the place of."""
+        return [key for key in self.keys() if re.search(r"\.g[0-9]+\.manifest\.json$", key)]
 
     def check(self, *, may_be_gone: bool) -> int:
         """Every closed byte is whole somewhere, and nothing lies about; returns how many bytes are lost."""
@@ -163,7 +185,7 @@ def scene(request: pytest.FixtureRequest, broker: Broker, tmp_path: Path) -> Sce
         def settings(**changes: Any) -> Settings:
             return directory_settings(broker, store, archive_concurrency=1, **changes)
 
-        return Scene(broker, settings, objects, damage, closed, times)
+        return Scene(broker, settings, Folder(store).keys, objects, damage, closed, times)
     bucket: Bucket = request.getfixturevalue("bucket")
 
     def in_bucket() -> dict[str, bytes]:
@@ -176,7 +198,7 @@ def scene(request: pytest.FixtureRequest, broker: Broker, tmp_path: Path) -> Sce
     def bucket_settings(**changes: Any) -> Settings:
         return store_settings(broker, bucket, archive_concurrency=1, **changes)
 
-    return Scene(broker, bucket_settings, in_bucket, damage_object, closed, times)
+    return Scene(broker, bucket_settings, bucket.keys, in_bucket, damage_object, closed, times)
 
 
 def flipped(data: bytes) -> bytes:
@@ -184,9 +206,14 @@ def flipped(data: bytes) -> bytes:
 
 
 @pytest.mark.parametrize(("scenario", "point", "nth"), CHOSEN)
-def test_a_kill_loses_nothing_and_the_next_start_goes_on(scene: Scene, scenario: str, point: str, nth: int) -> None:
+def test_a_kill_loses_nothing_and_the_next_start_goes_on(
+    scene: Scene, tmp_path: Path, scenario: str, point: str, nth: int
+) -> None:
     arguments, changes = scene.prepare(scenario)
     assert scene.run(*arguments, point=point, nth=nth, **changes) == -signal.SIGKILL
+    if scenario == "superseded":
+        with daemon(scene.settings(**changes), tmp_path / "log"):
+            wait_until(lambda: scene.superseded() == [], what="the removal of what is superseded")
     if scenario == "damaged":
         scene.run(*arguments, **changes)
         assert scene.run(*arguments, **changes) == 0
@@ -218,7 +245,7 @@ def test_every_point_of_the_program_is_among_those_tried() -> None:
     points = {
         expanded
         for point in re.findall(r'reached\(f?"([^"]+)"\)', text)
-        for expanded in ([point.replace("{kind}", kind) for kind in ("log", "index", "timeindex")])
+        for expanded in ([point.replace("{kind}", kind) for kind in KINDS])
     }
     # Those of a trim need a broker: tests/kafka/test_trim.py kills it at any moment.
     tried = {point for _, point, _ in CASES} | {"trim.proven", "trim.asked"}

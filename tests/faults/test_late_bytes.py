@@ -20,7 +20,7 @@ from takhin_tiered.disk.look import scan_partition
 from takhin_tiered.disk.scan import scan
 from takhin_tiered.segments.listing import PartitionListing
 from tests.faults.truth import Folder
-from tests.support import AtPoint, Broker, directory_settings
+from tests.support import KINDS, AtPoint, Broker, directory_settings
 
 
 @contextmanager
@@ -94,7 +94,7 @@ async def test_a_partition_that_is_moved_while_it_is_listed_keeps_its_files(
         with pytest.raises(SegmentChanged):
             await storage.archive_segment(path)
         assert reached
-        assert len(list(aside.glob(f"{Path(path).stem}.*"))) == 3
+        assert len(list(aside.glob(f"{Path(path).stem}.*"))) == len(KINDS)
 
 
 async def test_what_a_verb_found_outweighs_a_scan_that_looked_before(broker: Broker, tmp_path: Path) -> None:

@@ -23,11 +23,10 @@ import httpx
 import pytest
 
 from tests.faults.truth import TALLY, Folder, Store, Truth
-from tests.support import HOUR, Broker, Daemon, command, directory_settings, store_settings
+from tests.support import HOUR, KINDS, Broker, Daemon, command, directory_settings, store_settings
 
 FULL = os.environ.get("TAKHIN_TEST_TORTURE") == "full"
 KILLS, SEGMENTS, PARTITIONS = (300, 2000, 20) if FULL else (5, 60, 4)
-KINDS = ("log", "index", "timeindex")
 
 
 @dataclass

@@ -77,7 +77,7 @@ async def require_finished(truth: Truth, storage: TieredStorage, closed: list[st
     assert all(truth.whole_on_disk(path) for path in closed)
 
 
-PUTS = (".log", ".index", ".timeindex", ".manifest.json")
+PUTS = (".log", ".index", ".timeindex", ".txnindex", ".snapshot", ".manifest.json")
 ANSWERS = (Kind.ERROR_500, Kind.SLOW_DOWN, Kind.DENIED)
 BREAKS = (Kind.RESET, Kind.HANG)
 
@@ -304,10 +304,10 @@ async def archived(broker: Broker, bucket: Bucket, between: Proxy, **changes: ob
 
 
 FAILING_READS = [
-    *((kind, ending) for ending in (".log", ".index", ".manifest.json") for kind in (*ANSWERS, *BREAKS)),
+    *((kind, ending) for ending in (".log", ".index", ".txnindex", ".manifest.json") for kind in (*ANSWERS, *BREAKS)),
     *((kind, ".log") for kind in (Kind.CUT_RESPONSE, Kind.FLIP_RESPONSE, Kind.HANG_BODY, Kind.SHORTER)),
     *((kind, ".manifest.json") for kind in (Kind.CUT_RESPONSE, Kind.SHORTER, Kind.HANG_BODY)),
-    (Kind.FLIP_RESPONSE, ".timeindex"),
+    *((Kind.FLIP_RESPONSE, ending) for ending in (".timeindex", ".txnindex", ".snapshot")),
 ]
 
 
@@ -457,7 +457,7 @@ async def test_a_length_that_is_too_long_keeps_no_byte_back(broker: Broker, buck
         require_sound(truth, storage, closed)
 
 
-@pytest.mark.parametrize(("method", "ending"), [("HEAD", ".log"), ("HEAD", ".timeindex"), ("GET", ".manifest.json")])
+@pytest.mark.parametrize(("method", "ending"), [("HEAD", ".log"), ("HEAD", ".snapshot"), ("GET", ".manifest.json")])
 @pytest.mark.parametrize("kind", [*ANSWERS, *BREAKS])
 async def test_a_copy_whose_lease_ended_stays_while_the_archive_cannot_be_proven(
     broker: Broker, bucket: Bucket, between: Proxy, kind: Kind, method: str, ending: str

@@ -148,6 +148,21 @@ def test_the_configuration_is_found_wherever_it_is_named(broker: Broker, setting
     assert "is valid" in run(settings, "config", "check")
 
 
+def test_what_is_unlinked_is_not_told_as_free_before_the_broker_closes_it(
+    broker: Broker, settings: Settings, tmp_path: Path
+) -> None:
+    path = broker.segments("orders-0", 2)[0]
+    with (broker.root / path).open("rb"):
+        planned = " ".join(run(settings, "plan").split())
+        assert "of files to be unlinked" in planned
+        assert "is free once the broker closes it" in planned
+        assert "freed" not in planned
+        with daemon(settings, tmp_path / "log") as running:
+            running.wait_logged('"bytes_unlinked": ')
+            assert "of files unlinked" in " ".join(run(settings, "status").split())
+    assert "once the broker closes it" not in run(settings, "plan")
+
+
 def test_the_demonstration_runs(settings: Settings) -> None:
     said = run(settings, "demo")
     assert "12 segments archived" in said

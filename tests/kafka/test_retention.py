@@ -9,7 +9,7 @@ from itertools import pairwise
 from tests.kafka.broker import Kafka
 from tests.kafka.clients import Clients
 from tests.kafka.conftest import NewProgram
-from tests.kafka.program import SECOND, metric
+from tests.kafka.program import SECOND, bases, metric
 from tests.support import wait_until
 
 RETENTION = 12.0
@@ -97,6 +97,44 @@ def test_a_lost_tail_is_counted_and_told(kafka: Kafka, clients: Clients, new_pro
         assert lost
         assert sum(metric(daemon.metrics(), name) for name in set(lost)) > 0
     kafka.require_well()
+
+
+def test_topics_that_lose_their_tail_when_idle_are_named_once(
+    kafka: Kafka, clients: Clients, new_program: NewProgram
+) -> None:
+    """With Kafka's defaults, `segment.ms` and `retention.ms` are the same seven days."""
+    day = 24 * 3600 * 1000
+    clients.create("defaults", retention_ms=7 * day)
+    clients.create("sooner", retention_ms=7 * day, segment_ms=day)
+    clients.create("forever", retention_ms=-1)
+    clients.create("private", retention_ms=7 * day)
+    for topic in ("defaults", "sooner", "forever", "private"):
+        clients.produce(topic, 10)
+    program = new_program(archive_mode="copy", broker_bootstrap=kafka.bootstrap, topics_exclude=["__*", "private"])
+    checked = " ".join(program.run("config", "check", "--connect").stderr.split())
+    assert "the last segment of defaults before" in checked
+    with program.daemon() as daemon:
+        daemon.wait_cycles(3)
+        assert program.json("status")["broker"]["idle_tail_topics"] == ["defaults"]
+        assert "1 topic may lose its tail when idle" in " ".join(program.run("status").stdout.split())
+        told = [line for line in daemon.log_text.splitlines() if "fall idle" in line]
+        assert len(told) == 1
+        assert "defaults" in told[0]
+        assert "sooner" not in told[0]
+
+
+def test_an_idle_tail_is_not_rolled_before_the_next_record(kafka: Kafka, clients: Clients) -> None:
+    """However short `segment.ms` is: Kafka looks at it only when a record is appended."""
+    clients.create("idle", retention_ms=8000, segment_ms=1000)
+    clients.create("alive", retention_ms=8000, segment_ms=1000)
+    for topic in ("idle", "alive"):
+        clients.produce(topic, 100)
+    end = time.monotonic() + 3
+    wait_until(lambda: time.monotonic() > end, what="the time after which a segment is rolled")
+    clients.produce("alive", 1)
+    assert bases(kafka.log_dir / "alive-0") == [0, 100]
+    assert bases(kafka.log_dir / "idle-0") == [0]
+    wait_until(lambda: clients.offsets("idle") == (100, 100), what="Kafka to delete all of it")
 
 
 def test_config_check_warns_of_a_cold_age_like_kafkas_retention(

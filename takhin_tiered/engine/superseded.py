@@ -1,0 +1,112 @@
+"""Superseded generations whose time is over leave the archive: `storage.tiered.archive.superseded.keep.hours`.
+
+The objects go first, and the manifest that names them goes last. An expire goes the other way, and its intents let the
+removal of orphans finish it. Here nobody would finish it: of an intent for an earlier generation the removal of orphans
+keeps its hands, as earlier releases intended removals that are not safe. So what a removal that was killed has left is
+found by its manifest, at the next look, and removed again from the start.
+
+Such a generation may be the only copy of some records, and whoever sets the key gives those up. What has to be sure is
+that the segment stays: the current manifest is read from the store, and each of its objects is proven, right before the
+removal, with the segment's lock held. No object goes that another manifest of the segment names, the current one or a
+superseded one. Where one of them cannot be read, nothing goes.
+
+When it was superseded is told by the store's time of its superseded manifest, and by the time at which the generation
+after it was archived. Both have to be long ago: so neither a clock that is wrong nor a copied bucket makes it early.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from takhin_tiered import logs
+from takhin_tiered.engine.context import Engine, verb
+from takhin_tiered.engine.prove import prove_archived
+from takhin_tiered.engine.turns import Turn
+from takhin_tiered.errors import ObjectCorrupt, ObjectMissing, StoreError, TakhinError
+from takhin_tiered.points import reached
+from takhin_tiered.segments.manifest import Manifest
+from takhin_tiered.segments.names import SegmentId, generation_of, parse_superseded_key
+from takhin_tiered.store import ObjectInfo
+
+
+async def remove_superseded(engine: Engine, identities: Iterable[SegmentId], keep: float) -> int:
+    """Remove what was superseded more than ``keep`` seconds ago; returns how many generations. 0 seconds: for ever.
+
+    The prefix has to be owned. A segment that cannot be judged keeps all of its generations, and is told; a store
+    that does not answer ends the look, and the next one goes on.
+    """
+    removed = 0
+    for identity in identities if keep else ():
+        await engine.turns.give_way(Turn.SCRUB)
+        if engine.stopping.is_set():
+            break
+        try:
+            removed += await _remove_of(engine, identity, keep)
+        except TakhinError as error:
+            logs.logger().warning(
+                "superseded generations are kept", segment=identity.path, code=error.code, error=str(error)
+            )
+            if isinstance(error, StoreError) and not isinstance(error, ObjectMissing | ObjectCorrupt):
+                break
+    return removed
+
+
+async def _remove_of(engine: Engine, identity: SegmentId, keep: float) -> int:
+    with verb("remove superseded", identity):
+        async with engine.catalog.lock(identity):
+            segment = engine.catalog.get(identity)
+            if segment is None or segment.archive is None or segment.quarantined:
+                return 0
+            if not engine.catalog.is_current(identity):
+                # Of an earlier incarnation nothing leaves by itself.
+                return 0
+            now = engine.clock()
+            found = await _superseded(engine, identity)
+            old = [n for n, info in found.items() if now - info.modified > keep and not info.read_only]
+            if not old:
+                return 0
+            current = await prove_archived(engine, identity)
+            manifests = {n: await _read(engine, identity, n) for n in found} | {current.generation: current}
+            reached("superseded.proven")
+            removed = 0
+            for generation in sorted(old):
+                after = min((n for n in manifests if n > generation), default=None)
+                # One that nothing took the place of: its successor was never committed.
+                if after is None or generation >= current.generation or now - manifests[after].archived_at <= keep:
+                    continue
+                await _remove(engine, manifests.pop(generation), manifests.values())
+                removed += 1
+            return removed
+
+
+async def _superseded(engine: Engine, identity: SegmentId) -> dict[int, ObjectInfo]:
+    """The segment's superseded generations, as the store lists their manifests now."""
+    prefix = identity.manifest_key.removesuffix("manifest.json") + "g"
+    found: dict[int, ObjectInfo] = {}
+    async for info in engine.store.list(prefix):
+        parsed = parse_superseded_key(info.key)
+        if parsed is not None and parsed[0] == identity:
+            found[parsed[1]] = info
+    return found
+
+
+async def _read(engine: Engine, identity: SegmentId, generation: int) -> Manifest:
+    """A superseded manifest; `ObjectCorrupt` where it is none of this generation."""
+    key = identity.superseded_key(generation)
+    manifest = Manifest.from_json(await engine.store.read(key), key=identity.manifest_key)
+    if manifest.generation != generation or any(generation_of(f.key) > generation for f in manifest.files.values()):
+        raise ObjectCorrupt(f"{key} is not the manifest of generation {generation}", segment=identity.path, key=key)
+    return manifest
+
+
+async def _remove(engine: Engine, old: Manifest, others: Iterable[Manifest]) -> None:
+    named = {file.key for other in others for file in other.files.values()}
+    files = [file for file in old.files.values() if file.key not in named]
+    await engine.store.delete([file.key for file in files])
+    reached("superseded.objects.deleted")
+    await engine.store.delete([old.id.superseded_key(old.generation)])
+    engine.catalog.superseded -= 1
+    reached("superseded.manifest.deleted")
+    logs.logger().info(
+        "removed a superseded generation", generation=old.generation, bytes=sum(file.size for file in files)
+    )

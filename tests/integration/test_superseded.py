@@ -1,0 +1,223 @@
+"""`archive.superseded.keep.hours`: what a later generation took the place of leaves the archive in its time."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from takhin_tiered import Settings, TieredStorage
+from takhin_tiered.engine.superseded import remove_superseded
+from tests.faults.truth import Folder, Store
+from tests.support import HOUR, AtPoint, Broker, Bucket, daemon, directory_settings, store_settings
+
+KEEP = 48 * HOUR
+
+
+class Stopped(BaseException):
+    """Stands for a process that ends here: nothing in the program catches it."""
+
+
+def stop() -> None:
+    raise Stopped
+
+
+@dataclass
+class World:
+    broker: Broker
+    settings: Callable[..., Settings]
+    store: Store
+    delete: Callable[[str], None]
+
+
+@pytest.fixture(params=["directory", "s3"])
+def world(request: pytest.FixtureRequest, broker: Broker, tmp_path: Path) -> World:
+    """A data directory, and a store of each kind, in a mode that keeps local files."""
+
+    def settings(**changes: Any) -> Settings:
+        return store_settings(broker, request.getfixturevalue("bucket"), archive_mode="copy", **changes)
+
+    def in_directory(**changes: Any) -> Settings:
+        return directory_settings(broker, tmp_path / "store", archive_mode="copy", **changes)
+
+    if request.param == "directory":
+        return World(broker, in_directory, Folder(tmp_path / "store"), lambda key: (tmp_path / "store" / key).unlink())
+    bucket: Bucket = request.getfixturevalue("bucket")
+    return World(broker, settings, bucket, bucket.delete)
+
+
+async def rewrite(storage: TieredStorage, broker: Broker, path: str) -> None:
+    """Other bytes in a segment that is archived: the archive gets one generation more."""
+    broker.append(path, b"x" * 100)
+    os.utime(broker.root / path, (time.time() - 300 * HOUR,) * 2)
+    await storage.run_cycle()
+    report = await storage.run_cycle()
+    assert (report.copied, report.failures) == (1, [])
+
+
+async def rewritten(storage: TieredStorage, broker: Broker) -> str:
+    """A segment with one superseded generation."""
+    (path,) = broker.segments("orders-0", 1)
+    await storage.run_cycle()
+    await rewrite(storage, broker, path)
+    return path
+
+
+async def clean(storage: TieredStorage, *, hours_later: float = 49.0) -> int:
+    """What the upkeep does, so much later."""
+    storage.engine.clock = lambda: time.time() + hours_later * HOUR
+    await storage.prepare()
+    found = await storage.reconcile()
+    return await remove_superseded(storage.engine, found.rewritten, KEEP)
+
+
+def named_by(store: Store, key: str) -> set[str]:
+    return {entry["key"] for entry in json.loads(store.read(key))["files"].values()}
+
+
+def manifest_key(path: str, generation: int | None = None) -> str:
+    return path.replace(".log", f".g{generation}.manifest.json" if generation else ".manifest.json")
+
+
+async def test_it_goes_when_its_time_is_over_and_not_before(world: World) -> None:
+    async with TieredStorage.open(world.settings()) as storage:
+        path = await rewritten(storage, world.broker)
+        before = world.store.keys()
+        assert await clean(storage, hours_later=47) == 0
+        assert world.store.keys() == before
+        assert storage.status()["superseded_generations"] == 1
+        assert await clean(storage) == 1
+        assert storage.status()["superseded_generations"] == 0
+        # Of the first generation the log is gone; the indexes are the second one's too.
+        assert set(before) - set(world.store.keys()) == {path, manifest_key(path, 1)}
+        assert named_by(world.store, manifest_key(path)) < set(world.store.keys())
+        assert await clean(storage) == 0
+        assert (await storage.rebuild()).superseded == 0
+        assert [verdict.problem async for verdict in storage.verify(deep=True)] == [""]
+
+
+async def test_what_another_generation_names_stays_until_that_one_goes(world: World) -> None:
+    """The second generation names the first one's indexes. The third has indexes of its own."""
+    async with TieredStorage.open(world.settings()) as storage:
+        path = await rewritten(storage, world.broker)
+        index = path.replace(".log", ".index")
+        world.broker.overwrite(index, bytes(8))
+        await storage.run_cycle()
+        storage.engine.clock = lambda: time.time() + 24 * HOUR
+        await rewrite(storage, world.broker, path)
+        assert index in named_by(world.store, manifest_key(path, 2)) | named_by(world.store, manifest_key(path, 1))
+        assert storage.status()["superseded_generations"] == 2
+        # The third was archived a day later: the second has been superseded for a day less.
+        assert await clean(storage) == 1
+        kept = named_by(world.store, manifest_key(path, 2))
+        assert kept <= set(world.store.keys())
+        assert await clean(storage, hours_later=80) == 1
+        assert set(world.store.keys()) == named_by(world.store, manifest_key(path)) | {manifest_key(path)}
+
+
+@pytest.mark.parametrize("harm", ["object gone", "object damaged", "manifest gone", "manifest damaged", "quarantined"])
+async def test_while_the_current_generation_is_not_proven_it_stays(world: World, harm: str) -> None:
+    async with TieredStorage.open(world.settings()) as storage:
+        path = await rewritten(storage, world.broker)
+        current = named_by(world.store, manifest_key(path))
+        (log,) = (key for key in current if key.endswith(".log"))
+        if harm == "object gone":
+            world.delete(log)
+        elif harm == "object damaged":
+            world.store.write(log, world.store.read(log)[:-1] + b"?")
+        elif harm == "manifest gone":
+            world.delete(manifest_key(path))
+        elif harm == "manifest damaged":
+            world.store.write(manifest_key(path), b"{}")
+        else:
+            index = path.replace(".log", ".index")
+            world.broker.files.pop(index)
+            (world.broker.root / path).unlink()
+            whole = world.store.read(log)
+            world.store.write(log, whole[:-1] + b"?")
+            assert (await storage.scrub_segment(path)).problem
+            world.store.write(log, whole)
+        before = world.store.keys()
+        assert await clean(storage) == 0
+        assert world.store.keys() == before
+
+
+async def test_what_cannot_be_read_of_it_is_left_alone(world: World) -> None:
+    async with TieredStorage.open(world.settings()) as storage:
+        path = await rewritten(storage, world.broker)
+        other = world.broker.segments("audit-0", 1)[0]
+        await storage.run_cycle()
+        await rewrite(storage, world.broker, other)
+        world.store.write(manifest_key(path, 1), b"no manifest")
+        assert await clean(storage) == 1
+        assert {path, manifest_key(path, 1)} <= set(world.store.keys())
+        assert other not in set(world.store.keys())
+        assert storage.status()["superseded_generations"] == 1
+
+
+@pytest.mark.parametrize("later", [False, True])
+async def test_a_manifest_of_a_generation_that_nothing_superseded_is_left_alone(world: World, later: bool) -> None:
+    """It is written before the one that takes its place, which may never have come."""
+    (path,) = world.broker.segments("orders-0", 1)
+    async with TieredStorage.open(world.settings()) as storage:
+        await storage.run_cycle()
+        world.store.write(manifest_key(path, 1), world.store.read(manifest_key(path)))
+        if later:
+            # Left by a segment of that name that retention removed: its generations were counted from 1 again.
+            document = json.loads(world.store.read(manifest_key(path)))
+            world.store.write(manifest_key(path, 2), json.dumps({**document, "generation": 2}).encode())
+        before = world.store.keys()
+        assert await clean(storage, hours_later=10_000) == 0
+        assert world.store.keys() == before
+
+
+@pytest.mark.parametrize("point", ["superseded.proven", "superseded.objects.deleted", "superseded.manifest.deleted"])
+async def test_a_removal_that_is_killed_is_finished_by_the_next(world: World, at_point: AtPoint, point: str) -> None:
+    async with TieredStorage.open(world.settings()) as storage:
+        path = await rewritten(storage, world.broker)
+        at_point(point, stop)
+        with pytest.raises(Stopped):
+            await clean(storage)
+    async with TieredStorage.open(world.settings()) as storage:
+        assert await clean(storage) == (point != "superseded.manifest.deleted")
+        assert storage.status()["superseded_generations"] == 0
+        assert set(world.store.keys()) == named_by(world.store, manifest_key(path)) | {manifest_key(path)}
+        assert [verdict.problem async for verdict in storage.verify(deep=True)] == [""]
+
+
+async def test_what_stands_under_a_prefix_that_is_only_read_is_left_alone(broker: Broker, tmp_path: Path) -> None:
+    async with TieredStorage.open(directory_settings(broker, tmp_path / "old", archive_mode="copy")) as storage:
+        await rewritten(storage, broker)
+    old = Folder(tmp_path / "old")
+    before = old.keys()
+    settings = directory_settings(broker, tmp_path / "store", archive_mode="copy", s3_prefixes_read=("old",))
+    async with TieredStorage.open(settings) as storage:
+        await storage.rebuild()
+        assert await clean(storage, hours_later=10_000) == 0
+        assert storage.status()["superseded_generations"] == 1
+    assert old.keys() == before
+
+
+async def test_it_is_kept_for_ever_where_no_time_is_set(world: World) -> None:
+    async with TieredStorage.open(world.settings()) as storage:
+        path = await rewritten(storage, world.broker)
+        storage.engine.clock = lambda: time.time() + 100_000 * HOUR
+        assert await remove_superseded(storage.engine, (await storage.reconcile()).rewritten, 0) == 0
+        assert {path, manifest_key(path, 1)} <= set(world.store.keys())
+
+
+async def test_the_daemon_removes_it_at_its_reconcile(world: World, tmp_path: Path) -> None:
+    async with TieredStorage.open(world.settings()) as storage:
+        path = await rewritten(storage, world.broker)
+    settings = world.settings(archive_superseded_keep_hours=0.1 / 3600, reconcile_interval_hours=0.5 / 3600)
+    with daemon(settings, tmp_path / "log") as running:
+        running.wait_logged("removed a superseded generation")
+        assert not {path, manifest_key(path, 1)} & set(world.store.keys())
+        assert running.request("GET", "/api/v1/tiered/status").json()["superseded_generations"] == 0
+        assert running.stop() == 0
