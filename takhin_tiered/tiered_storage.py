@@ -24,7 +24,7 @@ from takhin_tiered.engine.context import Engine, counted
 from takhin_tiered.engine.coverage import cover_all
 from takhin_tiered.engine.cycle import CycleReport, Listener, plan_now, refresh_catalog, run_cycle
 from takhin_tiered.engine.gauges import update_gauges
-from takhin_tiered.engine.naming import info_of, is_of, known_segment, named_segment
+from takhin_tiered.engine.naming import crowded_out, info_of, is_of, known_segment, named_segment
 from takhin_tiered.engine.opening import KAFKA, SUPERSEDED, acquire, make_engine, open_data_dirs, was_kafka
 from takhin_tiered.engine.orphans import remove_stale_uploads
 from takhin_tiered.engine.pace import Pace
@@ -175,7 +175,7 @@ class TieredStorage:
         Of all incarnations, or of the one that ``topic_id`` names.
         """
         start = SegmentId.parse(after) if after else None
-        now = self.engine.clock()
+        now, crowded = self.engine.clock(), crowded_out(self.engine)
         for segment in self.engine.catalog.segments(topic=topic, after=start):
             if state is not None and segment.state is not state:
                 continue
@@ -183,7 +183,7 @@ class TieredStorage:
                 continue
             if topic_id and not is_of(self.engine, segment, topic_id):
                 continue
-            yield info_of(self.engine, segment)
+            yield info_of(self.engine, segment, crowded)
 
     async def partitions(self) -> list[PartitionInfo]:
         """The offset ranges of each partition and incarnation, with what is missing, and what is there twice."""

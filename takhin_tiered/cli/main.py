@@ -6,7 +6,6 @@ Exit status: 0 done; 1 something failed, and it says what; 2 usage or configurat
 from __future__ import annotations
 
 import sys
-from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,15 +19,14 @@ from takhin_tiered.cli.access import open_access
 from takhin_tiered.cli.broker import broker_words, directory_words, kept_words, try_connections
 from takhin_tiered.cli.listing import list_partitions
 from takhin_tiered.cli.moves import expand, move_all, path_of
-from takhin_tiered.cli.output import console, counted, error_console, print_json, print_table, size
+from takhin_tiered.cli.output import console, counted, error_console, matches, print_json, print_table, size
 from takhin_tiered.cli.restore import restore
 from takhin_tiered.cli.running import exit_if, finish, run_work, settings_of
+from takhin_tiered.cli.verify import verify
 from takhin_tiered.config import Settings, find_config
 from takhin_tiered.errors import TakhinError
 from takhin_tiered.lifecycle import run_in_loop, run_once
 from takhin_tiered.segments.model import State, Tier
-from takhin_tiered.segments.names import SegmentId
-from takhin_tiered.tiered_storage import TieredStorage
 
 app = typer.Typer(
     name="takhin-tiered",
@@ -39,6 +37,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.command()(restore)
+app.command()(verify)
 config_app = typer.Typer(help="Check and show the settings.", no_args_is_help=True)
 app.add_typer(config_app, name="config")
 
@@ -136,7 +135,7 @@ def ls(  # noqa: PLR0917 - typer gives them by name
     async def work(settings: Settings) -> None:
         async with open_access(settings, changing=False) as access:
             found = await access.segments(tier=tier, state=state)
-        chosen = [segment for segment in found if _matches(segment["segment_path"], glob)]
+        chosen = [segment for segment in found if matches(segment["segment_path"], glob)]
         if as_json:
             print_json(chosen)
             return
@@ -171,56 +170,6 @@ def archive(context: typer.Context, paths: Paths) -> None:
             exit_if(failures)
 
     run_work(context, work)
-
-
-@app.command()
-def verify(
-    context: typer.Context,
-    glob: Annotated[str, typer.Argument(metavar="[GLOB]", help="Such as 'orders-*'.")] = "*",
-    deep: Annotated[bool, typer.Option("--deep", help="Read every byte back.")] = False,
-) -> None:
-    """Compare the archive with its manifests: sizes and checksums, or with --deep every byte.
-
-    What is bad is named, and quarantined: never restored. Where it still stands whole on the disk, it is
-    stored again from there.
-    """
-
-    async def work(settings: Settings) -> None:
-        checked = total = lacking = 0
-        bad: list[str] = []
-        async with TieredStorage.open(settings, read_only=True) as storage:
-            async for verdict in storage.verify(lambda identity: _matches(identity.path, glob), deep=deep):
-                checked += 1
-                total += verdict.size
-                lacking += verdict.may_lack_files
-                if verdict.problem:
-                    bad.append(verdict.id.exact_path)
-                    console().print(f"BAD {verdict.id.full_path}: {escape(verdict.problem)}")
-        how = "read back" if deep else "by sizes and checksums"
-        console().print(f"{counted(checked, 'archived segment')} verified {how}, {size(total)}, {len(bad)} bad")
-        if lacking:
-            console().print(
-                f"{counted(lacking, 'segment')} archived by an earlier release may lack a transaction index and a "
-                "producer snapshot: what still stands on the disk is archived with them at the next cycle"
-            )
-        if bad:
-            await _scrub(settings, bad)
-        exit_if(len(bad))
-
-    run_work(context, work)
-
-
-async def _scrub(settings: Settings, bad: list[str]) -> None:
-    """Take the consequences of what `verify` found, and say what became of each segment."""
-    try:
-        async with open_access(settings, changing=True) as access:
-            for path in bad:
-                if await access.scrub(path):
-                    console().print(f"HEALED {path}: stored again from the disk")
-                else:
-                    console().print(f"QUARANTINED {path}: no whole copy is on the disk. Look for an older version")
-    except TakhinError as error:
-        error_console().print(f"What is bad was not quarantined: {escape(str(error))}")
 
 
 @app.command()
@@ -306,11 +255,6 @@ def _global_options_first(arguments: list[str]) -> list[str]:
         else:
             rest.append(argument)
     return front + rest
-
-
-def _matches(path: str, glob: str) -> bool:
-    """A glob for whole paths, or for the partition's directory alone."""
-    return fnmatchcase(path, glob) or fnmatchcase(SegmentId.parse(path).directory, glob)
 
 
 def _print_status(found: dict[str, Any]) -> None:

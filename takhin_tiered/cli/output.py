@@ -6,10 +6,13 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Sequence
+from fnmatch import fnmatchcase
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+
+from takhin_tiered.segments.names import SegmentId
 
 _WIDE = 240
 
@@ -56,3 +59,8 @@ def size(count: float) -> str:
 
 def counted(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def matches(path: str, glob: str) -> bool:
+    """A glob for whole paths, or for the partition's directory alone."""
+    return fnmatchcase(path, glob) or fnmatchcase(SegmentId.parse(path).directory, glob)

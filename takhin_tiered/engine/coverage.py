@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import pairwise
 
 from takhin_tiered.engine.context import Engine
 from takhin_tiered.engine.outlook import is_compacted
 from takhin_tiered.engine.placing import end_on_disk
-from takhin_tiered.segments.coverage import Coverage, Range, coverage
-from takhin_tiered.segments.lineage import Incarnation
+from takhin_tiered.segments.coverage import Coverage, Range, coverage, holes
+from takhin_tiered.segments.lineage import Incarnation, Lineage
+from takhin_tiered.segments.manifest import Manifest
 from takhin_tiered.segments.model import Segment
-from takhin_tiered.segments.names import Partition
+from takhin_tiered.segments.names import Partition, Place
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +66,55 @@ def spans(engine: Engine, log: list[Segment]) -> list[Range]:
             # It holds no record, or none that is understood.
             found.append((base, base - 1 if following is None else max(base - 1, following)))
     return found
+
+
+@dataclass(frozen=True, slots=True)
+class Hole:
+    """Offsets of a log that lie between what is archived or local, and are neither."""
+
+    directory: str
+    incarnation: str
+    range: Range
+
+
+class ArchivedSpans:
+    """The offsets of archived segments as their manifests tell them, whatever the catalog says."""
+
+    def __init__(self) -> None:
+        self._lineages: dict[Partition, Lineage] = {}
+        self._ends: dict[Place, dict[int, int]] = {}
+
+    def note(self, manifest: Manifest) -> None:
+        place = manifest.id.place
+        self._lineages[place.partition] = self._lineages.get(place.partition, Lineage()).learned(manifest.incarnation)
+        self._ends.setdefault(place, {})[manifest.id.base_offset] = manifest.end
+
+    def holes(self, engine: Engine) -> Iterator[Hole]:
+        """Of each incarnation. What is local, of the one on the disk, is no hole; blocking."""
+        for partition, lineage in sorted(self._lineages.items()):
+            if is_compacted(engine, partition):
+                continue
+            current = engine.catalog.lineage(partition).current
+            for incarnation in lineage.incarnations:
+                found = list(self._spans(partition, lineage, incarnation.label))
+                if incarnation.label == current:
+                    log = engine.catalog.log_of(partition)
+                    local = zip(log, spans(engine, log), strict=True)
+                    found += [span for segment, span in local if segment.local.log and span[1] >= span[0]]
+                for hole in holes(found):
+                    yield Hole(f"{partition[0]}-{partition[1]}", incarnation.name, hole)
+
+    def _spans(self, partition: Partition, lineage: Lineage, label: str) -> Iterator[Range]:
+        ends = {
+            base: last
+            for at, first, end in lineage.chain(label)
+            for base, last in self._ends.get(Place(*partition, at), {}).items()
+            if first <= base < end
+        }
+        following = dict(pairwise(sorted(ends)))
+        for base, last in ends.items():
+            # Where a format tells no last offset, the segment goes on to the next one.
+            yield base, last if last >= base else max(base, following.get(base, base + 1) - 1)
 
 
 def _coverage(engine: Engine, log: list[Segment]) -> Coverage:

@@ -9,6 +9,7 @@ from takhin_tiered.engine.context import Engine, unknown
 from takhin_tiered.errors import SegmentNotFound
 from takhin_tiered.segments.model import Segment
 from takhin_tiered.segments.names import Partition, SegmentId
+from takhin_tiered.segments.plan import explain, over_cache_size
 from takhin_tiered.segments.report import SegmentInfo, describe_segment
 
 
@@ -70,7 +71,15 @@ def is_of(engine: Engine, segment: Segment, topic_id: str) -> bool:
     return label is not None and lineage.label_of(segment.id.base_offset, label) == segment.id.label
 
 
-def info_of(engine: Engine, segment: Segment) -> SegmentInfo:
-    is_current = engine.catalog.is_current(segment.id)
-    incarnation = incarnation_of(engine, segment.id)
-    return describe_segment(segment, engine.policy, engine.clock(), incarnation, is_current=is_current)
+def info_of(engine: Engine, segment: Segment, crowded: set[SegmentId] | None = None) -> SegmentInfo:
+    """``crowded`` are the restored segments that outgrow the cache, where they are known already."""
+    policy, now, is_current = engine.policy, engine.clock(), engine.catalog.is_current(segment.id)
+    if crowded is None:
+        crowded = crowded_out(engine)
+    step = explain(segment, policy, now, crowded=crowded, outlook=engine.outlook, is_current=is_current)
+    return describe_segment(segment, policy, now, incarnation_of(engine, segment.id), step, is_current=is_current)
+
+
+def crowded_out(engine: Engine) -> set[SegmentId]:
+    """The restored segments that do not fit the local cache."""
+    return over_cache_size(engine.catalog.restored(), engine.policy)

@@ -32,7 +32,8 @@ _AT_ONCE = 16
 class Verdict:
     """On one archived segment: bytes that were looked at, what is wrong (or an empty text), whether it was healed.
 
-    ``may_lack_files``: an earlier release archived it, which left out transaction indexes and producer snapshots.
+    ``manifest`` is None where it is missing or bad. ``may_lack_files``: an earlier release archived it, which left out
+    transaction indexes and producer snapshots.
     """
 
     id: SegmentId
@@ -40,6 +41,7 @@ class Verdict:
     problem: str
     healed: bool = False
     may_lack_files: bool = False
+    manifest: Manifest | None = None
 
 
 async def verify(engine: Engine, wanted: Callable[[SegmentId], bool], *, deep: bool) -> AsyncIterator[Verdict]:
@@ -61,7 +63,7 @@ async def _verify_one(engine: Engine, identity: SegmentId, *, deep: bool) -> Ver
     manifest, problems = await _examine(engine, identity, engine.downloads if deep else None)
     lacks = manifest is not None and manifest.may_lack_files
     size = manifest.size if manifest else 0
-    return Verdict(identity, size, "; ".join(problems.values()), may_lack_files=lacks)
+    return Verdict(identity, size, "; ".join(problems.values()), may_lack_files=lacks, manifest=manifest)
 
 
 async def scrub(engine: Engine, pace: Pace) -> None:

@@ -84,7 +84,7 @@ def make_plan(
     beside us is about to do. ``is_current``: whether a segment is of the log that is on the disk, or stood there last;
     nothing is done with what is not.
     """
-    crowded = _over_cache_size(restored, policy)
+    crowded = over_cache_size(restored, policy)
     steps = (
         _earlier(segment, policy, now)
         if newer is None
@@ -92,6 +92,15 @@ def make_plan(
         for segment, newer in _with_newer_bytes(segments, is_current)
     )
     return Plan(tuple(step for step in steps if not (work_only and step.verb is Verb.KEEP)), now)
+
+
+def explain(
+    segment: Segment, policy: Policy, now: float, *, crowded: set[SegmentId], outlook: Outlook, is_current: bool
+) -> Step:
+    """What a plan says of one segment, but for a retention by size."""
+    if not is_current:
+        return _earlier(segment, policy, now)
+    return _expired(segment, policy, now, 0) or _decide(segment, policy, now, crowded, outlook)
 
 
 def _decide(segment: Segment, policy: Policy, now: float, crowded: set[SegmentId], outlook: Outlook) -> Step:
@@ -106,6 +115,8 @@ def _decide(segment: Segment, policy: Policy, now: float, crowded: set[SegmentId
         )
 
     if not segment.local:
+        if segment.quarantined:
+            return keep(f"quarantined: {segment.problem}", "quarantined")
         return keep("in the archive", "archived")
     if not policy.enabled:
         return keep("tiered storage is not enabled: observing only", "disabled")
@@ -193,7 +204,7 @@ def _expired(segment: Segment, policy: Policy, now: float, newer: int) -> Step |
     return None
 
 
-def _over_cache_size(restored: Iterable[Segment], policy: Policy) -> set[SegmentId]:
+def over_cache_size(restored: Iterable[Segment], policy: Policy) -> set[SegmentId]:
     """Restored copies that do not fit the cache: the least recently used leave first."""
     if not policy.may_unlink:
         return set()

@@ -11,7 +11,7 @@ from takhin_tiered.segments.coverage import Coverage
 from takhin_tiered.segments.lineage import Incarnation
 from takhin_tiered.segments.model import Segment, State
 from takhin_tiered.segments.names import Partition
-from takhin_tiered.segments.plan import Plan
+from takhin_tiered.segments.plan import Plan, Step
 from takhin_tiered.segments.policy import Policy, classify
 
 
@@ -21,7 +21,8 @@ class SegmentInfo:
 
     ``policy`` is the tier. ``is_archived`` is true where the segment is in the archive only. ``last_offset`` is that of
     its last record, where the archive tells it. ``incarnation`` is the label in its keys, empty for the plain ones;
-    ``is_current``: it belongs to the log that is on the disk, or stood there last.
+    ``is_current``: it belongs to the log that is on the disk, or stood there last. ``reason`` is why it stays or is
+    moved, for people; ``reason_code`` a stable word for it.
     """
 
     segment_path: str
@@ -45,6 +46,8 @@ class SegmentInfo:
     topic_id: str
     incarnation: str
     is_current: bool
+    reason: str
+    reason_code: str
 
     @property
     def cursor(self) -> str:
@@ -53,8 +56,9 @@ class SegmentInfo:
 
 
 def describe_segment(
-    segment: Segment, policy: Policy, now: float, incarnation: Incarnation, *, is_current: bool
+    segment: Segment, policy: Policy, now: float, incarnation: Incarnation, step: Step, *, is_current: bool
 ) -> SegmentInfo:
+    """``step`` is what the next plan says of it."""
     archived = segment.archive
     return SegmentInfo(
         segment_path=segment.id.path,
@@ -78,6 +82,8 @@ def describe_segment(
         topic_id=incarnation.topic_id,
         incarnation=incarnation.label,
         is_current=is_current,
+        reason=step.reason,
+        reason_code=step.reason_code,
     )
 
 

@@ -66,6 +66,22 @@ def test_the_same_commands_work_with_and_without_a_daemon(
         assert set(plan) == {"made_at", "bytes_uploaded", "bytes_freed", "saved_usd_monthly", "segments"}
         assert {step["action"] for step in plan["segments"]} == {"keep"}
         assert "2 archived segments verified" in run(settings, "verify", "--deep")
+        partitions = json.loads(run(settings, "ls", "--partitions", "orders-*", "--json"))["partitions"]
+        middle = int(Path(second).stem)
+        active = int(Path(listed_active(settings)).stem)
+        end = broker.next_offset["orders-0"] - 1
+        assert [(each["archived"], each["local"]) for each in partitions] == [
+            ([[0, active - 1]], [[0, middle - 1], [active, end]])
+        ]
+        assert f"0-{active - 1}" in run(settings, "ls", "--partitions")
+        assert "1 segment to restore" in run(settings, "restore", "orders-0", "-n")
+        assert broker.on_disk(second) == []
+        assert "Nothing to restore" in run(settings, "restore", "orders-0", "--offsets", f"-{middle - 1}")
+        said = run(settings, "restore", "orders-0", "--offsets", f"{middle}-", "--for", "90m")
+        assert said.splitlines() == [f"restored {second}", "1 segment restored, 0 failed"]
+        assert broker.is_whole(second)
+        assert "no incarnation" in run(settings, "restore", first, "--topic-id", "A" * 22, status=1)
+        assert "is no range of offsets" in run(settings, "restore", first, "--offsets", "x", status=2)
         assert "no segment matches" in run(settings, "archive", "nothing-*", status=1)
         assert "is the active one" in run(settings, "archive", listed_active(settings), status=1)
         assert "neither on disk nor in the archive" in run(
@@ -82,6 +98,24 @@ def test_the_same_commands_work_with_and_without_a_daemon(
 
 def listed_active(settings: Settings) -> str:
     return next(str(s["segment_path"]) for s in json.loads(run(settings, "ls", "--json")) if s["is_active"])
+
+
+def test_verify_finds_holes_between_manifests(broker: Broker, settings: Settings, tmp_path: Path) -> None:
+    closed = broker.segments("orders-0", 3)
+    run(settings, "run", "--once")
+    assert "hole" not in run(settings, "verify")
+    for file in (tmp_path / "store").rglob(f"{Path(closed[1]).stem}.*"):
+        file.unlink()
+    settings = settings.model_copy(update={"state_path": tmp_path / "new"})
+    run(settings, "rebuild")
+    ended = command(settings, "verify")
+    assert ended.returncode == 1
+    first, end = int(Path(closed[1]).stem), int(Path(closed[2]).stem) - 1
+    assert f"HOLE orders-0: offsets {first}-{end} are neither archived nor local" in ended.stdout
+    ended = command(settings, "verify", "--json")
+    assert json.loads(ended.stdout)["holes"][0]["offsets"] == [first, end]
+    assert command(settings, "verify", closed[0]).returncode == 0
+    assert "no archived segment matches" in run(settings, "verify", "nothing-*", status=1)
 
 
 def test_run_once_is_one_cycle(broker: Broker, bucket: Bucket) -> None:
