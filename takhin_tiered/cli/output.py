@@ -14,7 +14,7 @@ from rich.table import Table
 
 from takhin_tiered.segments.names import SegmentId
 
-_WIDE = 240
+_WIDE = 10_000
 
 
 def console() -> Console:

@@ -17,7 +17,7 @@ from takhin_tiered.engine.brokers import runs_on
 from takhin_tiered.engine.context import Engine
 from takhin_tiered.errors import SegmentConflict
 from takhin_tiered.formats.checkpoints import (
-    contradict,
+    cannot_join,
     merge_leader_epochs,
     render_leader_epochs,
     render_partition_metadata,
@@ -67,9 +67,7 @@ def require_place(engine: Engine, manifest: Manifest, partition: PartitionDir) -
     if brokers_own and identity.base_offset > brokers_own[-1]:
         active = _local(engine, identity, brokers_own[-1])
         raise _conflict(identity, f"stands above {active.path}, which the broker writes to", _MIXED)
-    end = end_on_disk(partition, nearest)
-    behind = {} if end is None else {"end": end}
-    if contradict(found.leader_epochs, manifest.leader_epochs, manifest.end, **behind):
+    if cannot_join(found.leader_epochs, manifest.leader_epochs, manifest.end):
         raise _conflict(
             identity,
             f"is of a branch of the log that {identity.directory} has no more: it was truncated, and {nearest.path} "

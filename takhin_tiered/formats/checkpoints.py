@@ -120,24 +120,34 @@ def epochs_within(epochs: LeaderEpochs, first: int, last: int) -> LeaderEpochs:
     return tuple(entry for entry, end in zip(epochs, ends, strict=False) if entry[1] <= last and end > first)
 
 
-def contradict(epochs: LeaderEpochs, batches: LeaderEpochs, last: int, *, end: int = _MAX_LONG) -> bool:
+def contradict(epochs: LeaderEpochs, batches: LeaderEpochs, last: int) -> bool:
     """Whether these records belong to a branch of the log that the one with the checkpoint ``epochs`` does not have.
 
     ``batches`` are the epochs in the headers of the batches, each with the first offset of its run; the last run ends
     at ``last``. Offsets before the checkpoint's first entry contradict nothing: Kafka drops old entries as the start of
-    the log moves. Neither does a batch without an epoch (-1), nor one of a later epoch behind ``end``, the last offset
-    of the log that the checkpoint belongs to: the log may have gone on so.
+    the log moves. Neither does a batch without an epoch (-1).
 
     Read the checkpoint after the batches: an epoch is in the checkpoint before its first batch is in the log.
     """
     # Only where records are known to stand: a compacted log has gaps, and where in a gap an epoch ended shows no
     # batch. That is enough, as two logs that agree on epoch and offset of one record agree on all before it.
-    known = [*((start, epoch) for epoch, start in batches), *((last, epoch) for epoch, _ in batches[-1:])]
-    latest = epochs[-1][0] if epochs else -1
-    return any(
-        epoch >= 0 and _epoch_at(epochs, offset) not in {None, epoch} and not (offset > end and epoch > latest)
-        for offset, epoch in known
-    )
+    return any(_epoch_at(epochs, offset) not in {None, epoch} for offset, epoch in _known(batches, last))
+
+
+def cannot_join(epochs: LeaderEpochs, batches: LeaderEpochs, last: int) -> bool:
+    """Whether these records cannot be of the log with the checkpoint ``epochs``, of which segments are missing.
+
+    They cannot where a later epoch begins at or before one of them, or an earlier one behind it. Where just the start
+    of their epoch lies behind them, it may have begun in a segment that is missing. Arguments as in `contradict`.
+    """
+    known = _known(batches, last)
+    return any(epoch > own if start <= offset else epoch < own for epoch, start in epochs for offset, own in known)
+
+
+def _known(batches: LeaderEpochs, last: int) -> list[tuple[int, int]]:
+    """Offsets at which a record is known to stand, with its epoch."""
+    points = [*((start, epoch) for epoch, start in batches), *((last, epoch) for epoch, _ in batches[-1:])]
+    return [(offset, epoch) for offset, epoch in points if epoch >= 0]
 
 
 def _epoch_at(epochs: LeaderEpochs, offset: int) -> int | None:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
-import pytest
-
 from tests.kafka.broker import Kafka
 from tests.kafka.clients import Clients, digest
 from tests.kafka.conftest import NewProgram
@@ -34,7 +32,6 @@ def recreate(kafka: Kafka, clients: Clients, topic: str) -> tuple[str, str]:
     return first, topic_id(directory)
 
 
-@pytest.mark.unbuilt
 def test_both_incarnations_are_kept_and_no_restore_mixes_them(
     kafka: Kafka, clients: Clients, new_program: NewProgram
 ) -> None:
@@ -72,7 +69,6 @@ def test_both_incarnations_are_kept_and_no_restore_mixes_them(
     assert all_in_archive(program, "orders", old)
 
 
-@pytest.mark.unbuilt
 def test_the_first_incarnation_comes_back_from_a_rebuilt_catalog(
     kafka: Kafka, clients: Clients, new_program: NewProgram, tmp_path: Path
 ) -> None:
@@ -99,7 +95,6 @@ def test_the_first_incarnation_comes_back_from_a_rebuilt_catalog(
     assert topic_id(elsewhere / "orders-0") == ids[0]
 
 
-@pytest.mark.unbuilt
 def test_a_restore_above_the_active_segment_is_refused(kafka: Kafka, clients: Clients, new_program: NewProgram) -> None:
     """It would make the active one look closed, to be archived, and unlinked beneath its writer."""
     clients.create("orders")
@@ -127,7 +122,6 @@ def test_a_restore_above_the_active_segment_is_refused(kafka: Kafka, clients: Cl
     kafka.require_well()
 
 
-@pytest.mark.unbuilt
 def test_a_foreign_segment_above_the_active_one_does_not_close_it(
     kafka: Kafka, clients: Clients, new_program: NewProgram
 ) -> None:
@@ -154,7 +148,6 @@ def test_a_foreign_segment_above_the_active_one_does_not_close_it(
     assert (kafka.log_dir / segment("orders", active)).exists()
 
 
-@pytest.mark.unbuilt
 def test_a_truncated_log_is_another_incarnation(kafka: Kafka, clients: Clients, new_program: NewProgram) -> None:
     """The same topic ID and offsets, other bytes: as after an unclean election."""
     clients.create("orders")

@@ -42,7 +42,6 @@ def move_replica(kafka: Kafka, topic: str, partition: int, to: Path) -> None:
     )
 
 
-@pytest.mark.unbuilt
 def test_one_daemon_archives_them_all(kafka: Kafka, clients: Clients, new_program: NewProgram) -> None:
     clients.create("orders", partitions=4)
     for partition in range(4):
@@ -57,7 +56,6 @@ def test_one_daemon_archives_them_all(kafka: Kafka, clients: Clients, new_progra
     kafka.require_well()
 
 
-@pytest.mark.unbuilt
 def test_a_partition_that_moved_stays_one(kafka: Kafka, clients: Clients, new_program: NewProgram) -> None:
     clients.create("orders")
     clients.produce("orders", 4000)
@@ -86,7 +84,6 @@ def test_several_need_a_state_directory_of_their_own(kafka: Kafka, new_program: 
     assert "storage.tiered.state.dir" in program.run("config", "check", status=2).stderr
 
 
-@pytest.mark.unbuilt
 def test_a_value_with_a_comma_is_no_directory(kafka: Kafka, new_program: NewProgram) -> None:
     """As Kafka's own `log.dirs` is written: taken as the list that it is, or refused, but never as one directory."""
     program = new_program(archive_mode="copy", data_dir=",".join(str(path) for path in kafka.log_dirs))
@@ -100,7 +97,6 @@ def test_a_value_with_a_comma_is_no_directory(kafka: Kafka, new_program: NewProg
         assert "storage.data.dir" in done.stderr
 
 
-@pytest.mark.unbuilt
 def test_the_restore_goes_where_the_partition_is(kafka: Kafka, clients: Clients, new_program: NewProgram) -> None:
     clients.create("orders", partitions=2)
     for partition in range(2):
@@ -110,8 +106,8 @@ def test_the_restore_goes_where_the_partition_is(kafka: Kafka, clients: Clients,
     program = new_program(archive_mode="move", topics_include=["orders"])
     places = [kafka.partition_dir("orders", partition) for partition in range(2)]
     had = [program.local("orders", partition) for partition in range(2)]
-    for partition in range(2):
-        program.archive_closed("orders", partition)
+    program.archive_closed("orders")
+    wait_until(lambda: not program.closed("orders", 1), what="the other partition's archive")
     program.run("restore", "orders-*/*")
     assert [program.local("orders", partition) for partition in range(2)] == had
     assert [kafka.partition_dir("orders", partition) for partition in range(2)] == places

@@ -196,7 +196,7 @@ def test_what_kafka_makes_of_an_evicted_segment_fails_no_later_cycle(
     program.configure(archive_mode="move")
 
     program.cycle(2)
-    program.run("restore", segment("orders", 0))
+    program.run("restore", segment("orders", 0), "--force")
     assert files_of(directory, 0) == first
     assert "0 bad" in program.run("verify", "--deep").stdout
 

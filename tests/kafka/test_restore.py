@@ -5,8 +5,6 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-import pytest
-
 from tests.kafka.broker import Kafka
 from tests.kafka.clients import READ_UNCOMMITTED, Clients, digest
 from tests.kafka.conftest import NewProgram
@@ -14,7 +12,6 @@ from tests.kafka.program import bases, closed_files, segment, topic_id
 from tests.support import wait_until
 
 
-@pytest.mark.unbuilt
 def test_a_new_machine(kafka: Kafka, clients: Clients, new_program: NewProgram, tmp_path: Path) -> None:
     """An empty log directory: rebuild, restore, start. Every archived record is served, and no partition is astray.
 
@@ -72,7 +69,6 @@ def test_a_state_directory_inside_is_never_made(kafka: Kafka, new_program: NewPr
     assert list(empty.iterdir()) == []
 
 
-@pytest.mark.unbuilt
 def test_one_segment_from_the_middle_is_refused(kafka: Kafka, clients: Clients, new_program: NewProgram) -> None:
     """It would leave a gap that consumers pass in silence."""
     clients.create("orders")
@@ -91,7 +87,6 @@ def test_one_segment_from_the_middle_is_refused(kafka: Kafka, clients: Clients, 
     assert closed[1] in program.local("orders")
 
 
-@pytest.mark.unbuilt
 def test_a_range_up_to_what_is_there_is_whole(kafka: Kafka, clients: Clients, new_program: NewProgram) -> None:
     clients.create("orders")
     clients.produce("orders", 6000)
@@ -109,7 +104,6 @@ def test_a_range_up_to_what_is_there_is_whole(kafka: Kafka, clients: Clients, ne
     kafka.require_well()
 
 
-@pytest.mark.unbuilt
 def test_below_the_log_start_is_refused(kafka: Kafka, clients: Clients, new_program: NewProgram) -> None:
     """Kafka would delete it at its next start; it says how to read it in place instead."""
     clients.create("orders")
@@ -130,7 +124,6 @@ def test_below_the_log_start_is_refused(kafka: Kafka, clients: Clients, new_prog
     assert program.local("orders")[0] == closed[0]
 
 
-@pytest.mark.unbuilt
 def test_past_retention_is_refused(kafka: Kafka, clients: Clients, new_program: NewProgram) -> None:
     clients.create("orders", retention_ms=8000)
     clients.produce("orders", 6000)
@@ -146,7 +139,6 @@ def test_past_retention_is_refused(kafka: Kafka, clients: Clients, new_program: 
     kafka.require_well()
 
 
-@pytest.mark.unbuilt
 def test_restored_segments_stay(kafka: Kafka, clients: Clients, new_program: NewProgram) -> None:
     """Through restarts of the broker, clean and unclean, with their leader epochs."""
     clients.create("orders")

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from takhin_tiered.formats.checkpoints import (
     LeaderEpochs,
+    cannot_join,
     contradict,
     epochs_within,
     merge_leader_epochs,
@@ -256,9 +257,20 @@ def test_garbage_is_a_value_or_a_value_error(parse: Callable[[str], object], tex
         parse(text)
 
 
-def test_a_log_may_have_gone_on_with_a_later_epoch() -> None:
-    epochs = ((0, 0), (2, 40))
-    assert contradict(epochs, ((3, 60),), 80)
-    assert not contradict(epochs, ((3, 60),), 80, end=59)
-    assert contradict(epochs, ((3, 50),), 80, end=59)
-    assert contradict(epochs, ((1, 60),), 80, end=59)
+@pytest.mark.parametrize(
+    ("batches", "last", "expected"),
+    [
+        (((3, 60),), 80, False),  # the log may have gone on so
+        (((2, 30),), 39, False),  # its epoch may have begun in a segment that is missing
+        (((0, 10),), 39, False),
+        (((0, 10),), 40, True),  # a later epoch had begun
+        (((1, 60),), 80, True),
+        (((0, 10), (3, 20)), 39, True),  # an earlier epoch stands behind it
+        (((-1, 60),), 80, False),
+        ((), 80, False),
+    ],
+)
+def test_what_cannot_be_of_a_log_with_missing_segments(
+    batches: tuple[tuple[int, int], ...], last: int, expected: bool
+) -> None:
+    assert cannot_join(((0, 0), (2, 40)), batches, last) is expected
