@@ -158,9 +158,10 @@ def test_restored_segments_stay(kafka: Kafka, clients: Clients, new_program: New
     kafka.start()
     clients.consume("orders")
     kafka.stop()
-    # What Kafka's own deletion leaves of the epochs: the last one.
-    last = (directory / "leader-epoch-checkpoint").read_text().splitlines()[-1]
-    (directory / "leader-epoch-checkpoint").write_text(f"0\n1\n{last}\n")
+    # What Kafka's own deletion leaves of the epochs: those from the first local segment on.
+    entries = (directory / "leader-epoch-checkpoint").read_text().splitlines()[2:]
+    kept = [entry for entry in entries if int(entry.split()[1]) >= program.local("orders")[0]]
+    (directory / "leader-epoch-checkpoint").write_text("\n".join(["0", str(len(kept)), *kept, ""]))
 
     program.run("restore", "orders-0/*")
 
