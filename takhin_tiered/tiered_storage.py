@@ -6,12 +6,13 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 from uuid import uuid4
 
 from takhin_tiered import logs
 from takhin_tiered.catalog.catalog import Catalog
-from takhin_tiered.catalog.journal import Journal, open_journal
+from takhin_tiered.catalog.journal import INCARNATIONS, Journal, open_journal
 from takhin_tiered.catalog.tallies import Stats
 from takhin_tiered.config import Settings
 from takhin_tiered.disk.lock import DataDirLock
@@ -24,7 +25,15 @@ from takhin_tiered.engine.context import Engine, counted
 from takhin_tiered.engine.coverage import cover_all
 from takhin_tiered.engine.cycle import CycleReport, Listener, plan_now, refresh_catalog, run_cycle
 from takhin_tiered.engine.gauges import update_gauges
-from takhin_tiered.engine.naming import crowded_out, info_of, is_of, known_segment, named_segment
+from takhin_tiered.engine.naming import (
+    crowded_out,
+    has_incarnation,
+    info_of,
+    is_of,
+    known_segment,
+    named_incarnation,
+    named_segment,
+)
 from takhin_tiered.engine.opening import KAFKA, SUPERSEDED, acquire, make_engine, open_data_dirs, was_kafka
 from takhin_tiered.engine.orphans import remove_stale_uploads
 from takhin_tiered.engine.pace import Pace
@@ -69,6 +78,7 @@ class TieredStorage:
         self._claimed: claims.Owner | None = None
         self._renewal: asyncio.Task[None] | None = None
         self._reconciled = journal is not None and journal.was_clean
+        self._has_all_to_learn = False
 
     @classmethod
     @asynccontextmanager
@@ -105,6 +115,8 @@ class TieredStorage:
             store = await stack.enter_async_context(open_store(settings)) if settings.has_store else None
             engine = make_engine(settings, data_dir, catalog, store, kafka=kafka)
             storage = cls(settings, engine, journal, lock)
+            if journal is not None and await journal.get_meta(INCARNATIONS) == "unknown":
+                storage._has_all_to_learn, storage._reconciled = True, False
             stack.push_async_callback(storage._close)
             if scan:
                 await refresh_catalog(engine)
@@ -142,7 +154,9 @@ class TieredStorage:
                 choice = await self.choose_restore(Wanted((identity.exact_path,)))
                 if choice.problems:
                     raise SegmentRefused("; ".join(choice.problems), segment=identity.path)
-            segment = await restore(self.engine, identity, lease=lease)
+            partition = identity.place.partition
+            log = named_incarnation(self.engine, partition, topic_id) if topic_id else None
+            segment = await restore(self.engine, identity, lease=lease, log=log)
         return info_of(self.engine, segment)
 
     def room_bytes(self) -> tuple[int, int]:
@@ -176,7 +190,8 @@ class TieredStorage:
         """
         start = SegmentId.parse(after) if after else None
         now, crowded = self.engine.clock(), crowded_out(self.engine)
-        for segment in self.engine.catalog.segments(topic=topic, after=start):
+        within = partial(has_incarnation, self.engine, topic_id)
+        for segment in self.engine.catalog.segments(topic=topic, after=start, within=within):
             if state is not None and segment.state is not state:
                 continue
             if tier is not None and classify(segment, self.engine.policy, now) is not tier:
@@ -283,15 +298,20 @@ class TieredStorage:
 
     async def _reconcile_once(self) -> None:
         if not self._reconciled:
-            await rebuild(self.engine, full=False)
-            self._reconciled = True
+            await self._rebuild(full=self._has_all_to_learn)
+
+    async def _rebuild(self, *, full: bool, progress: Callable[[int], None] = lambda _: None) -> Reconciliation:
+        result = await rebuild(self.engine, full=full, progress=progress)
+        if full and self._has_all_to_learn and self._lock is not None and self._journal is not None:
+            await self._journal.set_meta(INCARNATIONS, "known")
+        self._has_all_to_learn = self._has_all_to_learn and not full
+        self._reconciled = True
+        return result
 
     async def rebuild(self, progress: Callable[[int], None] = lambda _: None) -> Reconciliation:
         """Learn from the disk and the bucket what there is, whatever the catalog says."""
         await refresh_catalog(self.engine)
-        result = await rebuild(self.engine, full=True, progress=progress)
-        self._reconciled = True
-        return result
+        return await self._rebuild(full=True, progress=progress)
 
     async def reconcile(self) -> Reconciliation:
         """Hold the catalog against the bucket, and mend it."""

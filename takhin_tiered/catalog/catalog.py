@@ -13,7 +13,16 @@ from dataclasses import replace
 from weakref import WeakValueDictionary
 
 from takhin_tiered.catalog.journal import Journal
-from takhin_tiered.catalog.record import head_of, is_archived, is_restored, is_special, stands_so, unpack
+from takhin_tiered.catalog.record import (
+    head_of,
+    is_archived,
+    is_restored,
+    is_special,
+    is_unproven,
+    may_be_unproven,
+    stands_so,
+    unpack,
+)
 from takhin_tiered.catalog.rows import Rows
 from takhin_tiered.segments.lineage import Lineage
 from takhin_tiered.segments.listing import NOTHING_SEEN, PartitionListing, has_log, local_files
@@ -60,6 +69,8 @@ class Catalog(Rows):
                     self._active[partition] = max(base_offset, self._active.get(partition, -1))
                     self._writable[partition] = self._writable.get(partition, frozenset()) | {base_offset}
             plain += ordinary.values()
+            heads = tuple(filter(may_be_unproven, set(map(head_of, rows.values()))))
+            self._note_unproven(partition, [b for b, row in rows.items() if row.startswith(heads) and is_unproven(row)])
         self._tallies.add(plain)
         # Now, while nobody waits for an answer: of a million it takes 0.3 s.
         self._tallies.sort()
@@ -127,12 +138,18 @@ class Catalog(Rows):
 
     @asynccontextmanager
     async def lock(self, identity: SegmentId) -> AsyncIterator[None]:
-        """Hold a segment through a verb."""
-        lock = self._locks.get(identity)
+        """Hold a segment through a verb: its local files, and what is archived of any incarnation under its name."""
+        name = replace(identity, label="")
+        lock = self._locks.get(name)
         if lock is None:
-            lock = self._locks[identity] = asyncio.Lock()
+            lock = self._locks[name] = asyncio.Lock()
         async with lock:
             yield
+
+    def is_held(self, identity: SegmentId) -> bool:
+        """Whether a verb is at work on it."""
+        lock = self._locks.get(replace(identity, label=""))
+        return lock is not None and lock.locked()
 
     def intend(self, intents: Iterable[Intent]) -> None:
         """Note objects that are about to be written; after the next `flush` they are not forgotten."""
@@ -274,8 +291,7 @@ class Catalog(Rows):
                 raise
 
     def _is_busy(self, identity: SegmentId) -> bool:
-        lock = self._locks.get(identity)
-        return identity in self._changed_by_verbs or (lock is not None and lock.locked())
+        return identity in self._changed_by_verbs or self.is_held(identity)
 
     def _add(self, place: Place, fresh: dict[int, bytes], active: frozenset[int]) -> None:
         """Take over segments of which nothing is known but their files."""
@@ -285,6 +301,8 @@ class Catalog(Rows):
             files = local_files(fresh.pop(base))
             self._replace(Segment(place.segment(base), local=files, active=True))
         self._touched.add(place.partition)
+        if unproven := self._unproven.get(place.partition):
+            unproven.difference_update(fresh)
         self._rows.setdefault(place, {}).update(fresh)
         self._unwritten.setdefault(place, set()).update(fresh)
         self._tallies.add(list(fresh.values()))

@@ -28,6 +28,8 @@ from takhin_tiered.segments.model import Intent
 from takhin_tiered.segments.names import Partition, Place, SegmentId
 
 FILE_NAME = "catalog.db"
+INCARNATIONS = "incarnations"
+"""The name, in ``meta``, of whether manifests have yet to be read for them: "unknown", else "known" or nothing."""
 _SCHEMA_VERSION = 4
 _READABLE_VERSION = 2
 _FILES_SINCE, _LABELS_SINCE = 3, 4
@@ -210,6 +212,9 @@ async def open_journal(state_dir: Path, *, read_only: bool = False) -> AsyncIter
             await database.transact(partial(_migrate, version))
             journal = Journal(database, path, was_clean=False)
             journal.was_clean = await journal.get_meta("clean") == "yes"
+            # The catalogs of earlier releases do not tell incarnations apart: manifests do.
+            if 0 < version < _LABELS_SINCE:
+                await journal.set_meta(INCARNATIONS, "unknown")
             await journal.set_meta("clean", "no")
         yield journal
     finally:

@@ -87,6 +87,33 @@ def is_archived(row: bytes) -> bool:
     return bool(flags_of(row) & _ARCHIVED)
 
 
+def archived_end(row: bytes) -> int:
+    """The last offset that the archive tells of a segment; -1 where it tells none, or another log is on the disk."""
+    flags = flags_of(row)
+    if not flags & _ARCHIVED or is_unproven(row):
+        return -1
+    at = FLAGS.size + 24 * (flags >> LOCAL_SHIFT & ALL_KINDS).bit_count()
+    last: int = _ARCHIVE.unpack_from(row, at)[4]
+    return last
+
+
+def may_be_unproven(head: bytes) -> bool:
+    """By a row's flags, whether `is_unproven` is worth asking."""
+    flags = flags_of(head)
+    return bool(flags & _ARCHIVED) and not flags & _PROVEN_IS_LOCAL and bool(flags >> LOCAL_SHIFT & 1)
+
+
+def is_unproven(row: bytes) -> bool:
+    """Whether the archive holds a segment whose log stands on disk otherwise than it is known to be archived."""
+    flags = flags_of(row)
+    if not may_be_unproven(row):
+        return False
+    present, proven = flags >> LOCAL_SHIFT & ALL_KINDS, flags >> _PROVEN_SHIFT & ALL_KINDS
+    local = unpack_files(row, FLAGS.size, present)[0]
+    at = FLAGS.size + 24 * present.bit_count() + _ARCHIVE.size
+    return unpack_files(row, at, proven)[0].log != local.log
+
+
 def is_restored(row: bytes) -> bool:
     """Whether a restore brought the segment back, and its files are still those; False for an empty row."""
     return bool(row) and bool(flags_of(row) & _LEASED) and has_log(row)

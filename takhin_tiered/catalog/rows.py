@@ -8,10 +8,11 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import pairwise
 
-from sortedcontainers import SortedList
+from sortedcontainers import SortedList, SortedSet
 
-from takhin_tiered.catalog.record import is_archived, may_have_work, pack, unpack
+from takhin_tiered.catalog.record import archived_end, is_archived, is_unproven, may_have_work, pack, unpack
 from takhin_tiered.catalog.tallies import Stats, Tallies
 from takhin_tiered.segments.lineage import Incarnation, Lineage
 from takhin_tiered.segments.listing import has_local
@@ -38,6 +39,8 @@ class Rows:
         # What changed since it was last written, or is being written: rows are read when they are.
         self._unwritten: dict[Place, set[int]] = {}
         self._unwritten_lineages: set[Partition] = set()
+        # Base offsets of local logs that are archived, and that are not known to be what is archived.
+        self._unproven: dict[Partition, SortedSet[int]] = {}
         # Partitions of which anything changed since somebody asked which.
         self._touched: set[Partition] = set()
 
@@ -57,8 +60,7 @@ class Rows:
         return SegmentId(*partition, base_offset, self.lineage(partition).label_of(base_offset))
 
     def is_current(self, identity: SegmentId) -> bool:
-        lineage = self._lineages.get(identity.place.partition)
-        return lineage is None or lineage.is_current(identity.label, identity.base_offset)
+        return self.lineage(identity.place.partition).is_current(identity.label, identity.base_offset)
 
     def partitions(self) -> list[Partition]:
         """All that a segment is known of, in order."""
@@ -71,27 +73,63 @@ class Rows:
             touched, self._touched = self._touched, set()
         return touched
 
-    def segments(self, *, topic: str | None = None, after: SegmentId | None = None) -> Iterator[Segment]:
-        """Each segment, by partition, incarnation and base offset, as it stands when its partition is reached."""
+    def segments(
+        self,
+        *,
+        topic: str | None = None,
+        after: SegmentId | None = None,
+        within: Callable[[Partition], bool] = lambda _: True,
+    ) -> Iterator[Segment]:
+        """Each segment, by partition, incarnation and base offset, as it stands when its partition is reached.
+
+        Of the partitions ``within``.
+        """
         start = after.place if after else Place("", -1)
 
         def choose(place: Place) -> _Wanted | None:
-            if place < start or topic not in (None, place.topic):
+            if place < start or topic not in (None, place.topic) or not within(place.partition):
                 return None
             first = after.base_offset + 1 if after and place == start else 0
             return lambda base_offset, _: base_offset >= first
 
         return self._chosen(choose)
 
-    def log_of(self, partition: Partition, label: str | None = None) -> list[Segment]:
-        """The segments of one incarnation's log, by base offset; of the current one, unless one is named."""
-        found: list[Segment] = []
+    def log_of(
+        self, partition: Partition, label: str | None = None, wanted: Callable[[int], bool] = lambda _: True
+    ) -> list[Segment]:
+        """The segments of one incarnation's log, by base offset; of the current one, unless one is named.
+
+        Those whose base offset is ``wanted``.
+        """
+        rows = self._rows_of(partition, label)
+        return [unpack(place.segment(base), row) for base, place, row in rows if wanted(base)]
+
+    def _rows_of(self, partition: Partition, label: str | None) -> list[tuple[int, Place, bytes]]:
+        """The rows of one incarnation's log, by base offset."""
+        found: list[tuple[int, Place, bytes]] = []
         with self._guard:
             for at, first, end in self.lineage(partition).chain(label):
                 place = Place(*partition, at)
                 rows = self._rows.get(place, {})
-                found += [unpack(place.segment(base), row) for base, row in rows.items() if first <= base < end]
-        return sorted(found, key=lambda segment: segment.id.base_offset)
+                found += [(base, place, row) for base, row in rows.items() if first <= base < end]
+        return sorted(found)
+
+    def is_contiguous(self, partition: Partition) -> bool:
+        """Whether, by what the archive tells, each segment of the current log ends where the next one begins."""
+        rows = self._rows_of(partition, None)
+        return all(
+            last < 0 or last + 1 == other
+            for (_, _, row), (other, _, _) in pairwise(rows)
+            for last in (archived_end(row),)
+        )
+
+    def unproven_below(self, identity: SegmentId) -> SegmentId | None:
+        """The lowest local log below this one, in the log on the disk, that is not the one archived under its name."""
+        partition = identity.place.partition
+        with self._guard:
+            bases = self._unproven.get(partition)
+            lowest = bases[0] if bases else identity.base_offset
+        return self.current(partition, lowest) if lowest < identity.base_offset else None
 
     def archived(self) -> Iterator[Segment]:
         """Of `segments`, those that the archive holds, wherever else they are."""
@@ -173,12 +211,17 @@ class Rows:
                 self._set_lineage(partition, branched)
             return self.current(partition, identity.base_offset)
 
-    def adopt(self, identity: SegmentId) -> None:
-        """A restore placed this segment where nothing of its partition stood: its log is the one on the disk now."""
+    def adopt(self, partition: Partition, label: str) -> str | None:
+        """A restore places a segment where nothing of its partition stands: this log is the one on the disk now.
+
+        Returns the label of the one before; None where it was this.
+        """
         with self._guard:
-            partition = identity.place.partition
-            if not self.is_current(identity):
-                self._set_lineage(partition, self.lineage(partition).with_current(identity.label))
+            lineage = self.lineage(partition)
+            if lineage.current == label:
+                return None
+            self._set_lineage(partition, lineage.with_current(label))
+            return lineage.current
 
     def _chosen(self, choose: Callable[[Place], _Wanted | None]) -> Iterator[Segment]:
         """``choose`` gives what tells a wanted row of a place, or None for a place that has none."""
@@ -226,6 +269,7 @@ class Rows:
             self._tallies.replace(None if old is None else unpack(segment.id, old), segment)
             rows[base_offset] = row
             self._note_archived(place, base_offset, old, row)
+            self._note_proven(place, base_offset, row)
             self._note_change(place, base_offset)
 
     def _remove(self, identity: SegmentId) -> None:
@@ -236,6 +280,7 @@ class Rows:
         if not rows:
             del self._rows[place]
         self._note_archived(place, base_offset, old, None)
+        self._note_proven(place, base_offset, None)
         self._note_change(place, base_offset)
 
     def _note_archived(self, place: Place, base_offset: int, old: bytes | None, new: bytes | None) -> None:
@@ -247,6 +292,16 @@ class Rows:
             bases.add(base_offset)
         elif was and not is_now:
             bases.remove(base_offset)
+
+    def _note_proven(self, place: Place, base_offset: int, row: bytes | None) -> None:
+        if row is not None and is_unproven(row):
+            self._note_unproven(place.partition, [base_offset])
+        elif (bases := self._unproven.get(place.partition)) and self.is_current(place.segment(base_offset)):
+            bases.discard(base_offset)
+
+    def _note_unproven(self, partition: Partition, base_offsets: list[int]) -> None:
+        if base_offsets:
+            self._unproven.setdefault(partition, SortedSet()).update(base_offsets)
 
     def _note_change(self, place: Place, base_offset: int) -> None:
         self._touched.add(place.partition)

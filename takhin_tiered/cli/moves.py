@@ -6,6 +6,7 @@ import asyncio
 import sys
 from collections.abc import Awaitable, Callable
 from fnmatch import fnmatchcase
+from itertools import groupby
 from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -50,7 +51,10 @@ async def expand(access: Access, patterns: list[str], states: set[str]) -> list[
 
 
 async def move_all(paths: list[str], move: Callable[[str], Awaitable[None]], verb: str, *, at_once: int) -> int:
-    """Move each; tell each failure, and go on. Returns how many failed."""
+    """Move each; tell each failure, and go on. Returns how many failed.
+
+    The first of each partition goes before its others: it tells which incarnation the others join.
+    """
     failures = 0
     down = False
     room = asyncio.Semaphore(at_once)
@@ -84,8 +88,14 @@ async def move_all(paths: list[str], move: Callable[[str], Awaitable[None]], ver
                     errors.print(f"[red]Error:[/red] {shown}:", error, markup=True)
             progress.advance(task)
 
+        async def in_turn(first: str, *others: str) -> None:
+            await one(first)
+            async with asyncio.TaskGroup() as group:
+                for path in others:
+                    group.create_task(one(path))
+
         async with asyncio.TaskGroup() as group:
-            for path in paths:
-                group.create_task(one(path))
+            for _, together in groupby(paths, key=lambda path: path.partition("/")[0]):
+                group.create_task(in_turn(*together))
     console().print(f"{counted(len(paths) - failures, 'segment')} {verb}, {failures} failed")
     return failures

@@ -16,9 +16,11 @@ from takhin_tiered.cli.output import console, counted, error_console, print_tabl
 from takhin_tiered.cli.running import exit_if, run_work
 from takhin_tiered.config import Settings
 from takhin_tiered.segments.choice import Wanted
+from takhin_tiered.segments.names import PLAIN
 
 _DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)([smhd])")
 _SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_LONGEST = 3650 * 86400.0
 _OFFSETS = re.compile(r"([0-9]{0,19})-([0-9]{0,19})|([0-9]{1,19})")
 
 Paths = Annotated[
@@ -79,7 +81,7 @@ def restore(  # noqa: PLR0917 - typer gives them by name
 
 
 def _print_choice(found: dict[str, Any]) -> None:
-    rows = [(each["segment_path"].partition("@")[0], size(each["size_bytes"])) for each in found["segments"]]
+    rows = [(each["segment_path"].removesuffix(f"@{PLAIN}"), size(each["size_bytes"])) for each in found["segments"]]
     print_table(("SEGMENT", "SIZE"), rows, right=("SIZE",))
     console().print(
         f"\n{counted(len(rows), 'segment')} to restore, {size(found['bytes'])}; {size(found['disk_free_bytes'])} of "
@@ -128,4 +130,7 @@ def seconds_of(text: str | None) -> float | None:
     match = _DURATION.fullmatch(text.strip())
     if match is None:
         raise typer.BadParameter(f"{text!r} is no duration, such as 30m, 6h or 7d")
-    return float(match[1]) * _SECONDS[match[2]]
+    seconds = float(match[1]) * _SECONDS[match[2]]
+    if seconds > _LONGEST:
+        raise typer.BadParameter(f"{text!r} is more than ten years")
+    return seconds

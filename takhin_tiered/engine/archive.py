@@ -18,11 +18,11 @@ from takhin_tiered.engine.evict import evict_held
 from takhin_tiered.engine.expire import expire
 from takhin_tiered.engine.opened import OpenSegment, to_be_opened
 from takhin_tiered.engine.upload import OtherBytes, Upload, changed
-from takhin_tiered.errors import SegmentActive, SegmentConflict, SegmentRefused
+from takhin_tiered.errors import SegmentActive, SegmentChanged, SegmentConflict, SegmentRefused
 from takhin_tiered.points import reached
 from takhin_tiered.segments.manifest import Manifest
-from takhin_tiered.segments.model import Archive, LocalFiles, Segment, State
-from takhin_tiered.segments.names import FileKind, SegmentId
+from takhin_tiered.segments.model import NO_FILES, Archive, LocalFiles, Segment, State
+from takhin_tiered.segments.names import FileKind, SegmentId, generation_of
 
 _GENERATIONS_TRIED = 100
 _SETTLE_SECONDS = 1.0
@@ -37,6 +37,7 @@ async def archive(engine: Engine, identity: SegmentId, *, evict: bool, expected:
     `StoreError` or `DiskError`; the local files are whole then, and nothing half done counts as archived.
     """
     with verb("archive", identity):
+        identity = await _compare_below(engine, identity)
         for _ in range(_INCARNATIONS_TRIED):
             async with engine.catalog.lock(identity), to_be_opened(identity) as opened:
                 try:
@@ -44,6 +45,25 @@ async def archive(engine: Engine, identity: SegmentId, *, evict: bool, expected:
                 except OtherIncarnation as found:
                     identity = await branch(engine, opened, found, opened.topic_id)
         raise SegmentConflict(f"{identity.path} contradicts what is archived, again and again", segment=identity.path)
+
+
+async def _compare_below(engine: Engine, identity: SegmentId) -> SegmentId:
+    """First what is below on the disk, and not as it was archived: it tells whether the log is another incarnation.
+
+    Else this segment would be filed with the old one. Returns what the segment is then. A lower segment never waits for
+    a higher one.
+    """
+    if engine.policy.takes_compacted or not engine.catalog.is_current(identity):
+        return identity
+    compared: SegmentId | None = None
+    while (low := engine.catalog.unproven_below(identity)) is not None:
+        if low == compared:
+            raise SegmentChanged(
+                f"segment {low.path} below it is not what was archived, and cannot be compared", segment=identity.path
+            )
+        await archive(engine, low, evict=False)
+        compared = low
+    return engine.catalog.current(identity.place.partition, identity.base_offset)
 
 
 async def _archive_held(engine: Engine, opened: OpenSegment, *, evict: bool, expected: LocalFiles | None) -> Segment:
@@ -137,6 +157,9 @@ async def copy_held(
         manifest.generation, manifest.size, log.mtime_ns, manifest.archived_at, opened.stats, manifest.end
     )
     segment = replace(segment, archive=archived, problem=manifest.problem, quarantined=False)
+    if not engine.catalog.is_current(identity):
+        # Meanwhile the log was found to be another incarnation from further below on: the files are that one's.
+        segment = replace(segment, local=NO_FILES, active=False, lease_until=0.0)
     engine.catalog.put(segment)
     engine.catalog.learn(identity.place.partition, manifest.incarnation)
     engine.catalog.settle(file.key for file in manifest.files.values())
@@ -159,7 +182,8 @@ async def copy_held(
 async def _forget_compacted(engine: Engine, old: Manifest, new: Manifest) -> None:
     """What compaction has replaced holds deleted keys: whoever archives compacted topics wants them gone."""
     still = {file.key for file in new.files.values()}
-    keys = [file.key for file in old.files.values() if file.key not in still]
+    own = [file.key for file in old.files.values() if generation_of(file.key) == old.generation]
+    keys = [key for key in own if key not in still]
     await engine.store.delete([*keys, old.id.superseded_key(old.generation)])
     logs.logger().info("removed what compaction replaced", generation=old.generation)
     await _expire_merged(engine, new)

@@ -7,7 +7,7 @@ Then it is archived under keys of its own, and what was archived before stays as
 from __future__ import annotations
 
 from takhin_tiered import logs
-from takhin_tiered.engine.context import Engine
+from takhin_tiered.engine.context import Engine, load_manifest
 from takhin_tiered.engine.opened import OpenSegment
 from takhin_tiered.errors import SegmentChanged
 from takhin_tiered.formats.checkpoints import contradict
@@ -50,14 +50,16 @@ def require_same_incarnation(
     if engine.policy.takes_compacted:
         # The cleaner rewrites segments, and merges them into the lowest: that contradicts nothing.
         return
+    if existing is not None and existing.topic_id and opened.topic_id and existing.topic_id != opened.topic_id:
+        raise OtherIncarnation(f"it is of topic ID {opened.topic_id}, and that one is not", is_other_topic=False)
     if existing is not None and existing.log.sha256 != sha256:
         if contradict(summary.leader_epochs, existing.leader_epochs, existing.end):
             raise OtherIncarnation(
                 "its leader epochs are not those of the archived one", is_other_topic=not existing.topic_id
             )
-        first, last = summary.first_timestamp, existing.last_timestamp
-        if first is not None and last is not None and first > last >= 0:
-            raise OtherIncarnation("all of it is newer than the archived one", is_other_topic=not existing.topic_id)
+        times = (summary.first_timestamp, summary.last_timestamp, existing.first_timestamp, existing.last_timestamp)
+        if _are_apart(*times):
+            raise OtherIncarnation("its times are not those of the archived one", is_other_topic=not existing.topic_id)
     if summary.last_offset is None:
         return
     identity = opened.identity
@@ -68,9 +70,21 @@ def require_same_incarnation(
         raise OtherIncarnation(f"it overlaps {above.id.full_path}, which is archived", is_other_topic=False)
 
 
+def _are_apart(*times: int | None) -> bool:
+    """Whether the times of two logs, first and last of each, have nothing in common."""
+    first, last, other_first, other_last = times
+    if first is None or last is None or other_first is None or other_last is None or min(first, other_first) < 0:
+        return False
+    return first > other_last or last < other_first
+
+
 async def branch(engine: Engine, opened: OpenSegment, found: OtherIncarnation, topic_id: str) -> SegmentId:
     """From this segment on the partition's log is another incarnation; returns what the segment is now."""
     old = opened.identity
+    existing = await load_manifest(engine, old)
+    if existing is not None:
+        # What the archive tells of its own topic may be news: then the one on the disk is known to be another.
+        engine.catalog.learn(old.place.partition, existing.incarnation)
     new = engine.catalog.branch(old, topic_id=topic_id, is_other_topic=found.is_other_topic)
     await engine.catalog.flush()
     logs.logger().warning(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from itertools import groupby
@@ -15,9 +14,9 @@ from takhin_tiered.disk.kafka import read_log_directory
 from takhin_tiered.disk.look import scan_partition
 from takhin_tiered.engine.context import Engine, load_manifest
 from takhin_tiered.engine.coverage import spans
-from takhin_tiered.engine.naming import known_segment, named_incarnation
+from takhin_tiered.engine.naming import has_incarnation, known_segment, named_incarnation
 from takhin_tiered.engine.outlook import is_compacted
-from takhin_tiered.errors import ObjectCorrupt, SegmentNotFound
+from takhin_tiered.errors import ObjectCorrupt, SegmentConflict, SegmentNotFound
 from takhin_tiered.segments.choice import (
     Candidate,
     Wanted,
@@ -38,7 +37,7 @@ _GLOB_CHARACTERS = frozenset("*?[")
 
 @dataclass(slots=True)
 class Choice:
-    """``segments`` are to be restored, those of a partition from the highest on: so no kill leaves a gap below.
+    """``segments`` are to be restored, those of a partition from the highest on, next to what is on the disk.
 
     ``problems`` say why others are not; ``matched`` counts all segments that are meant, on the disk or not.
     """
@@ -95,20 +94,23 @@ def _matching(engine: Engine, wanted: Wanted, path: str) -> Iterator[Segment]:
     if _is_exact(path):
         yield known_segment(engine, path, wanted.topic_id)
         return
+    head, slash, _ = path.partition("/")
     for partition in engine.catalog.partitions():
         directory = f"{partition[0]}-{partition[1]}"
-        is_meant = fnmatchcase(directory, path)
-        if not is_meant and "/" not in path and "*" not in path:
+        # A star without a slash behind it goes on into the names of segments.
+        whole = fnmatchcase(directory, path) or (not slash and fnmatchcase(f"{directory}/", path))
+        if not whole and not fnmatchcase(directory, head) and not head.endswith("*.log"):
             continue
         label = None
         if wanted.topic_id:
-            with suppress(SegmentNotFound):
-                label = named_incarnation(engine, partition, wanted.topic_id)
-            if label is None:
+            if not has_incarnation(engine, wanted.topic_id, partition):
                 continue
-        for segment in engine.catalog.log_of(partition, label):
-            if is_meant or fnmatchcase(segment.id.path, path):
-                yield segment
+            label = named_incarnation(engine, partition, wanted.topic_id)
+
+        def is_meant(base_offset: int, partition: Partition = partition, whole: bool = whole) -> bool:
+            return whole or fnmatchcase(SegmentId(*partition, base_offset).path, path)
+
+        yield from engine.catalog.log_of(partition, label, is_meant)
 
 
 async def _choose_in(
@@ -120,6 +122,14 @@ async def _choose_in(
         label = named_incarnation(engine, partition, wanted.topic_id) if wanted.topic_id else group[-1].id.label
     log = await in_thread(engine.catalog.log_of, partition, label)
     span_of = dict(zip((s.id for s in log), await in_thread(spans, engine, log), strict=True))
+    if mixed := [s for s in group if s.id not in span_of and engine.catalog.get(s.id) is not None]:
+        raise SegmentConflict(
+            f"{mixed[0].id.exact_path} and {log[0].id.exact_path if log else group[0].id.directory} are of two "
+            "incarnations: restore one of them, and the other to another data directory",
+            segment=mixed[0].id.path,
+        )
+    # What an expire has removed meanwhile is wanted no more.
+    group = [segment for segment in group if segment.id in span_of]
     explicit = {SegmentId.parse(path).path for path in wanted.paths if _is_exact(path)}
     meant = [segment for segment in group if meets(wanted.offsets, *span_of[segment.id])]
     manifests: dict[SegmentId, Manifest] = {}

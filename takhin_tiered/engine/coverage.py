@@ -139,6 +139,8 @@ def count_holes(engine: Engine) -> None:
     """Bring the metrics of holes and overlaps up to date, for the partitions that changed; blocking."""
     for partition in engine.catalog.take_touched():
         engine.uncovered.pop(partition, None)
+        if engine.catalog.is_contiguous(partition):
+            continue
         for found in cover(engine, partition):
             if found.is_current and (found.coverage.holes or found.coverage.overlaps):
                 engine.uncovered[partition] = len(found.coverage.holes), len(found.coverage.overlaps)

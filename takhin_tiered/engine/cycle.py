@@ -255,16 +255,18 @@ async def _carry_out(engine: Engine, steps: list[Step], report: CycleReport, lis
 async def _step(engine: Engine, step: Step, report: CycleReport, listener: Listener) -> frozenset[Verb]:
     """Carry out one step; returns what there is no sense in going on with: that waits for the next cycle, on disk."""
     listener(step, "begin")
+    # A step before this one may have found the log to be another incarnation.
+    identity = engine.catalog.current(step.id.place.partition, step.id.base_offset)
     try:
         if step.verb is Verb.EVICT:
-            await evict(engine, step.id)
+            if not await evict(engine, identity):
+                listener(step, "done")
+                return frozenset()
             report.evicted += 1
         elif step.verb is Verb.EXPIRE:
             await expire(engine, step.id)
             report.expired += 1
         else:
-            # A step before this one may have found the log to be another incarnation.
-            identity = engine.catalog.current(step.id.place.partition, step.id.base_offset)
             await archive(engine, identity, evict=step.verb is Verb.ARCHIVE, expected=step.local)
             if step.verb is Verb.ARCHIVE:
                 report.archived += 1
@@ -276,7 +278,7 @@ async def _step(engine: Engine, step: Step, report: CycleReport, listener: Liste
         listener(step, str(error))
         if step.id.place.partition in engine.catalog.gapped:
             return frozenset()
-        _note_failure(engine, step, error)
+        _note_failure(engine, step, identity, error)
         report.failures.append((step.id.path, str(error)))
         if isinstance(error, StoreFull):
             return frozenset({Verb.ARCHIVE, Verb.COPY})
@@ -285,7 +287,7 @@ async def _step(engine: Engine, step: Step, report: CycleReport, listener: Liste
     return frozenset()
 
 
-def _note_failure(engine: Engine, step: Step, error: TakhinError) -> None:
+def _note_failure(engine: Engine, step: Step, identity: SegmentId, error: TakhinError) -> None:
     if step.verb is not Verb.EXPIRE:
         counter = engine.metrics.evictions if step.verb is Verb.EVICT else engine.metrics.archives
         counter.labels("failure").inc()
@@ -293,7 +295,7 @@ def _note_failure(engine: Engine, step: Step, error: TakhinError) -> None:
         engine.metrics.store_errors.labels(error.code).inc()
     say = logs.logger().warning if isinstance(error, SegmentError) else logs.logger().error
     say("segment failed", verb=str(step.verb), segment=step.id.path, code=error.code, error=str(error))
-    known = engine.catalog.get(step.id)
+    known = engine.catalog.get(identity)
     if known is not None and known.problem != str(error):
         engine.catalog.put(replace(known, problem=str(error)))
 

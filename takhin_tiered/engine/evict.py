@@ -30,12 +30,13 @@ from takhin_tiered.segments.model import NO_FILES, FileStat, Segment
 from takhin_tiered.segments.names import FileKind, SegmentId
 
 
-async def evict(engine: Engine, identity: SegmentId) -> Segment:
-    """Take a segment off the disk; see `evict_held` for what is raised."""
+async def evict(engine: Engine, identity: SegmentId) -> bool:
+    """Take a segment off the disk; False where nothing stood there. See `evict_held` for what is raised."""
     with verb("evict", identity):
         async with engine.catalog.lock(identity):
             segment = require_known(await refresh(engine, identity), identity)
-            return await evict_held(engine, segment)
+            evicted = await evict_held(engine, segment)
+            return evicted != segment
 
 
 async def evict_held(engine: Engine, segment: Segment, *, copied: OpenSegment | None = None) -> Segment:
@@ -52,7 +53,7 @@ async def evict_held(engine: Engine, segment: Segment, *, copied: OpenSegment | 
     if not segment.local:
         return segment
     if not engine.catalog.is_current(identity):
-        raise SegmentChanged(f"the files of segment {path} are another incarnation's by now", segment=path)
+        return segment
     expected = dict(segment.local.items())
     if copied is None:
         await _prove_again(engine, segment)
@@ -105,6 +106,10 @@ def _unlink(
 ) -> None:
     if copied is not None:
         copied.close()
+    if not engine.catalog.is_current(identity):
+        raise SegmentChanged(
+            f"the files of segment {identity.path} are another incarnation's by now", segment=identity.path
+        )
     with open_partition(engine, identity) as partition:
         # The proof may have taken minutes, in which a broker that truncates can have made this the active segment.
         if not is_behind(partition, identity, engine.catalog.active_offset(identity)):

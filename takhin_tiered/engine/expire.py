@@ -20,6 +20,14 @@ from takhin_tiered.segments.model import Archive, Intent, State
 from takhin_tiered.segments.names import SegmentId
 
 
+def _require_current(engine: Engine, identity: SegmentId) -> None:
+    if not engine.catalog.is_current(identity):
+        raise SegmentRefused(
+            f"segment {identity.full_path} is of an earlier incarnation, and is not removed by itself",
+            segment=identity.path,
+        )
+
+
 async def expire(engine: Engine, identity: SegmentId) -> None:
     """Remove one archived segment for good.
 
@@ -28,11 +36,7 @@ async def expire(engine: Engine, identity: SegmentId) -> None:
     with verb("expire", identity):
         async with engine.catalog.lock(identity):
             segment = require_known(await refresh(engine, identity), identity)
-            if not engine.catalog.is_current(identity):
-                raise SegmentRefused(
-                    f"segment {identity.full_path} is of an earlier incarnation, and is not removed by itself",
-                    segment=identity.path,
-                )
+            _require_current(engine, identity)
             if segment.state is not State.ARCHIVED or segment.local:
                 raise SegmentRefused(f"segment {identity.path} is on disk, and is not removed", segment=identity.path)
             if await is_read_only(engine, identity):
@@ -46,6 +50,7 @@ async def expire(engine: Engine, identity: SegmentId) -> None:
                 )
                 await engine.catalog.flush()
                 reached("expire.intended")
+                _require_current(engine, identity)
                 await engine.store.delete([identity.manifest_key])
                 reached("expire.manifest.deleted")
                 keys = [file.key for file in manifest.files.values()]

@@ -20,9 +20,13 @@ def named_segment(engine: Engine, path: str, topic_id: str | None = None) -> Seg
     Raises `InvalidSegmentPath`, and `SegmentNotFound` where there is no such incarnation.
     """
     identity = SegmentId.parse(path)
-    if "@" in path:
-        return identity
     partition = identity.place.partition
+    if "@" in path:
+        if identity.label and not any(
+            each.label == identity.label for each in engine.catalog.lineage(partition).incarnations
+        ):
+            raise _no_incarnation(engine, partition, identity.label)
+        return identity
     label = named_incarnation(engine, partition, topic_id) if topic_id else None
     return SegmentId(
         *partition, identity.base_offset, engine.catalog.lineage(partition).label_of(identity.base_offset, label)
@@ -34,12 +38,16 @@ def named_incarnation(engine: Engine, partition: Partition, topic_id: str) -> st
     lineage = engine.catalog.lineage(partition)
     label = lineage.named(topic_id)
     if label is None:
-        names = ", ".join(each.name for each in lineage.incarnations)
-        raise SegmentNotFound(
-            f"{partition[0]}-{partition[1]} has no incarnation {topic_id}",
-            hint=f"It has {names}. takhin-tiered ls --partitions shows them",
-        )
+        raise _no_incarnation(engine, partition, topic_id)
     return label
+
+
+def _no_incarnation(engine: Engine, partition: Partition, name: str) -> SegmentNotFound:
+    names = ", ".join(each.name for each in engine.catalog.lineage(partition).incarnations)
+    return SegmentNotFound(
+        f"{partition[0]}-{partition[1]} has no incarnation {name}",
+        hint=f"It has {names}. takhin-tiered ls --partitions shows them",
+    )
 
 
 def known_segment(engine: Engine, path: str, topic_id: str | None = None) -> Segment:
@@ -60,8 +68,13 @@ def where_else(engine: Engine, identity: SegmentId) -> str:
         if each.label != identity.label and engine.catalog.get(replace(identity, label=each.label)) is not None
     ]
     if others:
-        return f"An earlier incarnation has it: --topic-id {' or --topic-id '.join(others)}"
+        return f"Another incarnation has it: --topic-id {' or --topic-id '.join(others)}"
     return "takhin-tiered ls shows what there is"
+
+
+def has_incarnation(engine: Engine, topic_id: str | None, partition: Partition) -> bool:
+    """Whether a partition has the incarnation that is named, if one is."""
+    return not topic_id or engine.catalog.lineage(partition).named(topic_id) is not None
 
 
 def is_of(engine: Engine, segment: Segment, topic_id: str) -> bool:

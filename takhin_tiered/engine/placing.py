@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import os
 from contextlib import suppress
+from dataclasses import replace
 
+from takhin_tiered.concurrency import in_thread
 from takhin_tiered.disk.files import PartitionDir, give_to_owner_of
 from takhin_tiered.disk.kafka import LEADER_EPOCHS, PARTITION_METADATA, read_partition
 from takhin_tiered.disk.look import scan_partition
 from takhin_tiered.engine.branching import incarnation_of
 from takhin_tiered.engine.brokers import runs_on
-from takhin_tiered.engine.context import Engine
+from takhin_tiered.engine.context import Engine, load_manifest
+from takhin_tiered.engine.prove import read_local_checksum
 from takhin_tiered.errors import SegmentConflict
 from takhin_tiered.formats.checkpoints import (
     cannot_join,
@@ -25,11 +28,15 @@ from takhin_tiered.formats.checkpoints import (
 from takhin_tiered.formats.tail import last_offset
 from takhin_tiered.segments.listing import PartitionListing, has_log
 from takhin_tiered.segments.manifest import Manifest
+from takhin_tiered.segments.model import Segment
 from takhin_tiered.segments.names import FileKind, SegmentId
 
 
-def require_place(engine: Engine, manifest: Manifest, partition: PartitionDir) -> None:
-    """Raise `SegmentConflict`, which names both sides, where this segment may not stand in this directory."""
+def require_place(engine: Engine, manifest: Manifest, partition: PartitionDir) -> bool:
+    """Raise `SegmentConflict`, which names both sides, where this segment may not stand in this directory.
+
+    Returns whether no log stands there yet.
+    """
     identity = manifest.id
     listing = scan_partition(engine.data_dir, identity.directory)
     logs = sorted(base for base, row in listing.rows.items() if has_log(row)) if listing else []
@@ -43,13 +50,13 @@ def require_place(engine: Engine, manifest: Manifest, partition: PartitionDir) -
             "Restore it to another data directory",
         )
     if listing is None or not logs:
-        return
+        return True
     nearest = _local(engine, identity, logs[-1])
     if not engine.catalog.is_current(identity):
         raise _conflict(
             identity,
-            f"is of incarnation {incarnation_of(engine, identity).name}, and {nearest.full_path} on the disk is of "
-            f"incarnation {incarnation_of(engine, nearest).name}",
+            f"is of incarnation {incarnation_of(engine, identity).name}, and {nearest.full_path} on the disk belongs "
+            f"to incarnation {_current_name(engine, identity)}",
             _MIXED,
         )
     below = max((base for base in logs if base < identity.base_offset), default=None)
@@ -74,6 +81,59 @@ def require_place(engine: Engine, manifest: Manifest, partition: PartitionDir) -
             "was written after that",
             "Restore it to another data directory",
         )
+    return False
+
+
+async def require_neighbours(engine: Engine, identity: SegmentId) -> None:
+    """Raise `SegmentConflict` where the logs beside it on the disk are not the ones that were archived with it.
+
+    What is known of them may come from the archive alone, and another log may stand there: one that was restored,
+    before the catalog was lost.
+    """
+    for other in await in_thread(_neighbours, engine, identity):
+        segment = engine.catalog.get(other)
+        if segment is None or segment.is_proven:
+            continue
+        if found := await _of_another_incarnation(engine, segment):
+            raise _conflict(identity, f"would stand beside {found}, which is of another incarnation", _MIXED)
+        if segment.active or segment.archive is None:
+            continue
+        manifest = await load_manifest(engine, other)
+        if manifest is not None:
+            checksum = await read_local_checksum(engine, other, FileKind.LOG, manifest.log.part_size)
+            if checksum != manifest.log.sha256:
+                raise _conflict(
+                    identity, f"would stand beside {other.path}, which is not what was archived of it", _MIXED
+                )
+
+
+async def _of_another_incarnation(engine: Engine, segment: Segment) -> str:
+    """The path of the archived segment that this local one is, in another incarnation; empty if it is of none."""
+    for incarnation in engine.catalog.lineage(segment.id.place.partition).incarnations:
+        other = replace(segment.id, label=incarnation.label)
+        known = engine.catalog.get(other)
+        if incarnation.label == segment.id.label or known is None or known.archive is None:
+            continue
+        manifest = await load_manifest(engine, other)
+        if manifest is not None and manifest.log.size == (segment.local.log.size if segment.local.log else -1):
+            checksum = await read_local_checksum(engine, segment.id, FileKind.LOG, manifest.log.part_size)
+            if checksum == manifest.log.sha256:
+                return other.exact_path
+    return ""
+
+
+def _neighbours(engine: Engine, identity: SegmentId) -> list[SegmentId]:
+    """The local logs right below and right above."""
+    listing = scan_partition(engine.data_dir, identity.directory)
+    logs = [base for base, row in listing.rows.items() if has_log(row)] if listing else []
+    below = max((base for base in logs if base < identity.base_offset), default=None)
+    above = min((base for base in logs if base > identity.base_offset), default=None)
+    return [_local(engine, identity, base) for base in (below, above) if base is not None]
+
+
+def _current_name(engine: Engine, identity: SegmentId) -> str:
+    lineage = engine.catalog.lineage(identity.place.partition)
+    return lineage.get(lineage.current).name
 
 
 _MIXED = "Nothing was restored, as a consumer would read both mixed. Restore it to another data directory"

@@ -17,7 +17,7 @@ from takhin_tiered.engine.brokers import learn_kafka
 from takhin_tiered.engine.context import Engine, disk_errors, load_manifest, open_partition, refresh, unknown, verb
 from takhin_tiered.engine.incoming import Incoming, Range
 from takhin_tiered.engine.naming import where_else
-from takhin_tiered.engine.placing import complete_partition, require_place
+from takhin_tiered.engine.placing import complete_partition, require_neighbours, require_place
 from takhin_tiered.engine.prove import read_local_checksum
 from takhin_tiered.engine.turns import Turn
 from takhin_tiered.errors import (
@@ -31,15 +31,20 @@ from takhin_tiered.points import reached
 from takhin_tiered.segments.listing import PartitionListing
 from takhin_tiered.segments.manifest import Manifest
 from takhin_tiered.segments.model import Archive, LocalFiles, Segment
-from takhin_tiered.segments.names import TEMP_SUFFIX, FileKind, SegmentId, parse_file
+from takhin_tiered.segments.names import TEMP_SUFFIX, FileKind, Partition, SegmentId, parse_file
 
 _SMALL = 256 << 10
+_LONGEST_LEASE = 10 * 365 * 86400.0
 _LOG_LAST = (*(kind for kind in FileKind if kind is not FileKind.LOG), FileKind.LOG)
 _KINDS_OF_VERSION_1 = {FileKind.LOG, FileKind.INDEX, FileKind.TIMEINDEX}
 
 
-async def restore(engine: Engine, identity: SegmentId, *, lease: float | None = None) -> Segment:
-    """Bring a segment back to the disk, or renew its lease if it is there; ``lease`` is in seconds.
+async def restore(
+    engine: Engine, identity: SegmentId, *, lease: float | None = None, log: str | None = None
+) -> Segment:
+    """Bring a segment back to the disk, or renew its lease if it is there; ``lease`` is in seconds, ten years at most.
+
+    ``log`` is the label of the incarnation that is wanted, where several share the segment.
 
     Raises `SegmentNotFound`, `SegmentActive`, `SegmentConflict` (other bytes stand in its place, or it was
     never archived), `DiskFull`, `DiskError`, `ObjectMissing`, `ObjectCorrupt` or another `StoreError`.
@@ -53,7 +58,7 @@ async def restore(engine: Engine, identity: SegmentId, *, lease: float | None = 
             engine.metrics.cache_misses.inc()
             with engine.metrics.restore_seconds.time(), engine.turns.take(Turn.RESTORE):
                 async with _room(engine, identity, manifest.size):
-                    local = await _download(engine, manifest)
+                    local = await _download(engine, manifest, _log_of(engine, identity) if log is None else log)
             segment = await _restored(engine, segment or Segment(identity), manifest, local, _lease(engine, lease))
             engine.metrics.restores.labels("success").inc()
             engine.metrics.promotions.inc()
@@ -75,9 +80,15 @@ async def _manifest(engine: Engine, identity: SegmentId, *, known: bool) -> Mani
     return manifest
 
 
+def _log_of(engine: Engine, identity: SegmentId) -> str:
+    """The label of the log that a segment is restored to: the current one, if it is of that."""
+    lineage = engine.catalog.lineage(identity.place.partition)
+    return lineage.current if engine.catalog.is_current(identity) else identity.label
+
+
 def _lease(engine: Engine, seconds: float | None) -> float:
     """When it ends, in seconds since the epoch."""
-    return engine.clock() + (engine.policy.lease if seconds is None else seconds)
+    return engine.clock() + min(engine.policy.lease if seconds is None else max(0.0, seconds), _LONGEST_LEASE)
 
 
 async def _adopt(engine: Engine, segment: Segment, lease_until: float) -> Segment:
@@ -156,15 +167,17 @@ async def _room(engine: Engine, identity: SegmentId, size: int) -> AsyncIterator
         held[root.device] -= size
 
 
-async def _download(engine: Engine, manifest: Manifest) -> LocalFiles:
+async def _download(engine: Engine, manifest: Manifest, log: str) -> LocalFiles:
     identity = manifest.id
     if manifest.kafka or manifest.topic_id:
         learn_kafka(engine)
     with open_partition(engine, identity, create=True) as partition:
+        is_empty = False
 
         def check() -> None:
             with disk_errors(identity):
-                require_place(engine, manifest, partition)
+                nonlocal is_empty
+                is_empty = require_place(engine, manifest, partition)
 
         def place() -> LocalFiles:
             # Others may have been placed while this one came.
@@ -178,12 +191,30 @@ async def _download(engine: Engine, manifest: Manifest) -> LocalFiles:
                     await _download_file(Incoming(engine, partition, identity, kind, manifest.files[kind]))
                     reached(f"restore.{kind}.downloaded")
             async with engine.placing:
-                local = await in_thread(place)
-                engine.catalog.adopt(identity)
-                return local
+                await in_thread(check)
+                await require_neighbours(engine, identity)
+                if not is_empty:
+                    return await in_thread(place)
+                async with _adopted(engine, identity.place.partition, log):
+                    return await in_thread(place)
         except BaseException:
             await in_thread(_remove_temps, partition, identity)
             raise
+
+
+@asynccontextmanager
+async def _adopted(engine: Engine, partition: Partition, label: str) -> AsyncIterator[None]:
+    """Before the first file has its name it is known whose log stands there from then on, even after a kill."""
+    before = engine.catalog.adopt(partition, label)
+    try:
+        if before is not None:
+            await engine.catalog.flush()
+            reached("restore.adopted")
+        yield
+    except BaseException:
+        if before is not None:
+            engine.catalog.adopt(partition, before)
+        raise
 
 
 async def _download_file(incoming: Incoming) -> None:
@@ -270,5 +301,8 @@ async def remove_unfinished(engine: Engine, listing: PartitionListing) -> None:
             with suppress(SegmentChanged), open_partition(engine, identity) as partition:
                 partition.unlink(name)
 
+        if engine.catalog.is_held(identity):
+            # A restore is at work, and its files are not left over.
+            continue
         async with engine.catalog.lock(identity):
             await in_thread(remove)

@@ -145,6 +145,9 @@ class Upload:
     async def require_unchanged(self) -> None:
         """Raise `SegmentChanged` unless names and files are what they were when they were opened."""
 
+        if not self._engine.catalog.is_current(self._identity):
+            raise changed(self._identity, "as its log was found to be another incarnation,")
+
         def look() -> LocalFiles:
             with open_partition(self._engine, self._identity) as partition:
                 return partition.stat_all(self._identity)

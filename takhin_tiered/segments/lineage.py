@@ -37,12 +37,14 @@ class Incarnation:
 class Lineage:
     """All incarnations of a partition. ``current`` is the label of the one on the disk, or that stood there last.
 
-    ``is_seen``: the disk showed which one it is; else it is the one that was archived last.
+    ``is_seen``: the disk showed of which topic it is; else it is the one that was archived last. ``is_decided``: it
+    was found out by its records, or put there by a restore, and no manifest knows better.
     """
 
     incarnations: tuple[Incarnation, ...] = (Incarnation(),)
     current: str = ""
     is_seen: bool = False
+    is_decided: bool = False
 
     def get(self, label: str) -> Incarnation:
         """One that nothing is known of is one without a past."""
@@ -90,11 +92,11 @@ class Lineage:
             return self if self.is_seen else replace(self, is_seen=True)
         of_topic = [found for found in self.incarnations if found.topic_id == topic_id]
         if of_topic:
-            return replace(self, current=_last_of(of_topic).label, is_seen=True)
+            return replace(self, current=_last_of(of_topic).label, is_seen=True, is_decided=False)
         if not here.topic_id or (not here.label and not is_archived):
             # What was archived before topic IDs were is the present topic's, unless its records say otherwise.
             return replace(self._put(replace(here, topic_id=topic_id)), is_seen=True)
-        return replace(self._put(Incarnation(topic_id, topic_id)), current=topic_id, is_seen=True)
+        return replace(self._put(Incarnation(topic_id, topic_id)), current=topic_id, is_seen=True, is_decided=False)
 
     def with_branch(self, base_offset: int, *, topic_id: str = "", is_other_topic: bool = False) -> Lineage:
         """From this base offset on, what stands on the disk is not what was archived under its names.
@@ -103,12 +105,12 @@ class Lineage:
         """
         old = self.label_of(base_offset)
         here = self.get(self.current)
-        if here.label != old and here.follows == old:
-            # It was found further up before.
+        if here.label != old and here.follows == old and not here.archived_at:
+            # It was found further up before, and nothing of it is archived yet.
             return self._put(replace(here, from_offset=base_offset))
         label = topic_id if is_other_topic and topic_id and topic_id not in self._labels else self._free_label()
         fresh = Incarnation(label, topic_id, follows=old, from_offset=base_offset)
-        branched = replace(self._put(fresh), current=label, is_seen=True)
+        branched = replace(self._put(fresh), current=label, is_seen=True, is_decided=True)
         return branched._put(replace(self.get(old), topic_id="")) if is_other_topic and topic_id else branched  # noqa: SLF001
 
     def learned(self, found: Incarnation) -> Lineage:
@@ -129,12 +131,14 @@ class Lineage:
         if here.topic_id != on_disk.topic_id and on_disk.topic_id:
             # These keys are another topic's than that on the disk, of which nothing was archived yet.
             return lineage.with_topic(on_disk.topic_id, is_archived=True)
+        if self.is_decided:
+            return lineage
         last = _last_of([each for each in lineage.incarnations if each.topic_id == here.topic_id])
         return replace(lineage, current=last.label) if last.archived_at > here.archived_at > 0 else lineage
 
     def with_current(self, label: str) -> Lineage:
         """A restore placed a segment of this one on a disk that held nothing of the partition."""
-        return self if label == self.current else replace(self, current=label, is_seen=True)
+        return replace(self, current=label, is_seen=True, is_decided=True)
 
     @property
     def _labels(self) -> set[str]:

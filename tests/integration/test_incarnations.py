@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import shutil
 import signal
+import sqlite3
 import struct
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from takhin_tiered import SegmentConflict, SegmentNotFound, Settings, TieredStorage
 from takhin_tiered.formats.sample import make_segment
+from tests.support import AtPoint
 
 IDS = ("1HPDq9KPTmqeRsGSyBUSuA", "2HPDq9KPTmqeRsGSyBUSuB")
 DAY = 86_400_000
@@ -230,6 +234,20 @@ async def test_an_archive_without_topic_ids_is_the_present_topics_unless_it_is_c
         assert storage.segment(min(new), topic_id="~0").topic_id == ""
 
 
+def run(kafka: Kafka, *arguments: str, point: str = "") -> int:
+    """The program, which kills itself at a point; its exit status."""
+    config = kafka.root.parent / "takhin.yaml"
+    keys = {"enabled": True, "archive": {"mode": "copy"}, "directory": {"path": str(kafka.store)}}
+    config.write_text(json.dumps({"storage": {"data": {"dir": str(kafka.root)}, "tiered": keys}}))
+    launcher = str(Path(__file__).parents[1] / "faults/kill_launcher.py")
+    return subprocess.run(
+        [sys.executable, launcher, "--config", str(config), *arguments],
+        env=os.environ | {"TORTURE_POINT": point, "PYTHONPATH": os.pathsep.join(sys.path)},
+        check=False,
+        capture_output=True,
+    ).returncode
+
+
 @pytest.mark.parametrize("point", ["archive.intended", "archive.log.stored", "archive.before.manifest"])
 async def test_a_kill_in_the_first_archive_of_another_incarnation(kafka: Kafka, point: str) -> None:
     kafka.make_topic()
@@ -238,22 +256,162 @@ async def test_a_kill_in_the_first_archive_of_another_incarnation(kafka: Kafka, 
         await cycles(storage)
     kafka.make_topic()
     new = kafka.write(2, seed=1, day=1)
-    config = kafka.root.parent / "takhin.yaml"
-    keys = {"enabled": True, "archive": {"mode": "copy"}, "directory": {"path": str(kafka.store)}}
-    config.write_text(json.dumps({"storage": {"data": {"dir": str(kafka.root)}, "tiered": keys}}))
-    launcher = str(Path(__file__).parents[1] / "faults/kill_launcher.py")
-    status = 0
-    for _ in range(3):
-        done = subprocess.run(
-            [sys.executable, launcher, "--config", str(config), "run", "--once"],
-            env=os.environ | {"TORTURE_POINT": point, "PYTHONPATH": os.pathsep.join(sys.path)},
-            check=False,
-            capture_output=True,
-        )
-        status = status or done.returncode
-    assert status == -signal.SIGKILL
+    assert -signal.SIGKILL in [run(kafka, "run", "--once", point=point) for _ in range(3)]
     assert kafka.archived() >= set(old.values())
     async with TieredStorage.open(kafka.settings()) as storage:
         await cycles(storage)
         assert kafka.archived() == {*old.values(), *new.values()}
         assert await all_sound(storage) == 4
+
+
+@pytest.mark.parametrize("point", ["restore.adopted", "restore.log.placed", "restore.placed"])
+async def test_a_kill_in_the_restore_of_an_earlier_incarnation(kafka: Kafka, point: str) -> None:
+    kafka.make_topic()
+    old = kafka.write(2)
+    async with TieredStorage.open(kafka.settings()) as storage:
+        await cycles(storage)
+        kafka.make_topic()
+        new = kafka.write(2, seed=1, day=1)
+        await cycles(storage)
+    shutil.rmtree(kafka.partition)
+    assert run(kafka, "restore", "orders-0", "--topic-id", "~0", point=point) == -signal.SIGKILL
+    run(kafka, "restore", "orders-0", "--topic-id", "~1")
+    found = set(kafka.logs().items())
+    assert found <= set(old.items()) or found <= set(new.items())
+    assert kafka.archived() == {*old.values(), *new.values()}
+
+
+def cut(kafka: Kafka, base: int) -> None:
+    """As a truncation leaves a log: nothing from here on."""
+    for path in kafka.partition.iterdir():
+        if path.stem.isdigit() and int(path.stem) >= base:
+            path.unlink()
+
+
+def epochs(kafka: Kafka, *starts: int) -> None:
+    entries = "".join(f"{epoch} {start}\n" for epoch, start in enumerate(starts))
+    (kafka.partition / "leader-epoch-checkpoint").write_text(f"0\n{len(starts)}\n{entries}")
+
+
+@pytest.mark.parametrize("then", ["rebuild", "cycle", "lost catalog"])
+async def test_a_restored_earlier_incarnation_stays_what_is_on_the_disk(
+    kafka: Kafka, tmp_path: Path, then: str
+) -> None:
+    (kafka.root / "meta.properties").unlink()
+    kafka.make_topic()
+    old = kafka.write(3)
+    settings = kafka.settings()
+    async with TieredStorage.open(settings) as storage:
+        await cycles(storage)
+        kafka.make_topic()
+        new = kafka.write(3, seed=1, day=1)
+        await cycles(storage)
+        shutil.rmtree(kafka.partition)
+        await cycles(storage)
+        for path in sorted(old)[:0:-1]:
+            await storage.restore_segment(path, topic_id="~0")
+        if then == "cycle":
+            kafka.write(0, base=int(Path(max(old)).stem) + 20)
+            await cycles(storage)
+    if then == "lost catalog":
+        settings = kafka.settings(state_path=tmp_path / "new-state")
+    async with TieredStorage.open(settings) as storage:
+        await storage.rebuild()
+        with pytest.raises((SegmentConflict, SegmentNotFound)):
+            await storage.restore_segment(f"{min(new)}@~1")
+        await cycles(storage)
+        assert kafka.archived() >= {*old.values(), *new.values()}
+    assert set(kafka.logs().items()) & set(new.items()) == set()
+
+
+@pytest.mark.parametrize("mode", ["copy", "move"])
+async def test_what_is_above_an_unseen_truncation_is_filed_with_the_new_log(kafka: Kafka, mode: str) -> None:
+    """The lower segments changed since the last scan, and wait for the next; the higher ones are new."""
+    kafka.make_topic()
+    old = kafka.write(3)
+    async with TieredStorage.open(kafka.settings()) as storage:
+        await cycles(storage)
+    cut(kafka, 20)
+    new = kafka.write(4, base=20, seed=1, day=1)
+    async with TieredStorage.open(kafka.settings(archive_mode=mode)) as storage:
+        await cycles(storage)
+        assert kafka.archived() == {*old.values(), *new.values()}
+        assert {storage.segment(path).incarnation for path in new} == {"~1"}
+        (found,) = [each for each in await storage.partitions() if each.current]
+        assert (found.holes, found.overlaps) == ([], [])
+        assert [info.segment_path for info in storage.segments(topic_id="~0")] == sorted(old)
+
+
+async def test_two_truncations_are_two_incarnations(kafka: Kafka) -> None:
+    kafka.make_topic(IDS[0])
+    kafka.write(4)
+    async with TieredStorage.open(kafka.settings()) as storage:
+        await cycles(storage)
+        for number, base in enumerate((40, 20), 1):
+            cut(kafka, base)
+            epochs(kafka, 0, *([20, 21] if base == 20 else [40]))
+            log = kafka.write(3, base=base, seed=number, epoch=number, day=number)
+            await cycles(storage)
+            assert {storage.segment(path).incarnation for path in log} == {f"~{number}"}
+            assert kafka.archived() >= set(log.values())
+
+
+async def test_a_topic_made_anew_with_older_records(kafka: Kafka) -> None:
+    kafka.make_topic()
+    old = kafka.write(3, day=5)
+    async with TieredStorage.open(kafka.settings()) as storage:
+        await cycles(storage)
+        kafka.make_topic()
+        new = kafka.write(3, seed=1, day=1)
+        await cycles(storage)
+        assert {storage.segment(path).incarnation for path in new} == {"~1"}
+    assert kafka.archived() == {*old.values(), *new.values()}
+
+
+async def test_manifests_tell_topics_apart_that_the_catalog_took_for_one(kafka: Kafka) -> None:
+    """As after an upgrade: topic IDs stand in manifests, and in no catalog."""
+    kafka.make_topic(IDS[0])
+    old = kafka.write(3)
+    async with TieredStorage.open(kafka.settings()) as storage:
+        await cycles(storage)
+    database = sqlite3.connect(kafka.settings().state_dir / "catalog.db")
+    with closing(database):
+        database.execute("DELETE FROM lineages")
+        database.execute("INSERT OR REPLACE INTO meta VALUES ('incarnations', 'unknown')")
+        database.commit()
+    kafka.make_topic(IDS[1])
+    new = kafka.write(5, seed=1)
+    async with TieredStorage.open(kafka.settings()) as storage:
+        await cycles(storage)
+        assert {storage.segment(path).incarnation for path in new} == {IDS[1]}
+        assert storage.engine.catalog.superseded == 0
+    assert kafka.archived() == {*old.values(), *new.values()}
+
+
+async def test_a_label_that_nobody_gave_is_unknown(kafka: Kafka) -> None:
+    kafka.make_topic()
+    path = min(kafka.write(2))
+    async with TieredStorage.open(kafka.settings()) as storage:
+        for verb in (storage.archive_segment, storage.restore_segment):
+            with pytest.raises(SegmentNotFound, match="no incarnation ~7"):
+                await verb(f"{path}@~7")
+        assert storage.segment(f"{path}@~0").segment_path == path
+
+
+async def test_a_cycle_leaves_a_running_restore_alone(kafka: Kafka, at_point: AtPoint) -> None:
+    kafka.make_topic()
+    kafka.write(2)
+    async with TieredStorage.open(kafka.settings(archive_mode="move")) as storage:
+        await cycles(storage)
+        kafka.make_topic()
+        new = kafka.write(2, seed=1, day=1)
+        await cycles(storage)
+        temporary: list[str] = []
+        at_point("restore.index.downloaded", lambda: temporary.extend(os.listdir(kafka.partition)))
+        restoring = asyncio.create_task(storage.restore_segment(max(new), force=True))
+        while not temporary and not restoring.done():
+            await asyncio.sleep(0)
+        await storage.run_cycle()
+        await restoring
+        assert [name for name in temporary if name.endswith(".takhin-tmp")]
+    assert (kafka.root / max(new)).read_bytes() == new[max(new)]
