@@ -88,9 +88,9 @@ def is_archived(row: bytes) -> bool:
 
 
 def archived_end(row: bytes) -> int:
-    """The last offset that the archive tells of a segment; -1 where it tells none, or another log is on the disk."""
+    """The last offset that the archive tells of a segment; -1 where it tells none."""
     flags = flags_of(row)
-    if not flags & _ARCHIVED or is_unproven(row):
+    if not flags & _ARCHIVED:
         return -1
     at = FLAGS.size + 24 * (flags >> LOCAL_SHIFT & ALL_KINDS).bit_count()
     last: int = _ARCHIVE.unpack_from(row, at)[4]

@@ -15,7 +15,7 @@ from sortedcontainers import SortedList, SortedSet
 from takhin_tiered.catalog.record import archived_end, is_archived, is_unproven, may_have_work, pack, unpack
 from takhin_tiered.catalog.tallies import Stats, Tallies
 from takhin_tiered.segments.lineage import Incarnation, Lineage
-from takhin_tiered.segments.listing import has_local
+from takhin_tiered.segments.listing import has_local, has_log
 from takhin_tiered.segments.model import NO_FILES, Segment
 from takhin_tiered.segments.names import Partition, Place, SegmentId
 from takhin_tiered.segments.policy import Policy
@@ -122,6 +122,11 @@ class Rows:
             for (_, _, row), (other, _, _) in pairwise(rows)
             for last in (archived_end(row),)
         )
+
+    def has_local_below(self, identity: SegmentId) -> bool:
+        """Whether a lower log of the partition stands on the disk."""
+        rows = self._rows_of(identity.place.partition, None)
+        return any(has_log(row) for base, _, row in rows if base < identity.base_offset)
 
     def unproven_below(self, identity: SegmentId) -> SegmentId | None:
         """The lowest local log below this one, in the log on the disk, that is not the one archived under its name."""

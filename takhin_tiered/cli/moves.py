@@ -50,10 +50,13 @@ async def expand(access: Access, patterns: list[str], states: set[str]) -> list[
     return list(found)
 
 
-async def move_all(paths: list[str], move: Callable[[str], Awaitable[None]], verb: str, *, at_once: int) -> int:
+async def move_all(
+    paths: list[str], move: Callable[[str], Awaitable[None]], verb: str, *, at_once: int, in_order: bool = False
+) -> int:
     """Move each; tell each failure, and go on. Returns how many failed.
 
-    The first of each partition goes before its others: it tells which incarnation the others join.
+    The first of each partition goes before its others: it tells which incarnation the others join. ``in_order``: those
+    of a partition go one after the other, and what comes after a failure is left.
     """
     failures = 0
     down = False
@@ -71,13 +74,13 @@ async def move_all(paths: list[str], move: Callable[[str], Awaitable[None]], ver
     with bar as progress:
         task = progress.add_task(verb, total=len(paths))
 
-        async def one(path: str) -> None:
+        async def one(path: str) -> bool:
             nonlocal failures, down
             shown = path.removesuffix(f"@{PLAIN}")
             async with room:
                 if down:
                     failures += 1
-                    return
+                    return False
                 try:
                     await move(path)
                     say(f"{verb} {shown}")
@@ -86,9 +89,23 @@ async def move_all(paths: list[str], move: Callable[[str], Awaitable[None]], ver
                     # Nothing would come of asking a store that is down for each of a thousand segments.
                     down = error.code in _STORE_IS_DOWN
                     errors.print(f"[red]Error:[/red] {shown}:", error, markup=True)
+                    return False
             progress.advance(task)
+            return True
 
         async def in_turn(first: str, *others: str) -> None:
+            nonlocal failures
+            if in_order:
+                for number, path in enumerate((first, *others)):
+                    if not await one(path):
+                        left = len(others) - number
+                        failures += left
+                        if left:
+                            errors.print(
+                                f"{counted(left, 'segment')} below it left in the archive, as a gap would be made"
+                            )
+                        return
+                return
             await one(first)
             async with asyncio.TaskGroup() as group:
                 for path in others:

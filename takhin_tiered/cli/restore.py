@@ -58,6 +58,8 @@ def restore(  # noqa: PLR0917 - typer gives them by name
     wanted = Wanted(
         tuple(paths), topic_id, offsets_of(offsets), (milliseconds_of(since), milliseconds_of(until)), force
     )
+    if wanted.has_times and None not in wanted.times and wanted.times > wanted.times[::-1]:
+        raise typer.BadParameter("--until is before --since")
     seconds = seconds_of(lease)
 
     async def work(settings: Settings) -> None:
@@ -73,7 +75,8 @@ def restore(  # noqa: PLR0917 - typer gives them by name
                 _say_if_nothing(found)
                 move = partial(access.restore, force=True, lease_hours=None if seconds is None else seconds / 3600)
                 chosen = [segment["segment_path"] for segment in found["segments"]]
-                failures = await move_all(chosen, move, "restored", at_once=settings.archive_concurrency)
+                together = settings.archive_concurrency
+                failures = await move_all(chosen, move, "restored", at_once=together, in_order=found["in_order"])
                 exit_if(failures)
             exit_if(len(found["problems"]))
 
@@ -131,6 +134,6 @@ def seconds_of(text: str | None) -> float | None:
     if match is None:
         raise typer.BadParameter(f"{text!r} is no duration, such as 30m, 6h or 7d")
     seconds = float(match[1]) * _SECONDS[match[2]]
-    if seconds > _LONGEST:
-        raise typer.BadParameter(f"{text!r} is more than ten years")
+    if not 0 < seconds <= _LONGEST:
+        raise typer.BadParameter(f"{text!r} is no time, or more than ten years")
     return seconds

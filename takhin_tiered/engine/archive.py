@@ -14,9 +14,10 @@ from takhin_tiered import logs
 from takhin_tiered.concurrency import in_thread
 from takhin_tiered.engine.branching import OtherIncarnation, branch
 from takhin_tiered.engine.context import Engine, load_manifest, open_partition, refresh, require_known, verb
-from takhin_tiered.engine.evict import evict_held
+from takhin_tiered.engine.evict import evict_held, leaves_gap
 from takhin_tiered.engine.expire import expire
 from takhin_tiered.engine.opened import OpenSegment, to_be_opened
+from takhin_tiered.engine.superseded import forget_superseded
 from takhin_tiered.engine.upload import OtherBytes, Upload, changed
 from takhin_tiered.errors import SegmentActive, SegmentChanged, SegmentConflict, SegmentRefused
 from takhin_tiered.points import reached
@@ -83,7 +84,9 @@ async def _archive_held(engine: Engine, opened: OpenSegment, *, evict: bool, exp
             segment = await copy_held(engine, segment, opened)
         engine.metrics.archives.labels("success").inc()
         logs.logger().info("archived", bytes=segment.local.size)
-    return await evict_held(engine, segment, copied=opened if fresh else None) if evict else segment
+    if not evict or leaves_gap(engine, identity):
+        return segment
+    return await evict_held(engine, segment, copied=opened if fresh else None)
 
 
 def _require_movable(engine: Engine, segment: Segment) -> None:
@@ -195,6 +198,7 @@ async def _expire_merged(engine: Engine, manifest: Manifest) -> None:
         if manifest.id.base_offset < other.id.base_offset <= manifest.end and other.local.log is None:
             logs.logger().info("a segment was merged into one below it by compaction", merged=other.id.path)
             await expire(engine, other.id)
+            await forget_superseded(engine, other.id)
 
 
 def _open(engine: Engine, opened: OpenSegment) -> None:

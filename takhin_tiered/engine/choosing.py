@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from itertools import groupby
 from typing import Any
 
 from takhin_tiered.concurrency import in_thread
-from takhin_tiered.disk.kafka import read_log_directory
+from takhin_tiered.disk.kafka import PARTITION_METADATA, read_log_directory
 from takhin_tiered.disk.look import scan_partition
 from takhin_tiered.engine.context import Engine, load_manifest
 from takhin_tiered.engine.coverage import spans
@@ -23,6 +24,7 @@ from takhin_tiered.segments.choice import (
     gap_problem,
     log_start_problem,
     meets,
+    quarantine_problem,
     retention_problem,
 )
 from takhin_tiered.segments.coverage import Range
@@ -39,13 +41,22 @@ _GLOB_CHARACTERS = frozenset("*?[")
 class Choice:
     """``segments`` are to be restored, those of a partition from the highest on, next to what is on the disk.
 
-    ``problems`` say why others are not; ``matched`` counts all segments that are meant, on the disk or not.
+    ``problems`` say why others are not; ``matched`` counts the segments that the paths name, and ``meant`` those of
+    them that have what is wanted, on the disk or not. ``in_order``: where one cannot be restored, what is below it in
+    its partition must not be either.
     """
 
     segments: list[Segment] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     matched: int = 0
+    meant: int = 0
+    in_order: bool = False
+
+    def warn(self, warning: str) -> None:
+        """Once."""
+        if warning not in self.warnings:
+            self.warnings.append(warning)
 
     @property
     def size(self) -> int:
@@ -63,6 +74,7 @@ def describe_choice(choice: Choice, room: tuple[int, int]) -> dict[str, Any]:
         "bytes": choice.size,
         "disk_free_bytes": room[0],
         "cache_free_bytes": room[1],
+        "in_order": choice.in_order,
         "problems": choice.problems,
         "warnings": choice.warnings,
     }
@@ -70,7 +82,7 @@ def describe_choice(choice: Choice, room: tuple[int, int]) -> dict[str, Any]:
 
 async def choose(engine: Engine, wanted: Wanted) -> Choice:
     """Raises `InvalidSegmentPath`, `SegmentNotFound` (a path, a glob, or an incarnation), and `StoreError`."""
-    choice = Choice()
+    choice = Choice(in_order=engine.policy.kafka and not wanted.force)
     found: dict[SegmentId, Segment] = {}
     for path in wanted.paths:
         matching = list(await in_thread(lambda path=path: list(_matching(engine, wanted, path))))  # type: ignore[misc]
@@ -82,6 +94,11 @@ async def choose(engine: Engine, wanted: Wanted) -> Choice:
     by_partition = groupby((found[identity] for identity in sorted(found)), key=lambda s: s.id.place.partition)
     for partition, group in [(partition, list(group)) for partition, group in by_partition]:
         await _choose_in(engine, wanted, partition, group, choice)
+    if not choice.meant:
+        raise SegmentNotFound(
+            f"no segment of {', '.join(wanted.paths)} has any of the offsets or times that are wanted",
+            hint="takhin-tiered ls --partitions shows what there is",
+        )
     return choice
 
 
@@ -138,21 +155,29 @@ async def _choose_in(
         manifests = await _manifests(engine, [s for s in meant if s.archive is not None and s.local.log is None])
     if wanted.has_times:
         meant = [segment for segment in meant if meets(wanted.times, *_times(segment, manifests.get(segment.id)))]
+    choice.meant += len(meant)
     away = [segment for segment in meant if segment.state is State.ARCHIVED]
     here = [segment for segment in meant if segment.state is not State.ARCHIVED and segment.id.path in explicit]
+    if away and not engine.policy.kafka and not wanted.force and (told := await _topic_problem(engine, away[0])):
+        choice.warn(f"If the data directory is Kafka's: {told}")
     if away and engine.policy.kafka and not wanted.force and engine.catalog.is_current(away[0].id):
         candidates = [Candidate(s.id.path, span_of[s.id], s.size, _times(s, manifests.get(s.id))[1]) for s in away]
         local = await in_thread(_local_spans, engine, log, span_of)
         directory = away[0].id.directory
+        archived = [span_of[segment.id] for segment in log if segment.archive is not None]
         problems = [
-            gap_problem(directory, candidates, local) if not is_compacted(engine, partition) else "",
+            gap_problem(directory, candidates, local, archived) if not is_compacted(engine, partition) else "",
+            quarantine_problem(
+                directory, candidates, [c for c, s in zip(candidates, away, strict=True) if s.quarantined]
+            ),
+            await _topic_problem(engine, away[0]),
             log_start_problem(directory, candidates, await in_thread(_log_start, engine, partition)),
         ]
         if settings is not None:
             size = sum(segment.local.size for segment in log)
             problems.append(retention_problem(directory, candidates, size, settings, engine.clock()))
         else:
-            choice.warnings.append(
+            choice.warn(
                 f"Kafka's retention of {partition[0]} is not known (storage.tiered.broker.bootstrap): what is past it, "
                 "Kafka deletes again at its next check"
             )
@@ -160,6 +185,29 @@ async def _choose_in(
         if any(problems):
             return
     choice.segments += sorted([*away, *here], key=lambda segment: segment.id.base_offset, reverse=True)
+
+
+async def _topic_problem(engine: Engine, segment: Segment) -> str:
+    """Why Kafka would not know whose log this is; empty where it would.
+
+    Without a topic ID it takes the directory for a stray one. Earlier releases have archived none.
+    """
+    identity = segment.id
+
+    def has_metadata() -> bool:
+        with suppress(FileNotFoundError), engine.data_dir.partition(identity.directory) as partition:
+            return partition.exists(PARTITION_METADATA)
+        return False
+
+    manifest = (await _manifests(engine, [segment])).get(identity)
+    if manifest is None or manifest.topic_id or not manifest.may_lack_files or await in_thread(has_metadata):
+        return ""
+    told = (
+        f"the archive tells no topic ID of {identity.directory}, and there is no {PARTITION_METADATA} on the disk: "
+        f"Kafka would take the log for a stray one. Make {identity.directory}/{PARTITION_METADATA} first, with the "
+        "lines 'version: 0' and 'topic_id: ID'; kafka-topics.sh --describe tells the ID"
+    )
+    return f"{told}. --force restores all the same"
 
 
 def _times(segment: Segment, manifest: Manifest | None) -> Range:

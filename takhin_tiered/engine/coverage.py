@@ -56,8 +56,12 @@ def spans(engine: Engine, log: list[Segment]) -> list[Range]:
         base = segment.id.base_offset
         following = log[number + 1].id.base_offset - 1 if number + 1 < len(log) else None
         end = segment.archive.last_offset if segment.archive is not None else -1
-        if end < 0 or (segment.local.log is not None and not segment.is_proven):
-            end = _end_of(engine, segment) if following is None else following
+        if segment.local.log is not None and not segment.is_proven:
+            # Only where the archive's word fits to what follows, the log need not be asked itself.
+            is_sure = following is not None and end in {-1, following}
+            end = following if is_sure and following is not None else _end_of(engine, segment)
+        elif end < 0:
+            end = base - 1 if following is None else following
         elif has_gaps and following is not None:
             end = max(end, following)
         if end >= base:
@@ -120,7 +124,7 @@ class ArchivedSpans:
 def _coverage(engine: Engine, log: list[Segment]) -> Coverage:
     every = [(segment, span) for segment, span in zip(log, spans(engine, log), strict=True) if span[1] >= span[0]]
     return coverage(
-        (span for segment, span in every if segment.local.log is not None),
+        (span for segment, span in every if segment.local.log is not None and segment.local.log.size),
         (span for segment, span in every if segment.archive is not None),
         (span for _, span in every),
     )

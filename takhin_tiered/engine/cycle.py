@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import closing
 from dataclasses import dataclass, field, replace
-from itertools import islice
+from itertools import groupby, islice
 from typing import Any
 
 from takhin_tiered import logs
@@ -21,10 +21,10 @@ from takhin_tiered.engine.archive import archive
 from takhin_tiered.engine.brokers import look_at_brokers
 from takhin_tiered.engine.context import Engine
 from takhin_tiered.engine.coverage import count_holes
-from takhin_tiered.engine.evict import evict
+from takhin_tiered.engine.evict import evict, leaves_gap
 from takhin_tiered.engine.expire import expire
 from takhin_tiered.engine.orphans import remove_orphans, remove_stale_uploads
-from takhin_tiered.engine.outlook import look_ahead
+from takhin_tiered.engine.outlook import is_compacted, look_ahead, read_directories
 from takhin_tiered.engine.read_only import leave_read_only
 from takhin_tiered.engine.restore import remove_unfinished
 from takhin_tiered.engine.turns import Turn
@@ -159,8 +159,10 @@ def plan_now(engine: Engine) -> Plan:
 def _plan_work(engine: Engine) -> Plan:
     """The same, without what is kept: cheap where there is little to do."""
     catalog, policy, now = engine.catalog, engine.policy, engine.clock()
-    segments: Iterable[Segment] = catalog.may_have_work(policy, now)
-    if engine.outlook.due:
+    # What stays has its say on what is above it in Kafka's log.
+    needs_all = policy.kafka and policy.may_unlink
+    segments: Iterable[Segment] = catalog.segments() if needs_all else catalog.may_have_work(policy, now)
+    if not needs_all and engine.outlook.due:
         found = {segment.id: segment for segment in segments}
         due = ((identity, catalog.get(identity)) for identity in engine.outlook.due)
         found |= {identity: segment for identity, segment in due if segment is not None}
@@ -200,6 +202,7 @@ async def run_cycle(engine: Engine, listener: Listener = lambda *_: None, after:
                 again = [step for step in plan.work if step.again]
                 await _carry_out(engine, again, report, listener)
                 await _carry_out(engine, [step for step in plan.work if not step.again], report, listener)
+                await _evict_in_order(engine, plan, report)
                 await after(report)
                 await in_thread(count_holes, engine)
                 if engine.policy.enabled:
@@ -252,14 +255,38 @@ async def _carry_out(engine: Engine, steps: list[Step], report: CycleReport, lis
     engine.metrics.queued.set(0)
 
 
+async def _evict_in_order(engine: Engine, plan: Plan, report: CycleReport) -> None:
+    """Of Kafka's logs, from the lowest segment up: what is archived, and could not go before those below it."""
+    if not engine.policy.kafka:
+        return
+    wanted = [step for step in plan.work if step.verb in {Verb.ARCHIVE, Verb.EVICT}]
+    for partition, group in groupby(wanted, key=lambda step: step.id.place.partition):
+        for step in group:
+            identity = engine.catalog.current(partition, step.id.base_offset)
+            segment = engine.catalog.get(identity)
+            if segment is None or not segment.local:
+                continue
+            if engine.stopping.is_set() or not segment.is_proven or leaves_gap(engine, identity):
+                break
+            try:
+                if await evict(engine, identity):
+                    report.evicted += step.verb is Verb.EVICT
+                    report.bytes_freed += step.frees
+            except TakhinError as error:
+                _note_failure(engine, step, identity, error)
+                report.failures.append((step.id.path, str(error)))
+                break
+
+
 async def _step(engine: Engine, step: Step, report: CycleReport, listener: Listener) -> frozenset[Verb]:
     """Carry out one step; returns what there is no sense in going on with: that waits for the next cycle, on disk."""
     listener(step, "begin")
     # A step before this one may have found the log to be another incarnation.
     identity = engine.catalog.current(step.id.place.partition, step.id.base_offset)
+    freed = step.frees
     try:
         if step.verb is Verb.EVICT:
-            if not await evict(engine, identity):
+            if leaves_gap(engine, identity) or not await evict(engine, identity):
                 listener(step, "done")
                 return frozenset()
             report.evicted += 1
@@ -267,12 +294,13 @@ async def _step(engine: Engine, step: Step, report: CycleReport, listener: Liste
             await expire(engine, step.id)
             report.expired += 1
         else:
-            await archive(engine, identity, evict=step.verb is Verb.ARCHIVE, expected=step.local)
+            segment = await archive(engine, identity, evict=step.verb is Verb.ARCHIVE, expected=step.local)
+            freed = 0 if segment.local else step.frees
             if step.verb is Verb.ARCHIVE:
                 report.archived += 1
             else:
                 report.copied += 1
-        report.bytes_freed += step.frees
+        report.bytes_freed += freed
         listener(step, "done")
     except TakhinError as error:
         listener(step, str(error))
@@ -323,8 +351,11 @@ async def _clean_up(engine: Engine) -> None:
 def _tell_gone(engine: Engine, identities: list[SegmentId], listing: PartitionListing | None) -> None:
     """Segments that the broker deleted before they were archived: their records are nowhere any more."""
     bases = sorted({identity.base_offset for identity in identities} | set(listing.rows if listing else ()))
+    if identities and engine.policy.kafka:
+        # The cleaner, which merges segments, may have begun since the last look.
+        read_directories(engine)
     for identity in identities:
-        if not engine.policy.covers(identity.topic) or identity.place.partition in engine.outlook.compacted:
+        if not engine.policy.covers(identity.topic) or is_compacted(engine, identity.place.partition):
             logs.logger().info("a segment that is not archived is gone from the disk", segment=identity.path)
             continue
         engine.metrics.lost.inc()

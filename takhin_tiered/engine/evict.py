@@ -39,6 +39,11 @@ async def evict(engine: Engine, identity: SegmentId) -> bool:
             return evicted != segment
 
 
+def leaves_gap(engine: Engine, identity: SegmentId) -> bool:
+    """Whether Kafka's log would have a gap without this segment, as a lower one stands on the disk."""
+    return engine.policy.kafka and engine.catalog.has_local_below(identity)
+
+
 async def evict_held(engine: Engine, segment: Segment, *, copied: OpenSegment | None = None) -> Segment:
     """Evict while the segment's lock is held; ``copied``: these files were just stored, and the store proved it.
 
@@ -54,6 +59,11 @@ async def evict_held(engine: Engine, segment: Segment, *, copied: OpenSegment | 
         return segment
     if not engine.catalog.is_current(identity):
         return segment
+    if leaves_gap(engine, identity):
+        raise SegmentRefused(
+            f"segment {path} stays on the disk, as a lower one does: consumers pass a gap between them without a word",
+            segment=path,
+        )
     expected = dict(segment.local.items())
     if copied is None:
         await _prove_again(engine, segment)

@@ -23,8 +23,7 @@ def look_ahead(engine: Engine) -> Outlook:
     if not engine.policy.kafka:
         return Outlook()
     view = engine.view
-    roots = [read_log_directory(root.fd) for root in engine.data_dir.roots]
-    view.directories = tuple(found for found in roots if found is not None)
+    read_directories(engine)
     compacted: dict[Partition, str] = {}
     due: dict[SegmentId, str] = {}
     unsafe: dict[SegmentId, str] = {}
@@ -37,6 +36,12 @@ def look_ahead(engine: Engine) -> Outlook:
         if settings is not None and engine.policy.before_retention and engine.policy.covers(partition[0]):
             due |= _due(engine, view, partition, logs, settings)
     return Outlook(compacted, due, unsafe)
+
+
+def read_directories(engine: Engine) -> None:
+    """What stands in Kafka's checkpoints now; blocking."""
+    roots = [read_log_directory(root.fd) for root in engine.data_dir.roots]
+    engine.view.directories = tuple(found for found in roots if found is not None)
 
 
 def high_watermark(view: BrokerView, partition: Partition) -> int | None:

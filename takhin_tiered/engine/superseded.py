@@ -51,6 +51,17 @@ async def remove_superseded(engine: Engine, identities: Iterable[SegmentId], kee
     return removed
 
 
+async def forget_superseded(engine: Engine, identity: SegmentId) -> None:
+    """Remove all superseded generations of a segment that is archived no more, as compaction has merged it away."""
+    async with engine.catalog.lock(identity):
+        if engine.catalog.get(identity) is not None:
+            return
+        found = await _superseded(engine, identity)
+        manifests = [await _read(engine, identity, n) for n, info in sorted(found.items()) if not info.read_only]
+        while manifests:
+            await _remove(engine, manifests.pop(0), manifests)
+
+
 async def _remove_of(engine: Engine, identity: SegmentId, keep: float) -> int:
     with verb("remove superseded", identity):
         async with engine.catalog.lock(identity):

@@ -12,6 +12,7 @@ from takhin_tiered.engine.branching import incarnation_of, require_same_incarnat
 from takhin_tiered.engine.context import Engine, disk_errors, open_partition
 from takhin_tiered.engine.opened import Content, OpenSegment
 from takhin_tiered.engine.orphans import settle_held
+from takhin_tiered.engine.outlook import is_compacted
 from takhin_tiered.engine.pace import Pace
 from takhin_tiered.engine.prove import prove, prove_file
 from takhin_tiered.errors import (
@@ -99,7 +100,9 @@ class Upload:
                 segment=self._identity.path,
                 hint="It stays on disk. storage.tiered.archive.corrupt: archive moves it as it is",
             )
-        self.was_compacted = summary.has_gaps and self._engine.policy.kafka and self._engine.policy.takes_compacted
+        # What the cleaner leaves may have no gaps: a segment of which it has left nothing, for one.
+        compacts = summary.has_gaps or is_compacted(self._engine, self._identity.place.partition)
+        self.was_compacted = compacts and self._engine.policy.kafka and self._engine.policy.takes_compacted
         if summary.has_gaps and self._engine.policy.kafka and not self._engine.policy.takes_compacted:
             self._engine.catalog.gapped.add(self._identity.place.partition)
             raise SegmentRefused(

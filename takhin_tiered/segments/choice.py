@@ -49,8 +49,11 @@ class Candidate:
     timestamp: int
 
 
-def gap_problem(directory: str, chosen: Sequence[Candidate], local: Iterable[Range]) -> str:
-    """Why these segments would not stand in one row with what is on the disk; empty where they would."""
+def gap_problem(directory: str, chosen: Sequence[Candidate], local: Iterable[Range], archived: Iterable[Range]) -> str:
+    """Why these segments would not stand in one row with what is on the disk; empty where they would.
+
+    ``archived`` is all that could be restored.
+    """
     spans = [candidate.span for candidate in chosen]
     touching = [
         gap
@@ -59,13 +62,32 @@ def gap_problem(directory: str, chosen: Sequence[Candidate], local: Iterable[Ran
     ]
     if not touching:
         return ""
+    nowhere = [gap for gap in touching if not any(a <= gap[1] and gap[0] <= b for a, b in archived)]
+    if nowhere:
+        first, last = nowhere[-1]
+        return (
+            f"with {_named(chosen)}, offsets {first}-{last} of {directory} would be missing, and they are nowhere: "
+            f"neither archived nor on the disk. Consumers pass such a gap without a word. Restore what is above "
+            f"(--offsets {last + 1}-), or use --force"
+        )
     first, last = touching[0]
     others = f", and {len(touching) - 1} more such gaps" if len(touching) > 1 else ""
-    whole = f"{min(span[0] for span in spans)}-{max(gap[1] for gap in touching)}"
+    highest = max(*(span[1] for span in spans), *(gap[1] for gap in touching))
+    whole = f"{min(span[0] for span in spans)}-{highest}"
     return (
         f"with {_named(chosen)} alone, offsets {first}-{last} of {directory} would be missing{others}: consumers pass "
         f"such a gap without a word. Restore what is between too (--offsets {whole}), or use --force"
     )
+
+
+def quarantine_problem(directory: str, chosen: Sequence[Candidate], bad: Sequence[Candidate]) -> str:
+    """Why segments whose archived copy is bad stop what is below them; empty where there are none."""
+    if not bad:
+        return ""
+    highest = max(bad, key=lambda candidate: candidate.span)
+    above = [candidate for candidate in chosen if candidate.span > highest.span]
+    advice = f"What is above is restored by --offsets {highest.span[1] + 1}-" if above else "Nothing is above it"
+    return f"the archived copy of {_named(bad)} of {directory} is bad, and a gap would be left. {advice}; see verify"
 
 
 def log_start_problem(directory: str, chosen: Sequence[Candidate], log_start: int) -> str:

@@ -6,7 +6,7 @@ The same value is printed by ``takhin-tiered plan`` and carried out by the cycle
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from itertools import groupby
 
@@ -15,6 +15,7 @@ from takhin_tiered.segments.names import SegmentId
 from takhin_tiered.segments.outlook import Outlook
 from takhin_tiered.segments.policy import Policy, classify
 
+_WITHOUT_A_LOG = {"archived", "quarantined", "leftover", "read_only"}
 _NOTHING_AHEAD = Outlook()
 
 
@@ -91,7 +92,24 @@ def make_plan(
         else _expired(segment, policy, now, newer) or _decide(segment, policy, now, crowded, outlook)
         for segment, newer in _with_newer_bytes(segments, is_current)
     )
-    return Plan(tuple(step for step in steps if not (work_only and step.verb is Verb.KEEP)), now)
+    decided = _without_gaps(steps) if policy.kafka and policy.may_unlink else steps
+    return Plan(tuple(step for step in decided if not (work_only and step.verb is Verb.KEEP)), now)
+
+
+def _without_gaps(steps: Iterable[Step]) -> Iterator[Step]:
+    """What is above a segment that stays on the disk stays too: Kafka's consumers pass a gap without a word."""
+    for _, group in groupby(steps, key=lambda step: step.id.place.partition):
+        stays = False
+        for step in group:
+            if stays and step.verb is Verb.ARCHIVE:
+                reason = f"{step.reason}; it stays on the disk, as a lower segment does"
+                yield replace(step, verb=Verb.COPY, reason=reason, frees=0)
+            elif stays and step.verb is Verb.EVICT:
+                reason = "it stays on the disk, as a lower segment does"
+                yield replace(step, verb=Verb.KEEP, reason=reason, frees=0, reason_code="gap")
+            else:
+                yield step
+            stays = stays or (step.verb in {Verb.KEEP, Verb.COPY} and step.reason_code not in _WITHOUT_A_LOG)
 
 
 def explain(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 import struct
@@ -24,6 +25,7 @@ from takhin_tiered import (
     TieredStorage,
 )
 from takhin_tiered.engine.evict import evict
+from takhin_tiered.segments.choice import Wanted
 from takhin_tiered.segments.model import Intent
 from takhin_tiered.segments.names import SegmentId
 from tests.support import AtPoint, Broker
@@ -258,3 +260,61 @@ async def test_what_an_earlier_release_meant_to_remove_stays(kafka: Broker) -> N
         await storage.run_cycle()
         assert storage.engine.catalog.intents() == []
     assert (kafka.root.parent / "store" / path).read_bytes() == first
+
+
+async def test_move_leaves_no_gap_above_a_segment_that_stays(kafka: Broker) -> None:
+    """Restored segments stay for their lease, and so does what is above them."""
+    old = kafka.segments(count=3)
+    async with TieredStorage.open(settings_of(kafka, archive_mode="move")) as storage:
+        await storage.run_cycle()
+        for path in reversed(old):
+            await storage.restore_segment(path)
+        new = [kafka.segment() for _ in range(3)]
+        for _ in range(2):
+            report = await storage.run_cycle()
+            assert not report.failures
+        assert all(kafka.is_whole(path) for path in [*old, *new])
+        plan = {step.id.path: step for step in (await storage.plan()).steps}
+        assert plan[new[0]].reason_code == "gap"
+        assert storage.segment(new[0]).archived_at is not None
+        with pytest.raises(SegmentRefused, match="a lower one does"):
+            await evict(storage.engine, SegmentId.parse(new[0]))
+        (found,) = await storage.partitions()
+        assert len(found.local) == 1
+        # Their lease ends: all of it goes, from the lowest up.
+        for path in old:
+            await storage.restore_segment(path, lease=0)
+        report = await storage.run_cycle()
+        assert not report.failures
+        assert not any(kafka.on_disk(path) for path in [*old, *new[:-1]])
+
+
+async def test_a_quarantined_segment_stops_the_restore_of_what_is_below(kafka: Broker) -> None:
+    paths = kafka.segments(count=3)
+    store = kafka.root.parent / "store"
+    async with TieredStorage.open(settings_of(kafka, archive_mode="move")) as storage:
+        await storage.run_cycle()
+        (store / paths[1]).write_bytes(b"damaged")
+        await storage.scrub_segment(paths[1])
+        with pytest.raises(SegmentRefused, match="gap"):
+            await storage.restore_segment(paths[1])
+        choice = await storage.choose_restore(Wanted(("orders-0",)))
+        assert not choice.segments
+        assert f"--offsets {SegmentId.parse(paths[2]).base_offset}-" in choice.problems[0]
+
+
+async def test_an_archive_without_topic_ids_is_no_stray_log(kafka: Broker) -> None:
+    """Of a release that archived none: on an empty disk Kafka would not know the partition."""
+    (path,) = kafka.segments(count=1)
+    async with TieredStorage.open(settings_of(kafka, archive_mode="move")) as storage:
+        await storage.run_cycle()
+        manifest = kafka.root.parent / "store" / path.replace(".log", ".manifest.json")
+        document = json.loads(manifest.read_text())
+        manifest.write_text(json.dumps({**document, "version": 1, "topic_id": ""}))
+        shutil.rmtree(kafka.root / "orders-0")
+        with pytest.raises(SegmentRefused, match=r"partition\.metadata first"):
+            await storage.restore_segment(path)
+        (kafka.root / "orders-0").mkdir()
+        give_topic_id(kafka, TOPIC_IDS[0])
+        await storage.restore_segment(path)
+    assert kafka.is_whole(path)

@@ -48,7 +48,7 @@ def test_backfilled_topics_are_due_at_once(kafka: Kafka, clients: Clients, new_p
     program = new_program(
         cold_age_hours=7 * 24, warm_age_hours=24, archive_mode="copy", broker_bootstrap=kafka.bootstrap
     )
-    old = int((time.time() - 7 * 24 * 3600 + 5) * 1000)
+    old = int((time.time() - 7 * 24 * 3600 + 15) * 1000)
     with program.daemon() as daemon:
         daemon.wait_cycles(1)
         clients.produce("history", 4000, timestamp=old)
@@ -79,7 +79,7 @@ def test_retention_by_bytes(kafka: Kafka, clients: Clients, new_program: NewProg
 
 def test_a_lost_tail_is_counted_and_told(kafka: Kafka, clients: Clients, new_program: NewProgram) -> None:
     """When all of a partition is past retention, Kafka rolls and deletes the active segment in one pass."""
-    clients.create("idle", retention_ms=3000)
+    clients.create("idle", retention_ms=8000)
     program = new_program(archive_mode="copy", broker_bootstrap=kafka.bootstrap)
     with program.daemon() as daemon:
         clients.produce("idle", 500)

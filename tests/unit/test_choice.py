@@ -22,15 +22,15 @@ def topic(**changes: int | frozenset[str] | None) -> TopicSettings:
 
 
 def test_a_gap_above_or_below_is_told() -> None:
-    assert gap_problem("orders-0", [candidate(0, 9), candidate(10, 19)], [(20, 30)]) == ""
-    assert gap_problem("orders-0", [candidate(0, 9)], []) == ""
-    above = gap_problem("orders-0", [candidate(0, 9)], [(20, 30)])
+    assert gap_problem("orders-0", [candidate(0, 9), candidate(10, 19)], [(20, 30)], [(0, 1000)]) == ""
+    assert gap_problem("orders-0", [candidate(0, 9)], [], [(0, 1000)]) == ""
+    above = gap_problem("orders-0", [candidate(0, 9)], [(20, 30)], [(0, 1000)])
     assert "offsets 10-19" in above
     assert "--offsets 0-19" in above
     assert "--force" in above
-    assert "and 1 more such gap" in gap_problem("orders-0", [candidate(10, 19)], [(0, 5), (30, 40)])
+    assert "and 1 more such gap" in gap_problem("orders-0", [candidate(10, 19)], [(0, 5), (30, 40)], [(0, 1000)])
     # One that is there already is not this restore's.
-    assert gap_problem("orders-0", [candidate(20, 29)], [(0, 5), (10, 19), (30, 40)]) == ""
+    assert gap_problem("orders-0", [candidate(20, 29)], [(0, 5), (10, 19), (30, 40)], [(0, 1000)]) == ""
 
 
 def test_below_the_log_start() -> None:
