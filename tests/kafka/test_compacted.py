@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 from tests.kafka.broker import Kafka
 from tests.kafka.clients import Clients, Record
@@ -106,3 +107,24 @@ def test_a_cleaned_segment_is_not_expired_for_its_time(kafka: Kafka, clients: Cl
     program.cycle(4)
     assert first in program.archived("profiles")
     assert first not in program.local("profiles")
+
+
+def test_what_is_erased_leaves_the_archive(kafka: Kafka, clients: Clients, new_program: NewProgram) -> None:
+    """Deleted by their keys, no value is left in any object, also where the cleaner empties a segment."""
+    clients.create("people", cleanup_policy="compact", segment_ms=1000, delete_retention_ms=100)
+    for version in range(3):
+        clients.put("people", ((b"key-%d" % number, b"secret-%d-" % version * 150) for number in range(800)))
+    program = new_program(archive_mode="copy", topics_include=["people"], topics_compacted="archive")
+    program.cycle(3)
+
+    def holding(root: Path) -> list[str]:
+        return [str(path) for path in root.rglob("*.log*") if b"secret-" in path.read_bytes()]
+
+    assert holding(program.store)
+    clients.put("people", ((b"key-%d" % number, None) for number in range(800)))
+    settled(kafka, clients, "people")
+    wait_until(lambda: not holding(kafka.partition_dir("people")), seconds=40, what="the cleaner and its deletions")
+    program.cycle(4)
+    assert holding(program.store) == []
+    assert "0 bad" in program.run("verify", "--deep").stdout
+    kafka.require_well()
