@@ -24,9 +24,12 @@ from takhin_tiered.config_sources import (
     Environment,
     explained,
     find_config,
+    is_of_kubernetes,
     is_ours,
     read_yaml,
+    refuse_misspelt,
     refuse_unknown,
+    value_of_variable,
     variable,
 )
 from takhin_tiered.config_values import (
@@ -140,16 +143,18 @@ class Settings(BaseSettings):
         file = find_config(path)
         values = read_yaml(file, _TABLES) if file else {}
         fields = _fields_by_key()
+        refuse_misspelt((key for key in values if key not in fields), str(file))
         refuse_unknown((key for key in values if is_ours(key)), str(file), fields)
         known = {key: value for key, value in values.items() if key in fields}
         variables = {name for name in os.environ if name.startswith(variable(OURS) + "_")}
+        variables = {name for name in variables if not is_of_kubernetes(name)}
         refuse_unknown(variables - {variable(key) for key in fields}, "the environment", fields)
         try:
             settings = cls(**known)
         except ValidationError as error:
             raise explained(error, known, file, fields, _SECRET) from None
         for key in fields:
-            if os.environ.get(variable(key)):
+            if value_of_variable(key) is not None:
                 settings._sources[key] = variable(key)
             elif key in known:
                 settings._sources[key] = str(file)

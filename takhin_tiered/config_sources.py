@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -23,12 +24,31 @@ CONFIG_VARIABLE = "TAKHIN_CONFIG"
 DEFAULT_CONFIG = Path("/etc/takhin/takhin.yaml")
 OURS = "storage.tiered"
 
+_SERVICE_ADDRESS = re.compile(r"(?:tcp|udp|sctp)://[^/]+:[0-9]+")
+_SERVICE_VARIABLE = re.compile(
+    r"_SERVICE_HOST$|_SERVICE_PORT(?:_[A-Z0-9_]+)?$|_PORT_[0-9]+_(?:TCP|UDP|SCTP)(?:_(?:ADDR|PORT|PROTO))?$"
+)
+_NEARLY = 0.85
 _LATER = ("compression.", "encryption.", "api.tls.")
 
 
 def variable(key: str) -> str:
     """The environment variable of a key."""
     return ENV_PREFIX + key.replace(".", "_").upper()
+
+
+def value_of_variable(key: str) -> str | None:
+    """What the environment says of a key; None where it says nothing, or only Kubernetes does."""
+    value = os.environ.get(variable(key))
+    return None if not value or _SERVICE_ADDRESS.fullmatch(value) else value
+
+
+def is_of_kubernetes(name: str) -> bool:
+    """Whether a variable is one that Kubernetes puts into every container for a Service named like our prefix.
+
+    Source: Kubernetes, "Discovering services": Docker-compatible service links.
+    """
+    return bool(_SERVICE_VARIABLE.search(name) or _SERVICE_ADDRESS.fullmatch(os.environ.get(name, "")))
 
 
 def is_ours(key: str) -> bool:
@@ -40,8 +60,7 @@ class Environment(PydanticBaseSettingsSource):
     """``TAKHIN_…`` variables, by the key of each field. An empty variable counts as not set."""
 
     def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
-        key = str(field.validation_alias)
-        return os.environ.get(variable(key)) or None, field_name, False
+        return value_of_variable(str(field.validation_alias)), field_name, False
 
     def __call__(self) -> dict[str, Any]:
         found = {}
@@ -80,7 +99,7 @@ def find_config(path: str | Path | None) -> Path | None:
 
 def read_yaml(path: Path, tables: Collection[str]) -> dict[str, Any]:
     try:
-        document = yaml.safe_load(path.read_text())
+        document = yaml.load(path.read_bytes(), _Loader)  # noqa: S506 - a safe loader, only stricter
     except OSError as error:
         raise ConfigError(f"cannot read the configuration: {error}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -92,6 +111,34 @@ def read_yaml(path: Path, tables: Collection[str]) -> dict[str, Any]:
     return dict(_flatten(document, "", tables))
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML as people mean it: no key twice, and ``no`` and ``on`` are words, as in YAML 1.2."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                continue
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(
+                    "while reading a mapping",
+                    node.start_mark,
+                    f"the key {key!r} stands twice, and one of the two would be dropped",
+                    key_node.start_mark,
+                )
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+_BOOLEAN = "tag:yaml.org,2002:bool"
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != _BOOLEAN]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(_BOOLEAN, re.compile(r"true|True|TRUE|false|False|FALSE"), list("tTfF"))
+
+
 def _flatten(value: Mapping[Any, Any], prefix: str, tables: Collection[str]) -> Iterator[tuple[str, Any]]:
     for name, inner in value.items():
         key = f"{prefix}{name}"
@@ -99,6 +146,14 @@ def _flatten(value: Mapping[Any, Any], prefix: str, tables: Collection[str]) -> 
             yield from _flatten(inner, f"{key}.", tables)
         elif inner is not None:
             yield key, inner
+
+
+def refuse_misspelt(names: Iterable[str], where: str) -> None:
+    """Raise for a section that is nearly ours: passed over as a broker's, nothing would ever be moved."""
+    for name in sorted(names):
+        section = ".".join(name.split(".")[:2])
+        if section != OURS and difflib.get_close_matches(section, [OURS], cutoff=_NEARLY):
+            raise ConfigError(f"unknown section {section} (in {where}): {OURS} is meant, it seems")
 
 
 def refuse_unknown(names: Iterable[str], where: str, fields: Mapping[str, str]) -> None:

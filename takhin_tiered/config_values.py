@@ -17,7 +17,12 @@ _ADDRESS = re.compile(r"(?:\[[^\]\s]+\]|[^:,\s\[\]]+):\d{1,5}")
 
 
 def split_commas(value: object) -> object:
-    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+    if isinstance(value, str):
+        return [part.strip() for part in value.split(",") if part.strip()]
+    if isinstance(value, list):
+        # A topic may be named 2024.
+        return [str(part) if isinstance(part, int) and not isinstance(part, bool) else part for part in value]
+    return value
 
 
 def none_if_empty(value: object) -> object:

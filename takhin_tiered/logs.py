@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 from uuid import uuid4
 
@@ -31,15 +32,35 @@ def configure(level: str, style: str) -> None:
         processors=[*shared, last],
         wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
         # Looked up at each line: standard error may be replaced, by a progress bar for one.
-        logger_factory=lambda *_: structlog.PrintLogger(sys.stderr),
+        logger_factory=lambda *_: structlog.PrintLogger(_LAST_RESORT),
         cache_logger_on_first_use=False,
     )
-    handler = logging.StreamHandler()
+    handler = logging.StreamHandler(_LAST_RESORT)
     handler.setFormatter(structlog.stdlib.ProcessorFormatter(processor=last, foreign_pre_chain=shared))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     # Libraries speak only of what is wrong: botocore's debug lines carry signatures.
     root.setLevel(max(_LEVELS[level], logging.WARNING))
+
+
+class _StandardError(io.TextIOBase):
+    """Standard error as it is now, which a progress bar may have replaced.
+
+    Where it cannot be written, as its disk is full or its reader is gone, a line is lost, and never the work: who frees
+    disks must not stop because one is full.
+    """
+
+    def write(self, text: str) -> int:
+        with suppress(OSError, ValueError, AttributeError):
+            sys.stderr.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError, ValueError, AttributeError):
+            sys.stderr.flush()
+
+
+_LAST_RESORT: Any = _StandardError()
 
 
 def logger() -> Any:

@@ -23,7 +23,7 @@ from takhin_tiered.engine.brokers import look_at_brokers, require_safe_mode, sta
 from takhin_tiered.engine.choosing import Choice, choose
 from takhin_tiered.engine.context import Engine, counted
 from takhin_tiered.engine.coverage import cover_all
-from takhin_tiered.engine.cycle import CycleReport, Listener, plan_now, refresh_catalog, run_cycle
+from takhin_tiered.engine.cycle import CycleReport, Listener, future_segments, plan_now, refresh_catalog, run_cycle
 from takhin_tiered.engine.gauges import update_gauges
 from takhin_tiered.engine.naming import (
     crowded_out,
@@ -227,6 +227,7 @@ class TieredStorage:
             **asdict(self.stats()),
             "quarantined_segments": engine.catalog.quarantined,
             "superseded_generations": engine.catalog.superseded,
+            "future_segments": future_segments(engine),
             "enabled": engine.policy.enabled,
             "mode": self.settings.mode(kafka=engine.policy.kafka),
             "broker": self._beside.described(),

@@ -266,12 +266,13 @@ def daemon(settings: Settings, log: Path, *arguments: str, program: tuple[str, .
             running.kill()
 
 
-def command(settings: Settings, *arguments: str) -> subprocess.CompletedProcess[str]:
+def command(settings: Settings, *arguments: str, stderr: Any = subprocess.PIPE) -> subprocess.CompletedProcess[str]:
     """Run a command of the program to its end."""
     return subprocess.run(
         [sys.executable, "-m", "takhin_tiered", *arguments],
         env=environment(settings),
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=stderr,
         text=True,
         check=False,
         timeout=100,

@@ -17,11 +17,13 @@ Readiness = Callable[[], dict[str, str]]
 def health_routes(storage: TieredStorage, readiness: Readiness) -> APIRouter:
     routes = APIRouter(tags=["health"])
 
+    @routes.head("/healthz", include_in_schema=False)
     @routes.get("/healthz")
     async def healthz() -> dict[str, str]:
         """The process lives, and its event loop runs."""
         return {"status": "alive"}
 
+    @routes.head("/readyz", include_in_schema=False)
     @routes.get("/readyz", responses={503: {"description": "A check fails; the body says which, and why"}})
     async def readyz() -> JSONResponse:
         """Whether the catalog is loaded, the disk is read and the store answers."""
@@ -36,6 +38,7 @@ def health_routes(storage: TieredStorage, readiness: Readiness) -> APIRouter:
             200 if ready else 503,
         )
 
+    @routes.head("/metrics", include_in_schema=False)
     @routes.get("/metrics", response_class=PlainTextResponse)
     async def metrics() -> Response:
         """For Prometheus."""

@@ -187,6 +187,11 @@ class Rows:
         with self._guard:
             return self._tallies.restored()
 
+    def later_than(self, moment: float) -> int:
+        """How many segments were modified after it, by their times: active and restored ones are not counted."""
+        with self._guard:
+            return self._tallies.later_than(moment)
+
     def stats(self, policy: Policy, now: float) -> Stats:
         with self._guard:
             return self._tallies.stats(policy, now)

@@ -85,6 +85,11 @@ class Tallies:
             archived_size_bytes=self._archived_bytes,
         )
 
+    def later_than(self, moment: float) -> int:
+        """How many segments were modified after it, by their times."""
+        self.sort()
+        return len(self._sorted) - self._sorted.bisect_right(moment)
+
     def restored(self) -> list[Segment]:
         """The segments that were restored, and still are on disk."""
         return list(self._restored.values())

@@ -274,6 +274,8 @@ def _print_status(found: dict[str, Any]) -> None:
         ("store", _store_words(found)),
         ("last cycle", _cycle_words(cycle) if cycle else "none in this process"),
     ]
+    if found["future_segments"]:
+        rows.append(("clock", f"{counted(found['future_segments'], 'segment')} modified in the future"))
     if found["last_cycle_problem"]:
         rows.append(("problem", found["last_cycle_problem"]))
     for name, value in rows:

@@ -37,6 +37,7 @@ from takhin_tiered.segments.report import iso_time
 
 _LISTINGS_AT_ONCE = 4
 _WRITES_AT_ONCE = 20_000
+_CLOCKS_DIFFER_SECONDS = 3600.0
 _STALE_UPLOAD_SECONDS = 24 * 3600.0
 
 
@@ -133,6 +134,7 @@ async def refresh_catalog(engine: Engine) -> Look:
     engine.outlook = await in_thread(look_ahead, engine)
     await engine.catalog.flush()
     await in_thread(measure_room, engine)
+    _tell_of_the_future(engine)
     for listing in look.unreadable:
         logs.logger().error("a partition cannot be read", partition=listing.directory, error=listing.problem)
     return look
@@ -346,6 +348,20 @@ async def _clean_up(engine: Engine) -> None:
         logs.logger().warning("what broken uploads left was not looked for", error=str(error))
         return
     await remove_stale_uploads(engine, _STALE_UPLOAD_SECONDS)
+
+
+def future_segments(engine: Engine) -> int:
+    """Segments whose times are in the future: by those they never grow cold."""
+    return engine.catalog.later_than(engine.clock() + _CLOCKS_DIFFER_SECONDS)
+
+
+def _tell_of_the_future(engine: Engine) -> None:
+    if count := future_segments(engine):
+        logs.logger().warning(
+            "segments were modified in the future, and do not grow cold until then",
+            segments=count,
+            hint="If a clock was wrong, set their times right (touch), or archive them by hand",
+        )
 
 
 def _tell_gone(engine: Engine, identities: list[SegmentId], listing: PartitionListing | None) -> None:

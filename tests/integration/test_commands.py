@@ -202,3 +202,20 @@ def test_the_demonstration_runs(settings: Settings) -> None:
     assert "12 segments archived" in said
     assert "byte for byte" in said
     assert "0 bad" in said
+
+
+@pytest.mark.parametrize("style", ["json", "text"])
+def test_a_log_that_cannot_be_written_stops_no_work(broker: Broker, settings: Settings, style: str) -> None:
+    """Where the disk is full, whoever frees disks is needed most."""
+    closed = broker.segments("orders-0", 2)
+    with Path("/dev/full").open("wb") as full:
+        ended = command(settings.model_copy(update={"log_format": style}), "run", "--once", stderr=full)
+    assert ended.returncode == 0
+    assert not any(broker.on_disk(path) for path in closed)
+
+
+def test_times_in_the_future_are_told(broker: Broker, settings: Settings) -> None:
+    broker.segments("orders-0", 2, age_hours=-24 * 365)
+    assert "modified in the future" in command(settings, "run", "--once").stderr
+    assert "2 segments modified in the future" in run(settings, "status")
+    assert json.loads(run(settings, "status", "--json"))["future_segments"] == 2

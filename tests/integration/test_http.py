@@ -159,6 +159,8 @@ async def test_the_token_guards_all_but_health(broker: Broker, tmp_path: Path) -
     async with serving(broker, tmp_path / "store", api_token="secret") as (client, _):
         for path in ("/healthz", "/readyz", "/metrics"):
             assert (await client.get(path)).status_code != 401
+            # Some load balancers probe so.
+            assert (await client.head(path)).status_code == (await client.get(path)).status_code
         for path in (f"{PREFIX}/stats", f"{PREFIX}/segments", "/docs", "/openapi.json", "/nowhere"):
             for headers in (
                 {},

@@ -586,3 +586,48 @@ def complaint_of(file: Path) -> str:
     with pytest.raises(ConfigError) as caught:
         Settings.load(file)
     return str(caught.value)
+
+
+def test_a_key_that_stands_twice_is_an_error(tmp_path: Path) -> None:
+    """One of the two would be dropped, and with it what somebody excluded."""
+    file = tmp_path / "takhin.yaml"
+    file.write_text(
+        f"storage:\n  data: {{dir: {tmp_path}}}\n  tiered:\n    topics: {{exclude: [secret]}}\n"
+        "    topics: {include: [orders]}\n"
+    )
+    with pytest.raises(ConfigError, match=r"'topics' stands twice(.|\n)*line 5"):
+        Settings.load(file)
+
+
+def test_words_and_numbers_are_topics(tmp_path: Path) -> None:
+    file = tmp_path / "takhin.yaml"
+    tiered = "\r\n    auto: {archive: {enabled: off}}\r\n    topics: {include: [no, 2024]}\r\n"
+    text = f"storage:\r\n  data: {{dir: {tmp_path}}}\r\n  tiered:{tiered}"
+    file.write_bytes(b"\xef\xbb\xbf" + text.encode())
+    settings = Settings.load(file)
+    assert settings.topics_include == ("no", "2024")
+    assert not settings.auto_archive_enabled
+
+
+@pytest.mark.parametrize("section", ["teired", "tierd", "Tiered"])
+def test_a_misspelt_section_is_not_taken_for_the_brokers(tmp_path: Path, section: str) -> None:
+    file = tmp_path / "takhin.yaml"
+    file.write_text(f"storage:\n  data: {{dir: {tmp_path}}}\n  {section}: {{enabled: true}}\n")
+    with pytest.raises(ConfigError, match=rf"storage\.{section} .*storage\.tiered is meant"):
+        Settings.load(file)
+
+
+def test_variables_of_kubernetes_are_no_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of Services named takhin-storage-tiered and takhin-storage-tiered-api: the second's has the name of a key."""
+    address = "tcp://10.3.1.2:8080"
+    for name, value in {
+        "SERVICE_HOST": "10.3.1.2", "SERVICE_PORT": "8080", "SERVICE_PORT_HTTP": "8080", "PORT": address,
+        "PORT_8080_TCP": address, "PORT_8080_TCP_ADDR": "10.3.1.2", "PORT_8080_TCP_PORT": "8080",
+        "PORT_8080_TCP_PROTO": "tcp", "API_PORT": address, "API_SERVICE_HOST": "10.3.1.2",
+    }.items():  # fmt: skip
+        monkeypatch.setenv(f"TAKHIN_STORAGE_TIERED_{name}", value)
+    monkeypatch.setenv("TAKHIN_STORAGE_DATA_DIR", str(tmp_path))
+    assert Settings.load().api_port == 8080
+    monkeypatch.setenv("TAKHIN_STORAGE_TIERED_ENABLD", "true")
+    with pytest.raises(ConfigError, match="ENABLD"):
+        Settings.load()
