@@ -125,8 +125,14 @@ class Rows:
 
     def has_local_below(self, identity: SegmentId) -> bool:
         """Whether a lower log of the partition stands on the disk."""
-        rows = self._rows_of(identity.place.partition, None)
-        return any(has_log(row) for base, _, row in rows if base < identity.base_offset)
+        partition = identity.place.partition
+        with self._guard:
+            return any(
+                has_log(row)
+                for label, first, end in self.lineage(partition).chain()
+                for base, row in self._rows.get(Place(*partition, label), {}).items()
+                if first <= base < min(end, identity.base_offset)
+            )
 
     def unproven_below(self, identity: SegmentId) -> SegmentId | None:
         """The lowest local log below this one, in the log on the disk, that is not the one archived under its name."""

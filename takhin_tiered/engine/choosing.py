@@ -85,7 +85,7 @@ async def choose(engine: Engine, wanted: Wanted) -> Choice:
     choice = Choice(in_order=engine.policy.kafka and not wanted.force)
     found: dict[SegmentId, Segment] = {}
     for path in wanted.paths:
-        matching = list(await in_thread(lambda path=path: list(_matching(engine, wanted, path))))  # type: ignore[misc]
+        matching = await in_thread(_matched, engine, wanted, path)
         if not matching:
             of_it = f" in incarnation {wanted.topic_id}" if wanted.topic_id else ""
             raise SegmentNotFound(f"no segment matches {path!r}{of_it}", hint="takhin-tiered ls shows what there is")
@@ -104,6 +104,10 @@ async def choose(engine: Engine, wanted: Wanted) -> Choice:
 
 def _is_exact(path: str) -> bool:
     return not _GLOB_CHARACTERS & set(path) and parse_partition(path) is None
+
+
+def _matched(engine: Engine, wanted: Wanted, path: str) -> list[Segment]:
+    return list(_matching(engine, wanted, path))
 
 
 def _matching(engine: Engine, wanted: Wanted, path: str) -> Iterator[Segment]:
