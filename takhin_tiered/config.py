@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self
 from urllib.parse import urlsplit
 
 from pydantic import BeforeValidator, Field, PrivateAttr, SecretStr, ValidationError, field_validator, model_validator
@@ -67,6 +67,13 @@ def _key(name: str, default: Any = ..., **constraints: Any) -> Any:
     return Field(default, validation_alias=name, **constraints)
 
 
+class Accepted(NamedTuple):
+    """What a person confirms: the ID of a store that seems to be another one, and the clock."""
+
+    store: str = ""
+    clock: bool = False
+
+
 class Settings(BaseSettings):
     """Every key, its type and its default. Make it with `Settings.load`, or from keyword arguments."""
 
@@ -116,6 +123,8 @@ class Settings(BaseSettings):
     log_format: Literal["json", "text"] = _key("logging.format", "json")
 
     _sources: dict[str, str] = PrivateAttr(default_factory=dict)
+    # Of the command line, and of no file: it is said once.
+    _accepted: Accepted = PrivateAttr(default_factory=Accepted)
 
     def __init__(self, **values: Any) -> None:
         """Fields or keys by name; ``data_dir``, one path or several, is ``data_dirs``."""
@@ -159,6 +168,14 @@ class Settings(BaseSettings):
             elif key in known:
                 settings._sources[key] = str(file)
         return settings
+
+    @property
+    def accepted(self) -> Accepted:
+        return self._accepted
+
+    def accepting(self, accepted: Accepted) -> Self:
+        self._accepted = accepted
+        return self
 
     @field_validator("s3_endpoint")
     @classmethod

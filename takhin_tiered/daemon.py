@@ -17,12 +17,13 @@ from fastapi import FastAPI
 from takhin_tiered import logs
 from takhin_tiered.api.app import make_app
 from takhin_tiered.config import Settings
-from takhin_tiered.errors import ConfigError, HeldElsewhere, TakhinError
+from takhin_tiered.errors import ConfigError, HeldElsewhere, OwnerSilent, TakhinError
 from takhin_tiered.lifecycle import GRACE_SECONDS, Shutdown
 from takhin_tiered.tiered_storage import TieredStorage
 from takhin_tiered.upkeep import reconcile_and_scrub, watch
 
 _FIRST_RETRY_SECONDS = 5.0
+_CHALLENGE_SECONDS = 2.0
 
 
 async def run_daemon(settings: Settings) -> None:
@@ -102,6 +103,10 @@ class _Daemon:
             try:
                 await self._storage.run_cycle()
                 pause, retry = self._storage.engine.view.cycle_seconds, _FIRST_RETRY_SECONDS
+            except OwnerSilent as error:
+                if retry != _CHALLENGE_SECONDS:
+                    logs.logger().warning("waiting for the prefix", error=str(error))
+                pause = retry = _CHALLENGE_SECONDS
             except (ConfigError, HeldElsewhere):
                 raise
             except TakhinError as error:
@@ -112,7 +117,7 @@ class _Daemon:
                 await asyncio.wait_for(self._stopping.wait(), pause)
 
     async def _watch_claim(self) -> None:
-        await self._storage.claim_lost.wait()
+        await self._storage.wait_claim_lost()
         raise HeldElsewhere("another owner took the store over: this daemon stops before the two fight")
 
     async def _feed_watchdog(self) -> None:
@@ -127,6 +132,7 @@ class _Daemon:
             "catalog": "",
             "data_dir": storage.last_cycle_problem if storage.last_cycle_code == "disk" else "",
             "store": storage.store_trouble() if self._settings.has_store else "",
+            "owner": storage.last_cycle_problem if storage.last_cycle_code == OwnerSilent.code else "",
             "shutdown": "stopping" if self._stopping.is_set() else "",
         }
 

@@ -5,6 +5,7 @@
     TakhinError
     ├── ConfigError               a setting is missing, unknown or makes no sense
     ├── HeldElsewhere             another daemon owns the data directory or the bucket prefix
+    │   └── OwnerSilent           it was challenged, and has some time left to answer
     ├── SegmentError
     │   ├── InvalidSegmentPath    not the path of a segment
     │   ├── SegmentNotFound       neither on disk nor in the archive
@@ -17,6 +18,8 @@
     │   ├── StoreFull             no room for an upload
     │   ├── StoreDenied           credentials, permissions
     │   ├── BucketMissing         the bucket or the directory is not there
+    │   ├── StoreChanged          it is not the store that was archived to
+    │   ├── ClaimGone             the record that makes us the owner of the prefix is not there any more
     │   ├── ObjectMissing         a key that should be there is not
     │   ├── ObjectExists          a conditional write found an object in its place
     │   └── ObjectCorrupt         bytes, size or checksum are not what was archived
@@ -67,6 +70,16 @@ class HeldElsewhere(TakhinError):
     code = "held_elsewhere"
     http_status = 503
     exit_code = 2
+
+
+class OwnerSilent(HeldElsewhere):
+    """``seconds`` are left to the owner for an answer; then it is taken for dead."""
+
+    code = "owner_silent"
+
+    def __init__(self, message: str, *, key: str = "", hint: str = "", seconds: float = 0.0) -> None:
+        super().__init__(message, key=key, hint=hint)
+        self.seconds = seconds
 
 
 class SegmentError(TakhinError):
@@ -122,6 +135,14 @@ class StoreDenied(StoreError):
 
 class BucketMissing(StoreError):
     code = "bucket_missing"
+
+
+class StoreChanged(StoreError):
+    code = "store_changed"
+
+
+class ClaimGone(StoreError):
+    code = "claim_gone"
 
 
 class ObjectMissing(StoreError):

@@ -4,51 +4,48 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict
-from functools import partial
 from typing import Any
-from uuid import uuid4
 
-from takhin_tiered import logs
 from takhin_tiered.catalog.catalog import Catalog
 from takhin_tiered.catalog.journal import INCARNATIONS, Journal, open_journal
 from takhin_tiered.catalog.tallies import Stats
 from takhin_tiered.config import Settings
 from takhin_tiered.disk.lock import DataDirLock
-from takhin_tiered.engine import claim as claims
 from takhin_tiered.engine.archive import archive
 from takhin_tiered.engine.beside import Beside
 from takhin_tiered.engine.brokers import look_at_brokers, require_safe_mode, stands_in_kafka
 from takhin_tiered.engine.choosing import Choice, choose
+from takhin_tiered.engine.clock import ClockWatch
 from takhin_tiered.engine.context import Engine, counted
 from takhin_tiered.engine.coverage import cover_all
 from takhin_tiered.engine.cycle import CycleReport, Listener, future_segments, plan_now, refresh_catalog, run_cycle
 from takhin_tiered.engine.gauges import update_gauges
+from takhin_tiered.engine.identity import Identity
 from takhin_tiered.engine.naming import (
-    crowded_out,
-    has_incarnation,
     info_of,
-    is_of,
     known_segment,
+    list_segments,
     named_incarnation,
     named_segment,
 )
 from takhin_tiered.engine.opening import KAFKA, SUPERSEDED, acquire, make_engine, open_data_dirs, was_kafka
 from takhin_tiered.engine.orphans import remove_stale_uploads
+from takhin_tiered.engine.ownership import Owned, Ownership
 from takhin_tiered.engine.pace import Pace
 from takhin_tiered.engine.read_only import leave_read_only
 from takhin_tiered.engine.rebuild import Reconciliation, rebuild
 from takhin_tiered.engine.restore import restore
 from takhin_tiered.engine.scrub import Verdict, scrub, scrub_one, verify
-from takhin_tiered.errors import HeldElsewhere, SegmentRefused, StoreError, TakhinError
+from takhin_tiered.errors import SegmentRefused, StoreError, TakhinError
 from takhin_tiered.segments.choice import Wanted
 from takhin_tiered.segments.model import State, Tier
 from takhin_tiered.segments.names import SegmentId
 from takhin_tiered.segments.plan import Plan
 from takhin_tiered.segments.policy import classify
 from takhin_tiered.segments.report import PartitionInfo, SegmentInfo, describe_partition, iso_time
-from takhin_tiered.store import open_store
+from takhin_tiered.store import ObjectStore, open_store
 
 
 class TieredStorage:
@@ -63,20 +60,34 @@ class TieredStorage:
     where nothing is known of such a segment.
     """
 
-    def __init__(self, settings: Settings, engine: Engine, journal: Journal | None, lock: DataDirLock | None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        engine: Engine,
+        store: ObjectStore | None,
+        journal: Journal | None,
+        lock: DataDirLock | None,
+    ) -> None:
         self.settings = settings
         self.engine = engine
         self.last_cycle: CycleReport | None = None
         self.last_cycle_problem = ""
         self.last_cycle_code = ""
         self.headroom_seconds: float | None = None
-        self.claim_lost = asyncio.Event()
         self._journal = journal
         self._lock = lock
         self._beside = Beside(engine, settings)
         self._claim_lock = asyncio.Lock()
-        self._claimed: claims.Owner | None = None
-        self._renewal: asyncio.Task[None] | None = None
+        is_ours, accepted = lock is not None, settings.accepted
+        self._clock = ClockWatch(engine, store, journal, may_write=is_ours, confirmed=accepted.clock)
+        self._identity: Identity | None = None
+        self._ownership: Ownership | None = None
+        if store is not None:
+            may_write = is_ours and settings.enabled
+            self._identity = Identity(store, journal, engine.catalog, accepted.store, may_write=may_write)
+            if journal is not None and is_ours:
+                self._ownership = Ownership(store, self._identity, journal, engine.data_dir)
+                engine.fence = self._ownership.fence
         self._reconciled = journal is not None and journal.was_clean
         self._has_all_to_learn = False
 
@@ -114,12 +125,13 @@ class TieredStorage:
                     await journal.set_meta(KAFKA, "yes")
             store = await stack.enter_async_context(open_store(settings)) if settings.has_store else None
             engine = make_engine(settings, data_dir, catalog, store, kafka=kafka)
-            storage = cls(settings, engine, journal, lock)
+            storage = cls(settings, engine, store, journal, lock)
             if journal is not None and await journal.get_meta(INCARNATIONS) == "unknown":
                 storage._has_all_to_learn, storage._reconciled = True, False
             stack.push_async_callback(storage._close)
             if scan:
                 await refresh_catalog(engine)
+            await storage._clock.look(ask_store=False)
             yield storage
 
     def announce(self, api: str) -> None:
@@ -189,16 +201,7 @@ class TieredStorage:
         Of all incarnations, or of the one that ``topic_id`` names.
         """
         start = SegmentId.parse(after) if after else None
-        now, crowded = self.engine.clock(), crowded_out(self.engine)
-        within = partial(has_incarnation, self.engine, topic_id)
-        for segment in self.engine.catalog.segments(topic=topic, after=start, within=within):
-            if state is not None and segment.state is not state:
-                continue
-            if tier is not None and classify(segment, self.engine.policy, now) is not tier:
-                continue
-            if topic_id and not is_of(self.engine, segment, topic_id):
-                continue
-            yield info_of(self.engine, segment, crowded)
+        return list_segments(self.engine, topic=topic, tier=tier, state=state, after=start, topic_id=topic_id)
 
     async def partitions(self) -> list[PartitionInfo]:
         """The offset ranges of each partition and incarnation, with what is missing, and what is there twice."""
@@ -228,6 +231,7 @@ class TieredStorage:
             "quarantined_segments": engine.catalog.quarantined,
             "superseded_generations": engine.catalog.superseded,
             "future_segments": future_segments(engine),
+            "clock_problem": engine.clock_problem,
             "enabled": engine.policy.enabled,
             "mode": self.settings.mode(kafka=engine.policy.kafka),
             "broker": self._beside.described(),
@@ -246,6 +250,7 @@ class TieredStorage:
 
     async def plan(self) -> Plan:
         """What a cycle would do now, after a fresh look at the disk."""
+        await self._clock.look(ask_store=False)
         await self._beside.ask()
         async with self.engine.cycle_lock:
             await refresh_catalog(self.engine)
@@ -257,6 +262,7 @@ class TieredStorage:
         try:
             if self.engine.policy.enabled:
                 await self._prepare_or_look()
+            await self.look_at_clock()
             await self._beside.ask()
             self.last_cycle = await run_cycle(self.engine, listener, self._beside.trim)
         except TakhinError as error:
@@ -268,24 +274,27 @@ class TieredStorage:
         self, wanted: Callable[[SegmentId], bool] = lambda _: True, *, deep: bool = False
     ) -> AsyncIterator[Verdict]:
         """Compare the archive with its manifests; ``deep`` reads every byte back."""
-        return verify(self.engine, wanted, deep=deep)
+
+        async def verdicts() -> AsyncIterator[Verdict]:
+            await self._require_known_store()
+            async for verdict in verify(self.engine, wanted, deep=deep):
+                yield verdict
+
+        return verdicts()
 
     async def prepare(self) -> None:
         """Before the archive is written to: own the prefix, and know what is in it.
 
-        Raises `HeldElsewhere` where another owner is alive, and `StoreError`.
+        Raises `HeldElsewhere` where another owner is alive or may be, `StoreChanged` where the store is not the one
+        that was archived to, and other `StoreError`.
         """
         async with self._claim_lock:
-            if self.claim_lost.is_set():
-                raise HeldElsewhere(f"{self.engine.store.address} was taken over by another owner")
             try:
-                if self._claimed is None:
-                    me = claims.describe_self(await self._identifier(), str(self.engine.data_dir))
-                    await claims.claim(self.engine, me)
-                    self._claimed = me
-                    self._renewal = asyncio.create_task(self._renew(me))
+                if self._ownership is not None and (owned := await self._ownership.own()) is not Owned.ALREADY:
                     # The claim says that nobody else uploads here: what is unfinished is a dead process's.
                     await remove_stale_uploads(self.engine, 0)
+                    # What another owner did meanwhile, the catalog does not know.
+                    self._reconciled = self._reconciled and owned is Owned.AGAIN
                 await self._reconcile_once()
             except StoreError as error:
                 self.engine.note_store(error)
@@ -294,8 +303,17 @@ class TieredStorage:
 
     async def _know_archive(self) -> None:
         """Before something is read by its name: know what the archive holds, and of which incarnation it is."""
+        await self._require_known_store()
         async with self._claim_lock:
             await self._reconcile_once()
+
+    async def _require_known_store(self) -> None:
+        if self._identity is not None:
+            await self._identity.confirm_to_read()
+
+    async def wait_claim_lost(self) -> None:
+        """Until another owner has the prefix; for ever where there is no store."""
+        await (asyncio.Event().wait() if self._ownership is None else self._ownership.wait_lost())
 
     async def _reconcile_once(self) -> None:
         if not self._reconciled:
@@ -312,10 +330,12 @@ class TieredStorage:
     async def rebuild(self, progress: Callable[[int], None] = lambda _: None) -> Reconciliation:
         """Learn from the disk and the bucket what there is, whatever the catalog says."""
         await refresh_catalog(self.engine)
+        await self._require_known_store()
         return await self._rebuild(full=True, progress=progress)
 
     async def reconcile(self) -> Reconciliation:
         """Hold the catalog against the bucket, and mend it."""
+        await self._require_known_store()
         return await rebuild(self.engine, full=False)
 
     async def scrub(self) -> None:
@@ -352,22 +372,24 @@ class TieredStorage:
         """Ask the store whether it answers, and remember what it said. Raises nothing for a store that is down."""
         try:
             await self.engine.store.check()
+            if self._identity is not None:
+                await self._identity.confirm()
         except StoreError as error:
             self.engine.note_store(error)
         else:
             self.engine.note_store(None)
+
+    async def look_at_clock(self) -> None:
+        """See how far the clock can be believed, before something is removed for its age."""
+        await self._clock.look(ask_store=True)
 
     def update_metrics(self) -> None:
         """Bring the gauges up to date, before they are read."""
         update_gauges(self.engine, self.stats())
 
     async def _close(self) -> None:
-        if self._renewal is not None:
-            self._renewal.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._renewal
-        if self._claimed is not None and not self.claim_lost.is_set():
-            await claims.release(self.engine, self._claimed)
+        if self._ownership is not None:
+            await self._ownership.close()
         if self._journal is not None and self._lock is not None:
             await self.engine.catalog.flush()
             if self.engine.policy.kafka:
@@ -375,26 +397,3 @@ class TieredStorage:
             if self._reconciled:
                 await self._journal.set_meta(SUPERSEDED, str(self.engine.catalog.superseded))
                 await self._journal.set_meta("clean", "yes")
-
-    async def _renew(self, me: claims.Owner) -> None:
-        while True:
-            await asyncio.sleep(claims.RENEW_EVERY)
-            try:
-                await claims.renew(self.engine, me)
-            except HeldElsewhere as error:
-                logs.logger().error("lost the claim on the store", error=str(error))
-                self.claim_lost.set()
-                return
-            except StoreError as error:
-                self.engine.note_store(error)
-            else:
-                self.engine.note_store(None)
-
-    async def _identifier(self) -> str:
-        """What names this data directory's state from one start to the next."""
-        assert self._journal is not None
-        identifier = await self._journal.get_meta("owner")
-        if identifier is None:
-            identifier = uuid4().hex
-            await self._journal.set_meta("owner", identifier)
-        return identifier

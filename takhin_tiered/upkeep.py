@@ -49,6 +49,7 @@ async def reconcile_and_scrub(storage: TieredStorage) -> None:
                 found = await storage.reconcile()
                 if settings.archive_superseded_keep_hours and found.rewritten:
                     await storage.prepare()
+                    await storage.look_at_clock()
                     keep = settings.archive_superseded_keep_hours * 3600
                     await remove_superseded(storage.engine, found.rewritten, keep)
                 reconcile_at = time.monotonic() + settings.reconcile_interval_hours * 3600

@@ -142,10 +142,10 @@ class Bucket:
         return [key for key in self.keys() if key.endswith(".manifest.json")]
 
     def keys(self) -> list[str]:
-        """Every key below the prefix, without it, and without the owner record."""
+        """Every key below the prefix, without it, and without what belongs to the prefix itself."""
         pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.name, Prefix=f"{self.prefix}/")
         found = [entry["Key"].removeprefix(f"{self.prefix}/") for page in pages for entry in page.get("Contents", ())]
-        return sorted(key for key in found if key != "takhin-tiered.owner.json")
+        return sorted(key for key in found if not key.startswith("takhin-tiered."))
 
     def times(self) -> dict[str, Any]:
         """When each object was last written, by full key."""

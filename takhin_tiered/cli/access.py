@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from takhin_tiered.config import Settings
 from takhin_tiered.disk.lock import read_holder
 from takhin_tiered.engine.choosing import describe_choice
+from takhin_tiered.errors import ConfigError
 from takhin_tiered.segments.choice import Wanted
 from takhin_tiered.segments.report import describe_plan
 from takhin_tiered.tiered_storage import TieredStorage
@@ -48,6 +49,11 @@ class Access(Protocol):
 async def open_access(settings: Settings, *, changing: bool) -> AsyncIterator[Access]:
     """Reach the storage; ``changing`` commands take the data directory where no daemon has it."""
     holder = read_holder(settings.state_dir)
+    if holder is not None and any(settings.accepted):
+        raise ConfigError(
+            f"the data directory is held by {holder.words}, which was started without --accept-…",
+            hint="Stop it, run this command again, and start it",
+        )
     if holder is not None and holder.api:
         # Imported here, as the HTTP client is of no use to a command that works by itself.
         from takhin_tiered.cli.remote import open_remote

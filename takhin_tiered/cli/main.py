@@ -56,6 +56,13 @@ def options(
         Path | None,
         typer.Option("--config", help="The file to read; else $TAKHIN_CONFIG, else /etc/takhin/takhin.yaml."),
     ] = None,
+    accept_store: Annotated[  # noqa: ARG001 - `running.settings_of` takes it from the context
+        str | None,
+        typer.Option(metavar="ID", help="Use the store that has this ID, although it is not the one archived to."),
+    ] = None,
+    accept_clock: Annotated[  # noqa: ARG001
+        bool, typer.Option("--accept-clock", help="The clock is right, although it jumped.")
+    ] = False,
 ) -> None:
     context.obj = config
 
@@ -242,15 +249,15 @@ def main() -> None:
 
 
 def _global_options_first(arguments: list[str]) -> list[str]:
-    """``--config`` is taken wherever it stands."""
+    """What belongs before a command is taken wherever it stands."""
     front, rest = [], []
     remaining = iter(arguments)
     for argument in remaining:
         if argument == "--":
             rest += [argument, *remaining]
-        elif argument == "--config":
+        elif argument in {"--config", "--accept-store"}:
             front += [argument, *([value] if (value := next(remaining, None)) is not None else [])]
-        elif argument.startswith("--config="):
+        elif argument == "--accept-clock" or argument.startswith(("--config=", "--accept-store=")):
             front.append(argument)
         else:
             rest.append(argument)

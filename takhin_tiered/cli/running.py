@@ -9,12 +9,16 @@ import typer
 
 from takhin_tiered import logs
 from takhin_tiered.cli.output import error_console
-from takhin_tiered.config import Settings
+from takhin_tiered.config import Accepted, Settings
 from takhin_tiered.lifecycle import run_in_loop
 
 
 def settings_of(context: typer.Context) -> Settings:
-    return Settings.load(context.obj)
+    """Of the file and the environment, with what was confirmed on the command line."""
+    said = context.find_root().params
+    return Settings.load(context.obj).accepting(
+        Accepted(said.get("accept_store") or "", bool(said.get("accept_clock")))
+    )
 
 
 def run_work(context: typer.Context, work: Any) -> None:

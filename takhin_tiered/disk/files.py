@@ -58,12 +58,16 @@ class OpenFile(NamedTuple):
 
 
 class PartitionDir(NamedTuple):
-    """An open partition directory; ``elsewhere`` are the data directories that it does not stand in."""
+    """An open partition directory in ``root``; ``elsewhere`` are the data directories that it does not stand in."""
 
     fd: int
     name: str
-    data_fd: int
+    root: DataDir
     elsewhere: tuple[int, ...] = ()
+
+    @property
+    def data_fd(self) -> int:
+        return self.root.fd
 
     def stat(self, name: str) -> FileStat | None:
         """How a regular file of this name stands, or None: a symlink is none."""
@@ -123,6 +127,8 @@ class PartitionDir(NamedTuple):
 
     def is_in_place(self) -> bool:
         """Whether the data directory still has this directory under its name, and no other one has that name."""
+        if not self.root.is_in_place():
+            return False
         there = _stat_of(self.data_fd, self.name)
         if there is None or any(_stat_of(fd, self.name) is not None for fd in self.elsewhere):
             return False
@@ -144,7 +150,17 @@ class DataDir:
         self.path = path
         # The directory that the operator names may be a link; nothing below it may.
         self.fd = fd if fd >= 0 else os.open(path.resolve(), _DIRECTORY)
-        self.device = os.fstat(self.fd).st_dev
+        status = os.fstat(self.fd)
+        self.device = status.st_dev
+        self.place = (status.st_dev, status.st_ino)
+
+    def is_in_place(self) -> bool:
+        """Whether its path still leads to this very directory: it may have been moved away, or mounted over."""
+        try:
+            status = os.stat(self.path)
+        except OSError:
+            return False
+        return (status.st_dev, status.st_ino) == self.place
 
     @property
     def roots(self) -> Sequence[DataDir]:
@@ -167,7 +183,7 @@ class DataDir:
             self.make(name)
         fd = os.open(name, _DIRECTORY, dir_fd=self.fd)
         try:
-            yield PartitionDir(fd, name, self.fd, elsewhere)
+            yield PartitionDir(fd, name, self, elsewhere)
         finally:
             os.close(fd)
 

@@ -1,124 +1,269 @@
-"""One writer for a bucket prefix: an owner record in the store, renewed while its owner lives.
+"""One writer for a prefix, whatever clocks say: the owner has a record in the store, and answers whoever challenges it.
 
-A record is taken over when its owner said goodbye, when it is this very data directory's (the lock on
-it says that no other process runs), when its process is known to be dead, or when it was not renewed
-for `STALE_AFTER` seconds.
+An owner only reads, unless it is challenged. Who finds another's record leaves a challenge: another nonce, in another
+object. An owner that lives sees it within `LOOK_EVERY` seconds, and writes its nonce into its own record. Only one
+that has been silent for `SILENT_AFTER` seconds of the challenger's uptime is taken for dead. It is not waited for where
+the record itself tells that it is dead: this very directory's, on this boot of this machine, as the lock on it is ours;
+or a process of this machine that is not there any more.
 """
 
 from __future__ import annotations
 
+import asyncio
+import hashlib
 import json
 import os
 import socket
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from uuid import uuid4
 
-from takhin_tiered import logs
+from takhin_tiered import logs, machine
 from takhin_tiered.codec.checksums import bytes_source, checksum_of
-from takhin_tiered.engine.context import Engine
-from takhin_tiered.errors import HeldElsewhere, ObjectExists, ObjectMissing, StoreError
-from takhin_tiered.store.base import OWNER_KEY
+from takhin_tiered.engine.identity import Meta
+from takhin_tiered.errors import ClaimGone, HeldElsewhere, ObjectExists, ObjectMissing, OwnerSilent, StoreError
+from takhin_tiered.points import reached
+from takhin_tiered.segments.owner import Party
+from takhin_tiered.store.base import CHALLENGE_KEY, LAST_OWNER_KEY, OWNER_KEY, ObjectStore
 
-KEY = OWNER_KEY
-RENEW_EVERY = 30.0
-STALE_AFTER = 300.0
+LOOK_EVERY = 5.0
+SILENT_AFTER = 300.0
+SETTLES_IN = 2.0
+_SURE_FOR = 5.0
+"""Seconds for which a look at the record counts; a removal looks anew."""
+_OWN_RECORD_EVERY = 6
+_HINT = "It is alive. Give each data directory its own prefix"
+_LAST, _PENDING = "nonce", "challenge"
+
+
+def describe_self(identifier: str, data_dir: str, directories: Sequence[tuple[int, int]]) -> Party:
+    """This process, with the device and inode of each data directory that it holds the lock of."""
+    return Party(
+        id=identifier,
+        nonce=uuid4().hex,
+        host=socket.gethostname(),
+        pid=os.getpid(),
+        started=machine.started_at(os.getpid()),
+        machine=machine.process_space(),
+        boot=machine.boot_id(),
+        directories=tuple(f"{device}:{inode}" for device, inode in directories),
+        data_dir=data_dir,
+    )
 
 
 @dataclass(frozen=True, slots=True)
-class Owner:
-    """Who archives under a prefix. ``machine`` is empty where process ids mean nothing to others."""
+class _Pending:
+    """A challenge that stands: its nonce, against which record, and since when, in seconds of the boot's uptime."""
 
-    id: str
-    host: str
-    pid: int
-    machine: str
-    data_dir: str
-    renewed_at: float
+    nonce: str
+    against: str
+    boot: str
+    since: float
+
+
+class Claim:
+    """The record of one process; ``lost`` is set when another one has the prefix.
+
+    ``store`` is the bare store: what only an owner may do asks this claim first.
+    """
+
+    def __init__(self, store: ObjectStore, meta: Meta, me: Party, lost: asyncio.Event) -> None:
+        self._store, self._meta, self._me = store, meta, me
+        # Where a boot has no name, uptimes mean nothing from one process to the next.
+        self._boot = me.boot or me.nonce
+        self._seen = float("-inf")
+        self._owned = False
+        self._looking = asyncio.Lock()
+        self.lost = lost
 
     @property
-    def words(self) -> str:
-        return f"process {self.pid} on {self.host}, for {self.data_dir}"
+    def is_owned(self) -> bool:
+        return self._owned
 
+    async def take(self) -> bool:
+        """Become the owner; True if nobody else was since the last claim of this state directory.
 
-def describe_self(identifier: str, data_dir: str) -> Owner:
-    return Owner(identifier, socket.gethostname(), os.getpid(), _machine(), data_dir, 0.0)
+        Raises `HeldElsewhere` where the owner is alive, `OwnerSilent` while that is not known yet, and `StoreError`.
+        """
+        if self.lost.is_set():
+            raise HeldElsewhere(f"{self._store.address} was taken over by another owner", key=OWNER_KEY)
+        self._me = replace(self._me, nonce=uuid4().hex, answered="")
+        try:
+            await put(self._store, OWNER_KEY, self._me.dump(), if_absent=True)
+        except ObjectExists:
+            await self._replace(await self._read(OWNER_KEY))
+        reached("claim.written")
+        # Not every server refuses a second write: of two that found no record, the later one is the owner.
+        if (found := Party.parse(await self._read(OWNER_KEY) or b"")) is None or found.nonce != self._me.nonce:
+            raise HeldElsewhere(self._held_by(found), key=OWNER_KEY)
+        self._seen, self._owned = machine.uptime(), True
+        last = Party.parse(await self._read(LAST_OWNER_KEY) or b"")
+        was_last = last is not None and last.nonce == await self._meta.get_meta(_LAST)
+        await put(self._store, LAST_OWNER_KEY, self._me.dump(), if_absent=False)
+        await self._meta.set_meta(_LAST, self._me.nonce)
+        await self._meta.set_meta(_PENDING, "")
+        return was_last
 
+    async def require(self, *, fresh: bool) -> None:
+        """Return if the prefix is ours. ``fresh``: by a look at the record now.
 
-async def claim(engine: Engine, me: Owner) -> None:
-    """Become the owner of the prefix, or raise `HeldElsewhere`, which names the one that is."""
-    mine = replace(me, renewed_at=engine.clock())
-    try:
-        await _write(engine, mine, if_absent=True)
-        return
-    except ObjectExists:
-        found = await _read(engine)
-    if found is not None and not _may_take_over(found, mine):
-        raise HeldElsewhere(
-            f"{engine.store.address} is held by {found.words}",
-            key=KEY,
-            hint=f"Give each data directory its own prefix. If that process is gone for good, its claim ends "
-            f"{max(0.0, STALE_AFTER - (mine.renewed_at - found.renewed_at)):.0f} s from now",
+        Raises `HeldElsewhere` where it is another's, `ClaimGone` where it is nobody's, and `StoreError`.
+        """
+        if not self._owned:
+            if self.lost.is_set():
+                raise HeldElsewhere(f"{self._store.address} was taken over by another owner", key=OWNER_KEY)
+            raise ClaimGone(f"{self._store.address} is not owned, and so is not written to", key=OWNER_KEY)
+        if not fresh and machine.uptime() - self._seen < _SURE_FOR:
+            return
+        asked = machine.uptime()
+        async with self._looking:
+            # Another caller's look will do, if it began after this one asked.
+            if self._seen < asked:
+                at = machine.uptime()
+                self._judge(await self._read(OWNER_KEY))
+                self._seen = at
+
+    async def watch(self) -> None:
+        """Answer challenges, and see whether the record is still there, until the claim is lost or gone."""
+        answered, looks = "", 0
+        while self._owned:
+            await asyncio.sleep(LOOK_EVERY)
+            looks += 1
+            try:
+                challenge = Party.parse(await self._read(CHALLENGE_KEY) or b"")
+                is_new = challenge is not None and challenge.nonce not in {answered, self._me.nonce}
+                if is_new or looks % _OWN_RECORD_EVERY == 0:
+                    await self.require(fresh=True)
+                if challenge is not None and is_new:
+                    self._me = self._me.answering(challenge.nonce)
+                    await put(self._store, OWNER_KEY, self._me.dump(), if_absent=False)
+                    answered = challenge.nonce
+                    logs.logger().warning("another process wants this prefix, and was refused", other=challenge.words)
+            except HeldElsewhere as error:
+                logs.logger().error("lost the claim on the store", error=str(error))
+            except StoreError as error:
+                logs.logger().warning("the claim on the store was not looked at", error=str(error))
+
+    async def release(self) -> None:
+        """Give the prefix back. Best effort: a record that stays is found to be a dead process's."""
+        if self._owned:
+            with suppress(StoreError, HeldElsewhere):
+                await self.require(fresh=True)
+                await self._store.delete([OWNER_KEY])
+        self._owned = False
+
+    def _judge(self, data: bytes | None) -> None:
+        found = Party.parse(data or b"")
+        if found is not None and found.nonce == self._me.nonce:
+            return
+        self._owned = False
+        if found is None or (found.id == self._me.id and found.was_of_same_directory(self._me)):
+            # Removed, or put back as it was at an earlier start of this very process's directory.
+            raise ClaimGone(
+                f"the record of this process's claim on {self._store.address} is gone",
+                key=OWNER_KEY,
+                hint="Nothing is written there until it is claimed anew, by the next cycle",
+            )
+        self.lost.set()
+        raise HeldElsewhere(f"{self._store.address} was taken over by {found.words}", key=OWNER_KEY)
+
+    async def _replace(self, data: bytes | None) -> None:
+        """Put our record in the place of another one, if that one's owner is dead."""
+        found = Party.parse(data or b"")
+        if found is not None and found.nonce == self._me.nonce:
+            # The write was answered with an error, and done all the same.
+            return
+        is_contested = False
+        if data is not None and not self._is_known_dead(found):
+            if found is not None and found.machine and found.machine == self._me.machine:
+                raise HeldElsewhere(self._held_by(found), key=OWNER_KEY, hint=_HINT)
+            await self._challenge(data, found)
+            is_contested = True
+        if data is not None and data != await self._read(OWNER_KEY):
+            raise HeldElsewhere(self._held_by(found), key=OWNER_KEY, hint=_HINT)
+        if data is not None and (found is None or found.id != self._me.id):
+            who = found.words if found is not None else "nobody that can be read"
+            logs.logger().warning("took over the prefix of another owner", owner=who, store=self._store.address)
+        reached("claim.replace")
+        await self._delete_or_pass(OWNER_KEY)
+        try:
+            await put(self._store, OWNER_KEY, self._me.dump(), if_absent=True)
+        except ObjectExists as error:
+            now = await self._read(OWNER_KEY)
+            if now != data:
+                raise HeldElsewhere(self._held_by(Party.parse(now or b"")), key=OWNER_KEY, hint=_HINT) from error
+            # Keys that may not delete: it is written over.
+            await put(self._store, OWNER_KEY, self._me.dump(), if_absent=False)
+        await self._delete_or_pass(CHALLENGE_KEY)
+        if is_contested:
+            # Another challenger may have come to the same end in this moment: the record says who was the later one.
+            await asyncio.sleep(SETTLES_IN)
+
+    def _is_known_dead(self, found: Party | None) -> bool:
+        if found is None:
+            return False
+        if found.id == self._me.id and found.was_of_same_directory(self._me):
+            return True
+        is_here = bool(found.machine) and found.machine == self._me.machine
+        return is_here and not machine.is_alive(found.pid, found.started)
+
+    async def _challenge(self, data: bytes, found: Party | None) -> None:
+        """Return if the owner has been silent for long enough; else raise, and see that a challenge stands."""
+        against = hashlib.sha256(data).hexdigest()
+        pending = await self._pending()
+        if pending is not None and pending.against != against:
+            # It was written to since: it is alive, or was so for a while after an old challenge.
+            await self._meta.set_meta(_PENDING, "")
+            if machine.uptime() - pending.since < 2 * SILENT_AFTER:
+                raise HeldElsewhere(self._held_by(found), key=OWNER_KEY, hint=_HINT)
+            pending = None
+        standing = Party.parse(await self._read(CHALLENGE_KEY) or b"")
+        if pending is not None and standing is not None and standing.nonce == pending.nonce:
+            left = SILENT_AFTER - (machine.uptime() - pending.since)
+            if left <= 0:
+                return
+            raise self._silent(found, left)
+        if standing is None or (found is not None and found.answered == standing.nonce):
+            standing = replace(self._me, nonce=uuid4().hex)
+            await put(self._store, CHALLENGE_KEY, standing.dump(), if_absent=False)
+        # Another challenger's stands for this one too.
+        pending = _Pending(standing.nonce, against, self._boot, machine.uptime())
+        await self._meta.set_meta(_PENDING, json.dumps(asdict(pending)))
+        raise self._silent(found, SILENT_AFTER)
+
+    async def _pending(self) -> _Pending | None:
+        """Our challenge, of this process or of one before it; not of another boot, whose uptime says nothing here."""
+        text = await self._meta.get_meta(_PENDING)
+        if not text:
+            return None
+        pending = _Pending(**json.loads(text))
+        return pending if pending.boot == self._boot else None
+
+    def _silent(self, found: Party | None, left: float) -> OwnerSilent:
+        return OwnerSilent(
+            self._held_by(found),
+            key=OWNER_KEY,
+            seconds=left,
+            hint=f"It was asked whether it lives: if it does not answer within {left:.0f} s, the prefix is taken over "
+            "by the daemon, or by the next command after that. Give each data directory its own prefix",
         )
-    if found is not None and found.id != mine.id:
-        logs.logger().warning("took over the prefix of another owner", owner=found.words, store=engine.store.address)
-    await _write(engine, mine, if_absent=False)
+
+    def _held_by(self, found: Party | None) -> str:
+        return f"{self._store.address} is held by {found.words if found is not None else 'an owner that is not known'}"
+
+    async def _read(self, key: str) -> bytes | None:
+        try:
+            return await self._store.read(key)
+        except ObjectMissing:
+            return None
+
+    async def _delete_or_pass(self, key: str) -> None:
+        with suppress(StoreError):
+            await self._store.delete([key])
 
 
-async def renew(engine: Engine, me: Owner) -> None:
-    """Say that the owner lives; `HeldElsewhere` if somebody took the prefix over."""
-    found = await _read(engine)
-    if found is not None and found.id != me.id:
-        raise HeldElsewhere(f"{engine.store.address} was taken over by {found.words}", key=KEY)
-    await _write(engine, replace(me, renewed_at=engine.clock()), if_absent=False)
-
-
-async def release(engine: Engine, me: Owner) -> None:
-    """Give the prefix back. Best effort: a claim that cannot be given back runs out."""
-    with suppress(StoreError):
-        found = await _read(engine)
-        if found is not None and found.id == me.id:
-            await engine.store.delete([KEY])
-
-
-async def _read(engine: Engine) -> Owner | None:
-    """The owner on record; None where there is none, or what stands there is no record."""
-    try:
-        data = await engine.store.read(KEY)
-    except ObjectMissing:
-        return None
-    try:
-        return Owner(**json.loads(data))
-    except (ValueError, TypeError):
-        return None
-
-
-async def _write(engine: Engine, owner: Owner, *, if_absent: bool) -> None:
-    data = json.dumps(asdict(owner)).encode()
+async def put(store: ObjectStore, key: str, data: bytes, *, if_absent: bool) -> None:
+    """Write a small object. `ObjectExists` where ``if_absent`` and there is one, and `StoreError`."""
     checksum = checksum_of(bytes_source(data), len(data))
-    await engine.store.put(KEY, bytes_source(data), size=len(data), checksum=checksum, if_absent=if_absent)
-
-
-def _may_take_over(found: Owner, mine: Owner) -> bool:
-    if found.id == mine.id or mine.renewed_at - found.renewed_at > STALE_AFTER:
-        return True
-    return bool(found.machine) and found.machine == mine.machine and not _is_alive(found.pid)
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return True
-
-
-def _machine() -> str:
-    """This boot of this machine, and the namespace in which its process ids hold; empty where unknown."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return f"{boot}/{Path('/proc/self/ns/pid').readlink()}"
-    except OSError:
-        return ""
+    await store.put(key, bytes_source(data), size=len(data), checksum=checksum, if_absent=if_absent)

@@ -39,7 +39,7 @@ from takhin_tiered.segments.model import LocalFiles, Segment
 from takhin_tiered.segments.names import FileKind, Partition, SegmentId
 from takhin_tiered.segments.outlook import Outlook
 from takhin_tiered.segments.policy import Policy
-from takhin_tiered.store import ObjectStore
+from takhin_tiered.store import Fence, ObjectStore, nothing_stands_between
 
 
 @dataclass(slots=True)
@@ -57,6 +57,13 @@ class Engine:
     uploads: Pace = field(default_factory=lambda: Pace(0))
     downloads: Pace = field(default_factory=lambda: Pace(0))
     clock: Callable[[], float] = time.time
+    # Seconds by which the clock may be ahead: what goes for its age goes by `sure_now`.
+    clock_ahead: float = 0.0
+    clock_problem: str = ""
+    # Before something is unlinked: returns if the archive is still ours to rely on.
+    fence: Fence = nothing_stands_between
+    # Whether the store also reads what others wrote.
+    reads_others: bool = False
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     cycle_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     # So many segments at a time are read for their checksums: more would only keep the processors from all else.
@@ -85,6 +92,11 @@ class Engine:
                 hint="Set storage.tiered.s3.bucket or storage.tiered.directory.path",
             )
         return self.object_store
+
+    @property
+    def sure_now(self) -> float:
+        """Seconds since the epoch that have passed for sure, see `takhin_tiered.segments.clock`."""
+        return self.clock() - self.clock_ahead
 
     def note_store(self, error: StoreError | None) -> None:
         """Remember whether the store answered, for readiness and metrics."""
@@ -237,7 +249,19 @@ def disk_errors(identity: SegmentId) -> Iterator[None]:
         ) from error
 
 
+def require_in_place(engine: Engine) -> None:
+    """`DiskError` where a data directory is not the one that was opened at the start."""
+    for root in engine.data_dir.roots:
+        if not root.is_in_place():
+            raise DiskError(
+                f"storage.data.dir {root.path} is not the directory that it was at the start: it was moved away, "
+                "made anew, or mounted over",
+                hint="Nothing is moved or removed, in either. Restart the daemon to use the one that is there now",
+            )
+
+
 @contextmanager
 def open_partition(engine: Engine, identity: SegmentId, *, create: bool = False) -> Iterator[PartitionDir]:
+    require_in_place(engine)
     with disk_errors(identity), engine.data_dir.partition(identity.directory, create=create) as partition:
         yield partition

@@ -19,7 +19,7 @@ from takhin_tiered.concurrency import all_of, in_thread
 from takhin_tiered.disk.scan import scan
 from takhin_tiered.engine.archive import archive
 from takhin_tiered.engine.brokers import look_at_brokers
-from takhin_tiered.engine.context import Engine
+from takhin_tiered.engine.context import Engine, require_in_place
 from takhin_tiered.engine.coverage import count_holes
 from takhin_tiered.engine.evict import evict, leaves_gap
 from takhin_tiered.engine.expire import expire
@@ -106,6 +106,7 @@ async def refresh_catalog(engine: Engine) -> Look:
     What is known of a partition that cannot be read stays as it is.
     """
     look = Look()
+    await in_thread(require_in_place, engine)
     await in_thread(look_at_brokers, engine)
     engine.catalog.begin_scan()
     seen: set[tuple[str, int]] = set()
@@ -131,7 +132,7 @@ async def refresh_catalog(engine: Engine) -> Look:
             hint="Nothing is moved until it can",
         ) from error
     _tell_gone(engine, engine.catalog.observe_missing(seen), None)
-    engine.outlook = await in_thread(look_ahead, engine)
+    engine.outlook = replace(await in_thread(look_ahead, engine), clock_ahead=engine.clock_ahead)
     await engine.catalog.flush()
     await in_thread(measure_room, engine)
     _tell_of_the_future(engine)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 
 from takhin_tiered.engine.branching import incarnation_of
 from takhin_tiered.engine.context import Engine, unknown
 from takhin_tiered.errors import SegmentNotFound
-from takhin_tiered.segments.model import Segment
+from takhin_tiered.segments.model import Segment, State, Tier
 from takhin_tiered.segments.names import Partition, SegmentId
 from takhin_tiered.segments.plan import explain, over_cache_size
+from takhin_tiered.segments.policy import classify
 from takhin_tiered.segments.report import SegmentInfo, describe_segment
 
 
@@ -96,3 +99,25 @@ def info_of(engine: Engine, segment: Segment, crowded: set[SegmentId] | None = N
 def crowded_out(engine: Engine) -> set[SegmentId]:
     """The restored segments that do not fit the local cache."""
     return over_cache_size(engine.catalog.restored(), engine.policy)
+
+
+def list_segments(
+    engine: Engine,
+    *,
+    topic: str | None,
+    tier: Tier | None,
+    state: State | None,
+    after: SegmentId | None,
+    topic_id: str | None,
+) -> Iterator[SegmentInfo]:
+    """Known segments in order, those behind ``after``; each as it stands now. None: whatever it is."""
+    now, crowded = engine.clock(), crowded_out(engine)
+    within = partial(has_incarnation, engine, topic_id)
+    for segment in engine.catalog.segments(topic=topic, after=after, within=within):
+        if state is not None and segment.state is not state:
+            continue
+        if tier is not None and classify(segment, engine.policy, now) is not tier:
+            continue
+        if topic_id and not is_of(engine, segment, topic_id):
+            continue
+        yield info_of(engine, segment, crowded)

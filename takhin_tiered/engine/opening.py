@@ -11,7 +11,7 @@ from takhin_tiered.engine.context import Engine
 from takhin_tiered.engine.pace import Pace
 from takhin_tiered.errors import ConfigError
 from takhin_tiered.metrics import Metrics
-from takhin_tiered.store import ObjectStore
+from takhin_tiered.store import FencedStore, ObjectStore
 
 SUPERSEDED = "superseded"
 KAFKA = "kafka"
@@ -21,11 +21,17 @@ KAFKA = "kafka"
 def make_engine(
     settings: Settings, data_dir: DataDirs, catalog: Catalog, store: ObjectStore | None, *, kafka: bool
 ) -> Engine:
-    return Engine(
+    """The engine; its fence is to be set by whoever knows who owns the prefix."""
+
+    async def fence(*, fresh: bool) -> None:
+        await engine.fence(fresh=fresh)
+
+    engine = Engine(
         policy=settings.policy_for(kafka=kafka),
         data_dir=data_dir,
         catalog=catalog,
-        object_store=store,
+        object_store=None if store is None else FencedStore(store, fence),
+        reads_others=bool(settings.read_prefixes),
         metrics=Metrics(),
         concurrency=settings.archive_concurrency,
         archive_corrupt=settings.archive_corrupt == "archive",
@@ -33,6 +39,7 @@ def make_engine(
         uploads=Pace(settings.throttle_upload_mbps * 1e6),
         downloads=Pace(settings.throttle_download_mbps * 1e6),
     )
+    return engine
 
 
 def open_data_dirs(settings: Settings) -> DataDirs:

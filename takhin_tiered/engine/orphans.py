@@ -34,7 +34,7 @@ def _waits(engine: Engine, intent: Intent) -> bool:
     """The segment still stands on disk: the next archive takes the object for its own, and uploads less."""
     segment = engine.catalog.get(intent.id)
     awaited = segment is not None and segment.local.log is not None and segment.archive is None
-    return awaited and engine.clock() - intent.since < _WAIT_FOR_ARCHIVE
+    return awaited and engine.sure_now - intent.since < _WAIT_FOR_ARCHIVE
 
 
 async def settle_held(engine: Engine, intent: Intent) -> int:

@@ -12,7 +12,6 @@ from takhin_tiered.engine.context import Engine
 from takhin_tiered.errors import StoreError
 from takhin_tiered.segments.names import SegmentId
 from takhin_tiered.segments.plan import Plan, Step, Verb
-from takhin_tiered.store import FallbackStore
 
 REASON = "stands under a prefix that is only read (storage.tiered.s3.prefixes.read)"
 _AT_ONCE = 16
@@ -20,7 +19,7 @@ _AT_ONCE = 16
 
 async def is_read_only(engine: Engine, identity: SegmentId) -> bool:
     """Whether the segment's manifest stands under such a prefix, and not under the own one. `StoreError`."""
-    if not isinstance(engine.object_store, FallbackStore):
+    if not engine.reads_others:
         return False
     info = await engine.store.head(identity.manifest_key)
     return info is not None and info.read_only
@@ -31,7 +30,7 @@ async def leave_read_only(engine: Engine, plan: Plan) -> Plan:
 
     Where the store does not answer, steps stay as they are: an expire asks again, before it removes anything.
     """
-    if not isinstance(engine.object_store, FallbackStore):
+    if not engine.reads_others:
         return plan
     unknown = [step.id for step in plan.steps if step.verb is Verb.EXPIRE and not _is_known(engine, step.id)]
     try:

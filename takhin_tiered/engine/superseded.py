@@ -71,7 +71,7 @@ async def _remove_of(engine: Engine, identity: SegmentId, keep: float) -> int:
             if not engine.catalog.is_current(identity):
                 # Of an earlier incarnation nothing leaves by itself.
                 return 0
-            now = engine.clock()
+            now = engine.sure_now
             found = await _superseded(engine, identity)
             old = [n for n, info in found.items() if now - info.modified > keep and not info.read_only]
             if not old:

@@ -17,12 +17,14 @@ from takhin_tiered.segments.policy import Policy
 @dataclass(frozen=True, slots=True)
 class Outlook:
     """``compacted``: how each compacted partition is known as one. ``due`` and ``unsafe``: why a segment has to be
-    archived whatever its age, and why it must not be yet.
+    archived whatever its age, and why it must not be yet. ``clock_ahead``: seconds by which the clock may be ahead, so
+    that nothing is removed for an age that it does not have.
     """
 
     compacted: Mapping[Partition, str] = field(default_factory=dict)
     due: Mapping[SegmentId, str] = field(default_factory=dict)
     unsafe: Mapping[SegmentId, str] = field(default_factory=dict)
+    clock_ahead: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

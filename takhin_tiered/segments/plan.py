@@ -89,7 +89,8 @@ def make_plan(
     steps = (
         _earlier(segment, policy, now)
         if newer is None
-        else _expired(segment, policy, now, newer) or _decide(segment, policy, now, crowded, outlook)
+        else _expired(segment, policy, now - outlook.clock_ahead, newer)
+        or _decide(segment, policy, now, crowded, outlook)
         for segment, newer in _with_newer_bytes(segments, is_current)
     )
     decided = _without_gaps(steps) if policy.kafka and policy.may_unlink else steps
@@ -118,7 +119,7 @@ def explain(
     """What a plan says of one segment, but for a retention by size."""
     if not is_current:
         return _earlier(segment, policy, now)
-    return _expired(segment, policy, now, 0) or _decide(segment, policy, now, crowded, outlook)
+    return _expired(segment, policy, now - outlook.clock_ahead, 0) or _decide(segment, policy, now, crowded, outlook)
 
 
 def _decide(segment: Segment, policy: Policy, now: float, crowded: set[SegmentId], outlook: Outlook) -> Step:
@@ -160,8 +161,8 @@ def _decide(segment: Segment, policy: Policy, now: float, crowded: set[SegmentId
         return keep("changed since the last scan", "unsettled")
     if segment.id in crowded and segment.is_proven:
         return evict("restored copies outgrew the local cache; this one was read longest ago")
-    if segment.restored and now < segment.lease_until:
-        return keep(f"restored, its lease has {_hours(segment.lease_until - now)} to run", "leased")
+    if segment.restored and (left := segment.lease_until - (now - outlook.clock_ahead)) > 0:
+        return keep(f"restored, its lease has {_hours(left)} to run", "leased")
     if tier is not Tier.COLD:
         return keep(f"{tier}, last modified {_hours(now - segment.mtime)} ago", str(tier))
     if segment.is_proven:

@@ -10,10 +10,21 @@ from takhin_tiered.config import Settings
 from takhin_tiered.store.base import ObjectInfo, ObjectStore
 from takhin_tiered.store.directory import DirectoryStore
 from takhin_tiered.store.fallback import FallbackStore
+from takhin_tiered.store.fenced import Fence, FencedStore, nothing_stands_between
 from takhin_tiered.store.memory import MemoryStore
 from takhin_tiered.store.wire import Deadlines
 
-__all__ = ["DirectoryStore", "FallbackStore", "MemoryStore", "ObjectInfo", "ObjectStore", "open_store"]
+__all__ = [
+    "DirectoryStore",
+    "FallbackStore",
+    "Fence",
+    "FencedStore",
+    "MemoryStore",
+    "ObjectInfo",
+    "ObjectStore",
+    "nothing_stands_between",
+    "open_store",
+]
 
 
 @asynccontextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 from takhin_tiered.codec.checksums import Checksum
@@ -88,3 +89,12 @@ def address_of(bucket: str, prefix: str, endpoint: str) -> str:
     """Where a prefix is, for people."""
     address = "/".join(part for part in (f"s3://{bucket}", prefix.strip("/")) if part)
     return address + (f" at {endpoint}" if endpoint else "")
+
+
+def date_of(answer: Mapping[str, Any]) -> float | None:
+    """When the server answered, by its own clock, in seconds since the epoch; None where it does not say."""
+    date = answer.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("date")
+    try:
+        return parsedate_to_datetime(date).timestamp()
+    except (TypeError, ValueError):
+        return None

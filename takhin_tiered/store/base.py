@@ -13,6 +13,9 @@ from takhin_tiered.codec.checksums import Checksum, Source
 from takhin_tiered.store.wire import Sink
 
 OWNER_KEY = "takhin-tiered.owner.json"
+CHALLENGE_KEY = "takhin-tiered.challenge.json"
+LAST_OWNER_KEY = "takhin-tiered.last-owner.json"
+STORE_KEY = "takhin-tiered.store.json"
 PROBE_KEY = "takhin-tiered.probe"
 
 
@@ -36,6 +39,14 @@ class ObjectInfo:
     read_only: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class StoreTime:
+    """The store's clock, seconds since the epoch. ``is_independent``: it is another machine's, and can confirm ours."""
+
+    seconds: float
+    is_independent: bool
+
+
 class ObjectStore(Protocol):
     """Errors are `StoreError` and those below it; every wait is bounded."""
 
@@ -46,6 +57,16 @@ class ObjectStore(Protocol):
 
     async def check(self) -> None:
         """Return if objects could be listed now, else raise why not."""
+        ...
+
+    async def recognise(self, key: str, is_known: Callable[[bytes | None], bool]) -> bytes | None:
+        """The object by which a store is known, as it stands in whatever is at the address now; None where there is
+        none. Where ``is_known`` says yes to it, that is the store from now on.
+        """
+        ...
+
+    async def now(self) -> StoreTime | None:
+        """What time it is by the store's clock; None where it tells none."""
         ...
 
     async def wants_md5(self) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
@@ -25,11 +26,12 @@ from takhin_tiered.errors import (
     ObjectCorrupt,
     ObjectExists,
     ObjectMissing,
+    StoreChanged,
     StoreDenied,
     StoreFull,
     StoreUnavailable,
 )
-from takhin_tiered.store.base import ObjectInfo
+from takhin_tiered.store.base import ObjectInfo, StoreTime
 from takhin_tiered.store.wire import Sink
 
 _TEMP_DIR = ".takhin-tmp"
@@ -44,6 +46,7 @@ class DirectoryStore:
 
     def __init__(self, root: Path, *, to_read: bool = False) -> None:
         self._root = root
+        self._known: tuple[int, int] | None = None
         self._needs = os.R_OK | os.X_OK | (0 if to_read else os.W_OK)
 
     @property
@@ -60,6 +63,40 @@ class DirectoryStore:
         with _translated(""):
             await in_thread(look)
 
+    async def recognise(self, key: str, is_known: Callable[[bytes | None], bool]) -> bytes | None:
+        """By descriptor, so that it is one directory that is looked at, whatever is mounted meanwhile."""
+
+        def look() -> bytes | None:
+            fd = os.open(self._root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                data = _read_at(fd, key)
+                if is_known(data):
+                    self._known = _place_of(os.fstat(fd))
+                return data
+            finally:
+                os.close(fd)
+
+        with _translated(key):
+            try:
+                return await in_thread(look)
+            except (FileNotFoundError, NotADirectoryError):
+                raise self._not_there() from None
+
+    async def now(self) -> StoreTime | None:
+        """By a file's time: on a network file system it is the server's. Nobody can say whether it is another clock."""
+
+        def look() -> StoreTime:
+            self._require_mount()
+            temp = self._temp()
+            try:
+                temp.touch()
+                return StoreTime(temp.stat().st_mtime, is_independent=False)
+            finally:
+                temp.unlink(missing_ok=True)
+
+        with _translated(""):
+            return await in_thread(look)
+
     async def wants_md5(self) -> bool:
         return False
 
@@ -74,8 +111,7 @@ class DirectoryStore:
         path = self._path(key)
         if if_absent and path.exists():
             raise ObjectExists("there is an object already", key=key)
-        temp = self._root / _TEMP_DIR / uuid4().hex
-        temp.parent.mkdir(parents=True, exist_ok=True)
+        temp = self._temp()
         try:
             written = _copy(body, size, temp, checksum.part_size)
             if written.size != size or written.checksum() != checksum:
@@ -86,6 +122,8 @@ class DirectoryStore:
             else:
                 temp.replace(path)
             _fsync_directory(path.parent)
+            # Unmounted meanwhile, it went to the mount point.
+            self._require_mount()
         except FileExistsError as error:
             raise ObjectExists("there is an object already", key=key) from error
         finally:
@@ -185,12 +223,31 @@ class DirectoryStore:
             raise ObjectMissing(f"{key!r} is not a key of this store")
         return self._root / key
 
+    def _temp(self) -> Path:
+        temp = self._root / _TEMP_DIR / uuid4().hex
+        # Not its parents: a mount that is gone must not become a directory.
+        temp.parent.mkdir(exist_ok=True)
+        return temp
+
     def _require_mount(self) -> None:
-        if not self._root.is_dir():
-            raise BucketMissing(
-                f"the store directory {self._root} is not there",
-                hint="Create it or mount it; nothing is archived until then, and local files stay",
+        """The directory is there, and is the one that was recognised."""
+        try:
+            status = self._root.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            raise self._not_there() from None
+        if not stat.S_ISDIR(status.st_mode):
+            raise self._not_there()
+        if self._known is not None and _place_of(status) != self._known:
+            raise StoreChanged(
+                f"the store directory {self._root} is another one than it was",
+                hint="Is it mounted? Nothing is archived until its ID is found there again, and local files stay",
             )
+
+    def _not_there(self) -> BucketMissing:
+        return BucketMissing(
+            f"the store directory {self._root} is not there",
+            hint="Create it or mount it; nothing is archived until then, and local files stay",
+        )
 
 
 def _copy(body: Source, size: int, temp: Path, part_size: int) -> Hasher:
@@ -206,6 +263,19 @@ def _copy(body: Source, size: int, temp: Path, part_size: int) -> Hasher:
                 view = view[file.write(view) :]
         os.fsync(file.fileno())
     return hasher
+
+
+def _place_of(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino
+
+
+def _read_at(directory: int, name: str) -> bytes | None:
+    try:
+        fd = os.open(name, os.O_RDONLY | os.O_CLOEXEC, dir_fd=directory)
+    except FileNotFoundError:
+        return None
+    with FileIO(fd) as file:
+        return file.read(1 << 20)
 
 
 def _make_directories(path: Path) -> None:

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from takhin_tiered.codec.checksums import Checksum, Source
 from takhin_tiered.errors import ObjectMissing
-from takhin_tiered.store.base import ObjectInfo, ObjectStore, is_of_the_prefix
+from takhin_tiered.store.base import ObjectInfo, ObjectStore, StoreTime, is_of_the_prefix
 from takhin_tiered.store.wire import Sink
 
 
@@ -28,6 +28,12 @@ class FallbackStore:
         """Of all: an object must not seem to be missing because its prefix cannot be read."""
         for store in (self._own, *self._others):
             await store.check()
+
+    async def recognise(self, key: str, is_known: Callable[[bytes | None], bool]) -> bytes | None:
+        return await self._own.recognise(key, is_known)
+
+    async def now(self) -> StoreTime | None:
+        return await self._own.now()
 
     async def wants_md5(self) -> bool:
         return await self._own.wants_md5()

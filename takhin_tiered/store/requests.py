@@ -11,7 +11,9 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import quote
@@ -23,6 +25,7 @@ from aiohttp.payload import Payload
 from botocore.auth import SIGNED_HEADERS_BLACKLIST, S3SigV4Auth, _host_from_url
 from botocore.exceptions import BotoCoreError
 from botocore.handlers import add_expect_header
+from botocore.utils import parse_timestamp
 
 from takhin_tiered.concurrency import is_cancelled
 from takhin_tiered.store.answers import EmptyRange
@@ -221,3 +224,18 @@ def _expect_for_large(params: dict[str, Any], **_: Any) -> None:
     """Let the server refuse a large body before it is sent. A small one is sent at once: that saves a round trip."""
     if isinstance(params.get("body"), Payload) and int(params["headers"]["Content-Length"]) > _EXPECT_ABOVE:
         params["headers"]["Expect"] = "100-continue"
+
+
+def parse_time(text: str | float) -> datetime:
+    """As the SDK reads it; a header's and a listing's form without a try of all others.
+
+    That takes a tenth of a small GET, and holds the loop up for 0.1 s at each page of a listing.
+    """
+    if isinstance(text, str):
+        with suppress(ValueError):
+            if text.endswith("GMT"):
+                return parsedate_to_datetime(text)
+            if text.endswith("Z"):
+                return datetime.fromisoformat(text)
+    found: datetime = parse_timestamp(text)
+    return found

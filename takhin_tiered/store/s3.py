@@ -12,10 +12,8 @@ import asyncio
 import base64
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import replace
-from datetime import datetime
-from email.utils import parsedate_to_datetime
 from typing import Any
 
 import aioboto3
@@ -29,7 +27,6 @@ from botocore.exceptions import (
     NoCredentialsError,
     PartialCredentialsError,
 )
-from botocore.utils import parse_timestamp
 
 from takhin_tiered.codec.checksums import Checksum, Source, header_to_hex
 from takhin_tiered.concurrency import all_of, in_thread, is_cancelled
@@ -41,10 +38,10 @@ from takhin_tiered.errors import (
     StoreUnavailable,
 )
 from takhin_tiered.store import wire
-from takhin_tiered.store.answers import EmptyRange, NotReadable, address_of, meaning, size_of_all, word_by_md5
-from takhin_tiered.store.base import ObjectInfo
+from takhin_tiered.store.answers import EmptyRange, NotReadable, address_of, date_of, meaning, size_of_all, word_by_md5
+from takhin_tiered.store.base import ObjectInfo, StoreTime
 from takhin_tiered.store.body import SourceBody
-from takhin_tiered.store.requests import USER_AGENT, AlreadyThere, NotThere, Requests
+from takhin_tiered.store.requests import USER_AGENT, AlreadyThere, NotThere, Requests, parse_time
 from takhin_tiered.store.server import Check, Server
 from takhin_tiered.store.wire import Deadlines, Sink
 
@@ -84,7 +81,10 @@ class S3Store:
         return S3Store(self._requests, self._bucket, prefix, self._endpoint, self._deadlines, server=self._server)
 
     async def check(self) -> None:
-        await self._call("list", "", "list_objects_v2", Bucket=self._bucket, Prefix=self._prefix, MaxKeys=1)
+        await self._list_one()
+
+    async def _list_one(self) -> Any:
+        return await self._call("list", "", "list_objects_v2", Bucket=self._bucket, Prefix=self._prefix, MaxKeys=1)
 
     async def put(
         self, key: str, body: Source, *, size: int, checksum: Checksum, if_absent: bool = False
@@ -99,6 +99,19 @@ class S3Store:
         answer = await (self._server.put_if_absent(key, send) if if_absent else send(if_absent=False))
         said = word_by_md5(answer["ETags"], checksum) if checksum.md5 else await self._word(answer)
         return ObjectInfo(key, size, said, time.time())
+
+    async def recognise(self, key: str, is_known: Callable[[bytes | None], bool]) -> bytes | None:
+        try:
+            data = await self.read(key)
+        except ObjectMissing:
+            data = None
+        is_known(data)
+        return data
+
+    async def now(self) -> StoreTime | None:
+        answer = await self._list_one()
+        date = date_of(answer)
+        return None if date is None else StoreTime(date, is_independent=True)
 
     async def wants_md5(self) -> bool:
         return await self._server.checks() is Check.MD5
@@ -327,7 +340,7 @@ async def open_s3(
     """Connect when first used. Credentials come from the SDK's own chain; an endpoint means path-style keys."""
     deadlines = deadlines or Deadlines()
     sdk = get_session()
-    sdk.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=_time)
+    sdk.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=parse_time)
     requests = Requests(sdk.get_credentials)
     config = AioConfig(
         http_session_cls=requests.connections,
@@ -352,21 +365,6 @@ async def open_s3(
             client = await stack.enter_async_context(connect)
         requests.use(client)
         yield S3Store(requests, bucket, prefix, endpoint, deadlines)
-
-
-def _time(text: str | float) -> datetime:
-    """As the SDK reads it; a header's and a listing's form without a try of all others.
-
-    That takes a tenth of a small GET, and holds the loop up for 0.1 s at each page of a listing.
-    """
-    if isinstance(text, str):
-        with suppress(ValueError):
-            if text.endswith("GMT"):
-                return parsedate_to_datetime(text)
-            if text.endswith("Z"):
-                return datetime.fromisoformat(text)
-    found: datetime = parse_timestamp(text)
-    return found
 
 
 def _condition(if_absent: bool) -> dict[str, Any]:

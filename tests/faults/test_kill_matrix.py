@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from takhin_tiered import Settings
-from tests.faults.truth import TALLY, Folder
+from tests.faults.truth import OF_THE_PREFIX, TALLY, Folder
 from tests.support import (
     COLD,
     HOUR,
@@ -66,13 +66,16 @@ SCENARIOS = {
 }
 # How often a verb of the scenario comes by a point, where it is not at least once for each of two segments.
 WRITES = {"fresh": 6, "copied": 4, "rewritten": 6, "lease over": 4, "archived": 4, "expired": 4, "orphaned": 3}
+# A start comes by these once; the second one finds the claim of a process that was killed.
+STARTS = [("fresh", "store.identified", 1), ("fresh", "claim.written", 1), ("claimed", "claim.replace", 1)]
 CASES = [
+    *STARTS,
     *((scenario, point, nth) for scenario, reached in SCENARIOS.items() for point in reached for nth in (1, 2)),
     *((scenario, point, nth) for scenario, writes in WRITES.items() for point in CATALOG for nth in range(1, writes)),
 ]
 FULL = os.environ.get("TAKHIN_TEST_TORTURE") == "full"
 # A sample in the everyday run; the whole matrix is `make torture`.
-CHOSEN = CASES if FULL else CASES[3::20]
+CHOSEN = CASES if FULL else [*STARTS[1:], *CASES[6::20]]
 STORES = ["directory", "s3"] if FULL else ["directory"]
 
 
@@ -121,6 +124,8 @@ class Scene:
                 "archive_superseded_keep_hours": 0.01 / 3600,
                 "reconcile_interval_hours": 0.1 / 3600,
             }
+        if scenario == "claimed":
+            assert self.run("run", "--once", point="claim.written") == -signal.SIGKILL
         if scenario == "lease over":
             assert self.run("restore", "*", restore_lease_hours=0) == 0
         if scenario == "archived":
@@ -176,8 +181,7 @@ def scene(request: pytest.FixtureRequest, broker: Broker, tmp_path: Path) -> Sce
             files = {
                 path.relative_to(store).as_posix(): path.read_bytes() for path in store.rglob("*") if path.is_file()
             }
-            files.pop("takhin-tiered.owner.json", None)
-            return files
+            return {key: content for key, content in files.items() if not key.startswith(OF_THE_PREFIX)}
 
         def damage(path: str) -> None:
             (store / path).write_bytes(flipped((store / path).read_bytes()))

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from tests.support import Broker, Bucket
 
 TEMP_ENDING = ".takhin-tmp"
-OWNER = "takhin-tiered.owner.json"
+OF_THE_PREFIX = "takhin-tiered."
 
 
 @dataclass
@@ -54,7 +54,7 @@ class Folder:
 
     def keys(self) -> list[str]:
         found = (path.relative_to(self.root).as_posix() for path in self.root.rglob("*") if path.is_file())
-        return sorted(key for key in found if key != OWNER and not key.startswith(".takhin-tmp/"))
+        return sorted(key for key in found if not key.startswith((OF_THE_PREFIX, ".takhin-tmp/")))
 
     def read(self, key: str) -> bytes:
         return (self.root / key).read_bytes()

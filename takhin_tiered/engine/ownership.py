@@ -1,0 +1,78 @@
+"""The right to write: the store is the one that the catalog speaks of, and its prefix is ours."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from enum import Enum, auto
+from uuid import uuid4
+
+from takhin_tiered.disk.files import DataDirs
+from takhin_tiered.engine.claim import Claim, describe_self
+from takhin_tiered.engine.identity import Identity, Meta
+from takhin_tiered.errors import ClaimGone
+from takhin_tiered.store import ObjectStore
+
+_IDENTIFIER = "owner"
+
+
+class Owned(Enum):
+    """What is known of the archive when the prefix is ours."""
+
+    ALREADY = auto()
+    AGAIN = auto()
+    """Nobody else wrote there since this state directory was its owner last."""
+    ANEW = auto()
+
+
+class Ownership:
+    """Of one process. ``store`` is the bare store: all others have to pass `fence` before they write."""
+
+    def __init__(self, store: ObjectStore, identity: Identity, meta: Meta, data_dir: DataDirs) -> None:
+        self._store, self._identity, self._meta, self._data_dir = store, identity, meta, data_dir
+        self._claim: Claim | None = None
+        self._watch: asyncio.Task[None] | None = None
+        self._lost = asyncio.Event()
+
+    async def own(self) -> Owned:
+        """Raises `StoreChanged`, `HeldElsewhere`, `OwnerSilent` and other `StoreError`."""
+        was_accepted = await self._identity.confirm()
+        if self._claim is None:
+            identifier = await self._identifier()
+            me = describe_self(identifier, str(self._data_dir), [root.place for root in self._data_dir.roots])
+            self._claim = Claim(self._store, self._meta, me, self._lost)
+        if self._claim.is_owned:
+            return Owned.ANEW if was_accepted else Owned.ALREADY
+        was_last = await self._claim.take()
+        await self._end_watch()
+        self._watch = asyncio.create_task(self._claim.watch())
+        return Owned.AGAIN if was_last and not was_accepted else Owned.ANEW
+
+    async def fence(self, *, fresh: bool) -> None:
+        """Return if the prefix is ours; see `Claim.require`."""
+        if self._claim is None:
+            raise ClaimGone(f"{self._store.address} is not owned, and so is not written to")
+        await self._claim.require(fresh=fresh)
+
+    async def wait_lost(self) -> None:
+        """Until another owner has the prefix."""
+        await self._lost.wait()
+
+    async def close(self) -> None:
+        await self._end_watch()
+        if self._claim is not None:
+            await self._claim.release()
+
+    async def _end_watch(self) -> None:
+        if self._watch is not None:
+            self._watch.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._watch
+
+    async def _identifier(self) -> str:
+        """What names this data directory's state from one start to the next."""
+        identifier = await self._meta.get_meta(_IDENTIFIER)
+        if identifier is None:
+            identifier = uuid4().hex
+            await self._meta.set_meta(_IDENTIFIER, identifier)
+        return identifier
