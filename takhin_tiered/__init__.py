@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from takhin_tiered.errors import BrokerUnavailable as BrokerUnavailable
     from takhin_tiered.errors import BucketMissing as BucketMissing
     from takhin_tiered.errors import CatalogError as CatalogError
+    from takhin_tiered.errors import ClaimGone as ClaimGone
     from takhin_tiered.errors import ConfigError as ConfigError
     from takhin_tiered.errors import DiskError as DiskError
     from takhin_tiered.errors import DiskFull as DiskFull
@@ -23,12 +24,14 @@ if TYPE_CHECKING:
     from takhin_tiered.errors import ObjectCorrupt as ObjectCorrupt
     from takhin_tiered.errors import ObjectExists as ObjectExists
     from takhin_tiered.errors import ObjectMissing as ObjectMissing
+    from takhin_tiered.errors import OwnerSilent as OwnerSilent
     from takhin_tiered.errors import SegmentActive as SegmentActive
     from takhin_tiered.errors import SegmentChanged as SegmentChanged
     from takhin_tiered.errors import SegmentConflict as SegmentConflict
     from takhin_tiered.errors import SegmentError as SegmentError
     from takhin_tiered.errors import SegmentNotFound as SegmentNotFound
     from takhin_tiered.errors import SegmentRefused as SegmentRefused
+    from takhin_tiered.errors import StoreChanged as StoreChanged
     from takhin_tiered.errors import StoreDenied as StoreDenied
     from takhin_tiered.errors import StoreError as StoreError
     from takhin_tiered.errors import StoreFull as StoreFull
@@ -52,10 +55,11 @@ _HOMES = {
     "engine.cycle": ["CycleReport"],
     "engine.scrub": ["Verdict"],
     "errors": [
-        "BrokerDenied", "BrokerError", "BrokerUnavailable", "BucketMissing", "CatalogError", "ConfigError", "DiskError",
-        "DiskFull", "HeldElsewhere", "InvalidSegmentPath", "ObjectCorrupt", "ObjectExists", "ObjectMissing",
+        "BrokerDenied", "BrokerError", "BrokerUnavailable", "BucketMissing", "CatalogError", "ClaimGone",
+        "ConfigError", "DiskError", "DiskFull", "HeldElsewhere", "InvalidSegmentPath", "ObjectCorrupt", "ObjectExists",
+        "ObjectMissing", "OwnerSilent",
         "SegmentActive", "SegmentChanged", "SegmentConflict", "SegmentError", "SegmentNotFound", "SegmentRefused",
-        "StoreDenied", "StoreError", "StoreFull", "StoreUnavailable", "TakhinError", "TrimRefused",
+        "StoreChanged", "StoreDenied", "StoreError", "StoreFull", "StoreUnavailable", "TakhinError", "TrimRefused",
     ],
     "segments.model": ["State", "Tier"],
     "segments.names": ["SegmentId"],

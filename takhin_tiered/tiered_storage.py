@@ -83,8 +83,7 @@ class TieredStorage:
         self._identity: Identity | None = None
         self._ownership: Ownership | None = None
         if store is not None:
-            may_write = is_ours and settings.enabled
-            self._identity = Identity(store, journal, engine.catalog, accepted.store, may_write=may_write)
+            self._identity = Identity(store, journal, engine.catalog, accepted.store, may_write=is_ours)
             if journal is not None and is_ours:
                 self._ownership = Ownership(store, self._identity, journal, engine.data_dir)
                 engine.fence = self._ownership.fence
@@ -373,7 +372,8 @@ class TieredStorage:
         try:
             await self.engine.store.check()
             if self._identity is not None:
-                await self._identity.confirm()
+                # Who only observes may have credentials that cannot write.
+                await (self._identity.confirm() if self.settings.enabled else self._identity.confirm_to_read())
         except StoreError as error:
             self.engine.note_store(error)
         else:

@@ -21,6 +21,7 @@ import botocore.session
 import httpx
 from botocore.config import Config
 
+from takhin_tiered import TieredStorage, machine
 from takhin_tiered.config import Settings
 from takhin_tiered.formats.sample import make_segment
 
@@ -170,6 +171,13 @@ class Bucket:
 
     def close(self) -> None:
         self.client.close()
+
+
+def pass_time(storage: TieredStorage, passed: Callable[[], float]) -> None:
+    """Let so many seconds pass for a storage: by the machine's clocks, and without a store's that contradicts them."""
+    storage.engine.clock = lambda: time.time() + passed()
+    storage.engine.uptime = lambda: machine.uptime() + passed()
+    storage._clock._store = None
 
 
 def store_settings(broker: Broker, bucket: Bucket, **changes: Any) -> Settings:

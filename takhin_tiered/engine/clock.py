@@ -46,7 +46,7 @@ class ClockWatch:
         if ask_store and self._store is not None:
             with suppress(StoreError):
                 told = await self._store.now()
-        here = Reading(self._engine.clock(), machine.uptime(), self._boot)
+        here = Reading(self._engine.clock(), self._engine.uptime(), self._boot)
         if told is None:
             return here
         return Reading(here.wall, here.uptime, here.boot, told.seconds, told.is_independent)

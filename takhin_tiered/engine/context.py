@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from prometheus_client import Counter
 
-from takhin_tiered import logs
+from takhin_tiered import logs, machine
 from takhin_tiered.catalog.catalog import Catalog
 from takhin_tiered.concurrency import in_thread
 from takhin_tiered.disk.files import DataDirs, PartitionDir, StandsTwice
@@ -57,6 +57,7 @@ class Engine:
     uploads: Pace = field(default_factory=lambda: Pace(0))
     downloads: Pace = field(default_factory=lambda: Pace(0))
     clock: Callable[[], float] = time.time
+    uptime: Callable[[], float] = machine.uptime
     # Seconds by which the clock may be ahead: what goes for its age goes by `sure_now`.
     clock_ahead: float = 0.0
     clock_problem: str = ""

@@ -16,6 +16,7 @@ from takhin_tiered.engine.outlook import is_compacted
 from takhin_tiered.engine.pace import Pace
 from takhin_tiered.engine.prove import prove, prove_file
 from takhin_tiered.errors import (
+    HeldElsewhere,
     ObjectCorrupt,
     ObjectExists,
     ObjectMissing,
@@ -140,7 +141,7 @@ class Upload:
 
         Not once the manifest was sent: it may have been stored even where the answer was an error.
         """
-        with suppress(StoreError):
+        with suppress(StoreError, HeldElsewhere):
             if self._made and not self._committing:
                 await self._engine.store.delete(self._made)
                 self._engine.catalog.settle(self._made)

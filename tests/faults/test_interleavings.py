@@ -289,7 +289,7 @@ class Interleavings(RuleBasedStateMachine):
             self.stack = AsyncExitStack()
             self.storage = await self.stack.enter_async_context(TieredStorage.open(self.settings, scan=False))
             engine = self.storage.engine
-            engine.clock = lambda: self.now
+            engine.clock = engine.uptime = lambda: self.now
             engine.object_store = MortalStore(engine.store, self.world)
 
         self.runner.run(opened())

@@ -278,6 +278,7 @@ async def test_topics_left_out_are_not_moved(broker: Broker, bucket: Bucket) -> 
 async def test_one_bad_segment_does_not_stop_the_others(broker: Broker, bucket: Bucket) -> None:
     bad, *good = broker.segments("orders-0", 4)
     # Another generation of it is committed, by a program of a later version.
+    bucket.write("takhin-tiered.store.json", b'{"id": "known"}')
     bucket.write(bad, b"x")
     bucket.write(bad.replace(".log", ".manifest.json"), b'{"version": 99}')
     async with TieredStorage.open(store_settings(broker, bucket)) as storage:

@@ -136,6 +136,7 @@ def test_run_once_is_one_cycle(broker: Broker, bucket: Bucket) -> None:
 
 def test_run_once_tells_what_failed(broker: Broker, bucket: Bucket) -> None:
     path = broker.segments("orders-0", 1)[0]
+    bucket.write("takhin-tiered.store.json", b'{"id": "known"}')
     bucket.write(path.replace(".log", ".manifest.json"), b'{"version": 99}')
     said = run(store_settings(broker, bucket), "run", "--once", status=1)
     assert path in said

@@ -20,7 +20,7 @@ from takhin_tiered import (
     TieredStorage,
     Verb,
 )
-from tests.support import HOUR, Broker, Bucket, directory_settings, store_settings
+from tests.support import HOUR, Broker, Bucket, directory_settings, pass_time, store_settings
 
 
 def snapshot(root: Path) -> dict[str, tuple[bytes, int]]:
@@ -36,9 +36,8 @@ class Clock:
     """The time, moved on by hand."""
 
     def __init__(self, storage: TieredStorage) -> None:
-        self._real = storage.engine.clock
         self.ahead = 0.0
-        storage.engine.clock = lambda: self._real() + self.ahead
+        pass_time(storage, lambda: self.ahead)
 
 
 async def test_everything_comes_back_byte_for_byte_with_its_time_and_mode(broker: Broker, bucket: Bucket) -> None:

@@ -15,7 +15,7 @@ import pytest
 from takhin_tiered import Settings, TieredStorage
 from takhin_tiered.engine.superseded import remove_superseded
 from tests.faults.truth import Folder, Store
-from tests.support import HOUR, AtPoint, Broker, Bucket, daemon, directory_settings, store_settings
+from tests.support import HOUR, AtPoint, Broker, Bucket, daemon, directory_settings, pass_time, store_settings
 
 KEEP = 48 * HOUR
 
@@ -71,7 +71,7 @@ async def rewritten(storage: TieredStorage, broker: Broker) -> str:
 
 async def clean(storage: TieredStorage, *, hours_later: float = 49.0) -> int:
     """What the upkeep does, so much later."""
-    storage.engine.clock = lambda: time.time() + hours_later * HOUR
+    pass_time(storage, lambda: hours_later * HOUR)
     await storage.prepare()
     found = await storage.reconcile()
     return await remove_superseded(storage.engine, found.rewritten, KEEP)
@@ -109,7 +109,7 @@ async def test_what_another_generation_names_stays_until_that_one_goes(world: Wo
         index = path.replace(".log", ".index")
         world.broker.overwrite(index, bytes(8))
         await storage.run_cycle()
-        storage.engine.clock = lambda: time.time() + 24 * HOUR
+        pass_time(storage, lambda: 24 * HOUR)
         await rewrite(storage, world.broker, path)
         assert index in named_by(world.store, manifest_key(path, 2)) | named_by(world.store, manifest_key(path, 1))
         assert storage.status()["superseded_generations"] == 2
@@ -196,7 +196,9 @@ async def test_what_stands_under_a_prefix_that_is_only_read_is_left_alone(broker
         await rewritten(storage, broker)
     old = Folder(tmp_path / "old")
     before = old.keys()
-    settings = directory_settings(broker, tmp_path / "store", archive_mode="copy", s3_prefixes_read=("old",))
+    # A new daemon, over what an earlier one archived.
+    changes = {"archive_mode": "copy", "s3_prefixes_read": ("old",), "state_path": tmp_path / "state"}
+    settings = directory_settings(broker, tmp_path / "store", **changes)
     async with TieredStorage.open(settings) as storage:
         await storage.rebuild()
         assert await clean(storage, hours_later=10_000) == 0
@@ -207,7 +209,7 @@ async def test_what_stands_under_a_prefix_that_is_only_read_is_left_alone(broker
 async def test_it_is_kept_for_ever_where_no_time_is_set(world: World) -> None:
     async with TieredStorage.open(world.settings()) as storage:
         path = await rewritten(storage, world.broker)
-        storage.engine.clock = lambda: time.time() + 100_000 * HOUR
+        pass_time(storage, lambda: 100_000 * HOUR)
         assert await remove_superseded(storage.engine, (await storage.reconcile()).rewritten, 0) == 0
         assert {path, manifest_key(path, 1)} <= set(world.store.keys())
 

@@ -19,7 +19,7 @@ LEVELS = [
     {"engine"},
     {"broker", "catalog", "disk", "store"},
     {"codec"},
-    {"config", "logs", "metrics", "concurrency", "points"},
+    {"config", "logs", "metrics", "concurrency", "machine", "points"},
     {"config_sources", "config_values"},
     {"segments", "formats"},
     {"errors"},
