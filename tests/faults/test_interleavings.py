@@ -186,7 +186,10 @@ class Interleavings(RuleBasedStateMachine):
         else:
             self._wait_for_the_clock_of_files(path)
             self._write(path, content, append=False)
-        modified = self.truth.mtimes[path] if same_size else int((self.now - 300 * HOUR) * 1e9)
+        # A cleaner leaves the times of its sources: one that is later than the active segment's would be written to.
+        active = self._path(path.partition("/")[0], self.ends[path.partition("/")[0]])
+        latest = min(int((self.now - 300 * HOUR) * 1e9), (self.broker.root / active).stat().st_mtime_ns)
+        modified = self.truth.mtimes[path] if same_size else latest
         os.utime(self.broker.root / path, ns=(modified, modified))
         self.truth.mtimes[path] = modified
 
