@@ -35,11 +35,15 @@ from takhin_tiered.config_sources import (
 from takhin_tiered.config_values import (
     Addresses,
     Directories,
+    Encryption,
     Globs,
     Keywords,
     Limits,
     OptionalPath,
     Prefixes,
+    StorageClass,
+    is_host,
+    is_host_label,
     none_if_empty,
     shown,
     within,
@@ -85,6 +89,11 @@ class Settings(BaseSettings):
     s3_region: str = _key("storage.tiered.s3.region", "us-east-1")
     s3_prefix: str = _key("storage.tiered.s3.prefix", "takhin-segments")
     s3_endpoint: str = _key("storage.tiered.s3.endpoint", "")
+    s3_sse: Encryption = _key("storage.tiered.s3.sse", "")
+    s3_sse_kms_key: str = _key("storage.tiered.s3.sse.kms.key", "")
+    s3_checksum: Literal["sha256", "md5", "none"] = _key("storage.tiered.s3.checksum", "sha256")
+    s3_requester_pays: bool = _key("storage.tiered.s3.requester.pays", False)
+    s3_class_cold: StorageClass = _key("storage.tiered.s3.class.cold", "")
     s3_prefixes_read: Prefixes = _key("storage.tiered.s3.prefixes.read", ())
     directory_path: OptionalPath = _key("storage.tiered.directory.path", None)
     cold_age_hours: float = _key("storage.tiered.cold.age.hours", 168.0, gt=0)
@@ -183,7 +192,16 @@ class Settings(BaseSettings):
         url = urlsplit(value)
         if value and (url.scheme not in {"http", "https"} or not url.hostname or url.username):
             raise ValueError("must be like http://minio:9000, without credentials in it")
+        if value and not is_host(url.hostname or ""):
+            raise ValueError("has a host name that the AWS SDK refuses: letters, digits, '-' and '.' are allowed")
         return value.rstrip("/")
+
+    @field_validator("s3_region")
+    @classmethod
+    def _region_is_a_name(cls, value: str) -> str:
+        if value and not is_host_label(value):
+            raise ValueError("must be a region like eu-central-1: letters, digits and '-'")
+        return value
 
     @field_validator("s3_bucket")
     @classmethod
@@ -206,6 +224,8 @@ class Settings(BaseSettings):
                 f"storage.tiered.warm.age.hours ({self.warm_age_hours:g}) must be less than "
                 f"storage.tiered.cold.age.hours ({self.cold_age_hours:g})"
             )
+        if self.s3_sse_kms_key and self.s3_sse not in {"", "aws:kms", "aws:kms:dsse"}:
+            raise ValueError(f"storage.tiered.s3.sse.kms.key is of no use with storage.tiered.s3.sse {self.s3_sse}")
         if self.s3_bucket and self.directory_path is not None:
             raise ValueError("set storage.tiered.s3.bucket or storage.tiered.directory.path, not both")
         if self.enabled and not self.has_store:
@@ -250,6 +270,11 @@ class Settings(BaseSettings):
         if self.directory_path is None:
             return tuple(prefix.strip("/") for prefix in self.s3_prefixes_read)
         return tuple(os.path.abspath(self.directory_path.parent / path) for path in self.s3_prefixes_read)  # noqa: PTH100
+
+    @property
+    def sse(self) -> str:
+        """The encryption that is asked of the server: a key alone says which."""
+        return self.s3_sse or ("aws:kms" if self.s3_sse_kms_key else "")
 
     @property
     def _written_prefix(self) -> str:

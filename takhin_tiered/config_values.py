@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import os
 import re
 from contextlib import suppress
 from itertools import permutations
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 
 _SECRET_NAME = re.compile(r"password|secret|token", re.IGNORECASE)
+_HOST_LABEL = re.compile(r"(?!-)[A-Za-z0-9-]{1,63}(?<!-)")
+_STORAGE_CLASS = re.compile(r"[A-Z][A-Z0-9_]*|")
 _ADDRESS = re.compile(r"(?:\[[^\]\s]+\]|[^:,\s\[\]]+):\d{1,5}")
 
 
@@ -83,6 +86,29 @@ def _addresses(value: str) -> str:
     return ",".join(parts)
 
 
+def _encryption(value: object) -> object:
+    """However it is written: ``aes256`` too."""
+    known = {"aes256": "AES256", "aws:kms": "aws:kms", "aws:kms:dsse": "aws:kms:dsse"}
+    return known.get(value.lower(), value) if isinstance(value, str) else value
+
+
+def _storage_class(value: str) -> str:
+    if not _STORAGE_CLASS.fullmatch(value):
+        raise ValueError("must be a storage class like STANDARD_IA")
+    return value
+
+
+def is_host_label(text: str) -> bool:
+    return bool(_HOST_LABEL.fullmatch(text))
+
+
+def is_host(text: str) -> bool:
+    """Whether a host is one that the AWS SDK takes: an address, or a name without anything unusual in it."""
+    with suppress(ValueError):
+        return bool(ipaddress.ip_address(text))
+    return all(is_host_label(label) for label in text.removesuffix(".").split("."))
+
+
 def _keywords(value: object) -> object:
     """A mapping, or JSON text of one. What may be a secret is one from here on."""
     if isinstance(value, str):
@@ -104,6 +130,8 @@ OptionalPath = Annotated[Path | None, BeforeValidator(none_if_empty)]
 Directories = Annotated[tuple[Path, ...], BeforeValidator(_directories), AfterValidator(_are_apart)]
 Prefixes = Annotated[tuple[str, ...], BeforeValidator(_prefixes), AfterValidator(_are_named)]
 Addresses = Annotated[str, AfterValidator(_addresses)]
+Encryption = Annotated[Literal["", "AES256", "aws:kms", "aws:kms:dsse"], BeforeValidator(_encryption)]
+StorageClass = Annotated[str, AfterValidator(_storage_class)]
 Keywords = Annotated[dict[str, Any], BeforeValidator(_keywords)]
 
 

@@ -122,7 +122,7 @@ class TieredStorage:
                 await asyncio.to_thread(require_safe_mode, settings, data_dir, kafka=kafka)
                 if journal is not None and kafka:
                     await journal.set_meta(KAFKA, "yes")
-            store = await stack.enter_async_context(open_store(settings)) if settings.has_store else None
+            store = await stack.enter_async_context(open_store(settings, journal)) if settings.has_store else None
             engine = make_engine(settings, data_dir, catalog, store, kafka=kafka)
             storage = cls(settings, engine, store, journal, lock)
             if journal is not None and await journal.get_meta(INCARNATIONS) == "unknown":

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from takhin_tiered.config import Settings
-from takhin_tiered.store.base import ObjectInfo, ObjectStore
+from takhin_tiered.store.base import Capabilities, Notes, ObjectInfo, ObjectStore
 from takhin_tiered.store.directory import DirectoryStore
 from takhin_tiered.store.fallback import FallbackStore
 from takhin_tiered.store.fenced import Fence, FencedStore, nothing_stands_between
@@ -15,11 +15,13 @@ from takhin_tiered.store.memory import MemoryStore
 from takhin_tiered.store.wire import Deadlines
 
 __all__ = [
+    "Capabilities",
     "DirectoryStore",
     "FallbackStore",
     "Fence",
     "FencedStore",
     "MemoryStore",
+    "Notes",
     "ObjectInfo",
     "ObjectStore",
     "nothing_stands_between",
@@ -28,13 +30,17 @@ __all__ = [
 
 
 @asynccontextmanager
-async def open_store(settings: Settings) -> AsyncIterator[ObjectStore]:
-    """The store that the configuration names, over those that it only reads."""
+async def open_store(settings: Settings, notes: Notes | None = None) -> AsyncIterator[ObjectStore]:
+    """The store that the configuration names, over those that it only reads.
+
+    What a server can do is remembered in ``notes``.
+    """
     if settings.directory_path is not None:
         others = [DirectoryStore(Path(path), to_read=True) for path in settings.read_prefixes]
         yield _over(DirectoryStore(settings.directory_path), others)
         return
     # Imported here, as the SDK takes half a second that the directory store need not wait for.
+    from takhin_tiered.store.calls import Demands
     from takhin_tiered.store.s3 import open_s3
 
     async with open_s3(
@@ -44,6 +50,14 @@ async def open_store(settings: Settings) -> AsyncIterator[ObjectStore]:
         endpoint=settings.s3_endpoint,
         connections=max(16, settings.archive_concurrency * 6),
         deadlines=_deadlines(settings),
+        demands=Demands(
+            sse=settings.sse,
+            kms_key=settings.s3_sse_kms_key,
+            cold_class=settings.s3_class_cold,
+            requester_pays=settings.s3_requester_pays,
+            checksum=settings.s3_checksum,
+        ),
+        notes=notes,
     ) as store:
         yield _over(store, [store.to_read(prefix) for prefix in settings.read_prefixes])
 

@@ -33,8 +33,24 @@ _FULL = {"XMinioStorageFull", "XMinioAdminBucketQuotaExceeded", "InsufficientSto
 _FULL_HINT = "Make room in the store, or raise its quota. What is not archived yet stays on disk"
 
 
-class NoConditionalWrites(StoreError):
-    """The server does not know ``If-None-Match``."""
+_UNKNOWN = {400, 405, 406, 415, 417, 501}
+"""Statuses of a request that is refused as it is: for what it asks, or for one of its headers."""
+_LATER = {"RequestTimeout", "OperationAborted", "BadRequest.Timeout", "SlowDown"}
+_DENIED_HINT = "Check the credentials, and that they allow s3:GetObject, PutObject, DeleteObject and ListBucket"
+_POLICY_HINT = (
+    "A policy of the bucket may demand encryption, a storage class or that the requester pays: "
+    "storage.tiered.s3.sse (AES256 or aws:kms), .s3.sse.kms.key, .s3.class.cold and .s3.requester.pays set these"
+)
+_KEY_HINT = "Check storage.tiered.s3.sse.kms.key, and that kms:GenerateDataKey and kms:Decrypt are allowed on it"
+_MAKING = {"put", "create upload"}
+
+
+class NotSupported(StoreUnavailable):
+    """The server refuses the request as it is: it does not know it, or a header of it."""
+
+
+class Conflict(StoreUnavailable):
+    """Another request for the same key came between: the write is to be tried again."""
 
 
 class NotReadable(StoreUnavailable):
@@ -58,8 +74,8 @@ def meaning(answer: Mapping[str, Any], verb: str, key: str, address: str) -> Sto
         return EmptyRange(words, key=key)
     if code in {"PreconditionFailed", "412"}:
         return ObjectExists(words, key=key)
-    if code == "NotImplemented" and verb in {"put", "complete upload"}:
-        return NoConditionalWrites(words, key=key)
+    if status == 409 and code not in {"OperationAborted"}:
+        return Conflict(words, key=key)
     if code in _CORRUPT:
         return ObjectCorrupt(words, key=key, hint="The bytes changed on their way; nothing was stored")
     if code == "InvalidObjectState":
@@ -67,10 +83,19 @@ def meaning(answer: Mapping[str, Any], verb: str, key: str, address: str) -> Sto
         return NotReadable(words, key=key, hint=hint)
     if code in _FULL:
         return StoreFull(words, key=key, hint=_FULL_HINT)
-    if code in _DENIED or status == 403:
-        hint = "Check the credentials, and that they allow s3:GetObject, PutObject, DeleteObject and ListBucket"
+    if code.startswith("KMS.") or "kms:" in words:
+        return StoreDenied(words, key=key, hint=_KEY_HINT)
+    if code in _DENIED or status in {401, 403}:
+        hint = f"{_DENIED_HINT}. {_POLICY_HINT}" if code == "AccessDenied" and verb in _MAKING else _DENIED_HINT
         return StoreDenied(words, key=key, hint=hint)
+    if status in _UNKNOWN and code not in _LATER:
+        return NotSupported(words, key=key, hint=_POLICY_HINT if _is_of_settings(code, words) else "")
     return StoreUnavailable(words, key=key)
+
+
+def _is_of_settings(code: str, words: str) -> bool:
+    """Whether what is refused is something that settings ask for."""
+    return code == "InvalidStorageClass" or "encryption" in words.lower() or "storage class" in words.lower()
 
 
 def word_by_md5(etags: Sequence[str], checksum: Checksum) -> str | None:

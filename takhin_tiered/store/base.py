@@ -5,8 +5,9 @@ Keys are relative: a store adds its bucket and prefix on the way in, and takes t
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Protocol
 
 from takhin_tiered.codec.checksums import Checksum, Source
@@ -47,6 +48,81 @@ class StoreTime:
     is_independent: bool
 
 
+class Check(StrEnum):
+    """What a server compares the bytes of an upload with before it stores them."""
+
+    SHA256 = "sha256"
+    MD5 = "md5"
+    NOTHING = "nothing"
+
+
+_CHECKS = {
+    Check.SHA256: "the server refuses an upload whose bytes are not those of its SHA-256",
+    Check.MD5: "the server compares uploads with their MD5 only: what its ETag does not prove is read back",
+    Check.NOTHING: "the server checks no upload: each is read back before a local file is removed",
+}
+_ABILITIES = {
+    "checksum_headers": (
+        "checksum headers",
+        "uploads carry x-amz-checksum-sha256",
+        "none is sent: the server refuses them, or storage.tiered.s3.checksum says so",
+    ),
+    "conditional_writes": (
+        "conditional writes",
+        "a second writer of the same key is refused",
+        "the key is looked up before each write: two writers at the same moment are not told apart",
+    ),
+    "batch_delete": (
+        "deletes in batches",
+        "a thousand objects in a request, with Content-MD5",
+        "objects are deleted one by one",
+    ),
+    "expect": (
+        "Expect: 100-continue",
+        "a large upload is refused before its bytes are sent",
+        "large uploads are sent without asking first",
+    ),
+    "lists_uploads": (
+        "listing of unfinished uploads",
+        "what a killed process began is removed at the next start",
+        "what a killed process began stays and costs: set a lifecycle rule, AbortIncompleteMultipartUpload",
+    ),
+    "lists_v2": (
+        "ListObjectsV2",
+        "used for listings",
+        "listings are asked for in the form of version 1",
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What an S3 server can do, as it was found out; None where nothing has needed it yet, or it may not be asked."""
+
+    checks: Check | None = None
+    checksum_headers: bool | None = None
+    conditional_writes: bool | None = None
+    batch_delete: bool | None = None
+    expect: bool | None = None
+    lists_uploads: bool | None = None
+    lists_v2: bool | None = None
+
+    def described(self) -> Iterator[tuple[str, str]]:
+        """What, and what it means, for people."""
+        yield "check of uploads", _CHECKS[self.checks] if self.checks else "not known yet"
+        for name, (title, can, cannot) in _ABILITIES.items():
+            known = getattr(self, name)
+            yield title, "not known yet" if known is None else f"yes: {can}" if known else f"no: {cannot}"
+
+
+class Notes(Protocol):
+    """Where what was found out of a server outlives the process: the catalog's journal."""
+
+    async def get_meta(self, name: str) -> str | None: ...
+
+    async def set_meta(self, name: str, value: str) -> None: ...
+
+
 class ObjectStore(Protocol):
     """Errors are `StoreError` and those below it; every wait is bounded."""
 
@@ -71,6 +147,10 @@ class ObjectStore(Protocol):
 
     async def wants_md5(self) -> bool:
         """Whether an upload is proven by an MD5 in its checksum, as nothing else is looked at."""
+        ...
+
+    async def capabilities(self) -> Capabilities | None:
+        """What the server behind it can do, asked now where it is not known; None where there is no server."""
         ...
 
     async def put(

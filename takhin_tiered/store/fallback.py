@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from takhin_tiered.codec.checksums import Checksum, Source
 from takhin_tiered.errors import ObjectMissing
-from takhin_tiered.store.base import ObjectInfo, ObjectStore, StoreTime, is_of_the_prefix
+from takhin_tiered.store.base import Capabilities, ObjectInfo, ObjectStore, StoreTime, is_of_the_prefix
 from takhin_tiered.store.wire import Sink
 
 
@@ -37,6 +37,9 @@ class FallbackStore:
 
     async def wants_md5(self) -> bool:
         return await self._own.wants_md5()
+
+    async def capabilities(self) -> Capabilities | None:
+        return await self._own.capabilities()
 
     async def put(
         self, key: str, body: Source, *, size: int, checksum: Checksum, if_absent: bool = False

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Protocol
 
 from takhin_tiered.codec.checksums import Checksum, Source
-from takhin_tiered.store.base import ObjectInfo, ObjectStore, StoreTime
+from takhin_tiered.store.base import Capabilities, ObjectInfo, ObjectStore, StoreTime
 from takhin_tiered.store.wire import Sink
 
 
@@ -42,6 +42,10 @@ class FencedStore:
 
     async def wants_md5(self) -> bool:
         return await self.inner.wants_md5()
+
+    async def capabilities(self) -> Capabilities | None:
+        """Asked of the server with an object of its own, which is nobody's: there is no fence before it."""
+        return await self.inner.capabilities()
 
     async def put(
         self, key: str, body: Source, *, size: int, checksum: Checksum, if_absent: bool = False

@@ -35,6 +35,9 @@ class MemoryStore:
     async def wants_md5(self) -> bool:
         return False
 
+    async def capabilities(self) -> None:
+        return None
+
     async def put(
         self, key: str, body: Source, *, size: int, checksum: Checksum, if_absent: bool = False
     ) -> ObjectInfo:

@@ -9,11 +9,11 @@ Source: Amazon S3 API reference, PutObject, GetObject, HeadObject.
 from __future__ import annotations
 
 import asyncio
+import base64
+import hashlib
 import random
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import quote
@@ -23,14 +23,14 @@ from aiobotocore.httpsession import AIOHTTPSession
 from aiobotocore.response import StreamingBody
 from aiohttp.payload import Payload
 from botocore.auth import SIGNED_HEADERS_BLACKLIST, S3SigV4Auth, _host_from_url
-from botocore.exceptions import BotoCoreError
+from botocore.exceptions import BotoCoreError, ClientError
 from botocore.handlers import add_expect_header
-from botocore.utils import parse_timestamp
 
 from takhin_tiered.concurrency import is_cancelled
 from takhin_tiered.store.answers import EmptyRange
-
-USER_AGENT = "takhin-tiered"
+from takhin_tiered.store.client import USER_AGENT, Client
+from takhin_tiered.store.credentials import LiveCredentials
+from takhin_tiered.store.expect import impatient
 
 _METHODS = {"put_object": "PUT", "get_object": "GET", "head_object": "HEAD"}
 _HEADERS = {
@@ -41,6 +41,10 @@ _HEADERS = {
     "ChecksumSHA256": "x-amz-checksum-sha256",
     "IfNoneMatch": "If-None-Match",
     "Range": "Range",
+    "RequestPayer": "x-amz-request-payer",
+    "SSEKMSKeyId": "x-amz-server-side-encryption-aws-kms-key-id",
+    "ServerSideEncryption": "x-amz-server-side-encryption",
+    "StorageClass": "x-amz-storage-class",
 }
 _KNOWN = {*_HEADERS, "Bucket", "Key", "Body"}
 _EXPECT_ABOVE = 1 << 20
@@ -50,6 +54,17 @@ _SUCCESS = {"PUT": {200, 201, 204}, "GET": {200, 206}, "HEAD": {200}}
 _MISSING, _REFUSED, _NO_SUCH_RANGE = 404, 412, 416
 _BUSY = {429, 500, 502, 503, 504}
 _NO_SUCH_KEY = b"<Code>NoSuchKey</Code>"
+_EXPECTATION_FAILED = 417
+# The answer to a HEAD has no room for more than a number.
+_STALE = {
+    "ExpiredToken",
+    "InvalidToken",
+    "InvalidAccessKeyId",
+    "TokenRefreshRequired",
+    "SignatureDoesNotMatch",
+    "400",
+    "403",
+}
 
 
 class NotThere(Exception):
@@ -99,31 +114,79 @@ class _Signer(S3SigV4Auth):  # type: ignore[misc]  # the SDK has no types: its c
 class Requests:
     """Takes the SDK's operations, with the SDK's arguments. The SDK sends the first, and so shows where to."""
 
-    def __init__(self, find_credentials: Callable[[], Awaitable[Any]]) -> None:
-        self._find_credentials = find_credentials
-        self._credentials: Any = None
+    def __init__(self, sdk: Client, expect_ignored: Callable[[], None] = lambda: None) -> None:
+        self._sdk = sdk
         self._client: Any = None
         self._address: _Address | None = None
         self._http: AIOHTTPSession | None = None
+        # Whether large uploads ask before they send; `expect_ignored` is called when nobody answers that.
+        self.expects = True
+        self.expect_ignored = expect_ignored
+        # What the server calls itself; None until it has answered.
+        self.server: str | None = None
 
-    def connections(self, *args: Any, **kwargs: Any) -> AIOHTTPSession:
+    @property
+    def credentials(self) -> LiveCredentials:
+        return self._sdk.credentials
+
+    def _connections(self, *args: Any, **kwargs: Any) -> AIOHTTPSession:
         """The SDK's ``http_session_cls``: it makes its connections, and they are used here as well."""
-        self._http = AIOHTTPSession(*args, **kwargs)
+        self._http = impatient(self._expect_was_ignored)(*args, **kwargs)
         return self._http
 
-    def use(self, client: Any) -> None:
+    def _use(self, client: Any) -> None:
+        events = client.meta.events
+        events.unregister("before-call.s3", add_expect_header)
+        events.register("before-call.s3", self._expect_for_large)
+        events.register("before-call.s3", self._note_bucket)
+        events.register("before-call.s3.DeleteObjects", _with_md5)
+        events.register("before-sign.s3", self._note_address)
         self._client = client
-        client.meta.events.unregister("before-call.s3", add_expect_header)
-        client.meta.events.register("before-call.s3", _expect_for_large)
-        client.meta.events.register("before-call.s3", self._note_bucket)
-        client.meta.events.register("before-sign.s3", self._note_address)
+
+    async def endpoint(self) -> str:
+        """Where the SDK sends requests, whichever of its settings says so."""
+        return str((await self._connected()).meta.endpoint_url)
+
+    async def _connected(self) -> Any:
+        return self._client or await self._sdk.get(self._connections, self._use)
 
     async def send(self, operation: str, arguments: dict[str, Any]) -> Any:
         """The answer, in the SDK's form. Raises `NotThere`, `AlreadyThere`, `EmptyRange`, or what the SDK raises."""
+        client = await self._connected()
         answer = await self._send_straight(operation, arguments)
-        if answer is None:
-            answer = await getattr(self._client, operation)(**arguments)
+        if answer is not None:
+            return answer
+        version, expected = self.credentials.version, self.expects
+        try:
+            return self._noted(await getattr(client, operation)(**arguments))
+        except ClientError as error:
+            answer = self._noted(error.response)
+            if answer["ResponseMetadata"].get("HTTPStatusCode") == _EXPECTATION_FAILED and expected:
+                self._expect_was_ignored()
+            elif str(answer["Error"].get("Code")) not in _STALE or not await self.credentials.refused(version):
+                raise
+        return self._noted(await getattr(client, operation)(**arguments))
+
+    def _noted(self, answer: Any) -> Any:
+        metadata = answer["ResponseMetadata"]
+        self._note_server(metadata.get("HTTPStatusCode", 0), metadata.get("HTTPHeaders", {}))
         return answer
+
+    def _note_server(self, status: int, headers: Any) -> None:
+        """What refuses or is out of order may be something that stands before the server."""
+        if status < 300 or status in {_MISSING, _REFUSED, _NO_SUCH_RANGE}:
+            self.server = headers.get("server", "")
+
+    def _expect_was_ignored(self) -> None:
+        if self.expects:
+            self.expects = False
+            self.expect_ignored()
+
+    def _expect_for_large(self, params: dict[str, Any], **_: Any) -> None:
+        """Let the server refuse a large body before it is sent. A small one is sent at once: that saves a turn."""
+        is_body = isinstance(params.get("body"), Payload)
+        if self.expects and is_body and int(params["headers"]["Content-Length"]) > _EXPECT_ABOVE:
+            params["headers"]["Expect"] = "100-continue"
 
     @staticmethod
     def _note_bucket(params: dict[str, Any], **_: Any) -> None:
@@ -151,12 +214,6 @@ class Requests:
         method = _METHODS.get(operation)
         if method is None or self._address is None or self._http is None or not arguments.keys() <= _KNOWN:
             return None
-        if self._credentials is None:
-            self._credentials = await self._find_credentials()
-        if self._credentials is None:
-            # The SDK says so, and looks no more: nor is there another look here.
-            self._http = None
-            return None
         try:
             request = await self._signed(method, self._address, arguments)
             response = await self._http.send(request)
@@ -176,19 +233,20 @@ class Requests:
         headers = {header: str(arguments[name]) for name, header in _HEADERS.items() if name in arguments}
         headers["Host"] = address.host
         headers["User-Agent"] = USER_AGENT
-        if arguments.get("ContentLength", 0) > _EXPECT_ABOVE:
+        if self.expects and arguments.get("ContentLength", 0) > _EXPECT_ABOVE:
             headers["Expect"] = "100-continue"
         url = f"{address.url}/{quote(arguments['Key'], safe='/~')}"
         # What is to be signed is in the SDK's own settings.
         context = {"client_config": self._client.meta.config}
         request = _Request(method, url, headers, arguments.get("Body"), method == "GET", context)
-        frozen = await self._credentials.get_frozen_credentials()
+        frozen = await self.credentials.get_frozen_credentials()
         _Signer(frozen, address.service, address.region).add_auth(request)
         return request
 
     async def _answer(self, method: str, response: Any) -> dict[str, Any] | None:
         """None for whatever is not plainly what was asked for."""
         status, headers = response.status_code, response.headers
+        self._note_server(status, headers)
         if response.raw.history or 300 <= status < 400:
             # Another region, or another place, which was asked under this one's name: the SDK finds out which.
             response.raw.release()
@@ -220,22 +278,8 @@ class Requests:
         return answer
 
 
-def _expect_for_large(params: dict[str, Any], **_: Any) -> None:
-    """Let the server refuse a large body before it is sent. A small one is sent at once: that saves a round trip."""
-    if isinstance(params.get("body"), Payload) and int(params["headers"]["Content-Length"]) > _EXPECT_ABOVE:
-        params["headers"]["Expect"] = "100-continue"
-
-
-def parse_time(text: str | float) -> datetime:
-    """As the SDK reads it; a header's and a listing's form without a try of all others.
-
-    That takes a tenth of a small GET, and holds the loop up for 0.1 s at each page of a listing.
-    """
-    if isinstance(text, str):
-        with suppress(ValueError):
-            if text.endswith("GMT"):
-                return parsedate_to_datetime(text)
-            if text.endswith("Z"):
-                return datetime.fromisoformat(text)
-    found: datetime = parse_timestamp(text)
-    return found
+def _with_md5(params: dict[str, Any], **_: Any) -> None:
+    """A batch of deletes carries the checksum that every server takes, and some demand, instead of the SDK's own."""
+    params.get("context", {}).pop("checksum", None)
+    digest = hashlib.md5(params["body"], usedforsecurity=False).digest()
+    params["headers"]["Content-MD5"] = base64.b64encode(digest).decode()

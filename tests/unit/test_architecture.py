@@ -94,9 +94,10 @@ def test_there_is_no_circle_within_a_room() -> None:
 
 def test_only_requests_to_s3_know_the_aws_library() -> None:
     knowing = {module for module, tree in modules().items() if {room(name) for name in imported(tree)} & AWS}
-    assert knowing == {"store.s3", "store.requests"}
+    assert knowing == {f"store.{name}" for name in ("s3", "requests", "calls", "client", "credentials", "expect")}
     speaking = {module for module, tree in modules().items() if "aiohttp" in {room(name) for name in imported(tree)}}
-    assert speaking == {"store.s3", "store.body", "store.requests", "cli.remote"}
+    ours = {f"store.{name}" for name in ("s3", "body", "requests", "calls", "expect")}
+    assert speaking == {*ours, "cli.remote"}
 
 
 def test_only_one_room_knows_the_kafka_library() -> None:
