@@ -8,6 +8,7 @@ was found. Source: AWS SDKs and Tools Reference Guide, "Standardized credential 
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import time
 from contextlib import suppress
@@ -20,7 +21,18 @@ from botocore.exceptions import BotoCoreError, CredentialRetrievalError, NoCrede
 
 _LOOK_EVERY = 1.0
 _ASK_EVERY = 3.0
-_BROKEN = (BotoCoreError, OSError, ValueError, LookupError, TypeError)
+_BROKEN = (BotoCoreError, OSError, ValueError, LookupError, TypeError, RuntimeError)
+
+
+def _in_one_line(record: logging.LogRecord) -> bool:
+    """The SDK's warning that a renewal failed, without its traceback: the words follow in an error of ours."""
+    error = record.exc_info[1] if record.exc_info else None
+    if error is not None:
+        record.msg, record.args, record.exc_info = f"{record.getMessage()} {error}", (), None
+    return True
+
+
+logging.getLogger("aiobotocore.credentials").addFilter(_in_one_line)
 
 
 class LiveCredentials:
@@ -52,7 +64,7 @@ class LiveCredentials:
             raise NoCredentialsError
         try:
             return await self._found.get_frozen_credentials()
-        except (OSError, ValueError, LookupError, TypeError) as error:
+        except (OSError, ValueError, LookupError, TypeError, RuntimeError) as error:
             # A token file that is not there, or what a program printed that is no JSON.
             raise CredentialRetrievalError(provider=self._found.method, error_msg=str(error)) from error
 

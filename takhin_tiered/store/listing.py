@@ -50,6 +50,8 @@ async def list_page(
         page = await calls.send("list", "list_objects", **how, **older)
         server.note(lists_v2=False)
         return page
-    if page.get("IsTruncated"):
-        server.note(lists_v2="NextContinuationToken" in page)
+    if page.get("IsTruncated") and "NextContinuationToken" not in page:
+        server.note(lists_v2=False)
+    elif "KeyCount" in page:
+        server.note(lists_v2=True)
     return page

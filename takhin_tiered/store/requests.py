@@ -174,7 +174,7 @@ class Requests:
 
     def _note_server(self, status: int, headers: Any) -> None:
         """What refuses or is out of order may be something that stands before the server."""
-        if status < 300 or status in {_MISSING, _REFUSED, _NO_SUCH_RANGE}:
+        if self.server is None or status < 300 or status in {_MISSING, _REFUSED, _NO_SUCH_RANGE}:
             self.server = headers.get("server", "")
 
     def _expect_was_ignored(self) -> None:

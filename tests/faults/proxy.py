@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -105,9 +105,16 @@ class Head:
         return "\r\n".join(lines).encode("latin-1")
 
 
+Dialect = Callable[[str, str, str, Head], tuple[int, str] | None]
+"""Of method, path, query and headers: a status, and the code of a refusal or an answer's XML; None to pass on."""
+
+
 @dataclass
 class Proxy:
     """``faults`` may be changed at any time; ``page_size`` makes the server's listings that short.
+
+    ``dialect`` answers in the place of a server that lacks something; ``ignores_expect``: it asks for no body.
+    ``overlooks``: parts of a query that the server behind it never sees; ``named``: what it calls itself.
 
     ``checks_nothing``: it stands for a server that stores checksums as they are claimed, and looks at no byte.
     """
@@ -117,6 +124,11 @@ class Proxy:
     faults: list[Fault] = field(default_factory=list)
     page_size: int = 0
     checks_nothing: bool = False
+    dialect: Dialect = lambda *_: None
+    ignores_expect: bool = False
+    overlooks: tuple[str, ...] = ()
+    named: str = ""
+    heads: list[Head] = field(default_factory=list)
     seen: list[tuple[str, str]] = field(default_factory=list)
     claims: dict[str, str] = field(default_factory=dict)
 
@@ -136,6 +148,7 @@ class Proxy:
         method, target, version = head.first.split(" ", 2)
         parts = urlsplit(target)
         self.seen.append((method, target))
+        self.heads.append(head)
         fault = self._fault(method, unquote(parts.path), unquote(parts.query))
         kind = fault.kind if fault else None
         if fault is not None and kind is Kind.LATENCY:
@@ -146,16 +159,25 @@ class Proxy:
         if kind is Kind.HANG:
             await _until_closed(reader)
             return False
-        if head.get("expect").lower() == "100-continue":
+        if head.get("expect").lower() == "100-continue" and not self.ignores_expect:
             writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         if kind in _REFUSALS:
             async for _ in _body(head, reader, is_answer=False):
                 pass
             await _refuse(writer, method, *_REFUSALS[kind])
             return True
-        if self.page_size and "list-type=2" in parts.query:
-            query = "&".join(part for part in parts.query.split("&") if not part.startswith("max-keys="))
-            head = Head(f"{method} {parts.path}?{query}&max-keys={self.page_size} {version}", head.headers)
+        if (said := self.dialect(method, unquote(parts.path), unquote(parts.query), head)) is not None:
+            async for _ in _body(head, reader, is_answer=False):
+                pass
+            await _refuse(writer, method, *said, name=self.named)
+            return True
+        is_listing = method == "GET" and "prefix=" in parts.query and "uploads" not in parts.query
+        if (self.page_size and is_listing) or self.overlooks:
+            query = "&".join(
+                part for part in parts.query.split("&") if not part.startswith(("max-keys=", *self.overlooks))
+            )
+            limit = f"&max-keys={self.page_size}" if self.page_size and is_listing else ""
+            head = Head(f"{method} {parts.path}?{query}{limit} {version}", head.headers)
         if kind is Kind.WHOLE:
             head = head.without("range")
         claimed = head.get("x-amz-checksum-sha256")
@@ -166,7 +188,9 @@ class Proxy:
         try:
             await _send_request(head, reader, there, flip=kind is Kind.FLIP_REQUEST)
             claim = self.claims.get(parts.path, "") if method in {"PUT", "HEAD"} else ""
-            return await _send_answer(method, there_reader, reader, writer, kind, claim)
+            more = [("x-amz-checksum-sha256", claim), ("Server", self.named)]
+            extra = [(name, value) for name, value in more if value]
+            return await _send_answer(method, there_reader, reader, writer, kind, extra)
         finally:
             await _close(there)
 
@@ -219,15 +243,15 @@ async def _send_answer(
     reader: asyncio.StreamReader,
     writer: asyncio.StreamWriter,
     kind: Kind | None,
-    claim: str = "",
+    extra: list[tuple[str, str]],
 ) -> bool:
     answer = await _read_head(there)
     while answer is not None and answer.first.split(" ")[1] == "100":
         answer = await _read_head(there)
     if answer is None:
         raise _Broken
-    if claim:
-        answer = answer.with_header("x-amz-checksum-sha256", claim)
+    for name, value in extra:
+        answer = answer.with_header(name, value)
     status = int(answer.first.split(" ")[1])
     bodiless = method == "HEAD" or status in {204, 304}
     body = b""
@@ -305,11 +329,11 @@ async def _body(head: Head, reader: asyncio.StreamReader, *, is_answer: bool) ->
         yield piece
 
 
-async def _refuse(writer: asyncio.StreamWriter, method: str, status: int, code: str) -> None:
-    body = (
-        f'<?xml version="1.0" encoding="UTF-8"?><Error><Code>{code}</Code><Message>by the proxy</Message></Error>'
-    ).encode()
-    head = Head(f"HTTP/1.1 {status} {code}", [("Content-Type", "application/xml"), ("Content-Length", str(len(body)))])
+async def _refuse(writer: asyncio.StreamWriter, method: str, status: int, code: str, *, name: str = "") -> None:
+    error = f"<Error><Code>{code}</Code><Message>by the proxy</Message></Error>"
+    body = f'<?xml version="1.0" encoding="UTF-8"?>{code if code.startswith("<") else error}'.encode()
+    headers = [("Content-Type", "application/xml"), ("Content-Length", str(len(body)))]
+    head = Head(f"HTTP/1.1 {status} Said", headers + ([("Server", name)] if name else []))
     writer.write(head.to_bytes() + (b"" if method == "HEAD" else body))
     await writer.drain()
 
