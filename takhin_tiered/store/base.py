@@ -64,7 +64,7 @@ _CHECKS = {
 _ABILITIES = {
     "checksum_headers": (
         "checksum headers",
-        "uploads carry x-amz-checksum-sha256",
+        "the server takes x-amz-checksum-sha256",
         "none is sent: the server refuses them, or storage.tiered.s3.checksum says so",
     ),
     "conditional_writes": (

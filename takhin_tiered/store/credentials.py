@@ -44,6 +44,8 @@ class LiveCredentials:
         self._region = region
         self._found: Any = None
         self._files: tuple[Path, ...] = ()
+        # How the files stood when they were last read, and when what is used was found.
+        self._asked: object = ()
         self._seen: object = None
         self._look_at = self._ask_at = 0.0
         self._asking = asyncio.Lock()
@@ -82,9 +84,12 @@ class LiveCredentials:
         return self.version != version
 
     async def _look_again(self) -> None:
-        """Ask the whole chain, at its own pace: a part of it may be an address that does not answer."""
+        """Ask the whole chain: at once where a file was written, else at its own pace.
+
+        A part of it may be an address that does not answer.
+        """
         async with self._asking:
-            if time.monotonic() < self._ask_at:
+            if time.monotonic() < self._ask_at and self._stamp() == self._asked:
                 return
             try:
                 await self._ask()
@@ -96,7 +101,7 @@ class LiveCredentials:
         session = get_session()
         names = (session.get_config_variable("credentials_file"), session.get_config_variable("config_file"))
         self._files = tuple(Path(name).expanduser() for name in names if name)
-        stamp = self._stamp()
+        stamp = self._asked = self._stamp()
         try:
             found = await create_credential_resolver(session, region_name=self._region).load_credentials()
             # The values of those that are fetched are not known before they are used.

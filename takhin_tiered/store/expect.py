@@ -15,8 +15,8 @@ from aiohttp import ClientRequest
 PATIENCE = 1.0
 
 
-def impatient(ignored: Callable[[], None]) -> type[AIOHTTPSession]:
-    """The SDK's connections; ``ignored`` is called when a body was sent without having been asked for."""
+def impatient(heard: Callable[[bool], None]) -> type[AIOHTTPSession]:
+    """The SDK's connections; ``heard`` is told whether the server asked for a body, or it was sent without that."""
 
     class Request(ClientRequest):
         async def write_bytes(self, *args: Any, **kwargs: Any) -> None:
@@ -27,8 +27,8 @@ def impatient(ignored: Callable[[], None]) -> type[AIOHTTPSession]:
             def go_on() -> None:
                 if not waiting.done():
                     waiting.set_result(False)
-                    ignored()
 
+            waiting.add_done_callback(lambda done: None if done.cancelled() else heard(done.result()))
             timer = asyncio.get_running_loop().call_later(PATIENCE, go_on)
             try:
                 return await super().write_bytes(*args, **kwargs)

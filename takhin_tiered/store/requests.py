@@ -114,14 +114,14 @@ class _Signer(S3SigV4Auth):  # type: ignore[misc]  # the SDK has no types: its c
 class Requests:
     """Takes the SDK's operations, with the SDK's arguments. The SDK sends the first, and so shows where to."""
 
-    def __init__(self, sdk: Client, expect_ignored: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, sdk: Client, note_expect: Callable[[bool], None] = lambda _: None) -> None:
         self._sdk = sdk
         self._client: Any = None
         self._address: _Address | None = None
         self._http: AIOHTTPSession | None = None
-        # Whether large uploads ask before they send; `expect_ignored` is called when nobody answers that.
+        # Whether large uploads ask before they send; `note_expect` is told whether the server answers that.
         self.expects = True
-        self.expect_ignored = expect_ignored
+        self.note_expect = note_expect
         # What the server calls itself; None until it has answered.
         self.server: str | None = None
 
@@ -131,7 +131,7 @@ class Requests:
 
     def _connections(self, *args: Any, **kwargs: Any) -> AIOHTTPSession:
         """The SDK's ``http_session_cls``: it makes its connections, and they are used here as well."""
-        self._http = impatient(self._expect_was_ignored)(*args, **kwargs)
+        self._http = impatient(self._heard)(*args, **kwargs)
         return self._http
 
     def _use(self, client: Any) -> None:
@@ -162,7 +162,7 @@ class Requests:
         except ClientError as error:
             answer = self._noted(error.response)
             if answer["ResponseMetadata"].get("HTTPStatusCode") == _EXPECTATION_FAILED and expected:
-                self._expect_was_ignored()
+                self._heard(False)
             elif str(answer["Error"].get("Code")) not in _STALE or not await self.credentials.refused(version):
                 raise
         return self._noted(await getattr(client, operation)(**arguments))
@@ -177,10 +177,10 @@ class Requests:
         if self.server is None or status < 300 or status in {_MISSING, _REFUSED, _NO_SUCH_RANGE}:
             self.server = headers.get("server", "")
 
-    def _expect_was_ignored(self) -> None:
-        if self.expects:
-            self.expects = False
-            self.expect_ignored()
+    def _heard(self, asked: bool) -> None:
+        """Once it was not answered, it is not sent any more."""
+        self.expects = self.expects and asked
+        self.note_expect(self.expects)
 
     def _expect_for_large(self, params: dict[str, Any], **_: Any) -> None:
         """Let the server refuse a large body before it is sent. A small one is sent at once: that saves a turn."""

@@ -68,7 +68,7 @@ class Server:
         # What was found, by what the server calls itself: there may be several behind one address.
         self._found: dict[str | None, Check] = {}
         self._known = Capabilities()
-        calls.requests.expect_ignored = lambda: self.note(expect=False)
+        calls.requests.note_expect = lambda answered: self.note(expect=answered)
 
     async def now(self) -> Capabilities:
         """What is known, and not too old; what was remembered at first."""
