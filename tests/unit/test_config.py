@@ -631,3 +631,65 @@ def test_variables_of_kubernetes_are_no_settings(tmp_path: Path, monkeypatch: py
     monkeypatch.setenv("TAKHIN_STORAGE_TIERED_ENABLD", "true")
     with pytest.raises(ConfigError, match="ENABLD"):
         Settings.load()
+
+
+@pytest.mark.parametrize(
+    ("text", "sse", "key"),
+    [
+        ("sse: AES256", "AES256", ""),
+        ("sse: aes256", "AES256", ""),
+        ("sse: aws:kms", "aws:kms", ""),
+        ("sse: {kms: {key: 'arn:aws:kms:eu-west-1:1:key/2'}}", "aws:kms", "arn:aws:kms:eu-west-1:1:key/2"),
+        ("sse: aws:kms\n      sse.kms.key: k", "aws:kms", "k"),
+        ("sse: aws:kms:dsse\n      sse.kms: {key: k}", "aws:kms:dsse", "k"),
+        ("sse.kms.key: k", "aws:kms", "k"),
+        ("prefix: p", "", ""),
+    ],
+)
+def test_encryption_is_a_value_or_a_section(tmp_path: Path, text: str, sse: str, key: str) -> None:
+    file = tmp_path / "takhin.yaml"
+    file.write_text(
+        f"storage:\n  data: {{dir: {tmp_path}}}\n  tiered:\n    s3:\n      bucket: segments\n      {text}\n"
+    )
+    settings = Settings.load(file)
+    assert (settings.sse, settings.s3_sse_kms_key) == (sse, key)
+
+
+def test_what_a_bucket_demands_may_stand_in_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    given = {
+        "SSE": "aws:kms",
+        "SSE_KMS_KEY": "k",
+        "CHECKSUM": "md5",
+        "REQUESTER_PAYS": "true",
+        "CLASS_COLD": "STANDARD_IA",
+    }
+    for name, value in given.items():
+        monkeypatch.setenv(f"TAKHIN_STORAGE_TIERED_S3_{name}", value)
+    settings = Settings(data_dir=tmp_path)
+    found = (settings.sse, settings.s3_sse_kms_key, settings.s3_checksum, settings.s3_class_cold)
+    assert (*found, settings.s3_requester_pays) == ("aws:kms", "k", "md5", "STANDARD_IA", True)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("s3.sse", "rot13", "AES256"),
+        ("s3.sse", "AES256\nstorage.tiered.s3.sse.kms.key: k", "is of no use"),
+        ("s3.checksum", "crc32", "sha256"),
+        ("s3.class.cold", "standard ia", "STANDARD_IA"),
+        ("s3.region", "eu central 1", "like eu-central-1"),
+        ("s3.endpoint", "http://minio_server:9000", "refuses"),
+        ("s3.endpoint", "http://-minio:9000", "refuses"),
+    ],
+)
+def test_what_no_server_would_take_is_refused(tmp_path: Path, key: str, value: str, words: str) -> None:
+    file = tmp_path / "takhin.yaml"
+    file.write_text(f"{BUCKET}storage.tiered.{key}: {value}\n")
+    assert words in complaint_of(file)
+
+
+@pytest.mark.parametrize(
+    "host", ["minio", "minio.example.com", "10.0.0.1:9000", "[::1]:9000", "s3.example.com.", "MinIO-1"]
+)
+def test_hosts_that_are_taken(tmp_path: Path, host: str) -> None:
+    assert Settings(data_dir=tmp_path, s3_endpoint=f"https://{host}").s3_endpoint == f"https://{host}"
