@@ -35,13 +35,16 @@ _FULL_HINT = "Make room in the store, or raise its quota. What is not archived y
 
 _UNKNOWN = {400, 405, 406, 415, 417, 501}
 """Statuses of a request that is refused as it is: for what it asks, or for one of its headers."""
-_LATER = {"RequestTimeout", "OperationAborted", "BadRequest.Timeout", "SlowDown"}
+_LATER = {"RequestTimeout", "SlowDown"}
 _DENIED_HINT = "Check the credentials, and that they allow s3:GetObject, PutObject, DeleteObject and ListBucket"
 _POLICY_HINT = (
     "A policy of the bucket may demand encryption, a storage class or that the requester pays: "
     "storage.tiered.s3.sse (AES256 or aws:kms), .s3.sse.kms.key, .s3.class.cold and .s3.requester.pays set these"
 )
 _KEY_HINT = "Check storage.tiered.s3.sse.kms.key, and that kms:GenerateDataKey and kms:Decrypt are allowed on it"
+_SETTINGS_HINT = (
+    "The server cannot do what is asked of it: check storage.tiered.s3.sse, .s3.sse.kms.key and .s3.class.cold"
+)
 _MAKING = {"put", "create upload"}
 
 
@@ -74,7 +77,7 @@ def meaning(answer: Mapping[str, Any], verb: str, key: str, address: str) -> Sto
         return EmptyRange(words, key=key)
     if code in {"PreconditionFailed", "412"}:
         return ObjectExists(words, key=key)
-    if status == 409 and code not in {"OperationAborted"}:
+    if status == 409:
         return Conflict(words, key=key)
     if code in _CORRUPT:
         return ObjectCorrupt(words, key=key, hint="The bytes changed on their way; nothing was stored")
@@ -89,7 +92,7 @@ def meaning(answer: Mapping[str, Any], verb: str, key: str, address: str) -> Sto
         hint = f"{_DENIED_HINT}. {_POLICY_HINT}" if code == "AccessDenied" and verb in _MAKING else _DENIED_HINT
         return StoreDenied(words, key=key, hint=hint)
     if status in _UNKNOWN and code not in _LATER:
-        return NotSupported(words, key=key, hint=_POLICY_HINT if _is_of_settings(code, words) else "")
+        return NotSupported(words, key=key, hint=_SETTINGS_HINT if _is_of_settings(code, words) else "")
     return StoreUnavailable(words, key=key)
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import aiohttp
@@ -19,7 +19,7 @@ from botocore.exceptions import BotoCoreError
 
 from takhin_tiered.codec.checksums import Checksum, Source, header_to_hex
 from takhin_tiered.concurrency import in_thread
-from takhin_tiered.errors import ObjectMissing, StoreUnavailable
+from takhin_tiered.errors import ObjectMissing, StoreDenied, StoreUnavailable
 from takhin_tiered.store import wire
 from takhin_tiered.store.answers import EmptyRange, NotReadable, NotSupported, date_of, size_of_all, word_by_md5
 from takhin_tiered.store.base import Capabilities, Check, Notes, ObjectInfo, StoreTime
@@ -211,15 +211,18 @@ async def open_s3(
     demands: Demands | None = None,
     notes: Notes | None = None,
 ) -> AsyncIterator[S3Store]:
-    """Connect when first used. Credentials come from the SDK's own chain; an endpoint means path-style keys.
+    """Credentials come from the SDK's own chain; an endpoint means path-style keys.
 
-    What is found out of the server is kept in ``notes``.
+    Where the SDK cannot be used as its environment is, each request says so, and tries again. What is found out of the
+    server is kept in ``notes``.
     """
     deadlines = deadlines or Deadlines()
     client = Client(region, endpoint, connections, deadlines)
     calls = Calls(Requests(client), Place(bucket, prefix, endpoint), deadlines, demands or Demands())
     store = S3Store(calls, notes=notes)
     try:
+        with suppress(StoreDenied):
+            await calls.requests.endpoint()
         yield store
     finally:
         await store.close()

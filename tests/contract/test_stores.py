@@ -385,3 +385,17 @@ async def test_an_object_that_goes_in_the_middle_is_not_gone_on_with_elsewhere()
     await put(other, "t-0/a", b"whole")
     with pytest.raises(ObjectMissing, match="meanwhile"):
         await get(FallbackStore(Breaking(), [other]), "t-0/a")
+
+
+async def test_what_a_server_can_do_is_told(store: ObjectStore, request: pytest.FixtureRequest) -> None:
+    await put(store, "k", b"data", if_absent=True)
+    found = await store.capabilities()
+    if request.node.callspec.params["store"].removeprefix("over-") in {"memory", "directory"}:
+        assert found is None
+        return
+    assert found is not None
+    told = dict(found.described())
+    assert all(words for words in told.values())
+    assert "not known yet" not in {words for title, words in told.items() if not title.startswith("Expect")}
+    # What was asked with is gone.
+    assert await keys(store) == ["k"]
