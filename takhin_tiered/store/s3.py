@@ -73,19 +73,19 @@ class S3Store:
         self, key: str, body: Source, *, size: int, checksum: Checksum, if_absent: bool = False
     ) -> ObjectInfo:
         parcel = Parcel(key, body, size, checksum)
-        try:
-            return await self._put_checked(parcel, if_absent=if_absent)
-        except NotSupported:
-            # Perhaps of what it was known to take. Where it is asked anew and says the same, it is something else.
-            before = await self._server.checks()
-            self._server.doubt()
-            if await self._server.checks() is before:
-                raise
-            return await self._put_checked(parcel, if_absent=if_absent)
-
-    async def _put_checked(self, parcel: Parcel, *, if_absent: bool) -> ObjectInfo:
         check = await self._server.checks()
+        try:
+            return await self._put_checked(parcel, check, if_absent=if_absent)
+        except NotSupported:
+            if check is Check.NOTHING:
+                raise
+            # Perhaps it refuses what it was known to take: it is asked anew. Where it says the same, it may refuse it
+            # in parts only: then it is asked to compare nothing, and the object is read back.
+            self._server.doubt()
+            found = await self._server.checks()
+            return await self._put_checked(parcel, Check.NOTHING if found is check else found, if_absent=if_absent)
 
+    async def _put_checked(self, parcel: Parcel, check: Check, *, if_absent: bool) -> ObjectInfo:
         async def send(*, if_absent: bool) -> Any:
             return await self._put(parcel, check, if_absent=if_absent)
 

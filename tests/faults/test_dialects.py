@@ -16,6 +16,7 @@ import pytest
 
 from takhin_tiered import ObjectCorrupt, ObjectExists, StoreDenied, StoreUnavailable, TieredStorage
 from takhin_tiered.codec.checksums import Checksum, bytes_source, checksum_of
+from takhin_tiered.engine.prove import prove
 from takhin_tiered.store.base import Check
 from takhin_tiered.store.calls import Demands
 from takhin_tiered.store.s3 import S3Store, open_s3
@@ -223,6 +224,24 @@ async def test_a_head_that_may_not_ask_for_a_checksum(bucket: Bucket) -> None:
         assert [head.get("x-amz-checksum-mode") for head in between.heads] == [""]
 
 
+@pytest.mark.parametrize("where", ["uploads", "partNumber"])
+async def test_checksum_headers_that_are_refused_in_parts_only(bucket: Bucket, where: str) -> None:
+    def refuse(_method: str, _path: str, query: str, head: Head) -> tuple[int, str] | None:
+        strange = any(name.lower().startswith(CHECKSUMS) for name, _ in head.headers)
+        return (400, "InvalidArgument") if strange and where in query else None
+
+    data = os.urandom(PART + 1000)
+    good = checksum_of(bytes_source(data), len(data), PART)
+    async with proxy(bucket.endpoint) as between, opened(bucket, between) as store:
+        between.dialect = refuse
+        said = await store.put("k", bytes_source(data), size=len(data), checksum=good, if_absent=True)
+        # It was not seen to compare anything in parts.
+        assert said.sha256 is None
+        await prove(store, "k", len(data), good, said=said, segment="")
+        assert bucket.read("k") == data
+        assert bucket.uploads() == []
+
+
 async def test_what_begins_to_refuse_headers_is_asked_anew(bucket: Bucket) -> None:
     async with proxy(bucket.endpoint) as between, opened(bucket, between) as store:
         await put(store, "before", b"x")
@@ -295,6 +314,13 @@ def on_condition(status: int, code: str, *, times: int = 1 << 30) -> Any:
         return status, code
 
     return refuse
+
+
+@pytest.mark.parametrize(("status", "code"), [(501, "NotImplemented"), (409, "ConditionalRequestConflict")])
+async def test_without_conditions_all_is_archived(broker: Broker, there: Bucket, status: int, code: str) -> None:
+    async with proxy(there.endpoint) as between:
+        between.dialect = on_condition(status, code)
+        await require_archived(broker, there, between)
 
 
 @pytest.mark.parametrize("part_size", [0, PART])
