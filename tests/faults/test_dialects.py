@@ -438,6 +438,23 @@ async def test_what_was_found_is_remembered_for_its_address(there: Bucket, tmp_p
         assert probes(between) > asked
 
 
+async def test_a_restart_asks_nothing_again(broker: Broker, there: Bucket) -> None:
+    broker.segments("orders-0", 2)
+    async with proxy(there.endpoint) as between:
+        settings = store_settings(broker, there, s3_endpoint=between.endpoint)
+        for expected in (True, False):
+            between.seen.clear()
+            async with TieredStorage.open(settings) as storage:
+                await storage.run_cycle()
+                broker.segment("orders-0")
+            assert bool(probes(between)) == expected
+        # Who only looks has the same word, and keeps it to himself.
+        between.seen.clear()
+        async with TieredStorage.open(settings, read_only=True) as storage:
+            assert [verdict.problem async for verdict in storage.verify()] == ["", "", ""]
+        assert not probes(between)
+
+
 async def test_a_server_of_another_name_behind_the_address_is_asked(bucket: Bucket) -> None:
     kept = Kept()
     async with proxy(bucket.endpoint) as between:
