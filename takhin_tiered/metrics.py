@@ -41,6 +41,7 @@ class Metrics:
             return Histogram(name, text, labels, buckets=_SECONDS, registry=registry)
 
         self.segments = gauge("tiered_storage_segments_total", "Segments known, by tier.", "policy")
+        self.clock_ahead = gauge("tiered_storage_clock_ahead_seconds", "Wall clock ahead of what can be confirmed.")
         self.archived_segments = gauge("tiered_storage_archived_segments_total", "Segments only in the archive.")
         self.archives = counter("tiered_storage_archive_operations_total", "Segments archived, by result.", "result")
         self.restores = counter("tiered_storage_restore_operations_total", "Segments restored, by result.", "result")

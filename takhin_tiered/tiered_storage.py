@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict
 from typing import Any
 
+from takhin_tiered import logs
 from takhin_tiered.catalog.catalog import Catalog
 from takhin_tiered.catalog.journal import INCARNATIONS, Journal, open_journal
 from takhin_tiered.catalog.tallies import Stats
@@ -17,12 +18,11 @@ from takhin_tiered.engine.archive import archive
 from takhin_tiered.engine.beside import Beside
 from takhin_tiered.engine.brokers import look_at_brokers, require_safe_mode, stands_in_kafka
 from takhin_tiered.engine.choosing import Choice, choose
-from takhin_tiered.engine.clock import ClockWatch
 from takhin_tiered.engine.context import Engine, counted
 from takhin_tiered.engine.coverage import cover_all
 from takhin_tiered.engine.cycle import CycleReport, Listener, future_segments, plan_now, refresh_catalog, run_cycle
 from takhin_tiered.engine.gauges import update_gauges
-from takhin_tiered.engine.identity import Identity
+from takhin_tiered.engine.guards import make_guards
 from takhin_tiered.engine.naming import (
     info_of,
     known_segment,
@@ -32,13 +32,13 @@ from takhin_tiered.engine.naming import (
 )
 from takhin_tiered.engine.opening import KAFKA, SUPERSEDED, acquire, make_engine, open_data_dirs, was_kafka
 from takhin_tiered.engine.orphans import remove_stale_uploads
-from takhin_tiered.engine.ownership import Owned, Ownership
+from takhin_tiered.engine.ownership import Owned
 from takhin_tiered.engine.pace import Pace
 from takhin_tiered.engine.read_only import leave_read_only
 from takhin_tiered.engine.rebuild import Reconciliation, rebuild
 from takhin_tiered.engine.restore import restore
 from takhin_tiered.engine.scrub import Verdict, scrub, scrub_one, verify
-from takhin_tiered.errors import SegmentRefused, StoreError, TakhinError
+from takhin_tiered.errors import CatalogError, SegmentRefused, StoreError, TakhinError
 from takhin_tiered.segments.choice import Wanted
 from takhin_tiered.segments.model import State, Tier
 from takhin_tiered.segments.names import SegmentId
@@ -78,15 +78,7 @@ class TieredStorage:
         self._lock = lock
         self._beside = Beside(engine, settings)
         self._claim_lock = asyncio.Lock()
-        is_ours, accepted = lock is not None, settings.accepted
-        self._clock = ClockWatch(engine, store, journal, may_write=is_ours, confirmed=accepted.clock)
-        self._identity: Identity | None = None
-        self._ownership: Ownership | None = None
-        if store is not None:
-            self._identity = Identity(store, journal, engine.catalog, accepted.store, may_write=is_ours)
-            if journal is not None and is_ours:
-                self._ownership = Ownership(store, self._identity, journal, engine.data_dir)
-                engine.fence = self._ownership.fence
+        self._guards = make_guards(settings, engine, store, journal, is_ours=lock is not None)
         self._reconciled = journal is not None and journal.was_clean
         self._has_all_to_learn = False
 
@@ -130,7 +122,7 @@ class TieredStorage:
             stack.push_async_callback(storage._close)
             if scan:
                 await refresh_catalog(engine)
-            await storage._clock.look(ask_store=False)
+            await storage._guards.clock.look(ask_store=False)
             yield storage
 
     def announce(self, api: str) -> None:
@@ -230,7 +222,7 @@ class TieredStorage:
             "quarantined_segments": engine.catalog.quarantined,
             "superseded_generations": engine.catalog.superseded,
             "future_segments": future_segments(engine),
-            "clock_problem": engine.clock_problem,
+            "clock": {"problem": engine.time.problem, "ahead_seconds": round(engine.clock() - engine.sure_now)},
             "enabled": engine.policy.enabled,
             "mode": self.settings.mode(kafka=engine.policy.kafka),
             "broker": self._beside.described(),
@@ -249,7 +241,7 @@ class TieredStorage:
 
     async def plan(self) -> Plan:
         """What a cycle would do now, after a fresh look at the disk."""
-        await self._clock.look(ask_store=False)
+        await self._guards.clock.look(ask_store=False)
         await self._beside.ask()
         async with self.engine.cycle_lock:
             await refresh_catalog(self.engine)
@@ -257,7 +249,6 @@ class TieredStorage:
 
     async def run_cycle(self, listener: Listener = lambda *_: None) -> CycleReport:
         """One cycle now; failures of single segments are in the report. `TakhinError` where nothing could be done."""
-        self.last_cycle_problem = self.last_cycle_code = ""
         try:
             if self.engine.policy.enabled:
                 await self._prepare_or_look()
@@ -267,6 +258,7 @@ class TieredStorage:
         except TakhinError as error:
             self.last_cycle_problem, self.last_cycle_code = str(error), error.code
             raise
+        self.last_cycle_problem = self.last_cycle_code = ""
         return self.last_cycle
 
     def verify(
@@ -275,7 +267,7 @@ class TieredStorage:
         """Compare the archive with its manifests; ``deep`` reads every byte back."""
 
         async def verdicts() -> AsyncIterator[Verdict]:
-            await self._require_known_store()
+            await self._guards.judge_store_to_read()
             async for verdict in verify(self.engine, wanted, deep=deep):
                 yield verdict
 
@@ -289,7 +281,7 @@ class TieredStorage:
         """
         async with self._claim_lock:
             try:
-                if self._ownership is not None and (owned := await self._ownership.own()) is not Owned.ALREADY:
+                if (owned := await self._guards.own()) is not Owned.ALREADY:
                     # The claim says that nobody else uploads here: what is unfinished is a dead process's.
                     await remove_stale_uploads(self.engine, 0)
                     # What another owner did meanwhile, the catalog does not know.
@@ -302,17 +294,13 @@ class TieredStorage:
 
     async def _know_archive(self) -> None:
         """Before something is read by its name: know what the archive holds, and of which incarnation it is."""
-        await self._require_known_store()
+        await self._guards.judge_store_to_read()
         async with self._claim_lock:
             await self._reconcile_once()
 
-    async def _require_known_store(self) -> None:
-        if self._identity is not None:
-            await self._identity.confirm_to_read()
-
     async def wait_claim_lost(self) -> None:
         """Until another owner has the prefix; for ever where there is no store."""
-        await (asyncio.Event().wait() if self._ownership is None else self._ownership.wait_lost())
+        await self._guards.wait_lost()
 
     async def _reconcile_once(self) -> None:
         if not self._reconciled:
@@ -329,12 +317,13 @@ class TieredStorage:
     async def rebuild(self, progress: Callable[[int], None] = lambda _: None) -> Reconciliation:
         """Learn from the disk and the bucket what there is, whatever the catalog says."""
         await refresh_catalog(self.engine)
-        await self._require_known_store()
+        # Never by this: what it learns would make any store the known one.
+        await self._guards.judge_store()
         return await self._rebuild(full=True, progress=progress)
 
     async def reconcile(self) -> Reconciliation:
         """Hold the catalog against the bucket, and mend it."""
-        await self._require_known_store()
+        await self._guards.judge_store_to_read()
         return await rebuild(self.engine, full=False)
 
     async def scrub(self) -> None:
@@ -370,26 +359,25 @@ class TieredStorage:
     async def check_store(self) -> None:
         """Ask the store whether it answers, and remember what it said. Raises nothing for a store that is down."""
         try:
+            await self._guards.judge_store()
             await self.engine.store.check()
-            if self._identity is not None:
-                # Who only observes may have credentials that cannot write.
-                await (self._identity.confirm() if self.settings.enabled else self._identity.confirm_to_read())
         except StoreError as error:
             self.engine.note_store(error)
+        except CatalogError as error:
+            # It does not tell whether this is the store that is known: the state directory's own trouble.
+            logs.logger().error("the store could not be recognised", error=str(error))
         else:
             self.engine.note_store(None)
 
     async def look_at_clock(self) -> None:
         """See how far the clock can be believed, before something is removed for its age."""
-        await self._clock.look(ask_store=True)
+        await self._guards.clock.look(ask_store=True)
 
     def update_metrics(self) -> None:
         """Bring the gauges up to date, before they are read."""
         update_gauges(self.engine, self.stats())
 
     async def _close(self) -> None:
-        if self._ownership is not None:
-            await self._ownership.close()
         if self._journal is not None and self._lock is not None:
             await self.engine.catalog.flush()
             if self.engine.policy.kafka:
@@ -397,3 +385,4 @@ class TieredStorage:
             if self._reconciled:
                 await self._journal.set_meta(SUPERSEDED, str(self.engine.catalog.superseded))
                 await self._journal.set_meta("clean", "yes")
+        await self._guards.close()

@@ -177,7 +177,7 @@ def pass_time(storage: TieredStorage, passed: Callable[[], float]) -> None:
     """Let so many seconds pass for a storage: by the machine's clocks, and without a store's that contradicts them."""
     storage.engine.clock = lambda: time.time() + passed()
     storage.engine.uptime = lambda: machine.uptime() + passed()
-    storage._clock._store = None
+    storage._guards.clock._store = None
 
 
 def store_settings(broker: Broker, bucket: Bucket, **changes: Any) -> Settings:

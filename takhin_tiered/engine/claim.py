@@ -1,10 +1,11 @@
 """One writer for a prefix, whatever clocks say: the owner has a record in the store, and answers whoever challenges it.
 
 An owner only reads, unless it is challenged. Who finds another's record leaves a challenge: another nonce, in another
-object. An owner that lives sees it within `LOOK_EVERY` seconds, and writes its nonce into its own record. Only one
-that has been silent for `SILENT_AFTER` seconds of the challenger's uptime is taken for dead. It is not waited for where
-the record itself tells that it is dead: this very directory's, on this boot of this machine, as the lock on it is ours;
-or a process of this machine that is not there any more.
+object. An owner that lives sees it within `LOOK_EVERY` seconds, and answers in a third object, so that a late answer
+never overwrites the next owner. Only one that has been silent for `SILENT_AFTER` seconds of the challenger's monotonic
+clock, and then through a last round in which the challenger reached the store all the time, is taken for dead. It is
+not waited for where the record itself tells that it is dead: this very directory's, on this boot of this machine, as
+the lock on it is ours; or a process of this machine that is not there any more.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import hashlib
 import json
 import os
 import socket
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
@@ -22,17 +24,27 @@ from uuid import uuid4
 from takhin_tiered import logs, machine
 from takhin_tiered.codec.checksums import bytes_source, checksum_of
 from takhin_tiered.engine.identity import Meta
-from takhin_tiered.errors import ClaimGone, HeldElsewhere, ObjectExists, ObjectMissing, OwnerSilent, StoreError
+from takhin_tiered.errors import (
+    ClaimGone,
+    HeldElsewhere,
+    ObjectExists,
+    ObjectMissing,
+    OwnerSilent,
+    StoreError,
+    StoreUnavailable,
+)
 from takhin_tiered.points import reached
 from takhin_tiered.segments.owner import Party
-from takhin_tiered.store.base import CHALLENGE_KEY, LAST_OWNER_KEY, OWNER_KEY, ObjectStore
+from takhin_tiered.store.base import ANSWER_KEY, CHALLENGE_KEY, LAST_OWNER_KEY, OWNER_KEY, ObjectStore
 
 LOOK_EVERY = 5.0
 SILENT_AFTER = 300.0
-SETTLES_IN = 2.0
+LAST_ROUND = 30.0
+SETTLES_IN = 1.0
 _SURE_FOR = 5.0
-"""Seconds for which a look at the record counts; a removal looks anew."""
+"""Seconds for which a look at the record counts; before what cannot be undone, it is looked at anew."""
 _OWN_RECORD_EVERY = 6
+_LOOKS_OF_LAST_ROUND = 10
 _HINT = "It is alive. Give each data directory its own prefix"
 _LAST, _PENDING = "nonce", "challenge"
 
@@ -54,7 +66,7 @@ def describe_self(identifier: str, data_dir: str, directories: Sequence[tuple[in
 
 @dataclass(frozen=True, slots=True)
 class _Pending:
-    """A challenge that stands: its nonce, against which record, and since when, in seconds of the boot's uptime."""
+    """A challenge that stands: its nonce, against which record, and since when, in seconds of the monotonic clock."""
 
     nonce: str
     against: str
@@ -70,8 +82,6 @@ class Claim:
 
     def __init__(self, store: ObjectStore, meta: Meta, me: Party, lost: asyncio.Event) -> None:
         self._store, self._meta, self._me = store, meta, me
-        # Where a boot has no name, uptimes mean nothing from one process to the next.
-        self._boot = me.boot or me.nonce
         self._seen = float("-inf")
         self._owned = False
         self._looking = asyncio.Lock()
@@ -88,21 +98,22 @@ class Claim:
         """
         if self.lost.is_set():
             raise HeldElsewhere(f"{self._store.address} was taken over by another owner", key=OWNER_KEY)
-        self._me = replace(self._me, nonce=uuid4().hex, answered="")
         try:
             await put(self._store, OWNER_KEY, self._me.dump(), if_absent=True)
         except ObjectExists:
-            await self._replace(await self._read(OWNER_KEY))
+            await self._replace()
         reached("claim.written")
-        # Not every server refuses a second write: of two that found no record, the later one is the owner.
-        if (found := Party.parse(await self._read(OWNER_KEY) or b"")) is None or found.nonce != self._me.nonce:
+        found = Party.parse(await self._read(OWNER_KEY))
+        if found is None:
+            raise StoreUnavailable(f"{self._store.address} does not show what was just written", key=OWNER_KEY)
+        if not self._is_mine(found):
             raise HeldElsewhere(self._held_by(found), key=OWNER_KEY)
-        self._seen, self._owned = machine.uptime(), True
-        last = Party.parse(await self._read(LAST_OWNER_KEY) or b"")
+        last = Party.parse(await self._read(LAST_OWNER_KEY))
         was_last = last is not None and last.nonce == await self._meta.get_meta(_LAST)
         await put(self._store, LAST_OWNER_KEY, self._me.dump(), if_absent=False)
         await self._meta.set_meta(_LAST, self._me.nonce)
         await self._meta.set_meta(_PENDING, "")
+        self._seen, self._owned = machine.uptime(), True
         return was_last
 
     async def require(self, *, fresh: bool) -> None:
@@ -114,9 +125,9 @@ class Claim:
             if self.lost.is_set():
                 raise HeldElsewhere(f"{self._store.address} was taken over by another owner", key=OWNER_KEY)
             raise ClaimGone(f"{self._store.address} is not owned, and so is not written to", key=OWNER_KEY)
-        if not fresh and machine.uptime() - self._seen < _SURE_FOR:
-            return
         asked = machine.uptime()
+        if not fresh and asked - self._seen < _SURE_FOR:
+            return
         async with self._looking:
             # Another caller's look will do, if it began after this one asked.
             if self._seen < asked:
@@ -126,18 +137,20 @@ class Claim:
 
     async def watch(self) -> None:
         """Answer challenges, and see whether the record is still there, until the claim is lost or gone."""
-        answered, looks = "", 0
+        answered, looks = None, 0
         while self._owned:
             await asyncio.sleep(LOOK_EVERY)
             looks += 1
             try:
-                challenge = Party.parse(await self._read(CHALLENGE_KEY) or b"")
-                is_new = challenge is not None and challenge.nonce not in {answered, self._me.nonce}
+                if answered is None:
+                    said = Party.parse(await self._read(ANSWER_KEY))
+                    answered = said.answered if said is not None else ""
+                challenge = Party.parse(await self._read(CHALLENGE_KEY))
+                is_new = challenge is not None and challenge.nonce != answered
                 if is_new or looks % _OWN_RECORD_EVERY == 0:
                     await self.require(fresh=True)
                 if challenge is not None and is_new:
-                    self._me = self._me.answering(challenge.nonce)
-                    await put(self._store, OWNER_KEY, self._me.dump(), if_absent=False)
+                    await put(self._store, ANSWER_KEY, self._me.answering(challenge.nonce).dump(), if_absent=False)
                     answered = challenge.nonce
                     logs.logger().warning("another process wants this prefix, and was refused", other=challenge.words)
             except HeldElsewhere as error:
@@ -153,12 +166,15 @@ class Claim:
                 await self._store.delete([OWNER_KEY])
         self._owned = False
 
-    def _judge(self, data: bytes | None) -> None:
-        found = Party.parse(data or b"")
-        if found is not None and found.nonce == self._me.nonce:
+    def _is_mine(self, found: Party | None) -> bool:
+        return found is not None and found.nonce == self._me.nonce
+
+    def _judge(self, data: bytes) -> None:
+        found = Party.parse(data)
+        if self._is_mine(found):
             return
         self._owned = False
-        if found is None or (found.id == self._me.id and found.was_of_same_directory(self._me)):
+        if found is None or found.was_of_same_directory(self._me):
             # Removed, or put back as it was at an earlier start of this very process's directory.
             raise ClaimGone(
                 f"the record of this process's claim on {self._store.address} is gone",
@@ -168,42 +184,45 @@ class Claim:
         self.lost.set()
         raise HeldElsewhere(f"{self._store.address} was taken over by {found.words}", key=OWNER_KEY)
 
-    async def _replace(self, data: bytes | None) -> None:
+    async def _replace(self) -> None:
         """Put our record in the place of another one, if that one's owner is dead."""
-        found = Party.parse(data or b"")
-        if found is not None and found.nonce == self._me.nonce:
+        data = await self._read(OWNER_KEY)
+        found = Party.parse(data)
+        if self._is_mine(found):
             # The write was answered with an error, and done all the same.
             return
-        is_contested = False
-        if data is not None and not self._is_known_dead(found):
+        if data and not self._is_known_dead(found):
             if found is not None and found.machine and found.machine == self._me.machine:
                 raise HeldElsewhere(self._held_by(found), key=OWNER_KEY, hint=_HINT)
             await self._challenge(data, found)
-            is_contested = True
-        if data is not None and data != await self._read(OWNER_KEY):
-            raise HeldElsewhere(self._held_by(found), key=OWNER_KEY, hint=_HINT)
-        if data is not None and (found is None or found.id != self._me.id):
+        if data and (found is None or found.id != self._me.id):
             who = found.words if found is not None else "nobody that can be read"
-            logs.logger().warning("took over the prefix of another owner", owner=who, store=self._store.address)
+            logs.logger().warning("taking over the prefix of another owner", owner=who, store=self._store.address)
         reached("claim.replace")
+        await self._require_same(data)
         await self._delete_or_pass(OWNER_KEY)
         try:
             await put(self._store, OWNER_KEY, self._me.dump(), if_absent=True)
-        except ObjectExists as error:
-            now = await self._read(OWNER_KEY)
-            if now != data:
-                raise HeldElsewhere(self._held_by(Party.parse(now or b"")), key=OWNER_KEY, hint=_HINT) from error
-            # Keys that may not delete: it is written over.
-            await put(self._store, OWNER_KEY, self._me.dump(), if_absent=False)
+        except ObjectExists:
+            if not self._is_mine(Party.parse(await self._read(OWNER_KEY))):
+                # Keys that may not delete: it is written over. Else another one was faster.
+                await self._require_same(data)
+                await put(self._store, OWNER_KEY, self._me.dump(), if_absent=False)
         await self._delete_or_pass(CHALLENGE_KEY)
-        if is_contested:
-            # Another challenger may have come to the same end in this moment: the record says who was the later one.
-            await asyncio.sleep(SETTLES_IN)
+        # Another one may have come to the same end in this moment: the record says who was the later one.
+        await asyncio.sleep(SETTLES_IN)
+
+    async def _require_same(self, data: bytes) -> None:
+        """Return if the record is still the one that was judged."""
+        now = await self._read(OWNER_KEY)
+        if now != data:
+            await self._meta.set_meta(_PENDING, "")
+            raise HeldElsewhere(self._held_by(Party.parse(now)), key=OWNER_KEY, hint=_HINT)
 
     def _is_known_dead(self, found: Party | None) -> bool:
         if found is None:
             return False
-        if found.id == self._me.id and found.was_of_same_directory(self._me):
+        if found.was_of_same_directory(self._me):
             return True
         is_here = bool(found.machine) and found.machine == self._me.machine
         return is_here and not machine.is_alive(found.pid, found.started)
@@ -215,30 +234,59 @@ class Claim:
         if pending is not None and pending.against != against:
             # It was written to since: it is alive, or was so for a while after an old challenge.
             await self._meta.set_meta(_PENDING, "")
-            if machine.uptime() - pending.since < 2 * SILENT_AFTER:
+            if time.monotonic() - pending.since < 2 * SILENT_AFTER:
                 raise HeldElsewhere(self._held_by(found), key=OWNER_KEY, hint=_HINT)
             pending = None
-        standing = Party.parse(await self._read(CHALLENGE_KEY) or b"")
+        standing = Party.parse(await self._read(CHALLENGE_KEY))
+        await self._require_no_answer(found, standing)
         if pending is not None and standing is not None and standing.nonce == pending.nonce:
-            left = SILENT_AFTER - (machine.uptime() - pending.since)
-            if left <= 0:
-                return
-            raise self._silent(found, left)
-        if standing is None or (found is not None and found.answered == standing.nonce):
-            standing = replace(self._me, nonce=uuid4().hex)
-            await put(self._store, CHALLENGE_KEY, standing.dump(), if_absent=False)
+            left = SILENT_AFTER - (time.monotonic() - pending.since)
+            if left > 0:
+                raise self._silent(found, left)
+            await self._last_round(data, found)
+            return
+        if standing is None:
+            standing = await self._ask()
         # Another challenger's stands for this one too.
-        pending = _Pending(standing.nonce, against, self._boot, machine.uptime())
+        pending = _Pending(standing.nonce, against, self._me.boot, time.monotonic())
         await self._meta.set_meta(_PENDING, json.dumps(asdict(pending)))
         raise self._silent(found, SILENT_AFTER)
 
+    async def _ask(self) -> Party:
+        challenge = replace(self._me, nonce=uuid4().hex)
+        await put(self._store, CHALLENGE_KEY, challenge.dump(), if_absent=False)
+        return challenge
+
+    async def _last_round(self, data: bytes, found: Party | None) -> None:
+        """Ask once more, and wait where the store can be seen to answer.
+
+        The silence may have been an outage of the store, or of both machines' sleep.
+        """
+        challenge = await self._ask()
+        for _ in range(_LOOKS_OF_LAST_ROUND):
+            await asyncio.sleep(LAST_ROUND / _LOOKS_OF_LAST_ROUND)
+            await self._require_same(data)
+            await self._require_no_answer(found, challenge)
+
+    async def _require_no_answer(self, found: Party | None, challenge: Party | None) -> None:
+        """Raise if the owner has answered the challenge that stands; an answered one is taken away."""
+        answer = Party.parse(await self._read(ANSWER_KEY))
+        if found is None or answer is None or challenge is None or answer.answered != challenge.nonce:
+            return
+        if answer.nonce == found.nonce:
+            await self._meta.set_meta(_PENDING, "")
+            await self._delete_or_pass(CHALLENGE_KEY)
+            await self._delete_or_pass(ANSWER_KEY)
+            raise HeldElsewhere(self._held_by(found), key=OWNER_KEY, hint=_HINT)
+
     async def _pending(self) -> _Pending | None:
-        """Our challenge, of this process or of one before it; not of another boot, whose uptime says nothing here."""
+        """Our challenge, of this process or of one before it; not of another boot, whose clock says nothing here."""
         text = await self._meta.get_meta(_PENDING)
         if not text:
             return None
         pending = _Pending(**json.loads(text))
-        return pending if pending.boot == self._boot else None
+        # Where the boot has no name, a clock that went back is another boot's; the last round is waited for anyway.
+        return pending if pending.boot == self._me.boot and pending.since <= time.monotonic() else None
 
     def _silent(self, found: Party | None, left: float) -> OwnerSilent:
         return OwnerSilent(
@@ -252,11 +300,12 @@ class Claim:
     def _held_by(self, found: Party | None) -> str:
         return f"{self._store.address} is held by {found.words if found is not None else 'an owner that is not known'}"
 
-    async def _read(self, key: str) -> bytes | None:
+    async def _read(self, key: str) -> bytes:
+        """What stands there; nothing where nothing does."""
         try:
             return await self._store.read(key)
         except ObjectMissing:
-            return None
+            return b""
 
     async def _delete_or_pass(self, key: str) -> None:
         with suppress(StoreError):

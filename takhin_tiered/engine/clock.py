@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from uuid import uuid4
 
 from takhin_tiered import logs, machine
-from takhin_tiered.engine.context import Engine
+from takhin_tiered.engine.context import Engine, Span
 from takhin_tiered.engine.identity import Meta
 from takhin_tiered.errors import StoreError
 from takhin_tiered.segments.clock import Anchor, Judgement, Reading, judge
@@ -27,7 +28,8 @@ class ClockWatch:
     ) -> None:
         self._engine, self._store, self._meta = engine, store, meta
         self._may_write, self._confirmed = may_write, confirmed
-        self._boot = machine.boot_id()
+        # Where boots have no names, no two processes are known to be of the same one.
+        self._boot = machine.boot_id() or uuid4().hex
 
     async def look(self, *, ask_store: bool) -> None:
         """Tell the engine what is sure now. A store that does not answer tells no time."""
@@ -35,11 +37,12 @@ class ClockWatch:
             return
         anchor = Anchor.parse(await self._meta.get_meta(_ANCHOR))
         reading = await self._reading(ask_store=ask_store)
-        judged = judge(anchor, reading, confirmed=self._confirmed and self._may_write)
-        self._tell(judged)
-        if self._may_write and _is_worth_writing(anchor, judged.anchor):
+        confirmed = self._confirmed and self._may_write and (ask_store or self._store is None)
+        judged = judge(anchor, reading, confirmed=confirmed, asks_store=self._store is not None and self._may_write)
+        self._tell(judged, reading)
+        if self._may_write and judged.anchor is not None and (confirmed or _is_worth_writing(anchor, judged.anchor)):
             await self._meta.set_meta(_ANCHOR, judged.anchor.dump())
-            self._confirmed = False
+            self._confirmed = self._confirmed and not confirmed
 
     async def _reading(self, *, ask_store: bool) -> Reading:
         told = None
@@ -51,10 +54,10 @@ class ClockWatch:
             return here
         return Reading(here.wall, here.uptime, here.boot, told.seconds, told.is_independent)
 
-    def _tell(self, judged: Judgement) -> None:
-        if judged.problem and judged.problem != self._engine.clock_problem:
+    def _tell(self, judged: Judgement, now: Reading) -> None:
+        if judged.problem and judged.problem != self._engine.time.problem:
             logs.logger().error("the clock cannot be believed", problem=judged.problem, hint=_HINT)
-        self._engine.clock_ahead, self._engine.clock_problem = judged.ahead, judged.problem
+        self._engine.time = Span(judged.earliest, judged.latest, now.uptime, judged.problem)
 
 
 def _is_worth_writing(old: Anchor | None, new: Anchor) -> bool:

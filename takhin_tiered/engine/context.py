@@ -42,6 +42,19 @@ from takhin_tiered.segments.policy import Policy
 from takhin_tiered.store import Fence, ObjectStore, nothing_stands_between
 
 
+@dataclass(frozen=True, slots=True)
+class Span:
+    """What time it was at the last look, by all that is known: see `takhin_tiered.segments.clock.Judgement`.
+
+    ``uptime`` is when that was. Before the first look, the wall clock is believed.
+    """
+
+    earliest: float = float("inf")
+    latest: float = float("-inf")
+    uptime: float = 0.0
+    problem: str = ""
+
+
 @dataclass(slots=True)
 class Engine:
     """The parts, put together by `takhin_tiered.TieredStorage`; the verbs are functions that take it."""
@@ -58,9 +71,8 @@ class Engine:
     downloads: Pace = field(default_factory=lambda: Pace(0))
     clock: Callable[[], float] = time.time
     uptime: Callable[[], float] = machine.uptime
-    # Seconds by which the clock may be ahead: what goes for its age goes by `sure_now`.
-    clock_ahead: float = 0.0
-    clock_problem: str = ""
+    # How far the clock can be believed; see `sure_now` and `stamp_now`.
+    time: Span = field(default_factory=Span)
     # Before something is unlinked: returns if the archive is still ours to rely on.
     fence: Fence = nothing_stands_between
     # Whether the store also reads what others wrote.
@@ -96,8 +108,18 @@ class Engine:
 
     @property
     def sure_now(self) -> float:
-        """Seconds since the epoch that have passed for sure, see `takhin_tiered.segments.clock`."""
-        return self.clock() - self.clock_ahead
+        """The time by which something may go for its age: never later than it is. Seconds since the epoch."""
+        return min(self.clock(), self.time.earliest + self.uptime() - self.time.uptime)
+
+    @property
+    def stamp_now(self) -> float:
+        """The time by which an age is to begin: never earlier than it is. Seconds since the epoch."""
+        return max(self.clock(), self.time.latest + self.uptime() - self.time.uptime)
+
+    @property
+    def outlook_now(self) -> Outlook:
+        """What the broker is about to do, and how far the clock may be ahead."""
+        return replace(self.outlook, clock_ahead=max(0.0, self.clock() - self.sure_now))
 
     def note_store(self, error: StoreError | None) -> None:
         """Remember whether the store answered, for readiness and metrics."""

@@ -132,7 +132,7 @@ async def refresh_catalog(engine: Engine) -> Look:
             hint="Nothing is moved until it can",
         ) from error
     _tell_gone(engine, engine.catalog.observe_missing(seen), None)
-    engine.outlook = replace(await in_thread(look_ahead, engine), clock_ahead=engine.clock_ahead)
+    engine.outlook = await in_thread(look_ahead, engine)
     await engine.catalog.flush()
     await in_thread(measure_room, engine)
     _tell_of_the_future(engine)
@@ -155,7 +155,7 @@ def plan_now(engine: Engine) -> Plan:
     catalog = engine.catalog
     now, segments = engine.clock(), catalog.segments()
     return make_plan(
-        segments, catalog.restored(), engine.policy, now, outlook=engine.outlook, is_current=catalog.is_current
+        segments, catalog.restored(), engine.policy, now, outlook=engine.outlook_now, is_current=catalog.is_current
     )
 
 
@@ -176,7 +176,7 @@ def _plan_work(engine: Engine) -> Plan:
         policy,
         now,
         work_only=True,
-        outlook=engine.outlook,
+        outlook=engine.outlook_now,
         is_current=catalog.is_current,
     )
 

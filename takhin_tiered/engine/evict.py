@@ -71,7 +71,7 @@ async def evict_held(engine: Engine, segment: Segment, *, copied: OpenSegment | 
     elif not segment.is_proven:
         raise SegmentChanged(f"the files of segment {path} are not the ones that were archived", segment=path)
     # The archive that was proven is the one that we own, now.
-    await engine.fence(fresh=False)
+    await engine.fence(fresh=True)
     reached("evict.begin")
     try:
         await in_thread(_unlink, engine, identity, expected, copied)

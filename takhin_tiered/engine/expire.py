@@ -43,7 +43,7 @@ async def expire(engine: Engine, identity: SegmentId) -> None:
                 raise SegmentRefused(f"segment {identity.path} {REASON}", segment=identity.path)
             manifest = await load_manifest(engine, identity)
             if manifest is not None:
-                now = engine.clock()
+                now = engine.stamp_now
                 engine.catalog.intend(
                     Intent(file.key, identity, file.size, file.sha256, file.part_size, now)
                     for file in manifest.files.values()

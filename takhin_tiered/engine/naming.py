@@ -92,7 +92,7 @@ def info_of(engine: Engine, segment: Segment, crowded: set[SegmentId] | None = N
     policy, now, is_current = engine.policy, engine.clock(), engine.catalog.is_current(segment.id)
     if crowded is None:
         crowded = crowded_out(engine)
-    step = explain(segment, policy, now, crowded=crowded, outlook=engine.outlook, is_current=is_current)
+    step = explain(segment, policy, now, crowded=crowded, outlook=engine.outlook_now, is_current=is_current)
     return describe_segment(segment, policy, now, incarnation_of(engine, segment.id), step, is_current=is_current)
 
 

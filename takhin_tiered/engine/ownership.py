@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
 from enum import Enum, auto
 from uuid import uuid4
 
@@ -36,17 +35,15 @@ class Ownership:
 
     async def own(self) -> Owned:
         """Raises `StoreChanged`, `HeldElsewhere`, `OwnerSilent` and other `StoreError`."""
-        was_accepted = await self._identity.confirm()
-        if self._claim is None:
-            identifier = await self._identifier()
-            me = describe_self(identifier, str(self._data_dir), [root.place for root in self._data_dir.roots])
-            self._claim = Claim(self._store, self._meta, me, self._lost)
-        if self._claim.is_owned:
-            return Owned.ANEW if was_accepted else Owned.ALREADY
-        was_last = await self._claim.take()
-        await self._end_watch()
-        self._watch = asyncio.create_task(self._claim.watch())
-        return Owned.AGAIN if was_last and not was_accepted else Owned.ANEW
+        judged = await self._identity.judge()
+        claim = self._claim = self._claim or await self._make_claim()
+        owned = Owned.ALREADY
+        if not claim.is_owned:
+            owned = Owned.AGAIN if await claim.take() else Owned.ANEW
+        if self._watch is None or self._watch.done():
+            self._watch = asyncio.create_task(self._watched(claim))
+        await self._identity.settle(judged)
+        return Owned.ANEW if judged.by_hand else owned
 
     async def fence(self, *, fresh: bool) -> None:
         """Return if the prefix is ours; see `Claim.require`."""
@@ -55,19 +52,30 @@ class Ownership:
         await self._claim.require(fresh=fresh)
 
     async def wait_lost(self) -> None:
-        """Until another owner has the prefix."""
+        """Until another owner has the prefix, or nobody watches any more whether it has: then with that error."""
         await self._lost.wait()
+        if self._watch is not None and self._watch.done():
+            self._watch.result()
 
     async def close(self) -> None:
-        await self._end_watch()
+        if self._watch is not None:
+            self._watch.cancel()
+            await asyncio.gather(self._watch, return_exceptions=True)
         if self._claim is not None:
             await self._claim.release()
 
-    async def _end_watch(self) -> None:
-        if self._watch is not None:
-            self._watch.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._watch
+    async def _watched(self, claim: Claim) -> None:
+        try:
+            await claim.watch()
+        except Exception:
+            # An owner that answers nobody would be taken for dead.
+            self._lost.set()
+            raise
+
+    async def _make_claim(self) -> Claim:
+        directories = [root.place for root in self._data_dir.roots]
+        me = describe_self(await self._identifier(), str(self._data_dir), directories)
+        return Claim(self._store, self._meta, me, self._lost)
 
     async def _identifier(self) -> str:
         """What names this data directory's state from one start to the next."""

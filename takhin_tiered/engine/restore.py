@@ -88,7 +88,7 @@ def _log_of(engine: Engine, identity: SegmentId) -> str:
 
 def _lease(engine: Engine, seconds: float | None) -> float:
     """When it ends, in seconds since the epoch."""
-    return engine.clock() + min(engine.policy.lease if seconds is None else max(0.0, seconds), _LONGEST_LEASE)
+    return engine.stamp_now + min(engine.policy.lease if seconds is None else max(0.0, seconds), _LONGEST_LEASE)
 
 
 async def _adopt(engine: Engine, segment: Segment, lease_until: float) -> Segment:

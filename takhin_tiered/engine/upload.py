@@ -203,7 +203,7 @@ class Upload:
                 is_same_key = before.key == self._identity.key(kind, self._generation)
                 if is_same_key and before.sha256 != checksums[kind].sha256:
                     await settle_held(self._engine, before)
-        now = self._engine.clock()
+        now = self._engine.stamp_now
         self._engine.catalog.intend(
             Intent(
                 self._identity.key(kind, self._generation),
@@ -270,7 +270,7 @@ class Upload:
             last_offset=summary.last_offset,
             first_timestamp=summary.first_timestamp,
             last_timestamp=summary.last_timestamp,
-            archived_at=self._engine.clock(),
+            archived_at=self._engine.stamp_now,
             problem=summary.problem,
             topic_id=self._opened.topic_id,
             leader_epochs=summary.leader_epochs,

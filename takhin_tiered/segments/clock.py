@@ -18,11 +18,15 @@ LONGEST_OFF = 7 * 24 * 3600.0
 
 @dataclass(frozen=True, slots=True)
 class Anchor:
-    """The wall clock was believed at ``wall``, seconds since the epoch, ``uptime`` seconds into the boot ``boot``."""
+    """It was ``wall``, seconds since the epoch, for sure, ``uptime`` seconds into the boot ``boot``.
+
+    ``apart``: by how many seconds our clock was ahead of the store's when a person said that ours is right.
+    """
 
     wall: float
     uptime: float
     boot: str
+    apart: float = 0.0
 
     def dump(self) -> str:
         return json.dumps(asdict(self))
@@ -32,8 +36,9 @@ class Anchor:
         """None where there is none, or what stands there is none."""
         try:
             found = json.loads(text or "")
-            return cls(float(found["wall"]), float(found["uptime"]), str(found["boot"]))
-        except (ValueError, TypeError, KeyError):
+            apart = float(found.get("apart", 0.0))
+            return cls(float(found["wall"]), float(found["uptime"]), str(found["boot"]), apart)
+        except (ValueError, TypeError, KeyError, AttributeError):
             return None
 
 
@@ -53,42 +58,70 @@ class Reading:
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """``ahead``: seconds by which the wall clock is ahead of what is sure. ``problem`` is empty where all agree."""
+    """``earliest`` and ``latest`` are what the time may be, in seconds since the epoch, by all that is known.
 
-    anchor: Anchor
-    ahead: float
+    ``anchor`` is what is to be remembered, None where nothing is. ``problem`` is empty where all agree.
+    """
+
+    earliest: float
+    latest: float
     problem: str
+    anchor: Anchor | None
 
 
-def judge(anchor: Anchor | None, now: Reading, *, confirmed: bool = False) -> Judgement:
-    """Whether the wall clock can be believed; ``confirmed``: a person says so."""
-    here = Anchor(now.wall, now.uptime, now.boot)
+def judge(anchor: Anchor | None, now: Reading, *, confirmed: bool = False, asks_store: bool = False) -> Judgement:
+    """How far the wall clock can be believed; ``confirmed``: a person says that it can.
+
+    ``asks_store``: there is a store that can be asked, so that without its word nothing is believed for the first time.
+    """
+    told = None if now.store is None else now.store + (anchor.apart if anchor is not None else 0.0)
     if confirmed:
-        return Judgement(here, 0.0, "")
-    apart = None if now.store is None else now.wall - now.store
-    if apart is not None and now.store is not None and abs(apart) > TOLERANCE:
-        problem = f"the clock is {_span(abs(apart))} {'ahead of' if apart > 0 else 'behind'} the store's"
-        if anchor is None:
-            anchor = Anchor(min(now.wall, now.store), now.uptime, now.boot)
-        bound = min(_latest(anchor, now), now.store)
-        return Judgement(anchor, max(0.0, now.wall - bound), problem)
-    if anchor is None or (apart is not None and now.store_is_independent):
-        return Judgement(here, 0.0, "")
-    jump = now.wall - _latest(anchor, now)
-    behind = jump if now.boot == anchor.boot else now.wall - anchor.wall
-    if jump > TOLERANCE:
-        how = "jumped" if now.boot == anchor.boot else "moved, over a restart of the machine,"
-        return Judgement(anchor, jump, f"the clock {how} {_span(now.wall - anchor.wall)} ahead")
-    if behind < -TOLERANCE:
-        return Judgement(anchor, 0.0, f"the clock jumped {_span(-behind)} back")
-    return Judgement(here, 0.0, "")
+        apart = 0.0 if now.store is None else now.wall - now.store
+        return _agreed(now, apart)
+    if told is not None and abs(now.wall - told) > TOLERANCE:
+        known = [] if anchor is None else [_latest(anchor, now)]
+        bound = min([told, *known])
+        kept = anchor.apart if anchor is not None else 0.0
+        direction = "ahead of" if now.wall > told else "behind"
+        problem = f"the clock is {_span(abs(now.wall - told))} {direction} the store's"
+        believed = Anchor(bound, now.uptime, now.boot, kept)
+        return Judgement(min(now.wall, bound), max([now.wall, told, *known]), problem, believed)
+    if anchor is None:
+        if told is None and asks_store:
+            return Judgement(0.0, now.wall, "", None)
+        return _agreed(now, 0.0)
+    if told is not None and now.store_is_independent:
+        return _agreed(now, anchor.apart)
+    return _judge_by_uptime(anchor, now)
+
+
+def _judge_by_uptime(anchor: Anchor, now: Reading) -> Judgement:
+    latest, is_same_boot = _latest(anchor, now), _is_same_boot(anchor, now)
+    if now.wall - latest > TOLERANCE:
+        how = f"jumped {_span(now.wall - latest)} ahead"
+        if not is_same_boot:
+            how = f"moved {_span(now.wall - anchor.wall)} ahead over a restart of the machine"
+        return Judgement(latest, now.wall, f"the clock {how}", anchor)
+    least = latest if is_same_boot else anchor.wall
+    if least - now.wall > TOLERANCE:
+        return Judgement(now.wall, least, f"the clock jumped {_span(least - now.wall)} back", anchor)
+    return _agreed(now, anchor.apart)
+
+
+def _agreed(now: Reading, apart: float) -> Judgement:
+    return Judgement(now.wall, now.wall, "", Anchor(now.wall, now.uptime, now.boot, apart))
 
 
 def _latest(anchor: Anchor, now: Reading) -> float:
     """The latest time that it can be, if the clock was right at the anchor."""
-    if anchor.boot == now.boot:
+    if _is_same_boot(anchor, now):
         return anchor.wall + now.uptime - anchor.uptime
     return anchor.wall + LONGEST_OFF
+
+
+def _is_same_boot(anchor: Anchor, now: Reading) -> bool:
+    """Two boots without a name are not known to be the same."""
+    return anchor.boot == now.boot != ""
 
 
 def _span(seconds: float) -> str:

@@ -9,6 +9,8 @@ import json
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Self
 
+_LONGEST = 64 << 10
+
 
 @dataclass(frozen=True, slots=True)
 class Party:
@@ -34,13 +36,15 @@ class Party:
     def parse(cls, data: bytes) -> Self | None:
         """What a record says; None where it is none. Fields of later releases are passed over."""
         try:
-            found = json.loads(data)
-        except ValueError:
+            found = json.loads(data[:_LONGEST])
+        except (ValueError, RecursionError):
             return None
         if not isinstance(found, dict):
             return None
         known = {field.name: _like(field.default, found[field.name]) for field in fields(cls) if field.name in found}
-        return None if None in known.values() else cls(**known)
+        if None in known.values() or not 0 <= known.get("pid", 0) < 1 << 31:
+            return None
+        return cls(**known)
 
     def dump(self) -> bytes:
         return json.dumps(asdict(self)).encode()
@@ -55,7 +59,7 @@ class Party:
 
     def was_of_same_directory(self, other: Self) -> bool:
         """Whether both have the same directories, on the same boot: then whoever holds the lock on them lives alone."""
-        return bool(self.boot) and (self.boot, self.directories) == (other.boot, other.directories)
+        return bool(self.boot and self.directories) and (self.boot, self.directories) == (other.boot, other.directories)
 
 
 def _like(default: Any, value: Any) -> Any:

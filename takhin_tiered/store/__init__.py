@@ -37,7 +37,8 @@ async def open_store(settings: Settings, notes: Notes | None = None) -> AsyncIte
     """
     if settings.directory_path is not None:
         others = [DirectoryStore(Path(path), to_read=True) for path in settings.read_prefixes]
-        yield _over(DirectoryStore(settings.directory_path), others)
+        # Who only observes need not be able to write.
+        yield _over(DirectoryStore(settings.directory_path, to_read=not settings.enabled), others)
         return
     # Imported here, as the SDK takes half a second that the directory store need not wait for.
     from takhin_tiered.store.calls import Demands

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Mapping, Sequence
 from email.utils import parsedate_to_datetime
 from typing import Any
+from urllib.parse import urlsplit
 
 from takhin_tiered.codec.checksums import Checksum
 from takhin_tiered.errors import (
@@ -126,3 +128,9 @@ def date_of(answer: Mapping[str, Any]) -> float | None:
         return parsedate_to_datetime(date).timestamp()
     except (TypeError, ValueError):
         return None
+
+
+def is_of_this_machine(endpoint: str) -> bool:
+    """Whether the server at this address runs here, as far as its name tells: then its clock is ours."""
+    host = urlsplit(endpoint).hostname or ""
+    return host in {"localhost", "::1", socket.gethostname()} or host.startswith("127.")

@@ -15,6 +15,7 @@ from takhin_tiered.store.wire import Sink
 
 OWNER_KEY = "takhin-tiered.owner.json"
 CHALLENGE_KEY = "takhin-tiered.challenge.json"
+ANSWER_KEY = "takhin-tiered.answer.json"
 LAST_OWNER_KEY = "takhin-tiered.last-owner.json"
 STORE_KEY = "takhin-tiered.store.json"
 PROBE_KEY = "takhin-tiered.probe"

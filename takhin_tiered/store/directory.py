@@ -210,6 +210,7 @@ class DirectoryStore:
     ) -> int:
         def remove() -> int:
             removed = 0
+            self._require_mount()
             with suppress(FileNotFoundError):
                 for path in list((self._root / _TEMP_DIR).iterdir()):
                     with suppress(FileNotFoundError):

@@ -21,7 +21,7 @@ async def nothing_stands_between(*, fresh: bool) -> None:
 
 
 class FencedStore:
-    """Reads go straight through. A removal asks the store anew: nothing brings back what it took."""
+    """Reads go straight through. What removes or overwrites asks the store anew: nothing brings back what it took."""
 
     def __init__(self, store: ObjectStore, fence: Fence) -> None:
         self.inner = store
@@ -50,7 +50,8 @@ class FencedStore:
     async def put(
         self, key: str, body: Source, *, size: int, checksum: Checksum, if_absent: bool = False
     ) -> ObjectInfo:
-        await self._fence(fresh=False)
+        # A second write of the same key is not refused by the store, and so must not come late.
+        await self._fence(fresh=not if_absent)
         return await self.inner.put(key, body, size=size, checksum=checksum, if_absent=if_absent)
 
     async def head(self, key: str) -> ObjectInfo | None:

@@ -21,7 +21,15 @@ from takhin_tiered.codec.checksums import Checksum, Source, header_to_hex
 from takhin_tiered.concurrency import in_thread
 from takhin_tiered.errors import ObjectMissing, StoreDenied, StoreUnavailable
 from takhin_tiered.store import wire
-from takhin_tiered.store.answers import EmptyRange, NotReadable, NotSupported, date_of, size_of_all, word_by_md5
+from takhin_tiered.store.answers import (
+    EmptyRange,
+    NotReadable,
+    NotSupported,
+    date_of,
+    is_of_this_machine,
+    size_of_all,
+    word_by_md5,
+)
 from takhin_tiered.store.base import Capabilities, Check, Notes, ObjectInfo, StoreTime
 from takhin_tiered.store.calls import Calls, Demands, Place
 from takhin_tiered.store.clearing import delete_objects, find_whether_listed, remove_uploads
@@ -67,7 +75,8 @@ class S3Store:
 
     async def now(self) -> StoreTime | None:
         date = date_of(await list_page(self._calls, self._server, limit=1))
-        return None if date is None else StoreTime(date, is_independent=True)
+        is_ours = is_of_this_machine(await self._calls.requests.endpoint())
+        return None if date is None else StoreTime(date, is_independent=not is_ours)
 
     async def put(
         self, key: str, body: Source, *, size: int, checksum: Checksum, if_absent: bool = False

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 
@@ -36,9 +37,15 @@ class Words(dict[str, str]):
 
 @pytest.fixture(autouse=True)
 def _fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    fast(monkeypatch)
+
+
+def fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seconds instead of minutes."""
     monkeypatch.setattr(claim, "LOOK_EVERY", 0.05)
     monkeypatch.setattr(claim, "SILENT_AFTER", 1.0)
     monkeypatch.setattr(claim, "SETTLES_IN", 0.1)
+    monkeypatch.setattr(claim, "LAST_ROUND", 0.5)
 
 
 @pytest.fixture
@@ -54,6 +61,8 @@ def party(name: str) -> Party:
 
 
 def claim_of(store: ObjectStore, me: Party, words: Words | None = None) -> Claim:
+    """A process of its own: each start has a nonce of its own."""
+    me = replace(me, nonce=uuid4().hex)
     return Claim(store, Words() if words is None else words, me, asyncio.Event())
 
 

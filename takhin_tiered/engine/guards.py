@@ -1,0 +1,62 @@
+"""What stands between a storage and a mistake: is this the store that is known, is its prefix ours, what time is it."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+from takhin_tiered.config import Settings
+from takhin_tiered.engine.clock import ClockWatch
+from takhin_tiered.engine.context import Engine
+from takhin_tiered.engine.identity import Identity, Meta
+from takhin_tiered.engine.ownership import Owned, Ownership
+from takhin_tiered.store import ObjectStore
+
+
+@dataclass(frozen=True, slots=True)
+class Guards:
+    """``identity`` is None where there is no store, ``ownership`` where nothing may be written."""
+
+    clock: ClockWatch
+    identity: Identity | None = None
+    ownership: Ownership | None = None
+
+    async def own(self) -> Owned:
+        """See `Ownership.own`; without a store there is nothing to own."""
+        return Owned.ALREADY if self.ownership is None else await self.ownership.own()
+
+    async def judge_store(self) -> None:
+        """`StoreChanged` where the store is not the known one, or cannot be told to be."""
+        if self.identity is not None:
+            await self.identity.judge()
+
+    async def judge_store_to_read(self) -> None:
+        """The same, but for an archive that never had an ID."""
+        if self.identity is not None:
+            await self.identity.judge_to_read()
+
+    async def wait_lost(self) -> None:
+        """Until another owner has the prefix; for ever where there is none to have."""
+        await (asyncio.Event().wait() if self.ownership is None else self.ownership.wait_lost())
+
+    async def close(self) -> None:
+        if self.ownership is not None:
+            await self.ownership.close()
+
+
+def make_guards(
+    settings: Settings, engine: Engine, store: ObjectStore | None, meta: Meta | None, *, is_ours: bool
+) -> Guards:
+    """``store`` is the bare one; ``is_ours``: the data directory is locked, and the journal may be written."""
+    accepted = settings.accepted
+    # Who only observes writes nothing to the store, and a directory is asked for its time by a write.
+    timed = store if settings.enabled else None
+    clock = ClockWatch(engine, timed, meta, may_write=is_ours, confirmed=accepted.clock)
+    if store is None:
+        return Guards(clock)
+    identity = Identity(store, meta, engine.catalog, accepted.store, may_write=is_ours)
+    if meta is None or not is_ours:
+        return Guards(clock, identity)
+    ownership = Ownership(store, identity, meta, engine.data_dir)
+    engine.fence = ownership.fence
+    return Guards(clock, identity, ownership)
