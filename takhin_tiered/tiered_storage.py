@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import asdict
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Any
 
 from takhin_tiered import logs
@@ -18,9 +17,10 @@ from takhin_tiered.engine.archive import archive
 from takhin_tiered.engine.beside import Beside
 from takhin_tiered.engine.brokers import look_at_brokers, require_safe_mode, stands_in_kafka
 from takhin_tiered.engine.choosing import Choice, choose
+from takhin_tiered.engine.condition import describe_status
 from takhin_tiered.engine.context import Engine, counted
 from takhin_tiered.engine.coverage import cover_all
-from takhin_tiered.engine.cycle import CycleReport, Listener, future_segments, plan_now, refresh_catalog, run_cycle
+from takhin_tiered.engine.cycle import CycleReport, Listener, plan_now, refresh_catalog, run_cycle
 from takhin_tiered.engine.gauges import update_gauges
 from takhin_tiered.engine.guards import make_guards
 from takhin_tiered.engine.naming import (
@@ -34,6 +34,7 @@ from takhin_tiered.engine.opening import KAFKA, SUPERSEDED, acquire, make_engine
 from takhin_tiered.engine.orphans import remove_stale_uploads
 from takhin_tiered.engine.ownership import Owned
 from takhin_tiered.engine.pace import Pace
+from takhin_tiered.engine.past import Past
 from takhin_tiered.engine.read_only import leave_read_only
 from takhin_tiered.engine.rebuild import Reconciliation, rebuild
 from takhin_tiered.engine.restore import restore
@@ -74,6 +75,7 @@ class TieredStorage:
         self.last_cycle_problem = ""
         self.last_cycle_code = ""
         self.headroom_seconds: float | None = None
+        self.past = Past(engine, journal, may_write=lock is not None)
         self._journal = journal
         self._lock = lock
         self._beside = Beside(engine, settings)
@@ -117,6 +119,7 @@ class TieredStorage:
             store = await stack.enter_async_context(open_store(settings, journal)) if settings.has_store else None
             engine = make_engine(settings, data_dir, catalog, store, kafka=kafka)
             storage = cls(settings, engine, store, journal, lock)
+            await storage.past.load()
             if journal is not None and await journal.get_meta(INCARNATIONS) == "unknown":
                 storage._has_all_to_learn, storage._reconciled = True, False
             stack.push_async_callback(storage._close)
@@ -129,6 +132,7 @@ class TieredStorage:
         """Tell commands on this machine where this process serves its API."""
         assert self._lock is not None
         self._lock.announce(api)
+        self.past.daemon = True
 
     async def archive_segment(self, path: str, *, topic_id: str | None = None) -> SegmentInfo:
         """Archive by hand, whatever the segment's age. Success if it was archived already."""
@@ -216,25 +220,7 @@ class TieredStorage:
 
     def status(self) -> dict[str, Any]:
         """Statistics, the last cycle, the store: what a person asks first. A stable form, ready for JSON."""
-        engine, cycle = self.engine, self.last_cycle
-        return {
-            **asdict(self.stats()),
-            "quarantined_segments": engine.catalog.quarantined,
-            "superseded_generations": engine.catalog.superseded,
-            "future_segments": future_segments(engine),
-            "clock": {"problem": engine.time.problem, "ahead_seconds": round(engine.clock() - engine.sure_now)},
-            "enabled": engine.policy.enabled,
-            "mode": self.settings.mode(kafka=engine.policy.kafka),
-            "broker": self._beside.described(),
-            "data_dir": ",".join(map(str, self.settings.data_dirs)),
-            "data_dirs": [str(path) for path in self.settings.data_dirs],
-            "disk_free_bytes": engine.data_dir.free_bytes(),
-            "store": engine.store.address if self.settings.has_store else None,
-            "store_reachable": not engine.store_problem if self.settings.has_store else None,
-            "store_problem": engine.store_problem if self.settings.has_store else "",
-            "last_cycle": cycle and cycle.described(),
-            "last_cycle_problem": self.last_cycle_problem,
-        }
+        return describe_status(self.engine, self.settings, self._beside, self.past, self.headroom_seconds)
 
     def stats(self) -> Stats:
         return self.engine.catalog.stats(self.engine.policy, self.engine.clock())
@@ -249,6 +235,7 @@ class TieredStorage:
 
     async def run_cycle(self, listener: Listener = lambda *_: None) -> CycleReport:
         """One cycle now; failures of single segments are in the report. `TakhinError` where nothing could be done."""
+        self.past.begin()
         try:
             if self.engine.policy.enabled:
                 await self._prepare_or_look()
@@ -257,8 +244,11 @@ class TieredStorage:
             self.last_cycle = await run_cycle(self.engine, listener, self._beside.trim)
         except TakhinError as error:
             self.last_cycle_problem, self.last_cycle_code = str(error), error.code
+            with suppress(CatalogError):
+                await self.past.end(None, error)
             raise
         self.last_cycle_problem = self.last_cycle_code = ""
+        await self.past.end(self.last_cycle, None)
         return self.last_cycle
 
     def verify(

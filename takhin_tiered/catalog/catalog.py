@@ -51,12 +51,16 @@ class Catalog(Rows):
         self.gapped: set[Partition] = set()
 
     async def load(self) -> None:
-        """Read the journal."""
+        """Read the journal. `CatalogError` where it cannot be read, or is damaged."""
         if self._journal is None:
             return
-        self._lineages = await self._journal.lineages()
+        with self._journal.reading():
+            await self._load(self._journal)
+
+    async def _load(self, journal: Journal) -> None:
+        self._lineages = await journal.lineages()
         plain: list[bytes] = []
-        async for place, rows in self._journal.places():
+        async for place, rows in journal.places():
             if rows:
                 self._rows[place] = rows
                 self._touched.add(place.partition)
@@ -74,7 +78,7 @@ class Catalog(Rows):
         self._tallies.add(plain)
         # Now, while nobody waits for an answer: of a million it takes 0.3 s.
         self._tallies.sort()
-        self._intents = {intent.key: intent for intent in await self._journal.intents()}
+        self._intents = {intent.key: intent for intent in await journal.intents()}
 
     def detach(self) -> None:
         """Write no more to the journal: for a process that only looks."""

@@ -7,10 +7,9 @@ there was no database: then the catalog is compared with the bucket before it is
 from __future__ import annotations
 
 import sqlite3
-import struct
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, asynccontextmanager
 from functools import partial
 from itertools import groupby
 from pathlib import Path
@@ -21,6 +20,7 @@ from pydantic import TypeAdapter
 
 from takhin_tiered.catalog.block import blocks, unpack_blocks
 from takhin_tiered.catalog.record import from_schema_2
+from takhin_tiered.catalog.trouble import reading, translated
 from takhin_tiered.errors import CatalogError
 from takhin_tiered.points import reached
 from takhin_tiered.segments.lineage import Lineage
@@ -88,9 +88,13 @@ class Journal:
         self._version = version
         self._label = "label" if version >= _LABELS_SINCE else "''"
 
+    def reading(self) -> AbstractContextManager[None]:
+        """Within: rows that cannot be understood are damage, as what the database itself calls so."""
+        return reading(self._path)
+
     async def places(self) -> AsyncIterator[tuple[Place, dict[int, bytes]]]:
         """Every partition's incarnation, with the rows of all its segments by base offset."""
-        with _translated(self._path):
+        with reading(self._path):
             changes = await self._changes()
             query = f"SELECT topic, partition, {self._label}, rows FROM blocks ORDER BY 1, 2, 3, number"  # noqa: S608
             cursor = await self._database.execute(query)
@@ -111,12 +115,12 @@ class Journal:
         """What is known of the incarnations of partitions, where it is anything."""
         if self._version < _LABELS_SINCE:
             return {}
-        with _translated(self._path):
+        with reading(self._path):
             cursor = await self._database.execute("SELECT topic, partition, incarnations FROM lineages")
             return {(topic, number): _LINEAGE.validate_json(text) async for topic, number, text in cursor}
 
     async def intents(self) -> list[Intent]:
-        with _translated(self._path):
+        with reading(self._path):
             fields = f"key, topic, partition, base_offset, {self._label}, size, sha256, part_size, since"
             cursor = await self._database.execute(f"SELECT {fields} FROM intents")  # noqa: S608
             rows = await cursor.fetchall()
@@ -152,7 +156,7 @@ class Journal:
                 [(*partition, _LINEAGE.dump_json(lineage).decode()) for partition, lineage in lineages.items()],
             ),
         ]
-        with _translated(self._path):
+        with translated(self._path):
             await self._database.transact(partial(_commit, work, lambda: reached("catalog.writing")))
         for place in wholes:
             del self._changed[place]
@@ -160,13 +164,13 @@ class Journal:
         reached("catalog.written")
 
     async def get_meta(self, name: str) -> str | None:
-        with _translated(self._path):
+        with translated(self._path):
             cursor = await self._database.execute("SELECT value FROM meta WHERE name = ?", (name,))
             row = await cursor.fetchone()
         return str(row[0]) if row else None
 
     async def set_meta(self, name: str, value: str) -> None:
-        with _translated(self._path):
+        with translated(self._path):
             work: _Work = [("INSERT OR REPLACE INTO meta VALUES (?, ?)", [(name, value)])]
             await self._database.transact(partial(_commit, work, lambda: None))
 
@@ -191,18 +195,16 @@ async def open_journal(state_dir: Path, *, read_only: bool = False) -> AsyncIter
 
     Raises `CatalogError` where it cannot be read, or was written by a later release.
     """
-    path = state_dir / FILE_NAME
-    if read_only and not path.exists():
-        yield None
-        return
-    with _translated(path):
+    path = (state_dir / FILE_NAME).absolute()
+    with translated(path):
         if not read_only:
             state_dir.mkdir(parents=True, exist_ok=True)
-        where = f"{path.as_uri()}?mode={'ro' if read_only else 'rwc'}"
-        database = _Database(partial(sqlite3.connect, where, uri=True), iter_chunk_size=_BLOCKS_AT_ONCE)
-        await database
+        database = None if read_only and not _is_there(path) else await _connect(path, read_only=read_only)
+    if database is None:
+        yield None
+        return
     try:
-        with _translated(path):
+        with translated(path):
             version = await _require_known_version(database, path, read_only=read_only)
             if read_only:
                 yield Journal(database, path, was_clean=True, version=version)
@@ -218,8 +220,41 @@ async def open_journal(state_dir: Path, *, read_only: bool = False) -> AsyncIter
             await journal.set_meta("clean", "no")
         yield journal
     finally:
-        with _translated(path):
+        with translated(path):
             await database.close()
+
+
+def _is_there(path: Path) -> bool:
+    """Unlike `Path.exists`, raises `OSError` where that cannot be seen."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
+
+
+async def _connect(path: Path, *, read_only: bool) -> _Database:
+    if not read_only:
+        return await _opened(f"{path.as_uri()}?mode=rwc")
+    try:
+        return await _opened(f"{path.as_uri()}?mode=ro")
+    except sqlite3.OperationalError:
+        # A reader too keeps files beside the database, which not every user may write. Where nobody has it open it
+        # stands still, and can be read without.
+        if _is_there(path.with_name(path.name + "-wal")):
+            raise
+        return await _opened(f"{path.as_uri()}?mode=ro&immutable=1")
+
+
+async def _opened(where: str) -> _Database:
+    database = _Database(partial(sqlite3.connect, where, uri=True), iter_chunk_size=_BLOCKS_AT_ONCE)
+    await database
+    try:
+        await (await database.execute("PRAGMA user_version")).close()
+    except BaseException:
+        await database.close()
+        raise
+    return database
 
 
 async def _require_known_version(database: aiosqlite.Connection, path: Path, *, read_only: bool) -> int:
@@ -229,6 +264,10 @@ async def _require_known_version(database: aiosqlite.Connection, path: Path, *, 
     version = row[0] if row else 0
     if version > _SCHEMA_VERSION:
         raise CatalogError(f"{path} was written by a later release", hint="Use that release, or a later one")
+    if read_only and version == 0:
+        raise CatalogError(
+            f"{path} is empty: no catalog was written to it yet", hint="Start the daemon, or run takhin-tiered rebuild"
+        )
     if read_only and version < _READABLE_VERSION:
         raise CatalogError(f"{path} was written by an earlier release", hint="Start the daemon of this release once")
     return int(version)
@@ -315,15 +354,3 @@ def _intent_row(intent: Intent) -> tuple[str | int | float, ...]:
         intent.part_size,
         intent.since,
     )
-
-
-@contextmanager
-def _translated(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except (sqlite3.Error, struct.error, OSError) as error:
-        raise CatalogError(
-            f"the catalog database {path} failed: {error}",
-            hint="Segments and archive are not touched by this. If the file is damaged, move it away and start "
-            "again: the catalog is rebuilt from the disk and the bucket",
-        ) from error

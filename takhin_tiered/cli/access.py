@@ -1,26 +1,38 @@
 """How a command reaches the storage: through the daemon that holds the data directory, or by itself.
 
-Both ways answer alike, so that nobody has to know which one it was.
+Both ways answer alike, so that nobody has to know which one it was. A command that only looks takes the catalog's word
+where the daemon does not answer, and says so.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+from rich.markup import escape
+
+from takhin_tiered.cli.output import error_console
 from takhin_tiered.config import Settings
-from takhin_tiered.disk.lock import read_holder
+from takhin_tiered.disk.lock import Holder, read_holder
 from takhin_tiered.engine.choosing import describe_choice
-from takhin_tiered.errors import ConfigError
+from takhin_tiered.errors import ConfigError, StoreUnavailable
 from takhin_tiered.segments.choice import Wanted
 from takhin_tiered.segments.report import describe_plan
 from takhin_tiered.tiered_storage import TieredStorage
 
+if TYPE_CHECKING:
+    from takhin_tiered.cli.remote import Remote
 
-class Access(Protocol):
-    """What commands ask for. Answers have the form that the API gives them."""
+STORE_SECONDS = 3.0
+"""So long a command that only looks waits for the store."""
+Answer = TypeVar("Answer")
+
+
+class View(Protocol):
+    """What commands ask for that change nothing. Answers have the form that the API gives them."""
 
     async def status(self) -> dict[str, Any]: ...
 
@@ -30,13 +42,17 @@ class Access(Protocol):
 
     async def partitions(self) -> list[dict[str, Any]]: ...
 
-    async def archive(self, path: str) -> None: ...
-
-    async def restore(self, path: str, *, force: bool, lease_hours: float | None) -> None: ...
-
     async def restore_plan(self, wanted: Wanted) -> dict[str, Any]:
         """Which segments a restore would bring back, and what stands against others."""
         ...
+
+
+class Access(View, Protocol):
+    """What commands ask for that move something."""
+
+    async def archive(self, path: str) -> None: ...
+
+    async def restore(self, path: str, *, force: bool, lease_hours: float | None) -> None: ...
 
     async def rebuild(self, progress: Callable[[int], None]) -> dict[str, Any]: ...
 
@@ -46,8 +62,25 @@ class Access(Protocol):
 
 
 @asynccontextmanager
-async def open_access(settings: Settings, *, changing: bool) -> AsyncIterator[Access]:
-    """Reach the storage; ``changing`` commands take the data directory where no daemon has it."""
+async def open_view(settings: Settings) -> AsyncIterator[View]:
+    """To look: by way of the daemon, or of the catalog and the disk, without holding anything."""
+    holder = read_holder(settings.state_dir)
+    async with AsyncExitStack() as stack:
+        if holder is not None and holder.api:
+            # Imported here, as the HTTP client is of no use to a command that works by itself.
+            from takhin_tiered.cli.remote import open_remote
+
+            token = settings.api_token.get_secret_value()
+            remote = await stack.enter_async_context(open_remote(holder, token, changing=False))
+            yield _Either(settings, holder, remote, stack)
+            return
+        storage = await stack.enter_async_context(TieredStorage.open(settings, read_only=True))
+        yield _Local(storage, None if holder is None else _state_of(holder, answers=None))
+
+
+@asynccontextmanager
+async def open_access(settings: Settings) -> AsyncIterator[Access]:
+    """To move something: by way of the daemon, or, where there is none, by taking the data directory."""
     holder = read_holder(settings.state_dir)
     if holder is not None and any(settings.accepted):
         raise ConfigError(
@@ -55,24 +88,36 @@ async def open_access(settings: Settings, *, changing: bool) -> AsyncIterator[Ac
             hint="Stop it, run this command again, and start it",
         )
     if holder is not None and holder.api:
-        # Imported here, as the HTTP client is of no use to a command that works by itself.
         from takhin_tiered.cli.remote import open_remote
 
-        async with open_remote(holder, settings.api_token.get_secret_value()) as remote:
+        async with open_remote(holder, settings.api_token.get_secret_value(), changing=True) as remote:
+            await remote.require_alive()
             yield remote
         return
-    async with TieredStorage.open(settings, read_only=not changing) as storage:
-        yield _Local(storage)
+    async with TieredStorage.open(settings) as storage:
+        yield _Local(storage, None)
+
+
+def _state_of(holder: Holder, *, answers: bool | None) -> dict[str, Any]:
+    """Part of ``status``: the process that holds the data directory; ``answers`` is None where it serves no API."""
+    return {"pid": holder.pid, "host": holder.host, "api": holder.api, "answers": answers}
 
 
 class _Local:
-    def __init__(self, storage: TieredStorage) -> None:
-        self._storage = storage
+    def __init__(self, storage: TieredStorage, daemon: dict[str, Any] | None) -> None:
+        self._storage, self._daemon = storage, daemon
 
     async def status(self) -> dict[str, Any]:
+        engine = self._storage.engine
         if self._storage.settings.has_store:
-            await self._storage.check_store()
-        return self._storage.status()
+            try:
+                async with asyncio.timeout(STORE_SECONDS):
+                    await self._storage.check_store()
+            except TimeoutError:
+                engine.note_store(
+                    StoreUnavailable(f"{engine.store.address} does not answer within {STORE_SECONDS:g} s")
+                )
+        return self._storage.status() | {"daemon": self._daemon}
 
     async def plan(self) -> dict[str, Any]:
         return describe_plan(await self._storage.plan())
@@ -102,3 +147,42 @@ class _Local:
 
     async def scrub(self, path: str) -> bool:
         return (await self._storage.scrub_segment(path)).healed
+
+
+class _Either:
+    """Asks the daemon, and from its first silence on the catalog and the disk."""
+
+    def __init__(self, settings: Settings, holder: Holder, remote: Remote, stack: AsyncExitStack) -> None:
+        self._settings, self._holder, self._remote, self._stack = settings, holder, remote, stack
+        self._local: _Local | None = None
+
+    async def status(self) -> dict[str, Any]:
+        found = await self._ask(lambda view: view.status())
+        return found if self._local else found | {"daemon": _state_of(self._holder, answers=True)}
+
+    async def plan(self) -> dict[str, Any]:
+        return await self._ask(lambda view: view.plan())
+
+    async def segments(self, *, tier: str | None, state: str | None) -> list[dict[str, Any]]:
+        return await self._ask(lambda view: view.segments(tier=tier, state=state))
+
+    async def partitions(self) -> list[dict[str, Any]]:
+        return await self._ask(lambda view: view.partitions())
+
+    async def restore_plan(self, wanted: Wanted) -> dict[str, Any]:
+        return await self._ask(lambda view: view.restore_plan(wanted))
+
+    async def _ask(self, question: Callable[[View], Awaitable[Answer]]) -> Answer:
+        from takhin_tiered.cli.remote import DaemonSilent
+
+        if self._local is None:
+            try:
+                await self._remote.require_alive()
+                return await question(self._remote)
+            except DaemonSilent as error:
+                error_console().print(
+                    f"[yellow]Note:[/yellow] {escape(str(error))}. What follows is the catalog's word"
+                )
+            storage = await self._stack.enter_async_context(TieredStorage.open(self._settings, read_only=True))
+            self._local = _Local(storage, _state_of(self._holder, answers=False))
+        return await question(self._local)

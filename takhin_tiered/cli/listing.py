@@ -5,7 +5,7 @@ from __future__ import annotations
 from fnmatch import fnmatchcase
 from typing import Any
 
-from takhin_tiered.cli.access import open_access
+from takhin_tiered.cli.access import open_view
 from takhin_tiered.cli.output import print_json, print_table
 from takhin_tiered.config import Settings
 from takhin_tiered.segments.coverage import written
@@ -14,7 +14,7 @@ from takhin_tiered.segments.names import PLAIN
 
 async def list_partitions(settings: Settings, *, glob: str, as_json: bool) -> None:
     """Those whose directory's name, such as ``orders-0``, matches."""
-    async with open_access(settings, changing=False) as access:
+    async with open_view(settings) as access:
         every = await access.partitions()
     found = [each for each in every if fnmatchcase(_directory(each), glob) or fnmatchcase(each["topic"], glob)]
     if as_json:

@@ -8,20 +8,21 @@ from __future__ import annotations
 import sys
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.markup import escape
 from rich.progress import Progress, TextColumn, TimeElapsedColumn
 
 from takhin_tiered import logs
-from takhin_tiered.cli.access import open_access
-from takhin_tiered.cli.broker import broker_words, directory_words, kept_words, try_connections
+from takhin_tiered.cli.access import open_access, open_view
+from takhin_tiered.cli.broker import directory_words, kept_words, try_connections
 from takhin_tiered.cli.listing import list_partitions
 from takhin_tiered.cli.moves import expand, move_all, path_of
-from takhin_tiered.cli.output import console, counted, error_console, matches, print_json, print_table, size
+from takhin_tiered.cli.output import Json, console, counted, error_console, matches, print_json, print_table, size
 from takhin_tiered.cli.restore import restore
 from takhin_tiered.cli.running import exit_if, finish, run_work, settings_of
+from takhin_tiered.cli.status import status
 from takhin_tiered.cli.verify import verify
 from takhin_tiered.config import Settings, find_config
 from takhin_tiered.errors import TakhinError
@@ -36,16 +37,12 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+app.command()(status)
 app.command()(restore)
 app.command()(verify)
 config_app = typer.Typer(help="Check and show the settings.", no_args_is_help=True)
 app.add_typer(config_app, name="config")
 
-_COUNTS = (
-    "{total_segments}: {hot_segments} hot, {warm_segments} warm, {cold_segments} cold; "
-    "{archived_segments} in the archive only"
-)
-Json = Annotated[bool, typer.Option("--json", help="Print JSON, in a form that stays the same.")]
 Paths = Annotated[list[str], typer.Argument(metavar="PATH...", help="orders-0/00000000000000000000.log, or a glob.")]
 
 
@@ -88,7 +85,7 @@ def plan(context: typer.Context, as_json: Json = False) -> None:
     """Dry run: what the next cycle would do with each segment, and why. Changes nothing."""
 
     async def work(settings: Settings) -> None:
-        async with open_access(settings, changing=False) as access:
+        async with open_view(settings) as access:
             found = await access.plan()
         if as_json:
             print_json(found)
@@ -111,21 +108,6 @@ def plan(context: typer.Context, as_json: Json = False) -> None:
 
 
 @app.command()
-def status(context: typer.Context, as_json: Json = False) -> None:
-    """Tiers, states, bytes, the last cycle, and whether the store answers."""
-
-    async def work(settings: Settings) -> None:
-        async with open_access(settings, changing=False) as access:
-            found = await access.status()
-        if as_json:
-            print_json(found)
-            return
-        _print_status(found)
-
-    run_work(context, work)
-
-
-@app.command()
 def ls(  # noqa: PLR0917 - typer gives them by name
     context: typer.Context,
     glob: Annotated[str, typer.Argument(metavar="[GLOB]", help="Such as 'orders-*'.")] = "*",
@@ -140,7 +122,7 @@ def ls(  # noqa: PLR0917 - typer gives them by name
         return
 
     async def work(settings: Settings) -> None:
-        async with open_access(settings, changing=False) as access:
+        async with open_view(settings) as access:
             found = await access.segments(tier=tier, state=state)
         chosen = [segment for segment in found if matches(segment["segment_path"], glob)]
         if as_json:
@@ -167,7 +149,7 @@ def archive(context: typer.Context, paths: Paths) -> None:
     """Archive segments by hand, whatever their age."""
 
     async def work(settings: Settings) -> None:
-        async with open_access(settings, changing=True) as access:
+        async with open_access(settings) as access:
             states = {str(State.LOCAL)} if settings.policy.keep_local else {str(State.LOCAL), str(State.COPIED)}
             chosen = await expand(access, paths, states)
             failures = await move_all(chosen, access.archive, "archived", at_once=settings.archive_concurrency)
@@ -188,7 +170,7 @@ def rebuild(context: typer.Context) -> None:
         columns = (TextColumn("looking at manifests"), TextColumn("{task.completed}"), TimeElapsedColumn())
         with Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal) as progress:
             task = progress.add_task("", total=None)
-            async with open_access(settings, changing=True) as access:
+            async with open_access(settings) as access:
                 found = await access.rebuild(lambda count: progress.update(task, completed=count))
         for path in found["lost"]:
             console().print(f"LOST {path}: it is neither in the archive nor on disk")
@@ -262,53 +244,3 @@ def _global_options_first(arguments: list[str]) -> list[str]:
         else:
             rest.append(argument)
     return front + rest
-
-
-def _print_status(found: dict[str, Any]) -> None:
-    cycle = found["last_cycle"]
-    rows = [
-        ("data directory", found["data_dir"]),
-        ("tiered storage", _mode_words(found)),
-        ("broker", broker_words(found["broker"])),
-        (
-            "segments",
-            _COUNTS.format_map(found),
-        ),
-        ("on disk", f"{size(found['local_size_bytes'])}, {size(found['disk_free_bytes'])} free"),
-        ("in the archive", size(found["archived_size_bytes"])),
-        ("quarantined", str(found["quarantined_segments"])),
-        ("superseded", f"{counted(found['superseded_generations'], 'generation')} kept in the archive"),
-        ("store", _store_words(found)),
-        ("last cycle", _cycle_words(cycle) if cycle else "none in this process"),
-    ]
-    if found["future_segments"]:
-        rows.append(("clock", f"{counted(found['future_segments'], 'segment')} modified in the future"))
-    if found["last_cycle_problem"]:
-        rows.append(("problem", found["last_cycle_problem"]))
-    for name, value in rows:
-        console().print(f"{name:<16}{escape(value)}")
-    for failure in cycle["failures"] if cycle else ():
-        console().print(f"{'failed':<16}{escape(failure['error'])}")
-
-
-def _mode_words(found: dict[str, Any]) -> str:
-    if not found["enabled"]:
-        return "not enabled: observing only"
-    freed = ", what is archived is to be freed by the broker" if found["mode"] == "trim" else ""
-    return f"enabled, mode {found['mode']}{freed}"
-
-
-def _store_words(found: dict[str, Any]) -> str:
-    if found["store"] is None:
-        return "none configured"
-    return f"{found['store']}: " + (
-        "reachable" if found["store_reachable"] else f"NOT reachable, {found['store_problem']}"
-    )
-
-
-def _cycle_words(cycle: dict[str, Any]) -> str:
-    return (
-        f"{cycle['ended_at'][:19]} UTC: {cycle['archived']} archived, {cycle['copied']} copied, "
-        f"{cycle['evicted']} evicted, {size(cycle['bytes_freed'])} of files unlinked, "
-        f"{len(cycle['failures'])} failed, {cycle['postponed']} postponed"
-    )

@@ -7,14 +7,16 @@ import os
 import sys
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import Annotated, Any
 
+import typer
 from rich.console import Console
 from rich.table import Table
 
 from takhin_tiered.segments.names import SegmentId
 
 _WIDE = 10_000
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, in a form that stays the same.")]
 
 
 def console() -> Console:

@@ -11,11 +11,13 @@ from urllib.parse import quote
 import aiohttp
 
 from takhin_tiered.disk.lock import Holder
-from takhin_tiered.errors import HeldElsewhere, TakhinError
+from takhin_tiered.errors import TakhinError
 from takhin_tiered.segments.choice import Wanted
 
 _PAGE = 1000
 _OPERATION_SECONDS = 3600.0
+_LOOK_SECONDS = 3.0
+_ALIVE_SECONDS = 2.0
 
 
 class RemoteError(TakhinError):
@@ -26,10 +28,18 @@ class RemoteError(TakhinError):
         self.code = code
 
 
+class DaemonSilent(TakhinError):
+    """The daemon that holds the data directory does not answer."""
+
+    code = "daemon_silent"
+
+
 @asynccontextmanager
-async def open_remote(holder: Holder, token: str) -> AsyncIterator[Remote]:
+async def open_remote(holder: Holder, token: str, *, changing: bool) -> AsyncIterator[Remote]:
+    """A ``changing`` command waits for its work, however long; one that only looks waits for seconds."""
     headers = {"Authorization": f"Bearer {token}"} if token else {}
-    timeout = aiohttp.ClientTimeout(connect=10.0, sock_read=_OPERATION_SECONDS)
+    read = _OPERATION_SECONDS if changing else _LOOK_SECONDS
+    timeout = aiohttp.ClientTimeout(connect=_ALIVE_SECONDS, sock_read=read)
     async with aiohttp.ClientSession(headers=headers, timeout=timeout) as session:
         yield Remote(session, holder)
 
@@ -40,6 +50,23 @@ class Remote:
     def __init__(self, session: aiohttp.ClientSession, holder: Holder) -> None:
         self._session = session
         self._holder = holder
+
+    async def require_alive(self) -> None:
+        """Raise `DaemonSilent` where the process stands still, which a long wait for its work would not tell."""
+        url = f"{self._holder.api}/healthz"
+        try:
+            async with self._session.get(url, timeout=aiohttp.ClientTimeout(total=_ALIVE_SECONDS)) as answer:
+                await answer.read()
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise self._silent(error) from error
+
+    def _silent(self, error: Exception) -> DaemonSilent:
+        why = "no answer came in time" if isinstance(error, TimeoutError) else str(error) or repr(error)
+        return DaemonSilent(
+            f"the data directory is held by {self._holder.words}, and it does not answer: {why}",
+            hint=f"Look at process {self._holder.pid} and its log: it may be stopped (kill -CONT), hung, or starting. "
+            "A restart loses nothing",
+        )
 
     async def status(self) -> dict[str, Any]:
         return await self._ask("GET", "status")
@@ -85,11 +112,8 @@ class Remote:
                 body = await answer.json(content_type=None)
             if not isinstance(body, dict):
                 raise TypeError(f"status {answer.status}, and no words for it")
-        except (aiohttp.ClientError, TimeoutError, TypeError, ValueError) as error:
-            raise HeldElsewhere(
-                f"the data directory is held by {self._holder.words}, and it does not answer: {error!r}",
-                hint="Look at that process and its logs",
-            ) from error
+        except (aiohttp.ClientError, TimeoutError, OSError, TypeError, ValueError) as error:
+            raise self._silent(error) from error
         if not answer.ok:
             raise RemoteError(str(body.get("error", answer.reason)), code=str(body.get("code", "error")))
         return body

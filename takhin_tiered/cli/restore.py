@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 
-from takhin_tiered.cli.access import open_access
+from takhin_tiered.cli.access import View, open_access, open_view
 from takhin_tiered.cli.moves import move_all
 from takhin_tiered.cli.output import console, counted, error_console, print_table, size
 from takhin_tiered.cli.running import exit_if, run_work
@@ -63,15 +63,15 @@ def restore(  # noqa: PLR0917 - typer gives them by name
     seconds = seconds_of(lease)
 
     async def work(settings: Settings) -> None:
-        async with open_access(settings, changing=not dry_run) as access:
-            found = await access.restore_plan(wanted)
-            for warning in found["warnings"]:
-                error_console().print(f"Warning: {escape(warning)}")
-            for problem in found["problems"]:
-                error_console().print(f"[red]Refused:[/red] {escape(problem)}")
-            if dry_run:
-                _print_choice(found)
-            elif found["segments"] or not found["problems"]:
+        if dry_run:
+            async with open_view(settings) as view:
+                found = await _choose(view, wanted)
+            _print_choice(found)
+            exit_if(len(found["problems"]))
+            return
+        async with open_access(settings) as access:
+            found = await _choose(access, wanted)
+            if found["segments"] or not found["problems"]:
                 _say_if_nothing(found)
                 move = partial(access.restore, force=True, lease_hours=None if seconds is None else seconds / 3600)
                 chosen = [segment["segment_path"] for segment in found["segments"]]
@@ -81,6 +81,15 @@ def restore(  # noqa: PLR0917 - typer gives them by name
             exit_if(len(found["problems"]))
 
     run_work(context, work)
+
+
+async def _choose(view: View, wanted: Wanted) -> dict[str, Any]:
+    found = await view.restore_plan(wanted)
+    for warning in found["warnings"]:
+        error_console().print(f"Warning: {escape(warning)}")
+    for problem in found["problems"]:
+        error_console().print(f"[red]Refused:[/red] {escape(problem)}")
+    return found
 
 
 def _print_choice(found: dict[str, Any]) -> None:

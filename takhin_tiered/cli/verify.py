@@ -115,7 +115,7 @@ async def _scrub(settings: Settings, bad: list[SegmentId], *, quiet: bool) -> No
     """Take the consequences of what was found, and say what became of each segment."""
     out = error_console() if quiet else console()
     try:
-        async with open_access(settings, changing=True) as access:
+        async with open_access(settings) as access:
             for identity in bad:
                 path = identity.full_path
                 if await access.scrub(identity.exact_path):

@@ -45,6 +45,8 @@ _STALE_UPLOAD_SECONDS = 24 * 3600.0
 class CycleReport:
     """What one cycle did. Times are seconds since the epoch; ``postponed`` steps were not begun.
 
+    ``evicted`` are all that left the disk, just archived or before.
+
     ``bytes_freed`` are those of unlinked files. Their space is free once whoever has them open, as a live broker
     does, closes them.
     """
@@ -273,7 +275,7 @@ async def _evict_in_order(engine: Engine, plan: Plan, report: CycleReport) -> No
                 break
             try:
                 if await evict(engine, identity):
-                    report.evicted += step.verb is Verb.EVICT
+                    report.evicted += 1
                     report.bytes_freed += step.frees
             except TakhinError as error:
                 _note_failure(engine, step, identity, error)
@@ -299,6 +301,7 @@ async def _step(engine: Engine, step: Step, report: CycleReport, listener: Liste
         else:
             segment = await archive(engine, identity, evict=step.verb is Verb.ARCHIVE, expected=step.local)
             freed = 0 if segment.local else step.frees
+            report.evicted += not segment.local
             if step.verb is Verb.ARCHIVE:
                 report.archived += 1
             else:
@@ -376,6 +379,7 @@ def _tell_gone(engine: Engine, identities: list[SegmentId], listing: PartitionLi
             logs.logger().info("a segment that is not archived is gone from the disk", segment=identity.path)
             continue
         engine.metrics.lost.inc()
+        engine.lost.append((engine.clock(), identity.path))
         above = next((base for base in bases if base > identity.base_offset), None)
         told = engine.view.offsets.get(identity.place.partition)
         end = above if above is not None else told.high_watermark if told is not None else None

@@ -6,6 +6,19 @@ from collections import deque
 
 _SPAN = 3600.0
 _ENOUGH = 60.0
+_NOTABLE = 0.01
+
+
+def lasts(seconds: float, before: int, free: int) -> float | None:
+    """How long ``free`` bytes last, if ``before`` were free so many seconds ago; None where nothing can be said.
+
+    So it is where the samples span less than a minute, and where less than a hundredth went: that may be one file of
+    somebody's, and as a rate it would call people at night.
+    """
+    lost = before - free
+    if seconds < _ENOUGH or lost <= 0 or lost < _NOTABLE * free:
+        return None
+    return free * seconds / lost
 
 
 class Headroom:
@@ -21,14 +34,8 @@ class Headroom:
             self._samples.popleft()
 
     def seconds(self) -> float | None:
-        """Until nothing is free, at the rate between the oldest sample and the newest; None: it does not shrink.
-
-        None as well until the samples span a minute.
-        """
+        """Until nothing is free, at the rate between the oldest sample and the newest; None: see `lasts`."""
         if not self._samples:
             return None
         (first_at, first_free), (last_at, last_free) = self._samples[0], self._samples[-1]
-        lost = first_free - last_free
-        if last_at - first_at < _ENOUGH or lost <= 0:
-            return None
-        return last_free * (last_at - first_at) / lost
+        return lasts(last_at - first_at, first_free, last_free)

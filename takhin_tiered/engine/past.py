@@ -1,0 +1,97 @@
+"""What is remembered of cycles after their process has ended: the last one, what was lost, how the disk filled up."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any, TypedDict
+
+from takhin_tiered.catalog.journal import Journal
+from takhin_tiered.engine.context import Engine
+from takhin_tiered.engine.cycle import CycleReport
+from takhin_tiered.engine.headroom import lasts
+from takhin_tiered.errors import TakhinError
+from takhin_tiered.segments.report import iso_time
+
+_NAME = "last cycle"
+_DAY = 86400.0
+_LOST_KEPT = 100
+_FAILURES_KEPT = 100
+
+
+class _Kept(TypedDict):
+    report: dict[str, Any] | None
+    problem: str
+    ended: float
+    by: str
+    lost: list[tuple[float, str]]
+    free: list[tuple[float, int]]
+
+
+class Past:
+    """Kept in the catalog's database where there is one; ``daemon``: whoever runs the cycles is one."""
+
+    def __init__(self, engine: Engine, journal: Journal | None, *, may_write: bool) -> None:
+        self._engine, self._journal, self._may_write = engine, journal, may_write
+        self.daemon = False
+        self._began: float | None = None
+        self._kept = _Kept(report=None, problem="", ended=0.0, by="", lost=[], free=[])
+
+    async def load(self) -> None:
+        text = await self._journal.get_meta(_NAME) if self._journal is not None else None
+        if text is None:
+            return
+        try:
+            self._kept = _Kept(**{**self._kept, **json.loads(text)})
+        except (ValueError, TypeError):
+            # A later release may have written it otherwise: it is told again after the next cycle.
+            return
+
+    def begin(self) -> None:
+        self._began = time.monotonic()
+
+    async def end(self, report: CycleReport | None, error: TakhinError | None) -> None:
+        """Remember a cycle that ended; one that could do nothing leaves what the one before it did."""
+        self._began = None
+        engine, kept = self._engine, self._kept
+        now = engine.clock()
+        if report is not None:
+            described = report.described()
+            # Of a hundred thousand failures that are all alike, a hundred tell as much.
+            kept["report"] = described | {"failures": described["failures"][:_FAILURES_KEPT]}
+        kept["problem"] = "" if error is None else str(error)
+        kept["ended"], kept["by"] = now, "daemon" if self.daemon else "once"
+        kept["lost"] = self._lost(now)[-_LOST_KEPT:]
+        engine.lost.clear()
+        kept["free"] = [*(look for look in kept["free"] if 0 <= now - look[0] < _DAY), (now, self._free())]
+        if self._journal is not None and self._may_write:
+            await self._journal.set_meta(_NAME, json.dumps(kept))
+
+    def described(self, headroom: float | None) -> dict[str, Any]:
+        """Part of ``status``; ``headroom`` is what a daemon knows of how long the disk lasts."""
+        kept, now = self._kept, self._engine.clock()
+        lost = self._lost(now)
+        return {
+            "last_cycle": kept["report"],
+            "last_cycle_problem": kept["problem"],
+            "last_cycle_at": iso_time(kept["ended"]),
+            "last_cycle_by": kept["by"],
+            "cycle_running_seconds": None if self._began is None else round(time.monotonic() - self._began, 3),
+            "cycle_interval_seconds": self._engine.view.cycle_seconds,
+            "lost_segments": len(lost),
+            "lost": [{"segment_path": path, "seen_at": iso_time(at)} for at, path in lost],
+            "headroom_seconds": self._headroom(now) if headroom is None and not self.daemon else headroom,
+        }
+
+    def _lost(self, now: float) -> list[tuple[float, str]]:
+        """Within the last day: long enough for whoever looks now and then, and gone by itself."""
+        return [(at, path) for at, path in (*self._kept["lost"], *self._engine.lost) if now - at < _DAY]
+
+    def _free(self) -> int:
+        """Of the fullest disk: room on another one is of no use to its partitions."""
+        return min(self._engine.data_dir.free_by_device().values(), default=0)
+
+    def _headroom(self, now: float) -> float | None:
+        """By how the disk filled up between the first cycle of the last day and now; None: it does not."""
+        looks = [(at, free) for at, free in self._kept["free"] if now - _DAY <= at <= now]
+        return lasts(now - looks[0][0], looks[0][1], self._free()) if looks else None
