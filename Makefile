@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: bench demo test test-kafka test-minio torture lint format clean
+.PHONY: bench demo test test-kafka test-minio torture matrix lint format clean
 
 demo: $(VENV)/.run  ## The main job on made-up Kafka segments and a directory store
 	$(BIN)/takhin-tiered demo
@@ -16,6 +16,9 @@ test-minio: $(VENV)/.test  ## The store contract and the end-to-end tests on a r
 
 test-kafka: $(VENV)/.kafka  ## Beside real Apache Kafka brokers, fetched by Maven; arguments in TEST="-k trim"
 	.ci/test-kafka.sh $(BIN) $(TEST)
+
+matrix: $(VENV)/.test  ## Every command, by every user, with the daemon and the store in every state
+	TAKHIN_TEST_MATRIX=full $(BIN)/pytest tests/integration/test_matrix.py
 
 torture: $(VENV)/.test  ## Every kill, fault and interleaving, on both kinds of store: about an hour
 	TAKHIN_TEST_TORTURE=full $(BIN)/pytest tests/faults --dist worksteal

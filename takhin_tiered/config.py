@@ -56,7 +56,7 @@ STATE_DIR_NAME = ".takhin-tiered"
 
 Mode = Literal["copy", "trim", "move"]
 
-_WITHOUT_EFFECT = ("hot_min_access_hz", "hot_min_access_count", "tier_check_interval_minutes")
+WITHOUT_EFFECT = ("hot_min_access_hz", "hot_min_access_count", "tier_check_interval_minutes")
 _CLIENT = "storage.tiered.broker.client"
 _TABLES = {"storage.tiered.retention.hours", "storage.tiered.retention.bytes", _CLIENT}
 _SECRET = {"storage.tiered.api.token", "storage.tiered.s3.endpoint", _CLIENT}
@@ -291,7 +291,7 @@ class Settings(BaseSettings):
             return self.state_path
         data_dir = Path(os.path.abspath(self.data_dir))  # noqa: PTH100 - of "data/.." the name would be ".."
         inside = data_dir / STATE_DIR_NAME
-        if any((inside / name).exists() for name in _STATE_FILES) and not (data_dir / _KAFKAS).exists():
+        if any(_is_there(inside / name) for name in _STATE_FILES) and not _is_there(data_dir / _KAFKAS):
             return inside
         return data_dir.with_name(data_dir.name + STATE_DIR_NAME)
 
@@ -338,14 +338,19 @@ class Settings(BaseSettings):
 
     def items(self) -> Iterator[tuple[str, str]]:
         """Every key with its effective value, as it may be shown: secrets are masked."""
-        kafka = any((path / _KAFKAS).exists() for path in self.data_dirs)
+        kafka = any(_is_there(path / _KAFKAS) for path in self.data_dirs)
         effective = {"state_path": self.state_dir, "archive_mode": self.mode(kafka)}
         for key, name in _fields_by_key().items():
             yield key, shown(effective.get(name, getattr(self, name)))
 
     def without_effect(self) -> list[str]:
         """Keys that were set, and that this version accepts without acting on them."""
-        return [key for key, name in _fields_by_key().items() if name in _WITHOUT_EFFECT and key in self._sources]
+        return [key for key, name in _fields_by_key().items() if name in WITHOUT_EFFECT and key in self._sources]
+
+
+def _is_there(path: Path) -> bool:
+    """Where this user may not look, nothing is: `Path.exists` would raise."""
+    return os.path.exists(path)  # noqa: PTH110
 
 
 def _fields_by_key() -> dict[str, str]:

@@ -18,6 +18,7 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource
 
 from takhin_tiered.errors import ConfigError
+from takhin_tiered.users import owner_hint
 
 ENV_PREFIX = "TAKHIN_"
 CONFIG_VARIABLE = "TAKHIN_CONFIG"
@@ -94,14 +95,18 @@ def find_config(path: str | Path | None) -> Path | None:
     chosen = path or os.environ.get(CONFIG_VARIABLE)
     if chosen:
         return Path(chosen)
-    return DEFAULT_CONFIG if DEFAULT_CONFIG.is_file() else None
+    return DEFAULT_CONFIG if os.path.lexists(DEFAULT_CONFIG) else None
 
 
 def read_yaml(path: Path, tables: Collection[str]) -> dict[str, Any]:
     try:
         document = yaml.load(path.read_bytes(), _Loader)  # noqa: S506 - a safe loader, only stricter
+    except PermissionError as error:
+        raise ConfigError(f"cannot read the configuration: {error}", hint=owner_hint(path)) from error
     except OSError as error:
-        raise ConfigError(f"cannot read the configuration: {error}") from error
+        raise ConfigError(
+            f"cannot read the configuration: {error}", hint="Name the file by --config, or in TAKHIN_CONFIG"
+        ) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not YAML: {error}") from error
     if document is None:

@@ -49,7 +49,7 @@ def _directories(value: object) -> object:
     if isinstance(value, os.PathLike):
         return (value,)
     if isinstance(value, str):
-        return split_commas(value) if "," in value and not Path(value).is_dir() else (value,)
+        return split_commas(value) if "," in value and not os.path.isdir(value) else (value,)  # noqa: PTH112 - it raises nothing
     return value
 
 

@@ -97,5 +97,10 @@ class Metrics:
             for labelled in (self.archives, self.restores, self.evictions, self.cycles):
                 labelled.labels(result)
 
+    def bytes_moved(self) -> int:
+        """Bytes sent to the store and received from it, by whatever verb."""
+        counters = (self.uploaded, self.downloaded, self.scrubbed)
+        return int(sum(sample.value for each in counters for sample in next(iter(each.collect())).samples[:1]))
+
     def render(self) -> bytes:
         return generate_latest(self.registry)

@@ -39,6 +39,7 @@ from takhin_tiered.engine.read_only import leave_read_only
 from takhin_tiered.engine.rebuild import Reconciliation, rebuild
 from takhin_tiered.engine.restore import restore
 from takhin_tiered.engine.scrub import Verdict, scrub, scrub_one, verify
+from takhin_tiered.engine.verifying import verify_told
 from takhin_tiered.errors import CatalogError, SegmentRefused, StoreError, TakhinError
 from takhin_tiered.segments.choice import Wanted
 from takhin_tiered.segments.model import State, Tier
@@ -263,6 +264,10 @@ class TieredStorage:
 
         return verdicts()
 
+    def verify_told(self, glob: str = "*", *, deep: bool = False) -> AsyncIterator[dict[str, Any]]:
+        """The same, ready for JSON, and behind the segments the holes between them."""
+        return verify_told(self.engine, self.verify, glob, deep=deep)
+
     async def prepare(self) -> None:
         """Before the archive is written to: own the prefix, and know what is in it.
 
@@ -296,7 +301,7 @@ class TieredStorage:
         if not self._reconciled:
             await self._rebuild(full=self._has_all_to_learn)
 
-    async def _rebuild(self, *, full: bool, progress: Callable[[int], None] = lambda _: None) -> Reconciliation:
+    async def _rebuild(self, *, full: bool, progress: Callable[[int, int], None] = lambda *_: None) -> Reconciliation:
         result = await rebuild(self.engine, full=full, progress=progress)
         if full and self._has_all_to_learn and self._lock is not None and self._journal is not None:
             await self._journal.set_meta(INCARNATIONS, "known")
@@ -304,7 +309,7 @@ class TieredStorage:
         self._reconciled = True
         return result
 
-    async def rebuild(self, progress: Callable[[int], None] = lambda _: None) -> Reconciliation:
+    async def rebuild(self, progress: Callable[[int, int], None] = lambda *_: None) -> Reconciliation:
         """Learn from the disk and the bucket what there is, whatever the catalog says."""
         await refresh_catalog(self.engine)
         # Never by this: what it learns would make any store the known one.

@@ -8,6 +8,7 @@ from takhin_tiered.api.guard import Guard
 from takhin_tiered.api.health import Readiness, health_routes
 from takhin_tiered.api.problems import install_problem_handlers
 from takhin_tiered.api.tiered import tiered_routes
+from takhin_tiered.api.verifying import verify_routes
 from takhin_tiered.tiered_storage import TieredStorage
 
 
@@ -20,6 +21,7 @@ def make_app(storage: TieredStorage, readiness: Readiness) -> FastAPI:
         redoc_url=None,
     )
     app.include_router(tiered_routes(storage))
+    app.include_router(verify_routes(storage))
     app.include_router(health_routes(storage, readiness))
     install_problem_handlers(app)
     app.add_middleware(Guard, token=storage.settings.api_token.get_secret_value())

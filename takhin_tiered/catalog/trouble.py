@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import os
-import pwd
 import sqlite3
 import struct
 from collections.abc import Iterator
@@ -16,12 +15,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from takhin_tiered.errors import CatalogError
+from takhin_tiered.users import owner_hint
 
 _PERMISSION = {sqlite3.SQLITE_PERM, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_AUTH, sqlite3.SQLITE_CANTOPEN}
 _LOCKED = {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 _DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT, sqlite3.SQLITE_MISMATCH}
 _FULL = {errno.ENOSPC, errno.EDQUOT}
-_MAY_NOT = {errno.EACCES, errno.EPERM, errno.EROFS}
+_MAY_NOT = {errno.EACCES, errno.EPERM}
 # What is too little for the files that the database keeps beside itself while it is open.
 _TOO_LITTLE = 64 << 10
 # What unpacking of rows raises that were not written by this program.
@@ -55,6 +55,8 @@ def explained(path: Path, error: sqlite3.Error | OSError) -> CatalogError:
             return _full(path)
         if number in _MAY_NOT:
             return _refused(path, words)
+        if number == errno.EROFS:
+            return CatalogError(f"the catalog database {path} failed: {words}", hint=f"Mount {path.parent} writable")
         return CatalogError(f"the catalog database {path} failed: {words}", hint="Look at that disk. " + _UNTOUCHED)
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     if code == sqlite3.SQLITE_FULL or (code in {sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN} and _is_full(path)):
@@ -72,28 +74,6 @@ def explained(path: Path, error: sqlite3.Error | OSError) -> CatalogError:
 
 
 _UNTOUCHED = "Segments and archive are not touched by this"
-
-
-def owner_hint(path: Path) -> str:
-    """Whom to run as, so that a path may be used; of the path, or of what is nearest above it."""
-    me = _name_of(os.geteuid())
-    for place in (path, *path.parents):
-        try:
-            owner = place.stat().st_uid
-        except OSError:
-            continue
-        if owner != os.geteuid():
-            name = _name_of(owner)
-            return f"You are {me}, and {place} belongs to {name}: run this as {name} (sudo -u {name} takhin-tiered …)"
-        break
-    return f"You are {me}: look at the permissions of {path.parent}, and whether it is mounted read-only"
-
-
-def _name_of(user: int) -> str:
-    try:
-        return pwd.getpwuid(user).pw_name
-    except KeyError:
-        return f"#{user}"
 
 
 def _refused(path: Path, words: str) -> CatalogError:

@@ -18,7 +18,7 @@ from takhin_tiered.cli.output import error_console
 from takhin_tiered.config import Settings
 from takhin_tiered.disk.lock import Holder, read_holder
 from takhin_tiered.engine.choosing import describe_choice
-from takhin_tiered.errors import ConfigError, StoreUnavailable
+from takhin_tiered.errors import ConfigError, StoreUnavailable, TakhinError
 from takhin_tiered.segments.choice import Wanted
 from takhin_tiered.segments.report import describe_plan
 from takhin_tiered.tiered_storage import TieredStorage
@@ -46,6 +46,15 @@ class View(Protocol):
         """Which segments a restore would bring back, and what stands against others."""
         ...
 
+    def verify(self, glob: str, *, deep: bool) -> AsyncIterator[dict[str, Any]]:
+        """Each archived segment that matches, and then each hole, as they are found."""
+        ...
+
+    @property
+    def bytes_moved(self) -> Callable[[], int] | None:
+        """Tells how many bytes went to and came from the store so far; None where only the daemon knows."""
+        ...
+
 
 class Access(View, Protocol):
     """What commands ask for that move something."""
@@ -54,7 +63,7 @@ class Access(View, Protocol):
 
     async def restore(self, path: str, *, force: bool, lease_hours: float | None) -> None: ...
 
-    async def rebuild(self, progress: Callable[[int], None]) -> dict[str, Any]: ...
+    async def rebuild(self, progress: Callable[[int, int], None]) -> dict[str, Any]: ...
 
     async def scrub(self, path: str) -> bool:
         """Read a segment back, and take the consequences; True if it was bad and has been healed."""
@@ -142,7 +151,16 @@ class _Local:
     async def restore_plan(self, wanted: Wanted) -> dict[str, Any]:
         return describe_choice(await self._storage.choose_restore(wanted), self._storage.room_bytes())
 
-    async def rebuild(self, progress: Callable[[int], None]) -> dict[str, Any]:
+    def verify(self, glob: str, *, deep: bool) -> AsyncIterator[dict[str, Any]]:
+        return self._storage.verify_told(glob, deep=deep)
+
+    @property
+    def bytes_moved(self) -> Callable[[], int] | None:
+        metrics = self._storage.engine.metrics
+        before = metrics.bytes_moved()
+        return lambda: metrics.bytes_moved() - before
+
+    async def rebuild(self, progress: Callable[[int, int], None]) -> dict[str, Any]:
         return asdict(await self._storage.rebuild(progress))
 
     async def scrub(self, path: str) -> bool:
@@ -172,6 +190,33 @@ class _Either:
     async def restore_plan(self, wanted: Wanted) -> dict[str, Any]:
         return await self._ask(lambda view: view.restore_plan(wanted))
 
+    async def verify(self, glob: str, *, deep: bool) -> AsyncIterator[dict[str, Any]]:
+        view: View = self._remote
+        if not await self._answers():
+            view = await self._open_local()
+        async for told in view.verify(glob, deep=deep):
+            yield told
+
+    @property
+    def bytes_moved(self) -> Callable[[], int] | None:
+        return self._local.bytes_moved if self._local else None
+
+    async def _answers(self) -> bool:
+        from takhin_tiered.cli.remote import DaemonSilent
+
+        try:
+            await self._remote.require_alive()
+        except DaemonSilent as error:
+            _note(error)
+            return False
+        return True
+
+    async def _open_local(self) -> _Local:
+        if self._local is None:
+            storage = await self._stack.enter_async_context(TieredStorage.open(self._settings, read_only=True))
+            self._local = _Local(storage, _state_of(self._holder, answers=False))
+        return self._local
+
     async def _ask(self, question: Callable[[View], Awaitable[Answer]]) -> Answer:
         from takhin_tiered.cli.remote import DaemonSilent
 
@@ -180,9 +225,9 @@ class _Either:
                 await self._remote.require_alive()
                 return await question(self._remote)
             except DaemonSilent as error:
-                error_console().print(
-                    f"[yellow]Note:[/yellow] {escape(str(error))}. What follows is the catalog's word"
-                )
-            storage = await self._stack.enter_async_context(TieredStorage.open(self._settings, read_only=True))
-            self._local = _Local(storage, _state_of(self._holder, answers=False))
-        return await question(self._local)
+                _note(error)
+        return await question(await self._open_local())
+
+
+def _note(error: TakhinError) -> None:
+    error_console().print(f"[warning]Note:[/warning] {escape(str(error))}. What follows is the catalog's word")

@@ -13,7 +13,6 @@ from takhin_tiered.disk.kafka import is_broker_running, is_kafka
 from takhin_tiered.engine.asking import IDLE_HINT, BrokerAddress, connected
 from takhin_tiered.segments.names import parse_partition
 from takhin_tiered.segments.outlook import idle_tails
-from takhin_tiered.store import open_store
 
 _KAFKAS_RETENTION_HOURS = 168.0
 _WELL_BELOW = 0.75
@@ -73,15 +72,11 @@ def directory_words(settings: Settings) -> Iterator[str]:
         )
 
 
-async def try_connections(settings: Settings) -> None:
-    """Ask the store, and the broker where one is configured. Raises what either says."""
-    if settings.has_store:
-        async with open_store(settings) as store:
-            await store.check()
-            console().print(f"The store {store.address} answers")
+async def try_broker(settings: Settings) -> None:
+    """Ask the broker, where one is configured. Raises what it says."""
     if settings.broker_bootstrap:
         policy = settings.policy_for(kafka=True)
-        topics = {topic for topic in _local_topics(settings) if policy.covers(topic)}
+        topics = {topic for topic in local_topics(settings) if policy.covers(topic)}
         async with connected(BrokerAddress(settings.broker_bootstrap, settings.broker_arguments)) as client:
             console().print(f"The broker at {settings.broker_bootstrap} answers")
             if words := idle_words(idle_tails(await client.topic_settings(topics), policy)):
@@ -98,7 +93,7 @@ def idle_words(topics: list[str]) -> str:
     return f"Warning: {lost}. {IDLE_HINT}"
 
 
-def _local_topics(settings: Settings) -> set[str]:
+def local_topics(settings: Settings) -> set[str]:
     """The topics that have a partition in the data directories; those that cannot be read are told elsewhere."""
     topics: set[str] = set()
     for path in settings.data_dirs:

@@ -1,18 +1,94 @@
-"""``ls --partitions``: which offsets of each partition stand where."""
+"""``plan`` and ``ls``: what would become of each segment, and what stands where."""
 
 from __future__ import annotations
 
 from fnmatch import fnmatchcase
-from typing import Any
+from functools import partial
+from typing import Annotated, Any
+
+import typer
 
 from takhin_tiered.cli.access import open_view
-from takhin_tiered.cli.output import print_json, print_table
+from takhin_tiered.cli.moves import path_of
+from takhin_tiered.cli.output import Json, console, counted, print_json, print_table, size
+from takhin_tiered.cli.running import run_work
 from takhin_tiered.config import Settings
+from takhin_tiered.engine.verifying import matches
 from takhin_tiered.segments.coverage import written
+from takhin_tiered.segments.model import State, Tier
 from takhin_tiered.segments.names import PLAIN
 
 
-async def list_partitions(settings: Settings, *, glob: str, as_json: bool) -> None:
+def plan(context: typer.Context, as_json: Json = False) -> None:
+    """Dry run: what the next cycle would do with each segment, and why. Changes nothing."""
+
+    async def work(settings: Settings) -> None:
+        async with open_view(settings) as access:
+            found = await access.plan()
+        if as_json:
+            print_json(found)
+            return
+        rows = [
+            (s["action"], s["segment_path"], s["policy"], size(s["frees_bytes"]), s["reason"])
+            for s in found["segments"]
+        ]
+        columns = ("ACTION", "SEGMENT", "TIER", "FREES", "WHY")
+        print_table(columns, rows, right=("FREES",), path="SEGMENT", wraps="WHY")
+        moved = [s for s in found["segments"] if s["action"] != "keep"]
+        console().print(
+            f"\n{counted(len(moved), 'segment')} of {len(found['segments'])} to move: "
+            f"{size(found['bytes_uploaded'])} to upload, {size(found['bytes_freed'])} of files to be unlinked, "
+            f"about ${found['saved_usd_monthly']:.2f} a month saved"
+        )
+        if found["bytes_freed"]:
+            console().print("The space of an unlinked file is free once the broker closes it")
+
+    run_work(context, work)
+
+
+def ls(  # noqa: PLR0917 - typer gives them by name
+    context: typer.Context,
+    glob: Annotated[str, typer.Argument(metavar="[GLOB]", help="Such as 'orders-*'.")] = "*",
+    tier: Annotated[Tier | None, typer.Option(help="Only this tier.")] = None,
+    state: Annotated[State | None, typer.Option(help="Only this state.")] = None,
+    problem: Annotated[
+        bool, typer.Option("--problem", help="Only what is quarantined, or failed when it was last worked on.")
+    ] = False,
+    partitions: Annotated[bool, typer.Option("--partitions", help="A row for each partition's offset ranges.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Segments, a row each; or partitions, with the offsets that are local, archived, nowhere, or there twice."""
+    if partitions:
+        run_work(context, partial(_list_partitions, glob=glob, as_json=as_json))
+        return
+
+    async def work(settings: Settings) -> None:
+        async with open_view(settings) as access:
+            found = await access.segments(tier=tier, state=state)
+        chosen = [segment for segment in found if matches(segment["segment_path"], glob)]
+        if problem:
+            chosen = [segment for segment in chosen if segment["problem"] or segment["reason_code"] == "quarantined"]
+        if as_json:
+            print_json(chosen)
+            return
+        rows = [
+            (
+                path_of(s),
+                s["policy"],
+                s["state"] + (" active" if s["is_active"] else ""),
+                size(s["size_bytes"]),
+                (s["last_modified"] or "")[:19],
+                s["problem"],
+            )
+            for s in chosen
+        ]
+        columns = ("SEGMENT", "TIER", "STATE", "SIZE", "MODIFIED (UTC)", "PROBLEM")
+        print_table(columns, rows, right=("SIZE",), path="SEGMENT", wraps="PROBLEM", less=("MODIFIED (UTC)",))
+
+    run_work(context, work)
+
+
+async def _list_partitions(settings: Settings, *, glob: str, as_json: bool) -> None:
     """Those whose directory's name, such as ``orders-0``, matches."""
     async with open_view(settings) as access:
         every = await access.partitions()
@@ -29,7 +105,9 @@ async def list_partitions(settings: Settings, *, glob: str, as_json: bool) -> No
         )
         for each in found
     ]
-    print_table(("PARTITION", "INCARNATION", "CURRENT", "LOCAL", "ARCHIVED", "HOLES", "OVERLAPS"), rows)
+    print_table(
+        ("PARTITION", "INCARNATION", "CURRENT", "LOCAL", "ARCHIVED", "HOLES", "OVERLAPS"), rows, wraps="ARCHIVED"
+    )
 
 
 def _directory(found: dict[str, Any]) -> str:

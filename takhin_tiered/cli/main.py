@@ -5,45 +5,106 @@ Exit status: 0 done; 1 something failed, and it says what; 2 usage or configurat
 
 from __future__ import annotations
 
+import os
 import sys
-from functools import partial
+import traceback
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
-from rich.progress import Progress, TextColumn, TimeElapsedColumn
 
+import takhin_tiered
 from takhin_tiered import logs
-from takhin_tiered.cli.access import open_access, open_view
-from takhin_tiered.cli.broker import directory_words, kept_words, try_connections
-from takhin_tiered.cli.listing import list_partitions
-from takhin_tiered.cli.moves import expand, move_all, path_of
-from takhin_tiered.cli.output import Json, console, counted, error_console, matches, print_json, print_table, size
+from takhin_tiered.cli.doctor import doctor
+from takhin_tiered.cli.listing import ls, plan
+from takhin_tiered.cli.moves import archive
+from takhin_tiered.cli.output import error_console, examples
+from takhin_tiered.cli.rebuild import rebuild
 from takhin_tiered.cli.restore import restore
-from takhin_tiered.cli.running import exit_if, finish, run_work, settings_of
+from takhin_tiered.cli.run import run
+from takhin_tiered.cli.running import finish
+from takhin_tiered.cli.settings import config_check, config_example, config_show
 from takhin_tiered.cli.status import status
 from takhin_tiered.cli.verify import verify
-from takhin_tiered.config import Settings, find_config
 from takhin_tiered.errors import TakhinError
-from takhin_tiered.lifecycle import run_in_loop, run_once
-from takhin_tiered.segments.model import State, Tier
+
+_TRACE_VARIABLE = "TAKHIN_TRACE"
 
 app = typer.Typer(
     name="takhin-tiered",
     help="Moves cold log segments of a broker to S3, MinIO or a directory, provably intact, and brings them back.",
+    epilog=examples(
+        "takhin-tiered demo",
+        "takhin-tiered config example > takhin.yaml",
+        "takhin-tiered --config takhin.yaml doctor",
+        "takhin-tiered --config takhin.yaml plan",
+    ),
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command()(status)
-app.command()(restore)
-app.command()(verify)
-config_app = typer.Typer(help="Check and show the settings.", no_args_is_help=True)
-app.add_typer(config_app, name="config")
 
-Paths = Annotated[list[str], typer.Argument(metavar="PATH...", help="orders-0/00000000000000000000.log, or a glob.")]
+
+def _add(to: typer.Typer, name: str, command: Callable[..., Any], *lines: str) -> None:
+    to.command(name, epilog=examples(*lines))(command)
+
+
+def demo(
+    keep: Annotated[bool, typer.Option("--keep", help="Leave the daemon serving afterwards.")] = False,
+) -> None:
+    """The main job on made-up Kafka segments and a directory store: no cloud needed."""
+    from takhin_tiered.cli.demo import run_demo
+
+    logs.configure("warning", "text")
+    finish(run_demo(keep=keep))
+
+
+_add(app, "run", run, "takhin-tiered run", "takhin-tiered run --once")
+_add(app, "plan", plan, "takhin-tiered plan", "takhin-tiered plan --json | jq '.segments[].action'")
+_add(
+    app, "status", status,
+    "takhin-tiered status", "takhin-tiered status --json",
+    "takhin-tiered status --check || mail -s takhin ops@example.com",
+)  # fmt: skip
+_add(
+    app, "ls", ls,
+    "takhin-tiered ls 'orders-*' --state archived", "takhin-tiered ls --problem",
+    "takhin-tiered ls --partitions orders-0",
+)  # fmt: skip
+_add(
+    app, "archive", archive,
+    "takhin-tiered archive orders-0/00000000000000000000.log", "takhin-tiered archive 'orders-*' -n",
+)  # fmt: skip
+_add(
+    app, "restore", restore,
+    "takhin-tiered restore 'orders-*'",
+    "takhin-tiered restore orders-0 --offsets 1000-2000 -n",
+    "takhin-tiered restore orders-0 --since 2026-11-01 --until 2026-11-02T12:00 --for 6h",
+)  # fmt: skip
+_add(app, "verify", verify, "takhin-tiered verify", "takhin-tiered verify 'orders-*' --deep")
+_add(app, "rebuild", rebuild, "takhin-tiered rebuild")
+_add(app, "doctor", doctor, "takhin-tiered doctor", "takhin-tiered --config takhin.yaml doctor")
+_add(app, "demo", demo, "takhin-tiered demo", "takhin-tiered demo --keep")
+
+config_app = typer.Typer(
+    help="Check and show the settings.", epilog=examples("takhin-tiered config check --connect"), no_args_is_help=True
+)
+app.add_typer(config_app, name="config")
+_add(
+    config_app, "check", config_check,
+    "takhin-tiered config check", "takhin-tiered --config takhin.yaml config check --connect",
+)  # fmt: skip
+_add(config_app, "show", config_show, "takhin-tiered config show")
+_add(config_app, "example", config_example, "takhin-tiered config example > takhin.yaml")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"takhin-tiered {takhin_tiered.__version__}")
+        raise typer.Exit
 
 
 @app.callback()
@@ -60,177 +121,55 @@ def options(
     accept_clock: Annotated[  # noqa: ARG001
         bool, typer.Option("--accept-clock", help="The clock is right, although it jumped.")
     ] = False,
+    version: Annotated[  # noqa: ARG001 - its callback does it
+        bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_print_version)
+    ] = False,
 ) -> None:
     context.obj = config
 
 
-@app.command()
-def run(
-    context: typer.Context,
-    once: Annotated[bool, typer.Option("--once", help="Run one cycle, then exit.")] = False,
-) -> None:
-    """The daemon: scan, archive what is cold, serve the API."""
-    settings = settings_of(context)
-    logs.configure(settings.log_level, settings.log_format)
-    if once:
-        raise typer.Exit(run_in_loop(run_once(settings)))
-    # Imported here, as the web framework takes half a second that nothing else need wait for.
-    from takhin_tiered.daemon import run_daemon
-
-    run_in_loop(run_daemon(settings))
-
-
-@app.command()
-def plan(context: typer.Context, as_json: Json = False) -> None:
-    """Dry run: what the next cycle would do with each segment, and why. Changes nothing."""
-
-    async def work(settings: Settings) -> None:
-        async with open_view(settings) as access:
-            found = await access.plan()
-        if as_json:
-            print_json(found)
-            return
-        rows = [
-            (s["action"], s["segment_path"], s["policy"], size(s["frees_bytes"]), s["reason"])
-            for s in found["segments"]
-        ]
-        print_table(("ACTION", "SEGMENT", "TIER", "FREES", "WHY"), rows, right=("FREES",))
-        moved = [s for s in found["segments"] if s["action"] != "keep"]
-        console().print(
-            f"\n{counted(len(moved), 'segment')} of {len(found['segments'])} to move: "
-            f"{size(found['bytes_uploaded'])} to upload, {size(found['bytes_freed'])} of files to be unlinked, "
-            f"about ${found['saved_usd_monthly']:.2f} a month saved"
-        )
-        if found["bytes_freed"]:
-            console().print("The space of an unlinked file is free once the broker closes it")
-
-    run_work(context, work)
-
-
-@app.command()
-def ls(  # noqa: PLR0917 - typer gives them by name
-    context: typer.Context,
-    glob: Annotated[str, typer.Argument(metavar="[GLOB]", help="Such as 'orders-*'.")] = "*",
-    tier: Annotated[Tier | None, typer.Option(help="Only this tier.")] = None,
-    state: Annotated[State | None, typer.Option(help="Only this state.")] = None,
-    partitions: Annotated[bool, typer.Option("--partitions", help="A row for each partition's offset ranges.")] = False,
-    as_json: Json = False,
-) -> None:
-    """Segments, a row each; or partitions, with the offsets that are local, archived, nowhere, or there twice."""
-    if partitions:
-        run_work(context, partial(list_partitions, glob=glob, as_json=as_json))
-        return
-
-    async def work(settings: Settings) -> None:
-        async with open_view(settings) as access:
-            found = await access.segments(tier=tier, state=state)
-        chosen = [segment for segment in found if matches(segment["segment_path"], glob)]
-        if as_json:
-            print_json(chosen)
-            return
-        rows = [
-            (
-                path_of(s),
-                s["policy"],
-                s["state"] + (" active" if s["is_active"] else ""),
-                size(s["size_bytes"]),
-                (s["last_modified"] or "")[:19],
-                s["problem"],
-            )
-            for s in chosen
-        ]
-        print_table(("SEGMENT", "TIER", "STATE", "SIZE", "MODIFIED (UTC)", "PROBLEM"), rows, right=("SIZE",))
-
-    run_work(context, work)
-
-
-@app.command()
-def archive(context: typer.Context, paths: Paths) -> None:
-    """Archive segments by hand, whatever their age."""
-
-    async def work(settings: Settings) -> None:
-        async with open_access(settings) as access:
-            states = {str(State.LOCAL)} if settings.policy.keep_local else {str(State.LOCAL), str(State.COPIED)}
-            chosen = await expand(access, paths, states)
-            failures = await move_all(chosen, access.archive, "archived", at_once=settings.archive_concurrency)
-            found = await access.status()
-            if found["broker"]["running"] or found["mode"] != "move":
-                console().print("The local files stay: " + kept_words(found))
-            exit_if(failures)
-
-    run_work(context, work)
-
-
-@app.command()
-def rebuild(context: typer.Context) -> None:
-    """Rebuild the catalog from the disk and the bucket, as on a new machine."""
-
-    async def work(settings: Settings) -> None:
-        errors = error_console()
-        columns = (TextColumn("looking at manifests"), TextColumn("{task.completed}"), TimeElapsedColumn())
-        with Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal) as progress:
-            task = progress.add_task("", total=None)
-            async with open_access(settings) as access:
-                found = await access.rebuild(lambda count: progress.update(task, completed=count))
-        for path in found["lost"]:
-            console().print(f"LOST {path}: it is neither in the archive nor on disk")
-        console().print(
-            f"{counted(found['learned'], 'archived segment')} learned from the store, {len(found['lost'])} lost, "
-            f"{counted(found['strays'], 'object')} of no archived segment left alone"
-        )
-        exit_if(len(found["lost"]))
-
-    run_work(context, work)
-
-
-@app.command()
-def demo(
-    keep: Annotated[bool, typer.Option("--keep", help="Leave the daemon serving afterwards.")] = False,
-) -> None:
-    """The main job on made-up Kafka segments and a directory store: no cloud needed."""
-    from takhin_tiered.cli.demo import run_demo
-
-    logs.configure("warning", "text")
-    finish(run_demo(keep=keep))
-
-
-@config_app.command("check")
-def config_check(
-    context: typer.Context,
-    connect: Annotated[bool, typer.Option("--connect", help="Ask the store and the broker too.")] = False,
-) -> None:
-    """Validate the settings, and say what is found of the broker."""
-    settings = settings_of(context)
-    for key in settings.without_effect():
-        error_console().print(f"Warning: {key} has no effect in this version")
-    for path in settings.data_dirs:
-        if not path.is_dir():
-            error_console().print(f"Warning: storage.data.dir {path} is not a directory on this machine")
-    for line in directory_words(settings):
-        error_console().print(line)
-    if connect:
-        finish(try_connections(settings))
-    console().print(f"The configuration is valid ({find_config(context.obj) or 'from the environment'})")
-
-
-@config_app.command("show")
-def config_show(context: typer.Context) -> None:
-    """Print the effective settings, and where each came from. Secrets are masked."""
-    settings = settings_of(context)
-    rows = [(key, escape(value), settings.source(key)) for key, value in settings.items()]
-    print_table(("KEY", "VALUE", "FROM"), rows)
-
-
 def main() -> None:
-    """The entry point: this project's errors become one line and an exit status."""
+    """The entry point: errors become one line and an exit status, never a traceback."""
     try:
         app(_global_options_first(sys.argv[1:]))
     except TakhinError as error:
-        error_console().print("[red]Error:[/red]", escape(str(error)))
-        sys.exit(error.exit_code)
+        _end_with(error)
+    except Exception as error:
+        ours = _ours(error)
+        if ours is not None:
+            _end_with(ours)
+        if os.environ.get(_TRACE_VARIABLE):
+            raise
+        error_console().print(
+            "[red]Error:[/red]", escape(f"this was not foreseen: {_words(error)}. What was not finished is as it was "
+            f"before. Try again; if it comes again, report it with what {_TRACE_VARIABLE}=1 before the command prints")
+        )  # fmt: skip
+        sys.exit(1)
 
 
-def _global_options_first(arguments: list[str]) -> list[str]:
+def _end_with(error: TakhinError) -> None:
+    error_console().print("[red]Error:[/red]", escape(str(error)))
+    sys.exit(error.exit_code)
+
+
+def _ours(error: BaseException) -> TakhinError | None:
+    """The first of this project's errors among those that came together."""
+    if isinstance(error, TakhinError):
+        return error
+    if isinstance(error, BaseExceptionGroup):
+        return next((found for each in error.exceptions if (found := _ours(each)) is not None), None)
+    return None
+
+
+def _words(error: BaseException) -> str:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
+    return f"{type(error).__name__}: {error}{where}"
+
+
+def _global_options_first(arguments: Iterable[str]) -> list[str]:
     """What belongs before a command is taken wherever it stands."""
     front, rest = [], []
     remaining = iter(arguments)

@@ -3,21 +3,100 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections.abc import Awaitable, Callable
 from fnmatch import fnmatchcase
 from itertools import groupby
-from typing import Any
+from typing import Annotated, Any
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+import typer
 
-from takhin_tiered.cli.access import Access
-from takhin_tiered.cli.output import console, counted, error_console, say
+from takhin_tiered.cli.access import View, open_access, open_view
+from takhin_tiered.cli.broker import kept_words
+from takhin_tiered.cli.output import console, counted, error_console, print_table, say, size
+from takhin_tiered.cli.progress import Meter, shown
+from takhin_tiered.cli.running import exit_if, run_work
+from takhin_tiered.config import Settings
 from takhin_tiered.errors import BucketMissing, SegmentNotFound, StoreDenied, StoreFull, StoreUnavailable, TakhinError
+from takhin_tiered.segments.model import State
 from takhin_tiered.segments.names import PLAIN, SegmentId, parse_partition
 
 _STORE_IS_DOWN = {StoreUnavailable.code, StoreDenied.code, StoreFull.code, BucketMissing.code}
+Paths = Annotated[list[str], typer.Argument(metavar="PATH...", help="orders-0/00000000000000000000.log, or a glob.")]
 _GLOB_CHARACTERS = frozenset("*?[")
+
+
+def archive(
+    context: typer.Context,
+    paths: Paths,
+    dry_run: Annotated[bool, typer.Option("-n", "--dry-run", help="Say what it would do, and do nothing.")] = False,
+) -> None:
+    """Archive segments by hand, whatever their age."""
+
+    async def work(settings: Settings) -> None:
+        states = {str(State.LOCAL)} if settings.policy.keep_local else {str(State.LOCAL), str(State.COPIED)}
+        if dry_run:
+            async with open_view(settings) as view:
+                _print_choice(await _chosen(view, paths, states), await view.status())
+            return
+        async with open_access(settings) as access:
+            known = await _chosen(access, paths, states)
+            sizes = {path: _to_upload(segment) for path, segment in known}
+            together = settings.archive_concurrency
+            poll = access.bytes_moved
+            failures = await move_all(list(sizes), access.archive, "archived", sizes=sizes, at_once=together, poll=poll)
+            found = await access.status()
+            if found["broker"]["running"] or found["mode"] != "move":
+                console().print("The local files stay: " + kept_words(found))
+            exit_if(failures)
+
+    run_work(context, work)
+
+
+async def _chosen(view: View, paths: list[str], states: set[str]) -> list[tuple[str, dict[str, Any] | None]]:
+    """Each chosen path with what is known of the segment."""
+    chosen = await expand(view, paths, states)
+    known = {each["segment_path"]: each for each in await view.segments(tier=None, state=None) if each["is_current"]}
+    return [(path, known.get(path)) for path in chosen]
+
+
+def _print_choice(chosen: list[tuple[str, dict[str, Any] | None]], found: dict[str, Any]) -> None:
+    """A dry run: what `archive` would do with each."""
+    rows, uploads, unlinked = [], 0, 0
+    stays = found["broker"]["running"] or found["mode"] != "move"
+    for path, segment in chosen:
+        refusal = _refusal(segment, found)
+        if segment is None or refusal:
+            rows.append(("refuse", path, "", refusal))
+            continue
+        local = segment["local_size_bytes"]
+        if segment["state"] == State.ARCHIVED:
+            rows.append(("nothing", path, size(0), "it is in the archive"))
+            continue
+        if segment["state"] == State.LOCAL:
+            uploads += local
+        unlinked += 0 if stays else local
+        rows.append(("archive", path, size(local), kept_words(found) if stays else "upload, prove, unlink"))
+    print_table(("ACTION", "SEGMENT", "SIZE", "WHAT"), rows, right=("SIZE",), path="SEGMENT", wraps="WHAT")
+    moved = sum(row[0] == "archive" for row in rows)
+    console().print(
+        f"\n{counted(moved, 'segment')} to archive: {size(uploads)} to upload, {size(unlinked)} of files to be "
+        f"unlinked; {size(found['disk_free_bytes'])} of the disk are free"
+    )
+    exit_if(sum(row[0] == "refuse" for row in rows))
+
+
+def _to_upload(segment: dict[str, Any] | None) -> int:
+    return segment["local_size_bytes"] if segment is not None and segment["state"] == State.LOCAL else 0
+
+
+def _refusal(segment: dict[str, Any] | None, found: dict[str, Any]) -> str:
+    if segment is None:
+        return "neither on disk nor in the archive"
+    if not found["enabled"]:
+        return "tiered storage is not enabled"
+    if segment["is_active"]:
+        return "the active one: the broker still writes to it"
+    return str(segment["reason"]) if segment["reason_code"] in {"excluded", "unsettled"} else ""
 
 
 def path_of(segment: dict[str, Any]) -> str:
@@ -26,7 +105,7 @@ def path_of(segment: dict[str, Any]) -> str:
     return path if segment["is_current"] else f"{path}@{segment['incarnation'] or PLAIN}"
 
 
-async def expand(access: Access, patterns: list[str], states: set[str]) -> list[str]:
+async def expand(access: View, patterns: list[str], states: set[str]) -> list[str]:
     """Paths as they are; partitions and globs as the segments that they match and that there is something to do for.
 
     `SegmentNotFound` for a glob that matches nothing at all.
@@ -51,9 +130,18 @@ async def expand(access: Access, patterns: list[str], states: set[str]) -> list[
 
 
 async def move_all(
-    paths: list[str], move: Callable[[str], Awaitable[None]], verb: str, *, at_once: int, in_order: bool = False
+    paths: list[str],
+    move: Callable[[str], Awaitable[None]],
+    verb: str,
+    *,
+    sizes: dict[str, int],
+    at_once: int,
+    in_order: bool = False,
+    poll: Callable[[], int] | None = None,
 ) -> int:
-    """Move each; tell each failure, and go on. Returns how many failed.
+    """Move each, of so many bytes; tell each failure, and go on. Returns how many failed.
+
+    ``poll`` tells how many bytes have passed, where that is known.
 
     The first of each partition goes before its others: it tells which incarnation the others join. ``in_order``: those
     of a partition go one after the other, and what comes after a failure is left.
@@ -62,17 +150,8 @@ async def move_all(
     down = False
     room = asyncio.Semaphore(at_once)
     errors = error_console()
-    columns = (TextColumn(verb), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    bar = Progress(
-        *columns,
-        console=errors,
-        transient=True,
-        disable=not errors.is_terminal,
-        # Lines go above the bar where both go to the terminal, and else to where they were sent.
-        redirect_stdout=sys.stdout.isatty(),
-    )
-    with bar as progress:
-        task = progress.add_task(verb, total=len(paths))
+    meter = Meter(sum(sizes.get(path, 0) for path in paths), len(paths), poll)
+    with shown(verb, meter):
 
         async def one(path: str) -> bool:
             nonlocal failures, down
@@ -90,7 +169,7 @@ async def move_all(
                     down = error.code in _STORE_IS_DOWN
                     errors.print(f"[red]Error:[/red] {shown}:", error, markup=True)
                     return False
-            progress.advance(task)
+            meter.end(sizes.get(path, 0))
             return True
 
         async def in_turn(first: str, *others: str) -> None:

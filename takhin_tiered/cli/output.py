@@ -6,26 +6,39 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Sequence
-from fnmatch import fnmatchcase
 from typing import Annotated, Any
 
 import typer
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
+from rich.theme import Theme
 
-from takhin_tiered.segments.names import SegmentId
-
+# Yellow and cyan vanish on a light terminal, and dim on some dark ones: what warns is bold.
+_THEME = Theme(
+    {
+        "warning": "bold magenta",
+        "progress.elapsed": "default",
+        "progress.remaining": "default",
+        "progress.download": "default",
+        "progress.data.speed": "default",
+        "progress.percentage": "default",
+    }
+)
 _WIDE = 10_000
+_ENOUGH = 24
+_OFFSET = len("00000000000000000000.log")
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, in a form that stays the same.")]
 
 
 def console() -> Console:
     """Standard output. Piped into a file or a program, it is wide enough to cut no path."""
-    return Console(highlight=False, width=None if sys.stdout.isatty() else _WIDE)
+    return Console(highlight=False, theme=_THEME, width=None if sys.stdout.isatty() else _WIDE)
 
 
 def error_console() -> Console:
-    return Console(stderr=True, highlight=False, soft_wrap=True)
+    return Console(stderr=True, highlight=False, theme=_THEME, soft_wrap=True)
 
 
 def say(line: str) -> None:
@@ -36,18 +49,58 @@ def say(line: str) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+def examples(*lines: str) -> str:
+    """The end of a command's help, in lines that stay as they are."""
+    return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
+
+
 def print_json(value: Any) -> None:
     sys.stdout.write(json.dumps(value, indent=2) + "\n")
 
 
-def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, right: Sequence[str] = ()) -> None:
-    """A table without frames: ``right`` names the columns of numbers."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in columns:
-        table.add_column(name, justify="right" if name in right else "left", no_wrap=True, overflow="fold")
-    for row in rows:
-        table.add_row(*row)
-    console().print(table)
+def print_table(
+    columns: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    *,
+    right: Sequence[str] = (),
+    path: str = "",
+    wraps: str = "",
+    less: Sequence[str] = (),
+) -> None:
+    """A table without frames, no cell of which is ever cut.
+
+    ``right`` names the columns of numbers. Where a terminal is too narrow, the column that ``wraps`` gets what is left,
+    those of ``less`` are left out, and what is in ``path`` breaks behind its slash, so that an offset stays whole.
+    """
+    out, all_rows = console(), [[str(cell) for cell in row] for row in rows]
+    widths = {name: _widest(name, all_rows, at) for at, name in enumerate(columns)}
+    shown = list(columns)
+
+    def left() -> int:
+        """What the wrapping column may have; or, where none does, how much is left over."""
+        return out.width - sum(widths[name] + 1 for name in shown if name != wraps)
+
+    enough = min(widths.get(wraps, 0), _ENOUGH)
+    for name in less:
+        if left() < enough:
+            shown.remove(name)
+    if left() < enough and path:
+        at = columns.index(path)
+        for row in all_rows:
+            row[at] = row[at].replace("/", "/\n")
+        widths[path] = min(_widest(path, all_rows, at), max(_OFFSET, widths[path] + left() - enough))
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="bold")
+    for name in shown:
+        width = min(widths[name], max(left(), _ENOUGH)) if name == wraps else widths[name]
+        table.add_column(name, justify="right" if name in right else "left", width=width, overflow="fold")
+    for row in all_rows:
+        table.add_row(*(Text(cell) for name, cell in zip(columns, row, strict=True) if name in shown))
+    out.print(table)
+
+
+def _widest(name: str, rows: Sequence[Sequence[str]], at: int) -> int:
+    lines = (line for row in rows for line in row[at].splitlines())
+    return max([cell_len(name), *map(cell_len, lines)])
 
 
 def size(count: float) -> str:
@@ -61,8 +114,3 @@ def size(count: float) -> str:
 
 def counted(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
-def matches(path: str, glob: str) -> bool:
-    """A glob for whole paths, or for the partition's directory alone."""
-    return fnmatchcase(path, glob) or fnmatchcase(SegmentId.parse(path).directory, glob)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import asdict
@@ -89,6 +90,30 @@ class Remote:
         found: list[dict[str, Any]] = (await self._ask("GET", "partitions"))["partitions"]
         return found
 
+    async def verify(self, glob: str, *, deep: bool) -> AsyncIterator[dict[str, Any]]:
+        """A line for each; the daemon may read for long before the next one."""
+        url = f"{self._holder.api}/api/v1/tiered/verify"
+        patient = aiohttp.ClientTimeout(connect=_ALIVE_SECONDS, sock_read=_OPERATION_SECONDS)
+        try:
+            async with self._session.post(url, json={"glob": glob, "deep": deep}, timeout=patient) as answer:
+                if not answer.ok:
+                    body = await answer.json(content_type=None)
+                    raise RemoteError(str(body.get("error", answer.reason)), code=str(body.get("code", "error")))
+                async for line in answer.content:
+                    told = json.loads(line)
+                    if "code" in told:
+                        raise RemoteError(told["error"], code=told["code"])
+                    if told.get("done"):
+                        return
+                    yield told
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError, AttributeError) as error:
+            raise self._silent(error) from error
+        raise self._silent(EOFError("its answer broke off"))
+
+    @property
+    def bytes_moved(self) -> Callable[[], int] | None:
+        return None
+
     async def archive(self, path: str) -> None:
         await self._ask("POST", "archive", json={"segment_path": path})
 
@@ -99,7 +124,7 @@ class Remote:
     async def restore_plan(self, wanted: Wanted) -> dict[str, Any]:
         return await self._ask("POST", "restore/plan", json=asdict(wanted))
 
-    async def rebuild(self, progress: Callable[[int], None]) -> dict[str, Any]:  # noqa: ARG002 - the daemon tells at the end
+    async def rebuild(self, progress: Callable[[int, int], None]) -> dict[str, Any]:  # noqa: ARG002 - the daemon tells at the end
         return await self._ask("POST", "rebuild")
 
     async def scrub(self, path: str) -> bool:

@@ -50,11 +50,7 @@ def restore(  # noqa: PLR0917 - typer gives them by name
         bool, typer.Option("--force", help="Also what leaves a gap, or what Kafka would delete again.")
     ] = False,
 ) -> None:
-    """Bring archived segments back to the disk.
-
-    Examples: takhin-tiered restore 'orders-*'; takhin-tiered restore orders-0 --offsets 1000-2000 -n;
-    takhin-tiered restore orders-0 --since 2026-11-01 --until 2026-11-02T12:00 --for 6h
-    """
+    """Bring archived segments back to the disk."""
     wanted = Wanted(
         tuple(paths), topic_id, offsets_of(offsets), (milliseconds_of(since), milliseconds_of(until)), force
     )
@@ -76,7 +72,15 @@ def restore(  # noqa: PLR0917 - typer gives them by name
                 move = partial(access.restore, force=True, lease_hours=None if seconds is None else seconds / 3600)
                 chosen = [segment["segment_path"] for segment in found["segments"]]
                 together = settings.archive_concurrency
-                failures = await move_all(chosen, move, "restored", at_once=together, in_order=found["in_order"])
+                failures = await move_all(
+                    chosen,
+                    move,
+                    "restored",
+                    sizes={segment["segment_path"]: segment["size_bytes"] for segment in found["segments"]},
+                    at_once=together,
+                    in_order=found["in_order"],
+                    poll=access.bytes_moved,
+                )
                 exit_if(failures)
             exit_if(len(found["problems"]))
 
@@ -94,7 +98,7 @@ async def _choose(view: View, wanted: Wanted) -> dict[str, Any]:
 
 def _print_choice(found: dict[str, Any]) -> None:
     rows = [(each["segment_path"].removesuffix(f"@{PLAIN}"), size(each["size_bytes"])) for each in found["segments"]]
-    print_table(("SEGMENT", "SIZE"), rows, right=("SIZE",))
+    print_table(("SEGMENT", "SIZE"), rows, right=("SIZE",), path="SEGMENT")
     console().print(
         f"\n{counted(len(rows), 'segment')} to restore, {size(found['bytes'])}; {size(found['disk_free_bytes'])} of "
         f"disk and {size(found['cache_free_bytes'])} of the local cache are free"

@@ -34,16 +34,7 @@ def status(
         bool, typer.Option("--check", help="Exit 1 where something is wrong, with a line for each problem.")
     ] = False,
 ) -> None:
-    """Tiers, states, bytes, the last cycle, and whether the store answers.
-
-    Examples:
-
-      takhin-tiered status
-
-      takhin-tiered status --json
-
-      takhin-tiered status --check || mail -s 'takhin-tiered' ops@example.com
-    """
+    """Tiers, states, bytes, the last cycle, and whether the store answers."""
 
     async def work(settings: Settings) -> None:
         async with open_view(settings) as view:

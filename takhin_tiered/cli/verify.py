@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
 
-from takhin_tiered.cli.access import open_access
-from takhin_tiered.cli.output import console, counted, error_console, matches, print_json, size
+from takhin_tiered.cli.access import open_access, open_view
+from takhin_tiered.cli.output import Json, console, counted, error_console, print_json, size
+from takhin_tiered.cli.progress import Meter, shown
 from takhin_tiered.cli.running import exit_if, run_work
-from takhin_tiered.concurrency import in_thread
 from takhin_tiered.config import Settings
-from takhin_tiered.engine.coverage import ArchivedSpans, Hole
-from takhin_tiered.engine.scrub import Verdict
+from takhin_tiered.engine.verifying import matches
 from takhin_tiered.errors import SegmentNotFound, TakhinError
-from takhin_tiered.segments.names import Partition, SegmentId
-from takhin_tiered.tiered_storage import TieredStorage
 
 
 def verify(
     context: typer.Context,
     glob: Annotated[str, typer.Argument(metavar="[GLOB]", help="Such as 'orders-*'.")] = "*",
     deep: Annotated[bool, typer.Option("--deep", help="Read every byte back.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, in a form that stays the same.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Compare the archive with its manifests: sizes and checksums, or with --deep every byte.
 
@@ -33,73 +30,68 @@ def verify(
 
     async def work(settings: Settings) -> None:
         found = _Found()
-        async with TieredStorage.open(settings, read_only=True) as storage:
-            async for verdict in storage.verify(lambda identity: found.wants(identity, glob), deep=deep):
-                found.note(verdict)
-                if verdict.problem and not as_json:
-                    console().print(f"BAD {verdict.id.full_path}: {escape(verdict.problem)}")
-            holes = await in_thread(lambda: found.holes(storage))
+        async with open_view(settings) as view:
+            known = [s for s in await view.segments(tier=None, state=None) if _is_wanted(s, glob)]
+            total = sum(segment["archived_size_bytes"] for segment in known)
+            meter = Meter(total, len(known), view.bytes_moved if deep else None)
+            with shown("verified", meter):
+                async for told in view.verify(glob, deep=deep):
+                    found.note(told)
+                    meter.end(told.get("size_bytes", 0))
+                    if told.get("problem") and not as_json:
+                        console().print(f"BAD {told['segment_path']}: {escape(told['problem'])}", soft_wrap=True)
         if glob != "*" and not found.checked:
             raise SegmentNotFound(f"no archived segment matches {glob!r}", hint="takhin-tiered ls shows what there is")
         if as_json:
-            print_json(found.described(holes))
+            print_json(found.described())
         else:
-            found.say(holes, deep=deep)
+            found.say(deep=deep)
         if found.bad:
-            await _scrub(settings, [verdict.id for verdict in found.bad], quiet=as_json)
-        exit_if(len(found.bad) + len(holes))
+            await _scrub(settings, found.bad, quiet=as_json)
+        exit_if(len(found.bad) + len(found.holes))
 
     run_work(context, work)
+
+
+def _is_wanted(segment: dict[str, Any], glob: str) -> bool:
+    return bool(segment["archived_size_bytes"]) and matches(segment["segment_path"], glob)
 
 
 class _Found:
     def __init__(self) -> None:
         self.checked = self.total = self.lacking = 0
-        self.bad: list[Verdict] = []
-        self._spans: dict[Partition, ArchivedSpans] = {}
-        self._in_part: set[Partition] = set()
+        self.bad: list[dict[str, Any]] = []
+        self.holes: list[dict[str, Any]] = []
 
-    def wants(self, identity: SegmentId, glob: str) -> bool:
-        if matches(identity.path, glob):
-            return True
-        # What lies between some of a partition's segments tells nothing.
-        self._in_part.add(identity.place.partition)
-        return False
-
-    def note(self, verdict: Verdict) -> None:
+    def note(self, told: dict[str, Any]) -> None:
+        if "offsets" in told:
+            self.holes.append(told)
+            return
         self.checked += 1
-        self.total += verdict.size
-        self.lacking += verdict.may_lack_files
-        if verdict.problem:
-            self.bad.append(verdict)
-        if verdict.manifest is not None:
-            self._spans.setdefault(verdict.id.place.partition, ArchivedSpans()).note(verdict.manifest)
+        self.total += told["size_bytes"]
+        self.lacking += told["may_lack_files"]
+        if told["problem"]:
+            self.bad.append(told)
 
-    def holes(self, storage: TieredStorage) -> list[Hole]:
-        whole = [spans for partition, spans in sorted(self._spans.items()) if partition not in self._in_part]
-        return [hole for spans in whole for hole in spans.holes(storage.engine)]
-
-    def described(self, holes: list[Hole]) -> dict[str, object]:
+    def described(self) -> dict[str, object]:
         return {
             "verified": self.checked,
             "bytes": self.total,
-            "bad": [{"segment_path": verdict.id.full_path, "problem": verdict.problem} for verdict in self.bad],
-            "holes": [
-                {"partition": hole.directory, "incarnation": hole.incarnation, "offsets": list(hole.range)}
-                for hole in holes
-            ],
+            "bad": [{"segment_path": told["segment_path"], "problem": told["problem"]} for told in self.bad],
+            "holes": self.holes,
             "may_lack_files": self.lacking,
         }
 
-    def say(self, holes: list[Hole], *, deep: bool) -> None:
+    def say(self, *, deep: bool) -> None:
         out = console()
-        for hole in holes:
+        for hole in self.holes:
+            first, last = hole["offsets"]
             out.print(
-                f"HOLE {hole.directory}: offsets {hole.range[0]}-{hole.range[1]} are neither archived nor local "
-                f"(incarnation {hole.incarnation})"
+                f"HOLE {hole['partition']}: offsets {first}-{last} are neither archived nor local "
+                f"(incarnation {hole['incarnation']})"
             )
         how = "read back" if deep else "by sizes and checksums"
-        holes_too = f", {counted(len(holes), 'hole')}" if holes else ""
+        holes_too = f", {counted(len(self.holes), 'hole')}" if self.holes else ""
         out.print(
             f"{counted(self.checked, 'archived segment')} verified {how}, {size(self.total)}, {len(self.bad)} bad"
             f"{holes_too}"
@@ -111,14 +103,14 @@ class _Found:
             )
 
 
-async def _scrub(settings: Settings, bad: list[SegmentId], *, quiet: bool) -> None:
+async def _scrub(settings: Settings, bad: list[dict[str, Any]], *, quiet: bool) -> None:
     """Take the consequences of what was found, and say what became of each segment."""
     out = error_console() if quiet else console()
     try:
         async with open_access(settings) as access:
-            for identity in bad:
-                path = identity.full_path
-                if await access.scrub(identity.exact_path):
+            for told in bad:
+                path = told["segment_path"]
+                if await access.scrub(told["exact_path"]):
                     out.print(f"HEALED {path}: stored again from the disk")
                 else:
                     out.print(f"QUARANTINED {path}: no whole copy is on the disk. Look for an older version")

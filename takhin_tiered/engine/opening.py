@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import os
+from pathlib import Path
+
 from takhin_tiered.catalog.catalog import Catalog
 from takhin_tiered.catalog.journal import Journal
 from takhin_tiered.config import Settings
@@ -9,9 +13,10 @@ from takhin_tiered.disk.files import DataDirs
 from takhin_tiered.disk.lock import DataDirLock
 from takhin_tiered.engine.context import Engine
 from takhin_tiered.engine.pace import Pace
-from takhin_tiered.errors import ConfigError
+from takhin_tiered.errors import ConfigError, DiskFull
 from takhin_tiered.metrics import Metrics
 from takhin_tiered.store import FencedStore, ObjectStore
+from takhin_tiered.users import owner_hint
 
 SUPERSEDED = "superseded"
 KAFKA = "kafka"
@@ -45,6 +50,11 @@ def make_engine(
 def open_data_dirs(settings: Settings) -> DataDirs:
     try:
         return DataDirs.open(settings.data_dirs)
+    except PermissionError as error:
+        path = Path(os.fsdecode(error.filename)) if error.filename else settings.data_dir
+        raise ConfigError(
+            f"storage.data.dir {path} cannot be opened: {error.strerror}", hint=owner_hint(path)
+        ) from error
     except OSError as error:
         raise ConfigError(
             f"storage.data.dir {error.filename} cannot be opened: {error.strerror}",
@@ -56,10 +66,13 @@ def acquire(lock: DataDirLock, settings: Settings) -> None:
     try:
         lock.acquire()
     except OSError as error:
-        raise ConfigError(
-            f"the state directory {settings.state_dir} cannot be written: {error.strerror}",
-            hint="Set storage.tiered.state.dir to a directory that this user may write to",
-        ) from error
+        where = f"the state directory {settings.state_dir} cannot be written: {error.strerror}"
+        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            raise DiskFull(where, hint="Make room on its disk, and try again. Nothing is damaged") from error
+        hint = owner_hint(settings.state_dir)
+        if not settings.state_dir.parent.is_dir() or error.errno == errno.EROFS:
+            hint = "Set storage.tiered.state.dir to a directory that the daemon's user may write to"
+        raise ConfigError(where, hint=hint) from error
 
 
 async def was_kafka(journal: Journal | None) -> bool:

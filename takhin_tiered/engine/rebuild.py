@@ -46,20 +46,26 @@ class _Found:
     superseded: int = 0
     objects: int = 0
     logs: int = 0
+    size: int = 0
 
 
-async def rebuild(engine: Engine, *, full: bool, progress: Callable[[int], None] = lambda _: None) -> Reconciliation:
+async def rebuild(
+    engine: Engine, *, full: bool, progress: Callable[[int, int], None] = lambda *_: None
+) -> Reconciliation:
     """Compare catalog and bucket. ``full`` reads every manifest, else those of segments not known as archived.
 
-    ``progress`` is told how many segments were looked at. Raises `StoreError` where the store does not answer.
+    ``progress`` is told how many segments were looked at, and their bytes. Raises `StoreError` where the store
+    does not answer.
     """
     result = Reconciliation()
     seen: set[SegmentId] = set()
+    total = 0
     waiting: set[asyncio.Task[bool]] = set()
     try:
         async for found in _segments_in(engine):
             seen.add(found.id)
-            progress(len(seen))
+            total += found.size
+            progress(len(seen), total)
             result.superseded += found.superseded
             if found.superseded:
                 result.rewritten.append(found.id)
@@ -107,6 +113,7 @@ async def _segments_in(engine: Engine) -> AsyncIterator[_Found]:
             current.manifest = True
         else:
             current.objects += 1
+            current.size += info.size
             current.logs += object_of[1] is FileKind.LOG
     if current is not None:
         yield current

@@ -33,6 +33,7 @@ from takhin_tiered.errors import (
 )
 from takhin_tiered.store.base import ObjectInfo, StoreTime
 from takhin_tiered.store.wire import Sink
+from takhin_tiered.users import owner_hint
 
 _TEMP_DIR = ".takhin-tmp"
 _FETCH_SIZE = 256 << 10
@@ -304,7 +305,8 @@ def _translated(key: str) -> Iterator[None]:
     try:
         yield
     except PermissionError as error:
-        raise StoreDenied(f"the store directory refuses: {error}", key=key) from error
+        where = Path(os.fsdecode(error.filename)) if error.filename else Path()
+        raise StoreDenied(f"the store directory refuses: {error}", key=key, hint=owner_hint(where)) from error
     except OSError as error:
         if error.errno in {errno.ENOSPC, errno.EDQUOT}:
             hint = "Make room there. What is not archived yet stays on disk"

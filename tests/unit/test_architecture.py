@@ -19,10 +19,11 @@ LEVELS = [
     {"engine"},
     {"broker", "catalog", "disk", "store"},
     {"codec"},
+    {"config_example"},
     {"config", "logs", "metrics", "concurrency", "machine", "points"},
     {"config_sources", "config_values"},
     {"segments", "formats"},
-    {"errors"},
+    {"errors", "users"},
 ]
 AWS = {"aioboto3", "aiobotocore", "boto3", "botocore", "awscrt"}
 

@@ -1,0 +1,46 @@
+"""``/api/v1/tiered/verify``: the archive against its manifests, a line of JSON for each segment as it is done."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+
+from fastapi import APIRouter
+from pydantic import BaseModel, Field
+from starlette.responses import StreamingResponse
+
+from takhin_tiered import logs
+from takhin_tiered.api.problems import errors
+from takhin_tiered.errors import TakhinError
+from takhin_tiered.tiered_storage import TieredStorage
+
+
+class VerifyRequest(BaseModel):
+    glob: str = Field(default="*", max_length=4096, examples=["orders-*"])
+    deep: bool = Field(default=False, description="Read every byte back.")
+
+
+def verify_routes(storage: TieredStorage) -> APIRouter:
+    routes = APIRouter(prefix="/api/v1/tiered", tags=["tiered"])
+
+    @routes.post("/verify", responses=errors(400, 503))
+    async def verify(request: VerifyRequest) -> StreamingResponse:
+        """Compare archived segments with their manifests; changes nothing.
+
+        Each line is JSON: a segment with its ``problem``, empty where there is none; then each hole; and last
+        ``{"done": true}``, or an ``error`` with its ``code`` where it broke off.
+        """
+
+        async def lines() -> AsyncIterator[str]:
+            try:
+                async for told in storage.verify_told(request.glob, deep=request.deep):
+                    yield json.dumps(told) + "\n"
+            except TakhinError as error:
+                logs.logger().error("verify broke off", code=error.code, error=str(error))
+                yield json.dumps({"error": str(error), "code": error.code}) + "\n"
+            else:
+                yield json.dumps({"done": True}) + "\n"
+
+        return StreamingResponse(lines(), media_type="application/x-ndjson")
+
+    return routes

@@ -1,0 +1,181 @@
+"""``doctor``: everything that an operator would check by hand, each with what to do. It changes nothing but a probe."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+
+import typer
+
+from takhin_tiered import logs
+from takhin_tiered.cli.access import open_view
+from takhin_tiered.cli.broker import directory_words, idle_words, local_topics
+from takhin_tiered.cli.findings import CHECK_SECONDS, Finding, abandoned_if_it_hangs, collected, failures
+from takhin_tiered.cli.output import console
+from takhin_tiered.cli.probe import look_at_data_dirs, look_at_disk, look_at_state_dir, probe_store
+from takhin_tiered.cli.running import settings_of
+from takhin_tiered.cli.status import daemon_words, problems_of
+from takhin_tiered.config import Settings, find_config
+from takhin_tiered.engine.asking import BrokerAddress, connected
+from takhin_tiered.errors import ConfigError, ObjectMissing, StoreError, TakhinError
+from takhin_tiered.lifecycle import run_in_loop
+from takhin_tiered.segments.outlook import idle_tails
+from takhin_tiered.store import open_store
+from takhin_tiered.store.base import OWNER_KEY
+
+_WHOLE_SECONDS = 9.0
+_HANGS = "Look at the file system that it stands on: df, mount, dmesg"
+
+
+def doctor(context: typer.Context) -> None:
+    """Check configuration, permissions, disk, store, clock, owner, catalog, daemon, last cycle and broker.
+
+    Exit 1 where anything FAILED. It ends within 10 seconds, whatever hangs. In the store it writes and removes one
+    small object, takhin-tiered.probe.doctor.
+    """
+    logs.configure("error", "text")
+    # A file system that hangs may hold any call, that of a look at the configuration too.
+    watchdog = threading.Timer(_WHOLE_SECONDS, _give_up)
+    watchdog.daemon = True
+    watchdog.start()
+    try:
+        settings = settings_of(context)
+    except ConfigError as error:
+        Finding("FAILED", "configuration", error.message, error.hint or "See takhin-tiered config example").print()
+        raise typer.Exit(1) from None
+    found = list(_configuration(context, settings))
+    for finding in found:
+        finding.print()
+    count = failures(found) + run_in_loop(_examine(settings))
+    console().print(f"\n{count} failed" if count else "\nnothing failed")
+    # Threads that hang are not waited for.
+    sys.stdout.flush()
+    os._exit(1 if count else 0)
+
+
+def _give_up() -> None:
+    Finding("FAILED", "doctor", f"something still hangs after {_WHOLE_SECONDS:g} s", _HANGS).print()
+    sys.stdout.flush()
+    os._exit(1)
+
+
+async def _examine(settings: Settings) -> int:
+    """Everything at once, told in order. How many failed."""
+    checks = [
+        collected("data directory", _HANGS, _in_thread(look_at_data_dirs, settings)),
+        collected("state directory", _HANGS, _in_thread(look_at_state_dir, settings)),
+        collected("disk", _HANGS, _in_thread(look_at_disk, settings)),
+        collected("store", "Look at the network, and whether the server runs", _store(settings)),
+        collected("catalog", _HANGS, _catalog(settings)),
+        collected("broker", "Look at the network, and whether the broker runs", _broker(settings)),
+    ]
+    count = 0
+    for task in [asyncio.create_task(check) for check in checks]:
+        found = await task
+        for finding in found:
+            finding.print()
+        count += failures(found)
+    return count
+
+
+def _configuration(context: typer.Context, settings: Settings) -> Iterator[Finding]:
+    where = str(find_config(context.obj) or "the environment")
+    yield Finding("ok", "configuration", f"valid, from {where}")
+    if idle := settings.without_effect():
+        yield Finding("warning", "configuration", f"without effect in this version: {', '.join(idle)}", "Remove them")
+    if not settings.enabled:
+        yield Finding(
+            "warning", "configuration", "tiered storage is not enabled: nothing is moved",
+            "Set storage.tiered.enabled: true once the plan is what you want",
+        )  # fmt: skip
+    for line in directory_words(settings):
+        if line.startswith("Warning: "):
+            yield Finding("warning", "configuration", line.removeprefix("Warning: "))
+
+
+async def _in_thread(look: Callable[[Settings], Iterator[Finding]], settings: Settings) -> AsyncIterator[Finding]:
+    for finding in await abandoned_if_it_hangs(lambda: list(look(settings))):
+        yield finding
+
+
+async def _store(settings: Settings) -> AsyncIterator[Finding]:
+    if not settings.has_store:
+        yield Finding(
+            "warning", "store", "none is configured",
+            "Set storage.tiered.s3.bucket or storage.tiered.directory.path",
+        )  # fmt: skip
+        return
+    try:
+        async with open_store(settings) as store:
+            async for finding in probe_store(store):
+                yield finding
+            try:
+                yield _owner(await store.read(OWNER_KEY))
+            except ObjectMissing:
+                yield Finding("ok", "owner", f"nobody writes to {store.address} now")
+            except StoreError as error:
+                yield Finding("warning", "owner", f"it cannot be read: {error}")
+    except TakhinError as error:
+        yield Finding("FAILED", "store", error.message, error.hint or "See takhin-tiered config show")
+
+
+def _owner(record: bytes) -> Finding:
+    """Whatever form the record has: what can be read of it is shown."""
+    try:
+        found = json.loads(record)
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        return Finding("warning", "owner", f"the record {OWNER_KEY} cannot be read", "Look at what wrote it")
+    shown = [f"{name} {found[name]}" for name in ("host", "pid", "data_dir", "id") if found.get(name)]
+    return Finding("ok", "owner", f"the prefix is written to by {', '.join(shown) or 'somebody'}")
+
+
+async def _catalog(settings: Settings) -> AsyncIterator[Finding]:
+    """The catalog, and what it or the daemon tells of cycles."""
+    try:
+        async with open_view(settings) as view:
+            found = await view.status()
+    except TakhinError as error:
+        yield Finding("FAILED", "catalog", error.message, error.hint)
+        return
+    yield Finding(
+        "ok", "catalog", f"{found['total_segments']} segments, {found['archived_segments']} in the archive only"
+    )
+    daemon = found["daemon"]
+    if daemon is None:
+        yield Finding("warning", "daemon", daemon_words(found), "Start it, or run cycles by takhin-tiered run --once")
+    elif daemon["answers"] is not False:
+        yield Finding("ok", "daemon", daemon_words(found))
+    if found["last_cycle_at"] and not found["last_cycle_problem"]:
+        yield Finding("ok", "last cycle", f"ended {found['last_cycle_at'][:19]} UTC")
+    for problem in problems_of(found | {"store_reachable": None}, time.time()):
+        yield _of_problem(problem)
+
+
+def _of_problem(problem: str) -> Finding:
+    if problem.startswith(("no cycle has run", "the daemon is not running")):
+        return Finding("warning", "last cycle", problem)
+    return Finding("FAILED", "operation", problem)
+
+
+async def _broker(settings: Settings) -> AsyncIterator[Finding]:
+    if not settings.broker_bootstrap:
+        return
+    where = settings.broker_bootstrap
+    try:
+        async with asyncio.timeout(CHECK_SECONDS - 1), connected(BrokerAddress(where, settings.broker_arguments)) as it:
+            policy = settings.policy_for(kafka=True)
+            topics = {topic for topic in local_topics(settings) if policy.covers(topic)}
+            words = idle_words(idle_tails(await it.topic_settings(topics), policy))
+    except TakhinError as error:
+        yield Finding("FAILED", "broker", error.message, error.hint or "Look at storage.tiered.broker.bootstrap")
+        return
+    yield Finding("ok", "broker", f"{where} answers")
+    if words:
+        yield Finding("warning", "broker", words.removeprefix("Warning: "))

@@ -1,0 +1,175 @@
+"""What may be done in the store, and on the disk, by trying it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+from takhin_tiered.cli.findings import Finding, Level
+from takhin_tiered.cli.output import size
+from takhin_tiered.codec.checksums import bytes_source, checksum_of
+from takhin_tiered.config import Settings
+from takhin_tiered.disk.files import DataDir
+from takhin_tiered.disk.kafka import is_broker_running, is_kafka
+from takhin_tiered.errors import StoreDenied, StoreError
+from takhin_tiered.segments.names import parse_partition
+from takhin_tiered.store import ObjectStore
+from takhin_tiered.store.base import PROBE_KEY
+from takhin_tiered.users import name_of, owner_hint
+
+KEY = f"{PROBE_KEY}.doctor"
+_CONTENT = b"takhin-tiered tries whether it may write here. This object may be deleted."
+_PERMISSIONS = {"list": "s3:ListBucket", "put": "s3:PutObject", "get": "s3:GetObject", "delete": "s3:DeleteObject"}
+# Its own clock is told in seconds; the rest is the way of a request.
+_CLOCKS_DIFFER = 5.0
+_CLOCKS_FAIL = 300.0
+_LITTLE = 0.1
+_STATE_BYTES = 64 << 20
+
+
+async def probe_store(store: ObjectStore) -> AsyncIterator[Finding]:
+    """List, put, get and delete, with an object of its own name. Each failure says what is missing."""
+    try:
+        await store.check()
+    except StoreError as error:
+        yield _failed("list", store, error)
+        return
+    yield Finding("ok", "store", f"{store.address} answers, and may be listed")
+    checksum = checksum_of(bytes_source(_CONTENT), len(_CONTENT))
+    before = time.time()
+    try:
+        await store.put(KEY, bytes_source(_CONTENT), size=len(_CONTENT), checksum=checksum)
+    except StoreError as error:
+        yield _failed("put", store, error)
+        return
+    after = time.time()
+    try:
+        same = await store.read(KEY) == _CONTENT
+        info = await store.head(KEY)
+    except StoreError as error:
+        yield _failed("get", store, error)
+        info, same = None, True
+    if not same:
+        yield Finding("FAILED", "store", f"{KEY} came back with other bytes", "Do not use this store")
+    try:
+        await store.delete([KEY])
+        gone = await store.head(KEY) is None
+    except StoreError as error:
+        yield _failed("delete", store, error)
+    else:
+        if not gone:
+            yield Finding(
+                "warning", "store", f"{KEY} was deleted, and is still there",
+                "Versioning or an object lock may keep it: what is superseded or expired will stay, and cost",
+            )  # fmt: skip
+        yield Finding("ok", "store permissions", "objects may be listed, put, read and deleted")
+    if info is not None:
+        yield _clock(info.modified, before, after)
+
+
+def _failed(verb: str, store: ObjectStore, error: StoreError) -> Finding:
+    name = "store" if verb == "list" else "store permissions"
+    advice = error.hint
+    if isinstance(error, StoreDenied) and store.address.startswith("s3:"):
+        advice = f"Check the credentials, and that they allow {_PERMISSIONS[verb]} on this bucket and prefix"
+    return Finding("FAILED", name, f"may not {verb}: {error.message}", advice or "See whether the server runs")
+
+
+def _clock(stored: float, before: float, after: float) -> Finding:
+    skew = before - stored if stored < before else stored - after if stored > after else 0.0
+    words = f"{skew:.0f} s {'ahead of' if stored < before else 'behind'} the store's"
+    if skew > _CLOCKS_DIFFER:
+        level: Level = "FAILED" if skew > _CLOCKS_FAIL else "warning"
+        return Finding(level, "clock", f"this machine's clock is {words}", "Set it right: run an NTP service")
+    return Finding("ok", "clock", "it agrees with the store's")
+
+
+def look_at_data_dirs(settings: Settings) -> Iterator[Finding]:
+    """Blocking, as the others here that are not coroutines."""
+    for path in settings.data_dirs:
+        yield from _look_at_data_dir(settings, path)
+
+
+def _look_at_data_dir(settings: Settings, path: Path) -> Iterator[Finding]:
+    name = "data directory"
+    try:
+        status = path.stat()
+        names = os.listdir(path)  # noqa: PTH208 - it tells what may not be read
+    except PermissionError as error:
+        yield Finding("FAILED", name, f"{path}: {error.strerror}", owner_hint(path))
+        return
+    except OSError as error:
+        yield Finding("FAILED", name, f"{path}: {error.strerror}", "Set storage.data.dir to the broker's segments")
+        return
+    partitions = [path / each for each in names if parse_partition(each) is not None]
+    broker = _broker_on(path)
+    words = f"{path}, of {name_of(status.st_uid)}, has {len(partitions)} partition directories; {broker}"
+    unreadable = [each for each in partitions if not os.access(each, os.R_OK | os.X_OK)]
+    if unreadable:
+        yield Finding("FAILED", name, f"{unreadable[0]} may not be read", owner_hint(unreadable[0]))
+        return
+    moves = settings.enabled and settings.mode(kafka=broker != _NO_KAFKA) == "move"
+    readonly = [each for each in (path, *partitions) if not os.access(each, os.W_OK | os.X_OK)]
+    if moves and readonly:
+        yield Finding(
+            "FAILED", name, f"{readonly[0]} may not be written, and mode move unlinks files", owner_hint(readonly[0])
+        )
+        return
+    if not partitions:
+        advice = "If the broker has segments, storage.data.dir is not where they are"
+        yield Finding("warning", name, words, advice)
+        return
+    yield Finding("ok", name, words)
+
+
+_NO_KAFKA = "no meta.properties of Apache Kafka"
+
+
+def _broker_on(path: Path) -> str:
+    root = DataDir(path)
+    try:
+        if not is_kafka(root.fd):
+            return _NO_KAFKA
+        return "Apache Kafka's, " + ("a broker runs on it" if is_broker_running(root.fd) else "no broker runs on it")
+    except OSError as error:
+        return f"whether a broker runs cannot be seen: {error.strerror}"
+    finally:
+        root.close()
+
+
+def look_at_state_dir(settings: Settings) -> Iterator[Finding]:
+    name, path = "state directory", settings.state_dir
+    nearest = next(each for each in (path, *path.absolute().parents) if os.path.lexists(each))
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        yield Finding("FAILED", name, f"{path} may not be written by {name_of(os.geteuid())}", owner_hint(nearest))
+        return
+    free = shutil.disk_usage(nearest).free
+    if free < _STATE_BYTES:
+        yield Finding("FAILED", name, f"{path}: its disk has {size(free)} left", "Make room for the catalog there")
+        return
+    owner = nearest.stat().st_uid
+    if nearest == path and owner != os.geteuid():
+        yield Finding(
+            "warning", name, f"{path} belongs to {name_of(owner)}, and you are {name_of(os.geteuid())}",
+            f"Run what changes something as {name_of(owner)}",
+        )  # fmt: skip
+        return
+    yield Finding("ok", name, f"{path}, {size(free)} free" + ("" if nearest == path else "; made at the first start"))
+
+
+def look_at_disk(settings: Settings) -> Iterator[Finding]:
+    for path in settings.data_dirs:
+        try:
+            usage = shutil.disk_usage(path)
+        except OSError:
+            continue
+        words = f"{size(usage.free)} of {size(usage.total)} free at {path}"
+        if usage.free < settings.restore_reserve_mb * 1024 * 1024:
+            yield Finding("FAILED", "disk", words, "Make room: archive more (a lower cold age), or a larger disk")
+        elif usage.free < _LITTLE * usage.total:
+            yield Finding("warning", "disk", words, "Archive earlier: lower storage.tiered.cold.age.hours")
+        else:
+            yield Finding("ok", "disk", words)

@@ -1,0 +1,31 @@
+"""``rebuild``: the catalog, anew from what there is."""
+
+from __future__ import annotations
+
+import typer
+
+from takhin_tiered.cli.access import open_access
+from takhin_tiered.cli.output import console, counted
+from takhin_tiered.cli.progress import Meter, shown
+from takhin_tiered.cli.running import exit_if, run_work
+from takhin_tiered.config import Settings
+
+
+def rebuild(context: typer.Context) -> None:
+    """Rebuild the catalog from the disk and the bucket, as on a new machine."""
+
+    async def work(settings: Settings) -> None:
+        # How much the bucket holds is known only at the end.
+        meter = Meter(None, None)
+        with shown("segments seen:", meter):
+            async with open_access(settings) as access:
+                found = await access.rebuild(meter.reach)
+        for path in found["lost"]:
+            console().print(f"LOST {path}: it is neither in the archive nor on disk")
+        console().print(
+            f"{counted(found['learned'], 'archived segment')} learned from the store, {len(found['lost'])} lost, "
+            f"{counted(found['strays'], 'object')} of no archived segment left alone"
+        )
+        exit_if(len(found["lost"]))
+
+    run_work(context, work)

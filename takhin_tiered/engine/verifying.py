@@ -1,0 +1,58 @@
+"""``verify``, as it is told on the way: each segment when it is done, and at the end the holes between them.
+
+Each piece is ready for JSON: the daemon sends them on as they come.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from fnmatch import fnmatchcase
+from typing import Any, Protocol
+
+from takhin_tiered.concurrency import in_thread
+from takhin_tiered.engine.context import Engine
+from takhin_tiered.engine.coverage import ArchivedSpans
+from takhin_tiered.engine.scrub import Verdict
+from takhin_tiered.segments.names import Partition, SegmentId
+
+
+class Verify(Protocol):
+    """`TieredStorage.verify`."""
+
+    def __call__(self, wanted: Callable[[SegmentId], bool], *, deep: bool) -> AsyncIterator[Verdict]: ...
+
+
+def matches(path: str, glob: str) -> bool:
+    """A glob for whole paths, or for the partition's directory alone."""
+    return fnmatchcase(path, glob) or fnmatchcase(SegmentId.parse(path).directory, glob)
+
+
+async def verify_told(engine: Engine, verify: Verify, glob: str, *, deep: bool) -> AsyncIterator[dict[str, Any]]:
+    """Of each archived segment that matches: ``segment_path``, ``exact_path``, ``size_bytes``, ``problem``,
+    ``may_lack_files``; then of each hole ``partition``, ``incarnation``, ``offsets``.
+
+    Raises `StoreError` where the store does not answer.
+    """
+    spans: dict[Partition, ArchivedSpans] = {}
+    in_part: set[Partition] = set()
+
+    def wants(identity: SegmentId) -> bool:
+        if matches(identity.path, glob):
+            return True
+        # What lies between some of a partition's segments tells nothing.
+        in_part.add(identity.place.partition)
+        return False
+
+    async for verdict in verify(wants, deep=deep):
+        if verdict.manifest is not None:
+            spans.setdefault(verdict.id.place.partition, ArchivedSpans()).note(verdict.manifest)
+        yield {
+            "segment_path": verdict.id.full_path,
+            "exact_path": verdict.id.exact_path,
+            "size_bytes": verdict.size,
+            "problem": verdict.problem,
+            "may_lack_files": verdict.may_lack_files,
+        }
+    whole = [each for partition, each in sorted(spans.items()) if partition not in in_part]
+    for hole in await in_thread(lambda: [found for each in whole for found in each.holes(engine)]):
+        yield {"partition": hole.directory, "incarnation": hole.incarnation, "offsets": list(hole.range)}
