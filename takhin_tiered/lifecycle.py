@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import gc
 import signal
-from collections.abc import Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -37,9 +37,21 @@ def run_in_loop(work: Coroutine[Any, Any, Result]) -> Result:
         return runner.run(work)
 
 
-async def run_once(settings: Settings, listener: Listener = lambda *_: None) -> int:
-    """One cycle and no API; 1 if anything failed. A signal ends it as it ends the daemon."""
-    async with TieredStorage.open(settings, scan=False) as storage:
+Watch = Callable[[TieredStorage], contextlib.AbstractContextManager[Listener]]
+
+
+@contextlib.contextmanager
+def _unwatched(_: TieredStorage) -> Iterator[Listener]:
+    yield lambda *_: None
+
+
+async def run_once(settings: Settings, watch: Watch = _unwatched) -> int:
+    """One cycle and no API; 1 if anything failed. A signal ends it as it ends the daemon.
+
+    ``watch`` is entered for the cycle, and left when it has ended.
+    """
+    async with TieredStorage.open(settings, scan=False) as storage, contextlib.AsyncExitStack() as stack:
+        listener = stack.enter_context(watch(storage))
         shutdown = Shutdown(storage.engine.stopping)
         with shutdown.signals():
             cycle = asyncio.create_task(storage.run_cycle(listener))

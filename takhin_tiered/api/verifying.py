@@ -15,6 +15,10 @@ from takhin_tiered.errors import TakhinError
 from takhin_tiered.tiered_storage import TieredStorage
 
 
+class Lines(StreamingResponse):
+    media_type = "application/x-ndjson"
+
+
 class VerifyRequest(BaseModel):
     glob: str = Field(default="*", max_length=4096, examples=["orders-*"])
     deep: bool = Field(default=False, description="Read every byte back.")
@@ -23,7 +27,7 @@ class VerifyRequest(BaseModel):
 def verify_routes(storage: TieredStorage) -> APIRouter:
     routes = APIRouter(prefix="/api/v1/tiered", tags=["tiered"])
 
-    @routes.post("/verify", responses=errors(400, 503))
+    @routes.post("/verify", responses={200: {"content": {Lines.media_type: {}}}, **errors(400, 503)})
     async def verify(request: VerifyRequest) -> StreamingResponse:
         """Compare archived segments with their manifests; changes nothing.
 
@@ -41,6 +45,6 @@ def verify_routes(storage: TieredStorage) -> APIRouter:
             else:
                 yield json.dumps({"done": True}) + "\n"
 
-        return StreamingResponse(lines(), media_type="application/x-ndjson")
+        return Lines(lines())
 
     return routes

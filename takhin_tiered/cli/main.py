@@ -82,7 +82,7 @@ _add(
     app, "restore", restore,
     "takhin-tiered restore 'orders-*'",
     "takhin-tiered restore orders-0 --offsets 1000-2000 -n",
-    "takhin-tiered restore orders-0 --since 2026-11-01 --until 2026-11-02T12:00 --for 6h",
+    "takhin-tiered restore orders-0 --since 2026-11-01T06:00 --for 6h",
 )  # fmt: skip
 _add(app, "verify", verify, "takhin-tiered verify", "takhin-tiered verify 'orders-*' --deep")
 _add(app, "rebuild", rebuild, "takhin-tiered rebuild")

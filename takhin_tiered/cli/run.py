@@ -2,25 +2,86 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 
 from takhin_tiered import logs
+from takhin_tiered.cli.output import console, counted, size
+from takhin_tiered.cli.progress import Meter, shown
 from takhin_tiered.cli.running import settings_of
+from takhin_tiered.engine.cycle import CycleReport, Listener
 from takhin_tiered.lifecycle import run_in_loop, run_once
+from takhin_tiered.segments.plan import Step
+from takhin_tiered.tiered_storage import TieredStorage
+
+_FAILURES_SHOWN = 20
 
 
 def run(
     context: typer.Context,
     once: Annotated[bool, typer.Option("--once", help="Run one cycle, then exit.")] = False,
 ) -> None:
-    """The daemon: scan, archive what is cold, serve the API."""
+    """The daemon: scan, archive what is cold, serve the API.
+
+    With --once on a terminal: progress and a summary, in place of a log of all that is done.
+    """
     settings = settings_of(context)
-    logs.configure(settings.log_level, settings.log_format)
+    watched = once and sys.stderr.isatty()
+    logs.configure("warning" if watched else settings.log_level, "text" if watched else settings.log_format)
+    if watched:
+        raise typer.Exit(run_in_loop(run_once(settings, _watched)))
     if once:
         raise typer.Exit(run_in_loop(run_once(settings)))
     # Imported here, as the web framework takes half a second that nothing else need wait for.
     from takhin_tiered.daemon import run_daemon
 
     run_in_loop(run_daemon(settings))
+
+
+@contextmanager
+def _watched(storage: TieredStorage) -> Iterator[Listener]:
+    engine = storage.engine
+    meter = _CycleMeter(storage)
+
+    def listen(_: Step, event: str) -> None:
+        if event == "begin":
+            meter.total, meter.segments = engine.planned_bytes, engine.planned_segments
+        else:
+            meter.end()
+
+    with shown("segments", meter):
+        yield listen
+    if storage.last_cycle is not None:
+        _print_summary(storage.last_cycle)
+
+
+class _CycleMeter(Meter):
+    def __init__(self, storage: TieredStorage) -> None:
+        metrics = storage.engine.metrics
+        before = metrics.bytes_moved()
+        super().__init__(None, None, lambda: metrics.bytes_moved() - before)
+
+
+def _print_summary(report: CycleReport) -> None:
+    out = console()
+    if not report.planned:
+        out.print("Nothing to do: takhin-tiered plan says why each segment stays")
+    done = [
+        f"{counted(report.archived, 'segment')} archived",
+        f"{report.copied} copied",
+        f"{report.evicted} evicted",
+        f"{report.expired} expired",
+        f"{size(report.bytes_freed)} of files unlinked",
+        f"{len(report.failures)} failed",
+        f"{report.postponed} postponed",
+    ]
+    out.print(f"{', '.join(done)}; {report.ended_at - report.started_at:.1f} s")
+    for path, error in report.failures[:_FAILURES_SHOWN]:
+        out.print(f"[red]FAILED[/red] {escape(path)}: {escape(error)}", soft_wrap=True)
+    if len(report.failures) > _FAILURES_SHOWN:
+        out.print(f"and {len(report.failures) - _FAILURES_SHOWN} more: takhin-tiered ls --problem")

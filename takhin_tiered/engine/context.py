@@ -92,6 +92,9 @@ class Engine:
     turns: Turns = field(default_factory=Turns)
     # Segments that stand only under a prefix that is only read, each by when it was archived.
     read_only: dict[SegmentId, float] = field(default_factory=dict)
+    # What the cycle that runs has to do.
+    planned_segments: int = 0
+    planned_bytes: int = 0
     # Segments that left the disk before they were archived, with when that was seen; not yet in the journal.
     lost: list[tuple[float, str]] = field(default_factory=list)
     scan_memory: ScanMemory = field(default_factory=ScanMemory)

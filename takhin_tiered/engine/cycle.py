@@ -199,7 +199,8 @@ async def run_cycle(engine: Engine, listener: Listener = lambda *_: None, after:
                     await remove_unfinished(engine, listing)
                 # In a thread: a look at a million rows takes the loop's time for as long as a person would notice.
                 plan = await leave_read_only(engine, await in_thread(_plan_work, engine))
-                report.planned = len(plan.work)
+                report.planned, engine.planned_bytes = len(plan.work), plan.bytes_uploaded
+                engine.planned_segments = report.planned
                 if plan.work:
                     await engine.store.check()
                     engine.note_store(None)

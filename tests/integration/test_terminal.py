@@ -1,0 +1,148 @@
+"""What a terminal shows: tables at 80 columns, nothing cut in a pipe, progress in bytes, help that ends in examples."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import pty
+import re
+import struct
+import subprocess
+import sys
+import termios
+from pathlib import Path
+
+import pytest
+
+from takhin_tiered import Settings
+from tests.support import WARM, Broker, command, daemon, directory_settings, environment
+
+_CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+
+
+@pytest.fixture
+def settings(broker: Broker, tmp_path: Path) -> Settings:
+    return directory_settings(broker, tmp_path / "store")
+
+
+def on_terminal(settings: Settings, *arguments: str, width: int = 80, **variables: str) -> tuple[int, str]:
+    """Exit status, and all that a real pseudo-terminal of that width got, as it came."""
+    leader, follower = pty.openpty()
+    fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 24, width, 0, 0))
+    clean = {name: value for name, value in environment(settings).items() if name not in {"COLUMNS", "LINES"}}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "takhin_tiered", *arguments],
+        env={**clean, "TERM": "xterm-256color", **variables},
+        stdin=follower, stdout=follower, stderr=follower,
+    )  # fmt: skip
+    os.close(follower)
+    got = b""
+    while True:
+        try:
+            piece = os.read(leader, 65536)
+        except OSError:  # the last process that had the terminal is gone
+            break
+        if not piece:
+            break
+        got += piece
+    os.close(leader)
+    return process.wait(60), got.decode()
+
+
+def plain(text: str) -> str:
+    return _CONTROL.sub("", text).replace("\r", "")
+
+
+LONG = "a-topic-with-quite-a-long-name.of-the-payments-department.v2-117"
+
+
+@pytest.mark.parametrize("width", [80, 200])
+def test_tables_lose_nothing_that_matters(broker: Broker, settings: Settings, width: int) -> None:
+    paths = [*broker.segments(LONG, 1), *broker.segments("orders-0", 2), *broker.segments("warm-0", 1, age_hours=WARM)]
+    for arguments, words in ((["plan"], ["archive", "keep", "cold"]), (["ls"], ["local", "cold", "hot"])):
+        status, said = on_terminal(settings, *arguments, width=width)
+        lines = plain(said).splitlines()
+        assert status == 0
+        assert max(map(len, lines)) <= width
+        assert all(Path(path).name in plain(said) for path in paths)
+        assert all(word in plain(said) for word in words)
+        assert LONG in "".join(plain(said).split()) or width < 100
+        assert "…" not in said
+    if width == 200:
+        assert all(path in plain(said) for path in paths)
+
+
+def test_a_pipe_gets_every_path_on_one_line(broker: Broker, settings: Settings) -> None:
+    (path,) = broker.segments(LONG, 1)
+    for arguments in (["plan"], ["ls"], ["restore", "-n", LONG]):
+        lines = command(settings, *arguments).stdout.splitlines()
+        assert any(path in line for line in lines) or arguments[0] == "restore"
+    assert "\x1b" not in command(settings, "plan").stdout
+
+
+def test_no_color_is_honoured(broker: Broker, settings: Settings) -> None:
+    _, coloured = on_terminal(settings, "doctor")
+    assert "\x1b[32m" in coloured
+    _, without = on_terminal(settings, "doctor", NO_COLOR="1")
+    assert "\x1b[32m" not in without
+
+
+def test_one_cycle_on_a_terminal_ends_in_a_summary(broker: Broker, settings: Settings) -> None:
+    closed = broker.segments("orders-0", 3)
+    status, said = on_terminal(settings, "run", "--once", width=120)
+    assert status == 0
+    assert "{" not in plain(said)
+    assert "3 segments archived, 0 copied, 3 evicted" in plain(said)
+    assert "segments 0" in plain(said)  # the bar, before the first segment
+    assert not any(broker.on_disk(path) for path in closed)
+    assert "Nothing to do" in plain(on_terminal(settings, "run", "--once", width=120)[1])
+    # Not on a terminal it is a log.
+    assert json.loads(command(settings, "run", "--once").stderr.splitlines()[-1])
+
+
+@pytest.mark.parametrize("held", [False, True])
+def test_progress_is_told_in_bytes(broker: Broker, settings: Settings, tmp_path: Path, held: bool) -> None:
+    broker.segments("orders-0", 2, age_hours=WARM, size=300_000)
+
+    def check() -> None:
+        for arguments in (["archive", "orders-0"], ["verify", "--deep"], ["restore", "orders-0"], ["rebuild"]):
+            status, said = on_terminal(settings, *arguments, width=120)
+            assert status == 0, plain(said)
+            assert re.search(r"[0-9.]+/[0-9?.]+ [KMk]i?B", plain(said)) or arguments == ["rebuild"], plain(said)
+
+    if not held:
+        check()
+        return
+    with daemon(settings, tmp_path / "log") as running:
+        running.wait_logged("cycle ended")
+        running.wait_serving()
+        check()
+
+
+EVERY = [
+    [], ["run"], ["plan"], ["status"], ["ls"], ["archive"], ["restore"], ["verify"], ["rebuild"], ["doctor"], ["demo"],
+    ["config"], ["config", "check"], ["config", "show"], ["config", "example"],
+]  # fmt: skip
+
+
+def test_every_help_ends_in_examples() -> None:
+    """Without a process for each: the texts are the same."""
+    from typer.testing import CliRunner
+
+    from takhin_tiered.cli.main import app
+
+    for arguments in EVERY:
+        for option in ("-h", "--help"):
+            said = CliRunner().invoke(app, [*arguments, option], terminal_width=80).output
+            end = said[said.index("Examples:") :].splitlines()[1:]
+            assert end, arguments
+            assert all(line.strip().startswith("takhin-tiered ") for line in end if line.strip())
+            assert max(map(len, said.splitlines())) <= 80
+
+
+def test_version_and_completion(settings: Settings) -> None:
+    from takhin_tiered import __version__
+
+    assert command(settings, "--version").stdout == f"takhin-tiered {__version__}\n"
+    assert "--install-completion" in command(settings, "-h").stdout
