@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import sys
 import threading
@@ -25,7 +24,8 @@ from takhin_tiered.engine.asking import BrokerAddress, connected
 from takhin_tiered.errors import ConfigError, ObjectMissing, StoreError, TakhinError
 from takhin_tiered.lifecycle import run_in_loop
 from takhin_tiered.segments.outlook import idle_tails
-from takhin_tiered.store import open_store
+from takhin_tiered.segments.owner import Party
+from takhin_tiered.store import ObjectStore, open_store
 from takhin_tiered.store.base import OWNER_KEY
 
 _WHOLE_SECONDS = 9.0
@@ -114,26 +114,21 @@ async def _store(settings: Settings) -> AsyncIterator[Finding]:
         async with open_store(settings) as store:
             async for finding in probe_store(store):
                 yield finding
-            try:
-                yield _owner(await store.read(OWNER_KEY))
-            except ObjectMissing:
-                yield Finding("ok", "owner", f"nobody writes to {store.address} now")
-            except StoreError as error:
-                yield Finding("warning", "owner", f"it cannot be read: {error}")
+            yield await _owner(store)
     except TakhinError as error:
         yield Finding("FAILED", "store", error.message, error.hint or "See takhin-tiered config show")
 
 
-def _owner(record: bytes) -> Finding:
-    """Whatever form the record has: what can be read of it is shown."""
+async def _owner(store: ObjectStore) -> Finding:
     try:
-        found = json.loads(record)
-    except ValueError:
-        found = None
-    if not isinstance(found, dict):
-        return Finding("warning", "owner", f"the record {OWNER_KEY} cannot be read", "Look at what wrote it")
-    shown = [f"{name} {found[name]}" for name in ("host", "pid", "data_dir", "id") if found.get(name)]
-    return Finding("ok", "owner", f"the prefix is written to by {', '.join(shown) or 'somebody'}")
+        party = Party.parse(await store.read(OWNER_KEY))
+    except ObjectMissing:
+        return Finding("ok", "owner", f"nobody writes to {store.address} now")
+    except StoreError as error:
+        return Finding("warning", "owner", f"the record {OWNER_KEY} cannot be read: {error}")
+    if party is None:
+        return Finding("warning", "owner", f"what stands in {OWNER_KEY} is no record", "Look at what wrote it")
+    return Finding("ok", "owner", f"the prefix is written to by {party.words}")
 
 
 async def _catalog(settings: Settings) -> AsyncIterator[Finding]:

@@ -88,10 +88,7 @@ def problems_of(found: dict[str, Any], now: float) -> Iterator[str]:
 
 def clock_words(found: dict[str, Any]) -> str:
     """What is wrong with the clock, as the storage tells it; empty where nothing is."""
-    clock = found.get("clock")
-    if isinstance(clock, dict):
-        clock = clock.get("problem", "")
-    return f"the clock: {clock}" if clock else ""
+    return f"the clock: {found['clock_problem']}" if found["clock_problem"] else ""
 
 
 def _late(found: dict[str, Any], now: float) -> Iterator[str]:

@@ -146,3 +146,21 @@ def test_version_and_completion(settings: Settings) -> None:
 
     assert command(settings, "--version").stdout == f"takhin-tiered {__version__}\n"
     assert "--install-completion" in command(settings, "-h").stdout
+
+
+def test_the_program_in_the_readme_runs_as_a_file(broker: Broker, settings: Settings, tmp_path: Path) -> None:
+    closed = broker.segments("orders-0", 2)
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    (tmp_path / "program.py").write_text(code)
+    (tmp_path / "takhin.yaml").write_text(
+        f"storage: {{data: {{dir: {broker.root}}}, tiered: {{enabled: true, directory.path: {tmp_path / 'store'}}}}}"
+    )
+    ended = subprocess.run(
+        [sys.executable, "program.py"],
+        cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+    assert ended.returncode == 0, ended.stderr
+    assert closed[0] in ended.stdout
+    assert not any(broker.on_disk(path) for path in closed)
