@@ -10,7 +10,7 @@ from typing import Literal, TypeVar
 
 from rich.markup import escape
 
-from takhin_tiered.cli.output import console
+from takhin_tiered.cli.output import print_rows
 
 Level = Literal["ok", "warning", "FAILED"]
 Result = TypeVar("Result")
@@ -30,7 +30,7 @@ class Finding:
     def print(self) -> None:
         words = self.words + (f". {self.advice}" if self.advice else "")
         colour = _COLOURS[self.level]
-        console().print(f"[{colour}]{self.level:<8}[/{colour}] {self.name:<17} {escape(words)}", soft_wrap=True)
+        print_rows([(f"[{colour}]{self.level}[/{colour}]", self.name, escape(words))], (8, 17))
 
 
 async def collected(name: str, advice: str, findings: AsyncIterator[Finding]) -> list[Finding]:

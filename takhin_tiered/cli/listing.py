@@ -10,13 +10,15 @@ import typer
 
 from takhin_tiered.cli.access import open_view
 from takhin_tiered.cli.moves import path_of
-from takhin_tiered.cli.output import Json, console, counted, print_json, print_table, size
+from takhin_tiered.cli.output import Json, console, counted, fits, print_json, print_rows, print_table, size
 from takhin_tiered.cli.running import run_work
 from takhin_tiered.config import Settings
 from takhin_tiered.engine.verifying import matches
 from takhin_tiered.segments.coverage import written
 from takhin_tiered.segments.model import State, Tier
 from takhin_tiered.segments.names import PLAIN
+
+_RANGES = ("local", "archived", "holes", "overlaps")
 
 
 def plan(context: typer.Context, as_json: Json = False) -> None:
@@ -101,13 +103,18 @@ async def _list_partitions(settings: Settings, *, glob: str, as_json: bool) -> N
             _directory(each),
             each["incarnation"] or each["topic_id"] or PLAIN,
             "yes" if each["current"] else "no",
-            *(written(map(tuple, each[name])) for name in ("local", "archived", "holes", "overlaps")),
+            *(written(map(tuple, each[name])) for name in _RANGES),
         )
         for each in found
     ]
-    print_table(
-        ("PARTITION", "INCARNATION", "CURRENT", "LOCAL", "ARCHIVED", "HOLES", "OVERLAPS"), rows, wraps="ARCHIVED"
-    )
+    columns = ("PARTITION", "INCARNATION", "CURRENT", *map(str.upper, _RANGES))
+    if fits(columns, rows):
+        print_table(columns, rows)
+        return
+    # Ranges that break within a number would tell other ones: a block for each partition instead.
+    for partition, incarnation, current, *ranges in rows:
+        console().print(f"{partition}, incarnation {incarnation}{', current' if current == 'yes' else ''}")
+        print_rows([("", name, text) for name, text in zip(_RANGES, ranges, strict=True)], (1, 8))
 
 
 def _directory(found: dict[str, Any]) -> str:

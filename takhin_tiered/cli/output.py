@@ -98,6 +98,28 @@ def print_table(
     out.print(table)
 
 
+def fits(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> bool:
+    """Whether such a table needs no line for a row but one."""
+    return sum(_widest(name, rows, at) + 1 for at, name in enumerate(columns)) - 1 <= console().width
+
+
+def print_rows(rows: Iterable[tuple[str, ...]], widths: Sequence[int]) -> None:
+    """Columns of these widths, and a last one that has the rest of the line, and of those below it."""
+    out = console()
+    grid = Table.grid(padding=(0, 1, 0, 0))
+    for width in widths:
+        grid.add_column(width=width, no_wrap=True)
+    grid.add_column(overflow="fold")
+    for row in rows:
+        grid.add_row(*row)
+    if out.is_terminal:
+        out.print(grid)
+        return
+    for row in rows:
+        cells = [Text.from_markup(cell).plain for cell in row]
+        say(" ".join([*(cell.ljust(width) for cell, width in zip(cells, widths, strict=False)), cells[-1]]))
+
+
 def _widest(name: str, rows: Sequence[Sequence[str]], at: int) -> int:
     lines = (line for row in rows for line in row[at].splitlines())
     return max([cell_len(name), *map(cell_len, lines)])

@@ -12,7 +12,7 @@ from rich.markup import escape
 
 from takhin_tiered.cli.access import open_view
 from takhin_tiered.cli.broker import broker_words
-from takhin_tiered.cli.output import Json, console, counted, print_json, size
+from takhin_tiered.cli.output import Json, console, counted, print_json, print_rows, size
 from takhin_tiered.cli.running import exit_if, run_work
 from takhin_tiered.config import Settings
 
@@ -143,8 +143,7 @@ def _print_status(found: dict[str, Any]) -> None:
     rows += [
         ("failed", f"{failure['segment_path']}: {failure['error']}") for failure in (cycle or {}).get("failures", ())
     ]
-    for name, value in rows:
-        console().print(f"{name:<16}{escape(value)}")
+    print_rows([(name, escape(value)) for name, value in rows], (15,))
 
 
 def daemon_words(found: dict[str, Any]) -> str:

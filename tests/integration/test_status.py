@@ -78,6 +78,7 @@ def test_a_cycle_that_failed_is_told_until_one_succeeds(broker: Broker, settings
 
 
 def test_a_segment_that_failed_is_named(broker: Broker, settings: Settings, tmp_path: Path) -> None:
+    assert command(settings, "run", "--once").returncode == 0
     path = broker.segments("orders-0", 1)[0]
     (tmp_path / "store" / "orders-0").mkdir()
     (tmp_path / "store" / path.replace(".log", ".manifest.json")).write_text('{"version": 99}')

@@ -69,7 +69,12 @@ def test_tables_lose_nothing_that_matters(broker: Broker, settings: Settings, wi
         assert all(word in plain(said) for word in words)
         assert LONG in "".join(plain(said).split()) or width < 100
         assert "…" not in said
+    assert command(settings, "run", "--once").returncode == 0
+    status, said = on_terminal(settings, "ls", "--partitions", width=width)
+    assert max(map(len, plain(said).splitlines())) <= width
+    assert all(words in plain(said) for words in (LONG, "orders-0", "0-119", "120-179", "~0"))
     if width == 200:
+        said = on_terminal(settings, "ls", width=width)[1]
         assert all(path in plain(said) for path in paths)
 
 
