@@ -30,6 +30,16 @@ from takhin_tiered.cli.status import status
 from takhin_tiered.cli.verify import verify
 from takhin_tiered.errors import TakhinError
 
+_STORE = "takhin-tiered doctor tries the store and its permissions. Local files stay where they are"
+_ADVICE = {
+    "store": _STORE,
+    "store_unavailable": _STORE,
+    "store_denied": _STORE,
+    "bucket_missing": _STORE,
+    "broker_unavailable": "See whether the broker runs: storage.tiered.broker.bootstrap",
+    "unauthorized": "Set storage.tiered.api.token to the daemon's, or TAKHIN_STORAGE_TIERED_API_TOKEN",
+    "disk": "Look at that disk. Nothing is moved until it can be read and written",
+}
 _TRACE_VARIABLE = "TAKHIN_TRACE"
 
 app = typer.Typer(
@@ -148,7 +158,10 @@ def main() -> None:
 
 
 def _end_with(error: TakhinError) -> None:
-    error_console().print("[red]Error:[/red]", escape(str(error)))
+    words = str(error)
+    # What comes from afar, or through the daemon, may say only what failed.
+    advice = "" if error.hint or ". " in words else _ADVICE.get(error.code, "")
+    error_console().print("[red]Error:[/red]", escape(f"{words}. {advice}" if advice else words))
     sys.exit(error.exit_code)
 
 
