@@ -43,6 +43,20 @@ def configure(level: str, style: str) -> None:
     root.setLevel(max(_LEVELS[level], logging.WARNING))
 
 
+def for_a_command(level: str = "warning") -> None:
+    """For whoever sits before a terminal: text, and of what a library reports only the error, not its traceback."""
+    configure(level, "text")
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(_without_traceback)
+
+
+def _without_traceback(record: logging.LogRecord) -> bool:
+    if record.exc_info and record.exc_info[1] is not None:
+        record.msg, record.args = f"{record.getMessage()}: {record.exc_info[1]}", ()
+    record.exc_info = record.exc_text = None
+    return True
+
+
 class _StandardError(io.TextIOBase):
     """Standard error as it is now, which a progress bar may have replaced.
 

@@ -38,7 +38,7 @@ def doctor(context: typer.Context) -> None:
     Exit 1 where anything FAILED. It ends within 10 seconds, whatever hangs. In the store it writes and removes one
     small object, takhin-tiered.probe.doctor.
     """
-    logs.configure("error", "text")
+    logs.for_a_command("error")
     # A file system that hangs may hold any call, that of a look at the configuration too.
     watchdog = threading.Timer(_WHOLE_SECONDS, _give_up)
     watchdog.daemon = True

@@ -68,7 +68,7 @@ def demo(
     """The main job on made-up Kafka segments and a directory store: no cloud needed."""
     from takhin_tiered.cli.demo import run_demo
 
-    logs.configure("warning", "text")
+    logs.for_a_command()
     finish(run_demo(keep=keep))
 
 

@@ -23,7 +23,7 @@ def settings_of(context: typer.Context) -> Settings:
 
 def run_work(context: typer.Context, work: Any) -> None:
     settings = settings_of(context)
-    logs.configure("warning", "text")
+    logs.for_a_command()
     finish(work(settings))
 
 

@@ -41,7 +41,7 @@ def config_check(
     for line in directory_words(settings):
         error_console().print(line)
     if connect:
-        logs.configure("error", "text")
+        logs.for_a_command("error")
         finish(_connect(settings))
     console().print(f"The configuration is valid ({find_config(context.obj) or 'from the environment'})")
 

@@ -219,3 +219,21 @@ def test_a_catalog_of_garbage_is_called_damaged(broker: Broker, tmp_path: Path, 
                 file.unlink()
     assert place.run("root", "rebuild").returncode == 0
     assert "2 in the archive only" in place.run("root", "status").stdout
+
+
+def test_what_a_library_logs_comes_without_its_traceback(broker: Broker, bucket: Bucket) -> None:
+    """The SDK reports a token file that is not there by way of its log."""
+    settings = store_settings(broker, bucket)
+    variables = environment(settings) | {
+        "AWS_WEB_IDENTITY_TOKEN_FILE": "/nope",
+        "AWS_ROLE_ARN": "arn:aws:iam::123456789012:role/x",
+    }
+    del variables["AWS_ACCESS_KEY_ID"], variables["AWS_SECRET_ACCESS_KEY"]
+    for arguments in (["status"], ["doctor"], ["verify"]):
+        ended = subprocess.run(
+            [sys.executable, "-m", "takhin_tiered", *arguments],
+            env=variables, capture_output=True, text=True, check=False, timeout=60,
+        )  # fmt: skip
+        assert "Traceback" not in ended.stderr
+        assert "not foreseen" not in ended.stderr
+        assert ended.returncode in ({0} if arguments == ["status"] else {1})
