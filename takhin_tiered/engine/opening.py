@@ -69,9 +69,9 @@ def acquire(lock: DataDirLock, settings: Settings) -> None:
         where = f"the state directory {settings.state_dir} cannot be written: {error.strerror}"
         if error.errno in {errno.ENOSPC, errno.EDQUOT}:
             raise DiskFull(where, hint="Make room on its disk, and try again. Nothing is damaged") from error
-        hint = owner_hint(settings.state_dir)
-        if not settings.state_dir.parent.is_dir() or error.errno == errno.EROFS:
-            hint = "Set storage.tiered.state.dir to a directory that the daemon's user may write to"
+        hint = "Set storage.tiered.state.dir to a directory that the daemon's user may write to"
+        if error.errno in {errno.EACCES, errno.EPERM}:
+            hint = f"{owner_hint(settings.state_dir)}. {hint}, if that is not so"
         raise ConfigError(where, hint=hint) from error
 
 
