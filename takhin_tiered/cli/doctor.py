@@ -115,6 +115,9 @@ async def _store(settings: Settings) -> AsyncIterator[Finding]:
             async for finding in probe_store(store):
                 yield finding
             yield await _owner(store)
+            can = await store.capabilities()
+            for what, meaning in can.described() if can is not None else ():
+                yield Finding("ok", "store can", f"{what}: {meaning}")
     except TakhinError as error:
         yield Finding("FAILED", "store", error.message, error.hint or "See takhin-tiered config show")
 

@@ -88,7 +88,8 @@ def problems_of(found: dict[str, Any], now: float) -> Iterator[str]:
 
 def clock_words(found: dict[str, Any]) -> str:
     """What is wrong with the clock, as the storage tells it; empty where nothing is."""
-    return f"the clock: {found['clock_problem']}" if found["clock_problem"] else ""
+    problem = found["clock"]["problem"]
+    return f"the clock: {problem}" if problem else ""
 
 
 def _late(found: dict[str, Any], now: float) -> Iterator[str]:

@@ -171,7 +171,7 @@ def test_a_store_that_never_answers_keeps_nobody_waiting(broker: Broker) -> None
 def healthy() -> dict[str, object]:
     return {
         "store_reachable": True, "store_problem": "", "quarantined_segments": 0, "last_cycle_problem": "",
-        "clock_problem": "",
+        "clock": {"problem": ""},
         "last_cycle": {"failures": []}, "enabled": True, "lost": [], "headroom_seconds": None, "disk_free_bytes": 1,
         "last_cycle_at": "1970-01-02T00:00:00+00:00", "cycle_interval_seconds": 3600.0, "cycle_running_seconds": None,
         "daemon": {"pid": 1, "host": "h", "api": "http://h", "answers": True}, "last_cycle_by": "daemon",
@@ -190,7 +190,7 @@ DAY = 24 * HOUR
         ({"headroom_seconds": 23 * HOUR}, 1.0, "the disk is full in 23.0 h"),
         ({"headroom_seconds": 25 * HOUR}, 1.0, ""),
         ({"disk_free_bytes": 0}, 1.0, "the disk of the data directory is full"),
-        ({"clock_problem": "it jumped by 400 days"}, 1.0, "the clock: it jumped by 400 days"),
+        ({"clock": {"problem": "it jumped by 400 days"}}, 1.0, "the clock: it jumped by 400 days"),
         ({"daemon": None, "last_cycle_by": "once"}, 1.0, ""),
         ({"daemon": None}, 1.0, "the daemon is not running"),
         ({"enabled": False, "lost": [{"segment_path": "a"}]}, 99.0, ""),
