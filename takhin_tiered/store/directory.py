@@ -2,7 +2,7 @@
 
 An object is a file under its key. It is written under a temporary name, flushed to the disk, and given
 its name only when its checksum is right; a conditional write links it, which the file system refuses
-where the name is taken.
+where the name is taken, or renames it in a way that does the same.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from uuid import uuid4
 
 from aiofiles.threadpool import wrap
 
+from takhin_tiered import filesystems
 from takhin_tiered.codec.checksums import READ_SIZE, Checksum, Hasher, Source
 from takhin_tiered.concurrency import in_thread
 from takhin_tiered.errors import (
@@ -121,7 +122,7 @@ class DirectoryStore:
                 raise ObjectCorrupt("the bytes are not those of the checksum", key=key)
             _make_directories(path.parent)
             if if_absent:
-                os.link(temp, path)
+                _give_free_name(temp, path)
             else:
                 temp.replace(path)
             _fsync_directory(path.parent)
@@ -265,7 +266,7 @@ def _copy(body: Source, size: int, temp: Path, part_size: int) -> Hasher:
             view = memoryview(chunk)
             while view:
                 view = view[file.write(view) :]
-        os.fsync(file.fileno())
+        filesystems.sync_file(file.fileno())
     return hasher
 
 
@@ -291,9 +292,20 @@ def _make_directories(path: Path) -> None:
 
 
 def _fsync_directory(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    with _opened(path) as fd:
+        filesystems.sync_directory(fd)
+
+
+def _give_free_name(temp: Path, path: Path) -> None:
+    with _opened(temp.parent) as source, _opened(path.parent) as target:
+        filesystems.move_to_free_name(temp.name, path.name, source=source, target=target)
+
+
+@contextmanager
+def _opened(directory: Path) -> Iterator[int]:
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        os.fsync(fd)
+        yield fd
     finally:
         os.close(fd)
 

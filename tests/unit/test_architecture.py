@@ -18,7 +18,7 @@ LEVELS = [
     {"tiered_storage"},
     {"engine"},
     {"broker", "catalog", "disk", "store"},
-    {"codec"},
+    {"codec", "filesystems"},
     {"config", "logs", "metrics", "concurrency", "machine", "points"},
     {"config_sources", "config_values"},
     {"segments", "formats"},
