@@ -5,7 +5,9 @@ Exit status: 0 done; 1 something failed, and it says what; 2 usage or configurat
 
 from __future__ import annotations
 
+import signal
 import sys
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -25,7 +27,7 @@ from takhin_tiered.cli.running import exit_if, finish, run_work, settings_of
 from takhin_tiered.cli.verify import verify
 from takhin_tiered.config import Settings, find_config
 from takhin_tiered.errors import TakhinError
-from takhin_tiered.lifecycle import run_in_loop, run_once
+from takhin_tiered.lifecycle import Interrupted, run_in_loop, run_once
 from takhin_tiered.segments.model import State, Tier
 
 app = typer.Typer(
@@ -78,9 +80,13 @@ def run(
     if once:
         raise typer.Exit(run_in_loop(run_once(settings)))
     # Imported here, as the web framework takes half a second that nothing else need wait for.
+    # A reload that is asked for meanwhile finds the settings read just now.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     from takhin_tiered.daemon import run_daemon
 
-    run_in_loop(run_daemon(settings))
+    # Stopped before it has begun is stopped as well.
+    with suppress(Interrupted):
+        run_in_loop(run_daemon(settings, lambda: settings_of(context)))
 
 
 @app.command()

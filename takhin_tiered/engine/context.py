@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from prometheus_client import Counter
 
-from takhin_tiered import logs, machine
+from takhin_tiered import logs, machine, work
 from takhin_tiered.catalog.catalog import Catalog
 from takhin_tiered.concurrency import in_thread
 from takhin_tiered.disk.files import DataDirs, PartitionDir, StandsTwice
@@ -92,6 +92,8 @@ class Engine:
     turns: Turns = field(default_factory=Turns)
     # Segments that stand only under a prefix that is only read, each by when it was archived.
     read_only: dict[SegmentId, float] = field(default_factory=dict)
+    # Steps that the running cycle has yet to begin.
+    queued: int = 0
     scan_memory: ScanMemory = field(default_factory=ScanMemory)
     store_problem: str = "not asked yet"
     store_down_since: float = 0.0
@@ -220,7 +222,7 @@ async def load_manifest(engine: Engine, identity: SegmentId) -> Manifest | None:
 @contextmanager
 def verb(name: str, identity: SegmentId) -> Iterator[None]:
     """Within: every log line names the verb and the segment, and so does every error that goes up."""
-    with logs.operation(name, identity.path):
+    with logs.operation(name, identity.path), work.working(name, identity.path):
         try:
             yield
         except TakhinError as error:

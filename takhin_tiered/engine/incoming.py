@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
-from takhin_tiered import filesystems
+from takhin_tiered import filesystems, work
 from takhin_tiered.codec.checksums import Hasher, sha256_of_parts
 from takhin_tiered.disk.files import PartitionDir
 from takhin_tiered.engine.context import Engine, disk_errors
@@ -93,6 +93,7 @@ class Range:
             _write(self._incoming.fd, piece, offset)
         self.hasher.update(piece)
         engine.metrics.downloaded.inc(len(piece))
+        work.moved(len(piece))
 
 
 def ranges_of(size: int, part_size: int) -> list[tuple[int, int]]:

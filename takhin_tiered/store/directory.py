@@ -15,13 +15,14 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from io import FileIO
 from pathlib import Path
+from threading import Event
 from uuid import uuid4
 
 from aiofiles.threadpool import wrap
 
 from takhin_tiered import filesystems
 from takhin_tiered.codec.checksums import READ_SIZE, Checksum, Hasher, Source
-from takhin_tiered.concurrency import in_thread
+from takhin_tiered.concurrency import in_bulk_thread, in_thread
 from takhin_tiered.errors import (
     BucketMissing,
     ObjectCorrupt,
@@ -107,8 +108,15 @@ class DirectoryStore:
     async def put(
         self, key: str, body: Source, *, size: int, checksum: Checksum, if_absent: bool = False
     ) -> ObjectInfo:
+        given_up = Event()
+
+        def read(offset: int, length: int) -> bytes:
+            if given_up.is_set():
+                raise StoreUnavailable("the write was given up", key=key)
+            return body(offset, length)
+
         with _translated(key):
-            return await in_thread(self._put, key, body, size, checksum, if_absent)
+            return await in_bulk_thread(given_up.set, self._put, key, read, size, checksum, if_absent)
 
     def _put(self, key: str, body: Source, size: int, checksum: Checksum, if_absent: bool) -> ObjectInfo:
         self._require_mount()
@@ -153,18 +161,20 @@ class DirectoryStore:
             return bytes(await file.read(limit))
 
     async def fetch(self, key: str, sink: Sink, *, start: int = 0, end: int | None = None) -> None:
+        given_up = Event()
+
         def work() -> None:
             with self._open(key) as file:
                 file.seek(start)
                 buffer = memoryview(bytearray(_FETCH_SIZE))
                 left = _FETCH_SIZE if end is None else end - start
-                while left > 0 and (count := file.readinto(buffer[:left])):
+                while left > 0 and not given_up.is_set() and (count := file.readinto(buffer[:left])):
                     if end is not None:
                         left -= count
                     sink(buffer[:count])
 
         with _translated(key):
-            await in_thread(work)
+            await in_bulk_thread(given_up.set, work)
 
     def _open(self, key: str) -> FileIO:
         self._require_mount()
