@@ -6,6 +6,7 @@ there was no database: then the catalog is compared with the bucket before it is
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 import struct
 from collections import Counter
@@ -64,6 +65,17 @@ _OLD_TABLES = ("segments", "blocks", "intents")
 
 
 class _Database(aiosqlite.Connection):
+    async def _connect(self) -> aiosqlite.Connection:
+        """To its end, and closed where the caller is cancelled: its thread would answer to a loop that is gone."""
+        opening = asyncio.ensure_future(super()._connect())
+        try:
+            return await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            await asyncio.wait([opening])
+            if opening.exception() is None:
+                await self.close()
+            raise
+
     async def transact(self, work: Callable[[sqlite3.Connection], None]) -> None:
         """A whole transaction in one turn of the database's thread, where each statement would take one.
 

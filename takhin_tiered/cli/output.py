@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from fnmatch import fnmatchcase
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from takhin_tiered.cli.stdout import OutputLost
 from takhin_tiered.segments.names import SegmentId
 
 _WIDE = 10_000
@@ -28,10 +29,8 @@ def error_console() -> Console:
 
 def say(line: str) -> None:
     """A line of many, without rich: it takes a millisecond for each. Nobody reading on stops no work."""
-    try:
+    with suppress(OutputLost):
         sys.stdout.write(f"{line}\n")
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def print_json(value: Any) -> None:

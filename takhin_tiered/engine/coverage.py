@@ -91,7 +91,9 @@ class ArchivedSpans:
     def note(self, manifest: Manifest) -> None:
         place = manifest.id.place
         self._lineages[place.partition] = self._lineages.get(place.partition, Lineage()).learned(manifest.incarnation)
-        self._ends.setdefault(place, {})[manifest.id.base_offset] = manifest.end
+        # What stands behind the last batch that is understood, such as zeros, may have been records: that is told as
+        # damage of the segment, and where it ends nobody knows.
+        self._ends.setdefault(place, {})[manifest.id.base_offset] = -1 if manifest.problem else manifest.end
 
     def holes(self, engine: Engine) -> Iterator[Hole]:
         """Of each incarnation. What is local, of the one on the disk, is no hole; blocking."""
