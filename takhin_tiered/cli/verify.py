@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
+from rich.console import Console
 from rich.markup import escape
 
-from takhin_tiered.cli.access import open_access
+from takhin_tiered.cli.access import Access, open_access
 from takhin_tiered.cli.output import console, counted, error_console, matches, print_json, size
 from takhin_tiered.cli.running import exit_if, run_work
 from takhin_tiered.concurrency import in_thread
@@ -113,14 +114,20 @@ class _Found:
 
 async def _scrub(settings: Settings, bad: list[SegmentId], *, quiet: bool) -> None:
     """Take the consequences of what was found, and say what became of each segment."""
-    out = error_console() if quiet else console()
     try:
         async with open_access(settings, changing=True) as access:
             for identity in bad:
-                path = identity.full_path
-                if await access.scrub(identity.exact_path):
-                    out.print(f"HEALED {path}: stored again from the disk")
-                else:
-                    out.print(f"QUARANTINED {path}: no whole copy is on the disk. Look for an older version")
+                await _scrub_one(access, identity, error_console() if quiet else console())
     except TakhinError as error:
         error_console().print(f"What is bad was not quarantined: {escape(str(error))}")
+
+
+async def _scrub_one(access: Access, identity: SegmentId, out: Console) -> None:
+    path = identity.full_path
+    try:
+        if await access.scrub(identity.exact_path):
+            out.print(f"HEALED {path}: stored again from the disk")
+        else:
+            out.print(f"QUARANTINED {path}: no whole copy is on the disk. Look for an older version")
+    except TakhinError as error:
+        error_console().print(f"{path} was not quarantined: {escape(str(error))}")
