@@ -49,9 +49,20 @@ def _path_of(fd: int) -> str:
         return "unknown"
 
 
-def sync_file(fd: int) -> None:
-    """Flush a file to the disk; where its file system cannot flush at all, say so."""
-    _sync(fd, _UNKNOWN, "the file system cannot flush a file: what it was given last may be lost in a power cut")
+def sync_file(fd: int) -> bool:
+    """Flush a file to the disk; False, and a warning, where its file system cannot flush at all."""
+    return _sync(fd, _UNKNOWN, "the file system cannot flush a file: what it was given last may be lost in a power cut")
+
+
+def can_flush(directory: Path) -> bool:
+    """Whether files in this directory can be flushed to the disk, by one that is made for that."""
+    path = directory / f"flushed.{os.getpid()}"
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        return sync_file(fd)
+    finally:
+        os.close(fd)
+        path.unlink(missing_ok=True)
 
 
 def sync_directory(fd: int) -> None:
@@ -60,13 +71,15 @@ def sync_directory(fd: int) -> None:
     _sync(fd, _NO_SYNC_OF_DIRECTORIES, what)
 
 
-def _sync(fd: int, unknown: set[int], what: str) -> None:
+def _sync(fd: int, unknown: set[int], what: str) -> bool:
     try:
         os.fsync(fd)
+        return True
     except OSError as error:
         if error.errno not in unknown and not (error.errno == errno.EROFS and _takes_changes(fd)):
             raise
         _warn(fd, what, error, "Put the directory on a local file system, if that is too little")
+        return False
 
 
 def _takes_changes(fd: int) -> bool:

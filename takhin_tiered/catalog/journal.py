@@ -22,7 +22,9 @@ from pydantic import TypeAdapter
 
 from takhin_tiered.catalog.block import blocks, unpack_blocks
 from takhin_tiered.catalog.record import from_schema_2
+from takhin_tiered.concurrency import in_thread
 from takhin_tiered.errors import CatalogError
+from takhin_tiered.filesystems import can_flush
 from takhin_tiered.points import reached
 from takhin_tiered.segments.lineage import Lineage
 from takhin_tiered.segments.model import Intent
@@ -220,7 +222,8 @@ async def open_journal(state_dir: Path, *, read_only: bool = False) -> AsyncIter
                 yield Journal(database, path, was_clean=True, version=version)
                 return
             # Of a power cut, unlike of a kill, the last commits may be lost: `was_clean` tells, the bucket knows.
-            await database.executescript("PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;")
+            synchronous = "NORMAL" if await in_thread(can_flush, state_dir) else "OFF"
+            await database.executescript(f"PRAGMA synchronous={synchronous}; PRAGMA journal_mode=WAL;")
             await database.transact(partial(_migrate, version))
             journal = Journal(database, path, was_clean=False)
             journal.was_clean = await journal.get_meta("clean") == "yes"

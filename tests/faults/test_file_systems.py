@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -306,3 +307,52 @@ async def test_holes_come_back_as_holes_and_zeros_as_zeros(broker: Broker, tmp_p
     assert log.read_bytes() == content
     assert index.read_bytes() == bytes((10 << 20) + 3)
     assert {path: path.stat().st_blocks for path in (log, index)} == before
+
+
+WITHOUT_FLUSHES = """
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+static int below(int fd) {
+  char link[64], path[4096];
+  snprintf(link, 64, "/proc/self/fd/%d", fd);
+  ssize_t size = readlink(link, path, 4095);
+  if (size < 0) return 0;
+  path[size] = 0;
+  return !strncmp(path, getenv("SHARE"), strlen(getenv("SHARE")));
+}
+int fsync(int fd) {
+  int (*real)(int) = dlsym(RTLD_NEXT, "fsync");
+  if (below(fd)) { errno = EINVAL; return -1; }
+  return real(fd);
+}
+int fdatasync(int fd) {
+  int (*real)(int) = dlsym(RTLD_NEXT, "fdatasync");
+  if (below(fd)) { errno = EINVAL; return -1; }
+  return real(fd);
+}
+"""
+
+
+def test_nothing_can_be_flushed_anywhere(broker: Broker, tmp_path: Path) -> None:
+    """The database of the catalog neither: a whole process on a file system that answers EINVAL."""
+    if (compiler := shutil.which("cc")) is None:
+        pytest.skip("no C compiler is here")
+    source, library = tmp_path / "share.c", tmp_path / "share.so"
+    source.write_text(WITHOUT_FLUSHES)
+    subprocess.run([compiler, "-shared", "-fPIC", "-o", str(library), str(source), "-ldl"], check=True)
+    closed = broker.segments("orders-0", 2)
+    settings = directory_settings(broker, tmp_path / "store")
+    variables = {**environment(settings), "LD_PRELOAD": str(library), "SHARE": str(tmp_path)}
+    for arguments in (["run", "--once"], ["restore", "*"], ["verify", "--deep"]):
+        ended = subprocess.run(
+            [sys.executable, "-m", "takhin_tiered", *arguments],
+            env=variables, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert (ended.returncode, "Traceback" in ended.stderr) == (0, False), ended.stderr
+    assert all(broker.is_whole(path) for path in closed)
+    assert not list(settings.state_dir.glob("flushed*"))
