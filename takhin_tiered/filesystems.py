@@ -6,7 +6,6 @@ what says that bytes may be lost, such as EIO or ENOSPC, goes up as it is. Every
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import fcntl
 import os
@@ -161,6 +160,8 @@ def _rename_to_free_name(old: str, new: str, source: int, target: int) -> None:
 
 def _rename_without_replacing(old: str, new: str, source: int, target: int) -> None:
     """Source: rename(2), renameat2; Python has no function for it."""
+    import ctypes  # Hardly any process comes by here, and every start would wait for it.
+
     renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
     if renameat2 is None:
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
