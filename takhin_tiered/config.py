@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Self
 from urllib.parse import urlsplit
@@ -251,6 +251,12 @@ class Settings(BaseSettings):
         if self._written_prefix in self.read_prefixes:
             raise ValueError("storage.tiered.s3.prefixes.read names the prefix that is written to")
         return self
+
+    def with_changes(self, other: Settings, names: Iterable[str]) -> Settings:
+        """These fields as ``other`` has them. `ValidationError` where they do not agree."""
+        taken = set(names)
+        fields = {name: getattr(other if name in taken else self, name) for name in type(self).model_fields}
+        return type(self)(**fields)
 
     @property
     def data_dir(self) -> Path:

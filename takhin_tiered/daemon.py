@@ -6,19 +6,26 @@ import asyncio
 import contextlib
 import gc
 import os
+import platform
+import signal
 import socket
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any
 
 import sdnotify
 import uvicorn
 from fastapi import FastAPI
 
+import takhin_tiered
 from takhin_tiered import logs
 from takhin_tiered.api.app import make_app
 from takhin_tiered.config import Settings
+from takhin_tiered.dump import dump
 from takhin_tiered.errors import ConfigError, HeldElsewhere, OwnerSilent, TakhinError
-from takhin_tiered.lifecycle import GRACE_SECONDS, Shutdown
+from takhin_tiered.lifecycle import GRACE_SECONDS, OnSignal, Shutdown
+from takhin_tiered.reload import reload
 from takhin_tiered.tiered_storage import TieredStorage
 from takhin_tiered.upkeep import reconcile_and_scrub, watch
 
@@ -26,16 +33,15 @@ _FIRST_RETRY_SECONDS = 5.0
 _CHALLENGE_SECONDS = 2.0
 
 
-async def run_daemon(settings: Settings) -> None:
-    """Serve until a signal comes.
+async def run_daemon(settings: Settings, load: Callable[[], Settings] | None = None) -> None:
+    """Serve until a signal comes; ``load`` reads the settings anew, on SIGHUP.
 
     Raises `ConfigError` and `HeldElsewhere` at the start, and whatever was not foreseen at any time.
     """
-    sockets = [_listen(settings)]
-    async with contextlib.AsyncExitStack() as stack:
-        stack.callback(sockets[0].close)
-        storage = await stack.enter_async_context(TieredStorage.open(settings, scan=False))
-        await _Daemon(settings, storage).run(sockets)
+    async with TieredStorage.open(settings, scan=False) as storage:
+        # The directories first: a port in use is often that of a daemon that has them already.
+        with _listen(settings) as listener:
+            await _Daemon(settings, storage, load or (lambda: settings)).run([listener])
 
 
 class _Server(uvicorn.Server):
@@ -47,15 +53,22 @@ class _Server(uvicorn.Server):
 
 
 class _Daemon:
-    def __init__(self, settings: Settings, storage: TieredStorage) -> None:
+    def __init__(self, settings: Settings, storage: TieredStorage, load: Callable[[], Settings]) -> None:
         self._settings = settings
         self._storage = storage
+        self._load = load
+        self._reload = asyncio.Event()
+        self._reloaded = asyncio.Event()
         self._stopping = storage.engine.stopping
         self._shutdown = Shutdown(self._stopping)
         self._systemd = sdnotify.SystemdNotifier()
 
     async def run(self, sockets: list[socket.socket]) -> None:
-        with self._shutdown.signals():
+        also: dict[int, OnSignal] = {
+            signal.SIGHUP: lambda _: self._reload.set(),
+            signal.SIGUSR1: lambda _: dump(self._storage),
+        }
+        with self._shutdown.signals(also):
             await self._run(sockets)
 
     async def _run(self, sockets: list[socket.socket]) -> None:
@@ -75,14 +88,10 @@ class _Daemon:
         try:
             async with asyncio.TaskGroup() as group:
                 serving = group.create_task(server.serve(sockets))
-                helpers = [group.create_task(watch(self._storage)), group.create_task(self._feed_watchdog())]
-                helpers.append(group.create_task(reconcile_and_scrub(self._storage)))
+                helpers = [group.create_task(each) for each in self._helpers()]
                 cycles = group.create_task(self._cycles())
-                helpers.append(group.create_task(self._watch_claim()))
                 self._systemd.notify(f"READY=1\nSTATUS=serving {sockets[0].getsockname()[:2]}")
-                log.info(
-                    "started", data_dir=str(self._storage.engine.data_dir), segments=len(self._storage.engine.catalog)
-                )
+                log.info("started", **self._described(sockets[0]))
                 await self._stopping.wait()
                 self._systemd.notify("STOPPING=1")
                 log.info("stopping", grace_seconds=GRACE_SECONDS)
@@ -96,25 +105,71 @@ class _Daemon:
             raise _first(errors) from None
         log.info("stopped")
 
+    def _helpers(self) -> list[Coroutine[Any, Any, None]]:
+        """What runs beside the cycles, until it is cancelled."""
+        storage = self._storage
+        return [
+            watch(storage),
+            reconcile_and_scrub(storage),
+            self._feed_watchdog(),
+            self._watch_claim(),
+            self._reload_when_told(),
+        ]
+
+    def _described(self, listener: socket.socket) -> dict[str, object]:
+        """What a person who reads the log later wants to know of this start."""
+        storage, settings = self._storage, self._settings
+        return {
+            "version": takhin_tiered.__version__,
+            "python": platform.python_version(),
+            "api": _address(settings, listener),
+            "store": storage.engine.store.address if settings.has_store else None,
+            "enabled": settings.enabled,
+            "mode": settings.mode(kafka=storage.engine.policy.kafka),
+            "data_dirs": [str(path) for path in settings.data_dirs],
+            "state_dir": str(settings.state_dir),
+            "segments": len(storage.engine.catalog),
+        }
+
     async def _cycles(self) -> None:
         """A cycle at once, then one each interval; one that could do nothing is tried again sooner."""
-        retry = _FIRST_RETRY_SECONDS
+        retry = float("inf")
         while not self._stopping.is_set():
             try:
                 await self._storage.run_cycle()
-                pause, retry = self._storage.engine.view.cycle_seconds, _FIRST_RETRY_SECONDS
+                retry = float("inf")
             except OwnerSilent as error:
                 if retry != _CHALLENGE_SECONDS:
                     logs.logger().warning("waiting for the prefix", error=str(error))
-                pause = retry = _CHALLENGE_SECONDS
+                retry = _CHALLENGE_SECONDS
             except (ConfigError, HeldElsewhere):
                 raise
             except TakhinError as error:
                 logs.logger().error("the cycle could not run", code=error.code, error=str(error))
-                pause = min(retry, self._storage.engine.view.cycle_seconds)
-                retry *= 2
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._stopping.wait(), pause)
+                retry = _FIRST_RETRY_SECONDS if retry == float("inf") else retry * 2
+            await self._pause(retry)
+
+    async def _pause(self, at_most: float) -> None:
+        """Until the interval that is set, also by a reload meanwhile, is over, or the daemon stops."""
+        began = time.monotonic()
+        while not self._stopping.is_set():
+            pause = min(at_most, self._storage.engine.view.cycle_seconds) - (time.monotonic() - began)
+            if pause <= 0:
+                return
+            self._reloaded.clear()
+            waiting = [asyncio.ensure_future(event.wait()) for event in (self._stopping, self._reloaded)]
+            await asyncio.wait(waiting, timeout=pause, return_when=asyncio.FIRST_COMPLETED)
+            for each in waiting:
+                each.cancel()
+
+    async def _reload_when_told(self) -> None:
+        while True:
+            await self._reload.wait()
+            self._reload.clear()
+            self._systemd.notify(f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}")
+            await reload(self._storage, self._load)
+            self._reloaded.set()
+            self._systemd.notify("READY=1")
 
     async def _watch_claim(self) -> None:
         await self._storage.wait_claim_lost()

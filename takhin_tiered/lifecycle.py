@@ -1,7 +1,10 @@
 """How a process of ours begins and ends: its event loop, its signals, and one cycle without a daemon.
 
-The first SIGTERM or SIGINT ends the taking of work: what is being moved is finished, within
-`GRACE_SECONDS`, and then given up cleanly. A second signal skips the wait.
+Every command has handlers of its own for the signals that end a process, as the kernel passes those over that the first
+process of a container leaves as they are. The first one ends the command in order, a second one at once.
+
+With the daemon, the first SIGTERM or SIGINT ends the taking of work: what is being moved is finished, within
+`GRACE_SECONDS`, and then given up cleanly. A second signal skips the wait, a third one everything.
 """
 
 from __future__ import annotations
@@ -9,8 +12,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import os
 import signal
-from collections.abc import Callable, Coroutine, Iterator
+import threading
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -18,23 +23,98 @@ import uvloop
 
 from takhin_tiered import logs
 from takhin_tiered.config import Settings
+from takhin_tiered.dump import dump
 from takhin_tiered.engine.cycle import Listener
+from takhin_tiered.errors import TakhinError
 from takhin_tiered.tiered_storage import TieredStorage
 
 GRACE_SECONDS = 30.0
+_COMMAND_GRACE_SECONDS = 8.0
 
 Result = TypeVar("Result")
+OnSignal = Callable[[int], None]
+
+
+class Interrupted(TakhinError):
+    """A signal ended a command."""
+
+    code = "interrupted"
 
 
 def run_in_loop(work: Coroutine[Any, Any, Result]) -> Result:
-    """Run a coroutine in a loop of its own, made for much moving of bytes."""
+    """Run a coroutine in a loop of its own, made for much moving of bytes. `Interrupted` where a signal ends it."""
     # What was imported stays: a collection need not walk it again and again.
     gc.freeze()
     gc.set_threshold(50_000, 20, 20)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         # More than a loop has by itself: those that wait for a slow disk, or a throttle, are not to stop all others.
         runner.get_loop().set_default_executor(ThreadPoolExecutor(32, "worker"))
-        return runner.run(work)
+        return runner.run(_until_signalled(work))
+
+
+async def _until_signalled(work: Coroutine[Any, Any, Result]) -> Result:
+    """The command itself; the first signal cancels it."""
+    task = asyncio.current_task()
+    assert task is not None
+    received: list[str] = []
+
+    def end(number: int) -> None:
+        if received:
+            end_at_once()
+        received.append(signal.Signals(number).name)
+        # A thread that hangs, in a network file system for one, holds this process up for so long and no longer.
+        end_in(_COMMAND_GRACE_SECONDS)
+        task.cancel()
+
+    handlers: dict[int, OnSignal] = {signal.SIGTERM: end, signal.SIGUSR1: lambda _: dump()}
+    # What was started to outlive its terminal goes on: nohup, or a shell's job in the background.
+    handlers |= {n: end for n in (signal.SIGINT, signal.SIGHUP) if signal.getsignal(n) is not signal.SIG_IGN}
+    with handling(handlers):
+        try:
+            return await work
+        except asyncio.CancelledError:
+            if not received:
+                raise
+            raise Interrupted(
+                f"interrupted by {received[0]}", hint="What was not finished is as it was before"
+            ) from None
+
+
+_handlers: dict[int, OnSignal] = {}
+
+
+@contextlib.contextmanager
+def handling(handlers: Mapping[int, OnSignal]) -> Iterator[None]:
+    """Within: these signals call these functions, in the loop; those from outside do again at the end."""
+    before = {number: _handlers.get(number) for number in handlers}
+    _use(handlers)
+    try:
+        yield
+    finally:
+        _use(before)
+
+
+def _use(handlers: Mapping[int, OnSignal | None]) -> None:
+    loop = asyncio.get_running_loop()
+    for number, handler in handlers.items():
+        if handler is None:
+            loop.remove_signal_handler(number)
+            _handlers.pop(number, None)
+        else:
+            loop.add_signal_handler(number, handler, number)
+            _handlers[number] = handler
+
+
+def end_at_once() -> None:
+    """As a kill does, which loses nothing either."""
+    os._exit(1)
+
+
+def end_in(seconds: float) -> None:
+    """End at once when so much time has passed, whatever hangs; a process that ends by itself before is not held up."""
+    timer = threading.Timer(seconds, end_at_once)
+    timer.daemon = True
+    timer.start()
 
 
 Watch = Callable[[TieredStorage], contextlib.AbstractContextManager[Listener]]
@@ -53,7 +133,10 @@ async def run_once(settings: Settings, watch: Watch = _unwatched) -> int:
     async with TieredStorage.open(settings, scan=False) as storage, contextlib.AsyncExitStack() as stack:
         listener = stack.enter_context(watch(storage))
         shutdown = Shutdown(storage.engine.stopping)
-        with shutdown.signals():
+        also: dict[int, OnSignal] = {signal.SIGUSR1: lambda _: dump(storage)}
+        if signal.SIGHUP in _handlers:
+            also[signal.SIGHUP] = shutdown.signalled
+        with shutdown.signals(also):
             cycle = asyncio.create_task(storage.run_cycle(listener))
             stopped = asyncio.create_task(shutdown.begun.wait())
             await asyncio.wait({cycle, stopped}, return_when=asyncio.FIRST_COMPLETED)
@@ -72,16 +155,10 @@ class Shutdown:
         self._hurry = asyncio.Event()
 
     @contextlib.contextmanager
-    def signals(self) -> Iterator[None]:
-        """Within: SIGTERM and SIGINT are ours."""
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._signalled, number)
-        try:
+    def signals(self, also: Mapping[int, OnSignal]) -> Iterator[None]:
+        """Within: SIGTERM and SIGINT are ours, and so are those that are given."""
+        with handling({signal.SIGTERM: self.signalled, signal.SIGINT: self.signalled, **also}):
             yield
-        finally:
-            for number in (signal.SIGTERM, signal.SIGINT):
-                loop.remove_signal_handler(number)
 
     async def drain(self, work: asyncio.Task[Any]) -> None:
         """Wait for what is being moved, for as long as the grace period or the second signal allow."""
@@ -95,8 +172,11 @@ class Shutdown:
             work.cancel()
             await asyncio.wait({work})
 
-    def _signalled(self, number: int) -> None:
+    def signalled(self, number: int) -> None:
+        logs.logger().info("signal", signal=signal.Signals(number).name)
+        if self._hurry.is_set():
+            end_at_once()
         if self.begun.is_set():
             self._hurry.set()
+            end_in(_COMMAND_GRACE_SECONDS)
         self.begun.set()
-        logs.logger().info("signal", signal=signal.Signals(number).name)

@@ -81,6 +81,13 @@ def logger() -> Any:
     return structlog.get_logger()
 
 
+def always() -> Any:
+    """For what somebody asked for: it is written whatever the level is."""
+    return structlog.wrap_logger(
+        structlog.PrintLogger(_LAST_RESORT), wrapper_class=structlog.make_filtering_bound_logger(0)
+    )
+
+
 def new_correlation_id() -> str:
     return uuid4().hex[:16]
 

@@ -6,16 +6,21 @@ dashboards of the original use.
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Callable
 
 from prometheus_client import (
     CollectorRegistry,
     Counter,
     Gauge,
+    GCCollector,
     Histogram,
+    ProcessCollector,
     disable_created_metrics,
     generate_latest,
 )
+
+import takhin_tiered
 
 # Each counter's time of birth would be a second gauge for each of them, and no dashboard asks.
 _disable_created_metrics: Callable[[], None] = disable_created_metrics  # the library gives this one no types
@@ -30,6 +35,9 @@ class Metrics:
 
     def __init__(self) -> None:
         registry = self.registry = CollectorRegistry()
+        # Memory, processor time, descriptors and collections of this process, by the names that all clients use.
+        ProcessCollector(registry=registry)
+        GCCollector(registry=registry)
 
         def counter(name: str, text: str, *labels: str) -> Counter:
             return Counter(name, text, labels, registry=registry)
@@ -40,6 +48,9 @@ class Metrics:
         def seconds(name: str, text: str, *labels: str) -> Histogram:
             return Histogram(name, text, labels, buckets=_SECONDS, registry=registry)
 
+        gauge(
+            "tiered_storage_build_info", "1; the version that runs, and the Python it runs on.", "version", "python"
+        ).labels(takhin_tiered.__version__, platform.python_version()).set(1)
         self.segments = gauge("tiered_storage_segments_total", "Segments known, by tier.", "policy")
         self.clock_ahead = gauge("tiered_storage_clock_ahead_seconds", "Wall clock ahead of what can be confirmed.")
         self.archived_segments = gauge("tiered_storage_archived_segments_total", "Segments only in the archive.")

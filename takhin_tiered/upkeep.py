@@ -15,6 +15,7 @@ from takhin_tiered.tiered_storage import TieredStorage
 
 _WATCH_SECONDS = 15.0
 _RETRY_SECONDS = 60.0
+_LOOK_SECONDS = 60.0
 
 
 async def watch(storage: TieredStorage) -> None:
@@ -38,12 +39,13 @@ async def reconcile_and_scrub(storage: TieredStorage) -> None:
 
     With the first, superseded generations whose time is over are removed: the bucket has just been listed.
     """
-    settings = storage.settings
-    now = time.monotonic()
-    reconcile_at = now + settings.reconcile_interval_hours * 3600
-    scrub_at = now + settings.scrub_interval_hours * 3600 if settings.scrub_interval_hours else float("inf")
-    while settings.has_store and settings.enabled:
-        await asyncio.sleep(max(0.0, min(reconcile_at, scrub_at) - time.monotonic()))
+    reconciled = scrubbed = time.monotonic()
+    while storage.settings.has_store and storage.settings.enabled:
+        # The settings may change at any time.
+        settings = storage.settings
+        reconcile_at = reconciled + settings.reconcile_interval_hours * 3600
+        scrub_at = scrubbed + settings.scrub_interval_hours * 3600 if settings.scrub_interval_hours else float("inf")
+        await asyncio.sleep(min(_LOOK_SECONDS, max(0.0, min(reconcile_at, scrub_at) - time.monotonic())))
         try:
             if time.monotonic() >= reconcile_at:
                 found = await storage.reconcile()
@@ -52,11 +54,11 @@ async def reconcile_and_scrub(storage: TieredStorage) -> None:
                     await storage.look_at_clock()
                     keep = settings.archive_superseded_keep_hours * 3600
                     await remove_superseded(storage.engine, found.rewritten, keep)
-                reconcile_at = time.monotonic() + settings.reconcile_interval_hours * 3600
+                reconciled = time.monotonic()
             if time.monotonic() >= scrub_at:
                 await storage.prepare()
                 await storage.scrub()
-                scrub_at = time.monotonic() + settings.scrub_interval_hours * 3600
+                scrubbed = time.monotonic()
         except StoreError as error:
             logs.logger().warning("upkeep of the archive waits for the store", error=str(error))
             await asyncio.sleep(_RETRY_SECONDS)

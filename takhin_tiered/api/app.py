@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from fastapi import FastAPI
+from fastapi_offline import FastAPIOffline
 
-from takhin_tiered.api.guard import Guard
+import takhin_tiered
+from takhin_tiered.api.guard import ASSETS, Guard
 from takhin_tiered.api.health import Readiness, health_routes
 from takhin_tiered.api.problems import install_problem_handlers
 from takhin_tiered.api.tiered import tiered_routes
@@ -14,15 +16,22 @@ from takhin_tiered.tiered_storage import TieredStorage
 
 def make_app(storage: TieredStorage, readiness: Readiness) -> FastAPI:
     """Every endpoint, with the token required where the configuration sets one."""
-    app = FastAPI(
+
+    def token() -> str:
+        # At each request: a reload may have changed it.
+        return storage.settings.api_token.get_secret_value()
+
+    # Its page brings the scripts with it: a machine that reaches no other shows it too.
+    app = FastAPIOffline(
         title="Takhin Tiered",
         description="Cold log segments in the object store: what is where, archive, restore.",
-        version="1",
+        version=takhin_tiered.__version__,
         redoc_url=None,
+        static_url=ASSETS,
     )
     app.include_router(tiered_routes(storage))
     app.include_router(verify_routes(storage))
     app.include_router(health_routes(storage, readiness))
     install_problem_handlers(app)
-    app.add_middleware(Guard, token=storage.settings.api_token.get_secret_value())
+    app.add_middleware(Guard, token=token)
     return app

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import re
+from collections.abc import Callable
 
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
@@ -17,14 +18,19 @@ from takhin_tiered.api.problems import problem_response
 CORRELATION_HEADER = "X-Correlation-ID"
 MAX_BODY = 64 * 1024
 BODY_SECONDS = 10.0
-_OPEN_PATHS = {"/healthz", "/readyz", "/metrics"}
+ASSETS = "/docs/assets"
+_OPEN_PATHS = {"/healthz", "/readyz", "/metrics", "/docs", "/docs/oauth2-redirect", "/openapi.json"}
+_WHERE_IT_STANDS = (
+    "The token is what the daemon has as storage.tiered.api.token, or in the environment as "
+    "TAKHIN_STORAGE_TIERED_API_TOKEN"
+)
 _GIVEN_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
 class Guard:
-    def __init__(self, app: ASGIApp, *, token: str) -> None:
+    def __init__(self, app: ASGIApp, *, token: Callable[[], str]) -> None:
         self._app = app
-        self._token = token.encode()
+        self._token = token
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -39,9 +45,12 @@ class Guard:
                 MutableHeaders(scope=message)[CORRELATION_HEADER] = identifier
             await send(message)
 
-        with structlog.contextvars.bound_contextvars(correlation_id=identifier):
+        client = (scope.get("client") or ("",))[0]
+        request = {"method": scope["method"], "path": scope["path"], "client": client}
+        with structlog.contextvars.bound_contextvars(correlation_id=identifier, **request):
             if not self._may_pass(scope["path"], headers):
-                refusal = problem_response(401, "unauthorized", "this needs the header Authorization: Bearer <token>")
+                text = f"this needs the header Authorization: Bearer <token>. {_WHERE_IT_STANDS}"
+                refusal = problem_response(401, "unauthorized", text)
                 refusal.headers["WWW-Authenticate"] = "Bearer"
                 await refusal(scope, receive, send_with_id)
                 return
@@ -69,10 +78,11 @@ class Guard:
                 await problem_response(500, "internal", text)(scope, receive, send)
 
     def _may_pass(self, path: str, headers: Headers) -> bool:
-        if not self._token or path in _OPEN_PATHS:
+        token = self._token().encode()
+        if not token or path in _OPEN_PATHS or path.startswith(f"{ASSETS}/"):
             return True
         scheme, _, given = headers.get("authorization", "").partition(" ")
-        return scheme.lower() == "bearer" and hmac.compare_digest(given.strip().encode(), self._token)
+        return scheme.lower() == "bearer" and hmac.compare_digest(given.strip().encode(), token)
 
 
 class _Limited:

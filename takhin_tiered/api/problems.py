@@ -24,6 +24,9 @@ class Problem(BaseModel):
 
 
 def problem_response(status: int, code: str, error: str) -> JSONResponse:
+    """The answer to a request that is refused or fails, and its line in the log."""
+    say = logs.logger().error if status >= 500 else logs.logger().warning
+    say("request refused" if status < 500 else "request failed", status=status, code=code, error=error)
     identifier = str(structlog.contextvars.get_contextvars().get("correlation_id", ""))
     return JSONResponse(Problem(error=error, code=code, correlation_id=identifier).model_dump(), status)
 
@@ -31,8 +34,6 @@ def problem_response(status: int, code: str, error: str) -> JSONResponse:
 def install_problem_handlers(app: FastAPI) -> None:
     @app.exception_handler(TakhinError)
     async def ours(_: Request, error: TakhinError) -> Response:
-        if error.http_status >= 500:
-            logs.logger().error("request failed", code=error.code, error=str(error))
         return problem_response(error.http_status, error.code, str(error))
 
     @app.exception_handler(RequestValidationError)

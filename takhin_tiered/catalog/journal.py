@@ -6,6 +6,7 @@ there was no database: then the catalog is compared with the bucket before it is
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
@@ -21,7 +22,9 @@ from pydantic import TypeAdapter
 from takhin_tiered.catalog.block import blocks, unpack_blocks
 from takhin_tiered.catalog.record import from_schema_2
 from takhin_tiered.catalog.trouble import reading, translated
+from takhin_tiered.concurrency import in_thread
 from takhin_tiered.errors import CatalogError
+from takhin_tiered.filesystems import can_flush
 from takhin_tiered.points import reached
 from takhin_tiered.segments.lineage import Lineage
 from takhin_tiered.segments.model import Intent
@@ -64,6 +67,17 @@ _OLD_TABLES = ("segments", "blocks", "intents")
 
 
 class _Database(aiosqlite.Connection):
+    async def _connect(self) -> aiosqlite.Connection:
+        """To its end, and closed where the caller is cancelled: its thread would answer to a loop that is gone."""
+        opening = asyncio.ensure_future(super()._connect())
+        try:
+            return await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            await asyncio.wait([opening])
+            if opening.exception() is None:
+                await self.close()
+            raise
+
     async def transact(self, work: Callable[[sqlite3.Connection], None]) -> None:
         """A whole transaction in one turn of the database's thread, where each statement would take one.
 
@@ -210,7 +224,8 @@ async def open_journal(state_dir: Path, *, read_only: bool = False) -> AsyncIter
                 yield Journal(database, path, was_clean=True, version=version)
                 return
             # Of a power cut, unlike of a kill, the last commits may be lost: `was_clean` tells, the bucket knows.
-            await database.executescript("PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;")
+            synchronous = "NORMAL" if await in_thread(can_flush, state_dir) else "OFF"
+            await database.executescript(f"PRAGMA synchronous={synchronous}; PRAGMA journal_mode=WAL;")
             await database.transact(partial(_migrate, version))
             journal = Journal(database, path, was_clean=False)
             journal.was_clean = await journal.get_meta("clean") == "yes"

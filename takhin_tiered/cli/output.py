@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import Annotated, Any
 
 import typer
@@ -14,6 +14,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 from rich.theme import Theme
+
+from takhin_tiered.cli.stdout import OutputLost
 
 # Yellow and cyan vanish on a light terminal, and dim on some dark ones: what warns is bold.
 _THEME = Theme(
@@ -43,10 +45,8 @@ def error_console() -> Console:
 
 def say(line: str) -> None:
     """A line of many, without rich: it takes a millisecond for each. Nobody reading on stops no work."""
-    try:
+    with suppress(OutputLost):
         sys.stdout.write(f"{line}\n")
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def examples(*lines: str) -> str:

@@ -24,8 +24,8 @@ _ALIVE_SECONDS = 2.0
 class RemoteError(TakhinError):
     """What the daemon answered, with the code that it gave."""
 
-    def __init__(self, message: str, *, code: str) -> None:
-        super().__init__(message)
+    def __init__(self, message: str, *, code: str, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
         self.code = code
 
 
@@ -139,6 +139,15 @@ class Remote:
                 raise TypeError(f"status {answer.status}, and no words for it")
         except (aiohttp.ClientError, TimeoutError, OSError, TypeError, ValueError) as error:
             raise self._silent(error) from error
+        if answer.status == 401:
+            has_one = "Authorization" in self._session.headers
+            wants = "refuses the API token that this command has" if has_one else "wants its API token"
+            raise RemoteError(
+                f"the data directory is held by {self._holder.words}, and it {wants}",
+                hint="Give this command the daemon's configuration, which has it as storage.tiered.api.token, or set "
+                "TAKHIN_STORAGE_TIERED_API_TOKEN",
+                code="unauthorized",
+            )
         if not answer.ok:
             raise RemoteError(str(body.get("error", answer.reason)), code=str(body.get("code", "error")))
         return body

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Annotated
 
 import typer
@@ -15,7 +16,7 @@ from takhin_tiered.cli.output import console, counted, size
 from takhin_tiered.cli.progress import Meter, shown
 from takhin_tiered.cli.running import settings_of
 from takhin_tiered.engine.cycle import CycleReport, Listener
-from takhin_tiered.lifecycle import run_in_loop, run_once
+from takhin_tiered.lifecycle import Interrupted, run_in_loop, run_once
 from takhin_tiered.segments.plan import Step
 from takhin_tiered.tiered_storage import TieredStorage
 
@@ -38,9 +39,13 @@ def run(
     if once:
         raise typer.Exit(run_in_loop(run_once(settings)))
     # Imported here, as the web framework takes half a second that nothing else need wait for.
+    # A reload that is asked for meanwhile finds the settings read just now.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     from takhin_tiered.daemon import run_daemon
 
-    run_in_loop(run_daemon(settings))
+    # Stopped before it has begun is stopped as well.
+    with suppress(Interrupted):
+        run_in_loop(run_daemon(settings, lambda: settings_of(context)))
 
 
 @contextmanager

@@ -8,7 +8,6 @@ from typing import Any
 import typer
 
 from takhin_tiered import logs
-from takhin_tiered.cli.output import error_console
 from takhin_tiered.config import Accepted, Settings
 from takhin_tiered.lifecycle import run_in_loop
 
@@ -28,11 +27,7 @@ def run_work(context: typer.Context, work: Any) -> None:
 
 
 def finish(work: Coroutine[Any, Any, None]) -> None:
-    try:
-        run_in_loop(work)
-    except KeyboardInterrupt:
-        error_console().print("Interrupted. What was not finished is as it was before.")
-        raise typer.Exit(1) from None
+    run_in_loop(work)
 
 
 def exit_if(failures: int) -> None:

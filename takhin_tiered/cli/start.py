@@ -3,13 +3,29 @@
 from __future__ import annotations
 
 import gc
+import os
+import signal
 
 
 def main() -> None:
+    _handle_signals()
     # Nothing that is imported is garbage, and looking for some takes a sixth of the time until the first command.
     gc.disable()
+    from takhin_tiered.cli.stdout import keep_descriptors, with_guarded_output
+
+    keep_descriptors()
     from takhin_tiered.cli.main import main as command_line
 
     gc.freeze()
     gc.enable()
-    command_line()
+    with_guarded_output(command_line)
+
+
+def _handle_signals() -> None:
+    """Until a command has handlers of its own: nothing has begun yet, so the end may be a plain one."""
+    numbers = [signal.SIGINT] if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN else []
+    if os.getpid() == 1:
+        # The kernel passes over what the first process of a container does not handle.
+        numbers.append(signal.SIGTERM)
+    for number in numbers:
+        signal.signal(number, lambda *_: os._exit(1))

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 import typer
+from rich.console import Console
 from rich.markup import escape
 
-from takhin_tiered.cli.access import open_access, open_view
+from takhin_tiered.cli.access import Access, open_access, open_view
 from takhin_tiered.cli.output import Json, console, counted, error_console, print_json, size
 from takhin_tiered.cli.progress import Meter, shown
 from takhin_tiered.cli.running import exit_if, run_work
@@ -105,14 +106,20 @@ class _Found:
 
 async def _scrub(settings: Settings, bad: list[dict[str, Any]], *, quiet: bool) -> None:
     """Take the consequences of what was found, and say what became of each segment."""
-    out = error_console() if quiet else console()
     try:
         async with open_access(settings) as access:
             for told in bad:
-                path = told["segment_path"]
-                if await access.scrub(told["exact_path"]):
-                    out.print(f"HEALED {path}: stored again from the disk")
-                else:
-                    out.print(f"QUARANTINED {path}: no whole copy is on the disk. Look for an older version")
+                await _scrub_one(access, told, error_console() if quiet else console())
     except TakhinError as error:
         error_console().print(f"What is bad was not quarantined: {escape(str(error))}")
+
+
+async def _scrub_one(access: Access, told: dict[str, Any], out: Console) -> None:
+    path = told["segment_path"]
+    try:
+        if await access.scrub(told["exact_path"]):
+            out.print(f"HEALED {path}: stored again from the disk")
+        else:
+            out.print(f"QUARANTINED {path}: no whole copy is on the disk. Look for an older version")
+    except TakhinError as error:
+        error_console().print(f"{path} was not quarantined: {escape(str(error))}")

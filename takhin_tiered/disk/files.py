@@ -15,6 +15,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
+from takhin_tiered import filesystems
 from takhin_tiered.segments.model import FileStat, LocalFiles, stamp
 from takhin_tiered.segments.names import TEMP_SUFFIX, FileKind, SegmentId
 
@@ -102,11 +103,11 @@ class PartitionDir(NamedTuple):
             _advise(fd, os.POSIX_FADV_DONTNEED)
             os.close(fd)
 
-    def create_temp(self, name: str) -> int:
+    def create_temp(self, name: str, mode: int = 0o600) -> int:
         """A new file to be renamed to ``name``; one that an earlier process left is taken away first."""
         with suppress(FileNotFoundError):
             os.unlink(name + TEMP_SUFFIX, dir_fd=self.fd)
-        return os.open(name + TEMP_SUFFIX, _CREATE, 0o600, dir_fd=self.fd)
+        return os.open(name + TEMP_SUFFIX, _CREATE, mode, dir_fd=self.fd)
 
     def place_temp(self, name: str, *, replace: bool) -> None:
         """Give a finished temporary file its name; without ``replace``, never over another file."""
@@ -114,16 +115,13 @@ class PartitionDir(NamedTuple):
         if replace:
             os.rename(temp, name, src_dir_fd=self.fd, dst_dir_fd=self.fd)
             return
-        os.link(temp, name, src_dir_fd=self.fd, dst_dir_fd=self.fd, follow_symlinks=False)
-        # The file has its name now; its second one is tried again later.
-        with suppress(OSError):
-            os.unlink(temp, dir_fd=self.fd)
+        filesystems.move_to_free_name(temp, name, source=self.fd, target=self.fd)
 
     def unlink(self, name: str) -> None:
         os.unlink(name, dir_fd=self.fd)
 
     def fsync(self) -> None:
-        os.fsync(self.fd)
+        filesystems.sync_directory(self.fd)
 
     def is_in_place(self) -> bool:
         """Whether the data directory still has this directory under its name, and no other one has that name."""
@@ -191,8 +189,9 @@ class DataDir:
         """Make the directory of a partition, if there is none."""
         with suppress(FileExistsError):
             os.mkdir(name, 0o755, dir_fd=self.fd)
-            self._give_to_owner_of_data(name)
-            os.fsync(self.fd)
+            with self.partition(name) as partition:
+                filesystems.give_to_owner_of(self.fd, partition.fd)
+            filesystems.sync_directory(self.fd)
 
     def has(self, name: str) -> bool:
         """Whether anything at all has this name."""
@@ -211,11 +210,6 @@ class DataDir:
     def free_bytes(self) -> int:
         status = os.fstatvfs(self.fd)
         return status.f_bavail * status.f_frsize
-
-    def _give_to_owner_of_data(self, name: str) -> None:
-        if os.geteuid() == 0:
-            owner = os.fstat(self.fd)
-            os.chown(name, owner.st_uid, owner.st_gid, dir_fd=self.fd, follow_symlinks=False)
 
 
 class DataDirs:
@@ -303,10 +297,3 @@ def _stat_of(data_fd: int, name: str) -> os.stat_result | None:
         return os.stat(name, dir_fd=data_fd, follow_symlinks=False)
     except FileNotFoundError:
         return None
-
-
-def give_to_owner_of(partition: PartitionDir, fd: int) -> None:
-    """Where this process is root: a restored file belongs to whoever owns its directory, the broker."""
-    if os.geteuid() == 0:
-        owner = os.fstat(partition.fd)
-        os.fchown(fd, owner.st_uid, owner.st_gid)

@@ -99,8 +99,9 @@ class Helper:
 
 def serve(roots: list[tuple[str, int]], questions_fd: int, answers_fd: int) -> None:
     """What the helper does; ``roots`` are the data directories, each with its descriptor."""
-    # A Ctrl-C in a terminal goes to both processes: the other one says when it is over.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # What is sent to both processes, such as by a Ctrl-C in a terminal, is the other one's to follow.
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
     data_dirs = DataDirs([DataDir(Path(path), fd) for path, fd in roots])
     questions, answers = Connection(questions_fd, writable=False), Connection(answers_fd, readable=False)
     with suppress(EOFError, BrokenPipeError):

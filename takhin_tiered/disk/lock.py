@@ -16,6 +16,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from takhin_tiered import filesystems
 from takhin_tiered.disk.files import DataDir, DataDirs
 from takhin_tiered.errors import HeldElsewhere
 
@@ -49,9 +50,12 @@ class DataDirLock:
         fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         held: DataDir | None = None
         try:
-            _lock(fd)
+            _lock_or_ask(fd)
             for held in self._roots:
                 _lock_directory(held)
+        except HeldElsewhere:
+            os.close(fd)
+            raise
         except BlockingIOError:
             # Whoever has only a directory has another state directory: what stands in ours says nothing of it.
             holder = read_holder(self._path.parent) if held is None else None
@@ -94,11 +98,24 @@ def _lock_directory(root: DataDir) -> None:
         return
 
 
+def _lock_or_ask(fd: int) -> None:
+    """Lock; where the file system has no locks, see whether the process that stands in the file is alive."""
+    try:
+        _lock(fd)
+    except filesystems.NoLocks as error:
+        filesystems.warn_no_locks(fd, error)
+        if (holder := _living(fd)) is not None:
+            raise HeldElsewhere(
+                f"the state directory is held by {holder.words}, as far as can be told where no file can be locked",
+                hint="Stop that daemon first. If it is gone, empty the file named lock in the state directory",
+            ) from error
+
+
 def _lock(fd: int) -> None:
     """Lock, or raise `BlockingIOError`; `read_holder` in another process may be in the way for an instant."""
     for _ in range(10):
         with suppress(BlockingIOError):
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            filesystems.lock(fd)
             return
         time.sleep(0.02)
     raise BlockingIOError
@@ -111,13 +128,23 @@ def read_holder(state_dir: Path) -> Holder | None:
     except OSError:
         return None
     try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        filesystems.lock(fd, shared=True)
     except BlockingIOError:
         return _parse(os.pread(fd, 4096, 0))
+    except filesystems.NoLocks:
+        return _living(fd)
     else:
         return None
     finally:
         os.close(fd)
+
+
+def _living(fd: int) -> Holder | None:
+    """Who stands in the file, if that process lives on this machine; one of another machine is believed."""
+    holder = _parse(os.pread(fd, 4096, 0))
+    if holder is None or (holder.host == socket.gethostname() and not Path(f"/proc/{holder.pid}").exists()):
+        return None
+    return holder if holder.pid != os.getpid() else None
 
 
 def _parse(data: bytes) -> Holder | None:

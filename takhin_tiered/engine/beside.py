@@ -21,7 +21,7 @@ class Beside:
         self._address = (
             BrokerAddress(settings.broker_bootstrap, settings.broker_arguments) if settings.broker_bootstrap else None
         )
-        engine.view.cycle_seconds = settings.archive_interval_minutes * 60
+        engine.view.set_interval(settings.archive_interval_minutes * 60)
 
     def described(self) -> dict[str, Any]:
         """What is known of the broker, and from where; ready for JSON."""
@@ -39,13 +39,13 @@ class Beside:
 
     async def ask(self) -> None:
         """Before a cycle: what the broker is about to do, and so when the cycle after it has to be."""
-        engine, settings = self._engine, self._settings
+        engine = self._engine
         if self._address is None:
             return
         await ask_broker(engine, self._address)
         engine.view.cycle_seconds = cycle_seconds(
-            settings.archive_interval_minutes * 60,
-            engine.view.topics if settings.archive_before_retention else {},
+            engine.view.interval_seconds,
+            engine.view.topics if engine.policy.before_retention else {},
             engine.view.check_seconds,
             hurried=bool(engine.outlook.due),
         )

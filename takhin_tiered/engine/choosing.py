@@ -94,12 +94,26 @@ async def choose(engine: Engine, wanted: Wanted) -> Choice:
     by_partition = groupby((found[identity] for identity in sorted(found)), key=lambda s: s.id.place.partition)
     for partition, group in [(partition, list(group)) for partition, group in by_partition]:
         await _choose_in(engine, wanted, partition, group, choice)
+    _compare_with_cache(engine, choice)
     if not choice.meant:
         raise SegmentNotFound(
             f"no segment of {', '.join(wanted.paths)} has any of the offsets or times that are wanted",
             hint="takhin-tiered ls --partitions shows what there is",
         )
     return choice
+
+
+def _compare_with_cache(engine: Engine, choice: Choice) -> None:
+    """Whoever restores more than the cache has chosen so: it stays for its lease, and the disk has to have the room."""
+    if not engine.policy.may_unlink:
+        return
+    taken = sum(segment.local.size for segment in engine.catalog.restored())
+    if choice.size and taken + choice.size > engine.policy.cache_size:
+        choice.warn(
+            f"with these, restored segments take {taken + choice.size} bytes, and the local cache has "
+            f"{engine.policy.cache_size} (storage.tiered.local.cache.size.mb): all of them stay for their lease, which "
+            "--for sets"
+        )
 
 
 def _is_exact(path: str) -> bool:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from prometheus_client import Counter
 
-from takhin_tiered import logs, machine
+from takhin_tiered import logs, machine, work
 from takhin_tiered.catalog.catalog import Catalog
 from takhin_tiered.concurrency import in_thread
 from takhin_tiered.disk.files import DataDirs, PartitionDir, StandsTwice
@@ -92,7 +92,8 @@ class Engine:
     turns: Turns = field(default_factory=Turns)
     # Segments that stand only under a prefix that is only read, each by when it was archived.
     read_only: dict[SegmentId, float] = field(default_factory=dict)
-    # What the cycle that runs has to do.
+    # Steps that the running cycle has yet to begin, and what all of it has to do.
+    queued: int = 0
     planned_segments: int = 0
     planned_bytes: int = 0
     # Segments that left the disk before they were archived, with when that was seen; not yet in the journal.
@@ -225,7 +226,7 @@ async def load_manifest(engine: Engine, identity: SegmentId) -> Manifest | None:
 @contextmanager
 def verb(name: str, identity: SegmentId) -> Iterator[None]:
     """Within: every log line names the verb and the segment, and so does every error that goes up."""
-    with logs.operation(name, identity.path):
+    with logs.operation(name, identity.path), work.working(name, identity.path):
         try:
             yield
         except TakhinError as error:

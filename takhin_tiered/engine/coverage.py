@@ -91,7 +91,9 @@ class ArchivedSpans:
     def note(self, manifest: Manifest) -> None:
         place = manifest.id.place
         self._lineages[place.partition] = self._lineages.get(place.partition, Lineage()).learned(manifest.incarnation)
-        self._ends.setdefault(place, {})[manifest.id.base_offset] = manifest.end
+        # What stands behind the last batch that is understood, such as zeros, may have been records: that is told as
+        # damage of the segment, and where it ends nobody knows.
+        self._ends.setdefault(place, {})[manifest.id.base_offset] = -1 if manifest.problem else manifest.end
 
     def holes(self, engine: Engine) -> Iterator[Hole]:
         """Of each incarnation. What is local, of the one on the disk, is no hole; blocking."""
@@ -101,11 +103,13 @@ class ArchivedSpans:
             current = engine.catalog.lineage(partition).current
             for incarnation in lineage.incarnations:
                 found = list(self._spans(partition, lineage, incarnation.label))
+                last = max((base for base, _ in found), default=0)
                 if incarnation.label == current:
                     log = engine.catalog.log_of(partition)
                     local = zip(log, spans(engine, log), strict=True)
                     found += [span for segment, span in local if segment.local.log and span[1] >= span[0]]
-                for hole in holes(found):
+                # Between manifests: what the broker itself lacks above them is no loss of the archive's.
+                for hole in (hole for hole in holes(found) if hole[0] < last):
                     yield Hole(f"{partition[0]}-{partition[1]}", incarnation.name, hole)
 
     def _spans(self, partition: Partition, lineage: Lineage, label: str) -> Iterator[Range]:

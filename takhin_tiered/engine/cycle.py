@@ -247,7 +247,7 @@ async def _carry_out(engine: Engine, steps: list[Step], report: CycleReport, lis
             if not todo or engine.stopping.is_set():
                 return
             step = todo.popleft()
-            engine.metrics.queued.set(len(todo))
+            _note_queue(engine, len(todo))
             with engine.metrics.in_flight.track_inprogress(), engine.turns.take(Turn.ARCHIVE):
                 hopeless = await _step(engine, step, report, listener)
                 if hopeless:
@@ -258,7 +258,12 @@ async def _carry_out(engine: Engine, steps: list[Step], report: CycleReport, lis
 
     await all_of([worker() for _ in range(min(engine.concurrency, len(todo)))])
     report.postponed += len(todo)
-    engine.metrics.queued.set(0)
+    _note_queue(engine, 0)
+
+
+def _note_queue(engine: Engine, length: int) -> None:
+    engine.queued = length
+    engine.metrics.queued.set(length)
 
 
 async def _evict_in_order(engine: Engine, plan: Plan, report: CycleReport) -> None:

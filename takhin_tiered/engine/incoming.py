@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
+from takhin_tiered import filesystems, work
 from takhin_tiered.codec.checksums import Hasher, sha256_of_parts
-from takhin_tiered.disk.files import PartitionDir, give_to_owner_of
+from takhin_tiered.disk.files import PartitionDir
 from takhin_tiered.engine.context import Engine, disk_errors
 from takhin_tiered.errors import ObjectCorrupt
 from takhin_tiered.segments.manifest import ManifestFile
@@ -13,6 +15,8 @@ from takhin_tiered.segments.names import FileKind, SegmentId
 
 _RANGES = 4
 _RANGE_SIZE = 32 << 20
+_BLOCK = 4096
+_ZEROS = memoryview(bytes(_BLOCK))
 
 
 class Incoming:
@@ -28,17 +32,19 @@ class Incoming:
 
     def create(self) -> None:
         with disk_errors(self.identity):
-            self.fd = self._partition.create_temp(self._name)
+            self.fd = self._partition.create_temp(self._name, self.archived.mode)
 
     def finish(self) -> None:
         """To be called when every range has come."""
         if any(each.missing for each in self.ranges) or self._sha256() != self.archived.sha256:
             raise self.corrupt()
         with disk_errors(self.identity):
-            os.fchmod(self.fd, self.archived.mode)
-            give_to_owner_of(self._partition, self.fd)
-            os.utime(self.fd, ns=(self.archived.mtime_ns, self.archived.mtime_ns))
-            os.fsync(self.fd)
+            _set_size(self.fd, self.archived.size)
+            filesystems.set_mode(self.fd, self.archived.mode)
+            filesystems.set_time(self.fd, self.archived.mtime_ns)
+            # Last, as only the owner may change the other two.
+            filesystems.give_to_owner_of(self._partition.fd, self.fd)
+            filesystems.sync_file(self.fd)
 
     def close(self) -> None:
         if self.fd >= 0:
@@ -87,6 +93,7 @@ class Range:
             _write(self._incoming.fd, piece, offset)
         self.hasher.update(piece)
         engine.metrics.downloaded.inc(len(piece))
+        work.moved(len(piece))
 
 
 def ranges_of(size: int, part_size: int) -> list[tuple[int, int]]:
@@ -100,6 +107,42 @@ def ranges_of(size: int, part_size: int) -> list[tuple[int, int]]:
 
 
 def _write(fd: int, piece: memoryview, offset: int) -> None:
+    """All of a piece but its blocks of zeros: a new file has holes there, as the archived one may have had."""
+    at = 0
+    for start, end in _holes(piece, offset):
+        _write_all(fd, piece[at:start], offset + at)
+        at = end
+    _write_all(fd, piece[at:], offset + at)
+
+
+def _holes(piece: memoryview, offset: int) -> Iterator[tuple[int, int]]:
+    """Where in a piece all that it has of a block of the file is zeros."""
+    first = min(-offset % _BLOCK, len(piece))
+    if first and piece[:first] == _ZEROS[:first]:
+        yield 0, first
+    # One look at each block's first byte: of records hardly one is zero.
+    leading = bytes(piece[first::_BLOCK])
+    number = leading.find(0)
+    while number >= 0:
+        start = first + number * _BLOCK
+        end = min(start + _BLOCK, len(piece))
+        if piece[start:end] == _ZEROS[: end - start]:
+            yield start, end
+        number = leading.find(0, number + 1)
+
+
+def _write_all(fd: int, piece: memoryview, offset: int) -> None:
     while piece:
         count = os.pwrite(fd, piece, offset)
         piece, offset = piece[count:], offset + count
+
+
+def _set_size(fd: int, size: int) -> None:
+    """A file that ends in a hole is as long as what was written last, until then."""
+    if os.fstat(fd).st_size == size:
+        return
+    try:
+        os.ftruncate(fd, size)
+    except OSError:
+        # Some file systems make a file longer only by a write.
+        os.pwrite(fd, b"\0", size - 1)

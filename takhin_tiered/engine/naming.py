@@ -98,7 +98,7 @@ def info_of(engine: Engine, segment: Segment, crowded: set[SegmentId] | None = N
 
 def crowded_out(engine: Engine) -> set[SegmentId]:
     """The restored segments that do not fit the local cache."""
-    return over_cache_size(engine.catalog.restored(), engine.policy)
+    return over_cache_size(engine.catalog.restored(), engine.policy, engine.clock())
 
 
 def list_segments(

@@ -10,8 +10,9 @@ import os
 from contextlib import suppress
 from dataclasses import replace
 
+from takhin_tiered import filesystems
 from takhin_tiered.concurrency import in_thread
-from takhin_tiered.disk.files import PartitionDir, give_to_owner_of
+from takhin_tiered.disk.files import PartitionDir
 from takhin_tiered.disk.kafka import LEADER_EPOCHS, PARTITION_METADATA, read_partition
 from takhin_tiered.disk.look import scan_partition
 from takhin_tiered.engine.branching import incarnation_of
@@ -189,12 +190,12 @@ def _is_running(engine: Engine, identity: SegmentId) -> bool:
 
 def _write(partition: PartitionDir, name: str, content: bytes) -> None:
     """Whole or not at all, as the broker writes it."""
-    fd = partition.create_temp(name)
+    fd = partition.create_temp(name, 0o644)
     try:
-        os.fchmod(fd, 0o644)
-        give_to_owner_of(partition, fd)
         os.write(fd, content)
-        os.fsync(fd)
+        filesystems.set_mode(fd, 0o644)
+        filesystems.give_to_owner_of(partition.fd, fd)
+        filesystems.sync_file(fd)
     finally:
         os.close(fd)
     partition.place_temp(name, replace=True)

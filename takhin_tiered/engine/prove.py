@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from takhin_tiered import work
 from takhin_tiered.codec.checksums import Checksum, Hasher
 from takhin_tiered.concurrency import in_thread
 from takhin_tiered.engine.context import Engine, load_manifest, open_partition
@@ -46,13 +47,18 @@ async def prove(
 async def read_checksum(store: ObjectStore, key: str, part_size: int, pace: Pace | None = None) -> tuple[int, str]:
     """Read an object to its end: its size in bytes, and its SHA-256. At a pace, so that no request waits for it."""
     hasher = Hasher(part_size)
+
+    def take(piece: memoryview) -> None:
+        hasher.update(piece)
+        work.moved(len(piece))
+
     if pace is None or not pace.rate:
-        await store.fetch(key, hasher.update)
+        await store.fetch(key, take)
         return hasher.size, hasher.checksum().sha256
     at_end = False
     while not at_end:
         begin = hasher.size
-        await store.fetch(key, hasher.update, start=begin, end=begin + _PACED_READ)
+        await store.fetch(key, take, start=begin, end=begin + _PACED_READ)
         at_end = hasher.size - begin < _PACED_READ
         await pace.spend(hasher.size - begin)
     return hasher.size, hasher.checksum().sha256

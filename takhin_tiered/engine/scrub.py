@@ -1,17 +1,20 @@
 """Scrub: read archived bytes again, before somebody needs them; quarantine what is bad, and heal what can be.
 
 A bad copy is told, and never restored. Where the segment still stands whole on disk, what is bad is
-stored again from there, as a new generation.
+stored again from there, as a new generation. An object that the store cannot read, while it serves all others, is bad
+too: damage on a server's disk shows so. A store that serves none ends the work, and nothing is quarantined.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import TypeVar
 
-from takhin_tiered import logs
-from takhin_tiered.concurrency import in_thread
+from takhin_tiered import logs, work
+from takhin_tiered.concurrency import all_of, in_thread
 from takhin_tiered.engine.archive import copy_held
 from takhin_tiered.engine.branching import OtherIncarnation
 from takhin_tiered.engine.context import Engine, load_manifest, refresh, verb
@@ -19,13 +22,25 @@ from takhin_tiered.engine.opened import to_be_opened
 from takhin_tiered.engine.pace import Pace
 from takhin_tiered.engine.prove import prove_file, read_checksum, read_local_checksum
 from takhin_tiered.engine.turns import Turn
-from takhin_tiered.errors import ObjectCorrupt, ObjectMissing, TakhinError
+from takhin_tiered.errors import ObjectCorrupt, ObjectMissing, StoreError, StoreUnavailable, TakhinError
 from takhin_tiered.points import reached
 from takhin_tiered.segments.manifest import Manifest
 from takhin_tiered.segments.model import State
 from takhin_tiered.segments.names import FileKind, SegmentId, parse_manifest_key
+from takhin_tiered.store.answers import NotReadable
 
 _AT_ONCE = 16
+_LOOKS = 2
+_PAUSE_SECONDS = 1.0
+_HOPELESS = 4 * _AT_ONCE
+
+Seen = TypeVar("Seen")
+
+
+class Unreadable(StoreError):
+    """The store answers, and gives neither this object nor a reason that will pass."""
+
+    code = "unreadable"
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +48,8 @@ class Verdict:
     """On one archived segment: bytes that were looked at, what is wrong (or an empty text), whether it was healed.
 
     ``manifest`` is None where it is missing or bad. ``may_lack_files``: an earlier release archived it, which left out
-    transaction indexes and producer snapshots.
+    transaction indexes and producer snapshots. ``unreadable``: the store said why it does not give an object, and no
+    more is known of it.
     """
 
     id: SegmentId
@@ -42,32 +58,50 @@ class Verdict:
     healed: bool = False
     may_lack_files: bool = False
     manifest: Manifest | None = None
+    unreadable: bool = False
 
 
 async def verify(engine: Engine, wanted: Callable[[SegmentId], bool], *, deep: bool) -> AsyncIterator[Verdict]:
     """Each archived segment, as it is done; ``deep`` reads every byte back, else sizes and checksums are asked for.
 
-    A segment that the catalog knows as archived, and that has no manifest, is among them. Changes nothing.
+    A segment that the catalog knows as archived, and that has no manifest, is among them. Changes nothing. `StoreError`
+    where the store serves nothing any more.
     """
     names = await in_thread(lambda: {s.id for s in engine.catalog.archived() if s.state is not State.LOCAL})
     async for info in engine.store.list():
         if (identity := parse_manifest_key(info.key)) is not None:
             names.add(identity)
     todo = [identity for identity in sorted(names) if wanted(identity)]
+    in_a_row = 0
     for at in range(0, len(todo), _AT_ONCE):
-        for verdict in await asyncio.gather(*(_verify_one(engine, i, deep=deep) for i in todo[at : at + _AT_ONCE])):
+        for verdict in await all_of([_verify_one(engine, i, deep=deep) for i in todo[at : at + _AT_ONCE]]):
             yield verdict
+            in_a_row = in_a_row + 1 if verdict.unreadable else 0
+        if in_a_row >= _HOPELESS:
+            raise StoreUnavailable(
+                f"none of {in_a_row} segments in a row could be read from {engine.store.address}",
+                hint="It lists them: look whether these credentials may read objects, and at the store's own log",
+            )
 
 
 async def _verify_one(engine: Engine, identity: SegmentId, *, deep: bool) -> Verdict:
-    manifest, problems = await _examine(engine, identity, engine.downloads if deep else None)
+    try:
+        with work.working("verify", identity.path):
+            manifest, problems = await _examine(engine, identity, engine.downloads if deep else None)
+    except StoreError as error:
+        # Where it is not this object alone, that is told instead.
+        await engine.store.check()
+        return Verdict(identity, 0, str(error), unreadable=True)
     lacks = manifest is not None and manifest.may_lack_files
     size = manifest.size if manifest else 0
     return Verdict(identity, size, "; ".join(problems.values()), may_lack_files=lacks, manifest=manifest)
 
 
 async def scrub(engine: Engine, pace: Pace) -> None:
-    """Read the whole archive once, at that pace; single failures are logged, and the next segment follows."""
+    """Read the whole archive once, at that pace; single failures are logged, and the next segment follows.
+
+    `StoreError` where the store serves nothing any more.
+    """
     archived = engine.catalog.archived()
     # In a thread: the next one may stand behind a million that are on disk only.
     while (segment := await in_thread(next, archived, None)) is not None:
@@ -78,6 +112,8 @@ async def scrub(engine: Engine, pace: Pace) -> None:
             await scrub_one(engine, segment.id, pace)
         except TakhinError as error:
             logs.logger().warning("a segment could not be scrubbed", segment=segment.id.path, error=str(error))
+            if isinstance(error, StoreError):
+                await engine.store.check()
 
 
 async def scrub_one(engine: Engine, identity: SegmentId, pace: Pace) -> Verdict:
@@ -96,7 +132,11 @@ async def scrub_one(engine: Engine, identity: SegmentId, pace: Pace) -> Verdict:
             logs.logger().error("the archive's copy of a segment is bad", problem=problem)
             _quarantine(engine, identity, problem)
             reached("scrub.quarantined")
-            healed = await _heal(engine, identity, manifest, frozenset(problems))
+            try:
+                healed = await _heal(engine, identity, manifest, frozenset(problems))
+            except StoreError as error:
+                logs.logger().warning("the archive's copy could not be stored again from the disk", error=str(error))
+                healed = False
             await engine.catalog.flush()
             return Verdict(identity, size, problem, healed)
 
@@ -106,8 +146,8 @@ async def _examine(
 ) -> tuple[Manifest | None, dict[FileKind, str]]:
     """What is wrong with each file; all of them, where the manifest is. Without a pace, only the store is asked."""
     try:
-        manifest = await load_manifest(engine, identity)
-    except ObjectCorrupt as error:
+        manifest = await _look(engine, lambda: load_manifest(engine, identity))
+    except (ObjectCorrupt, Unreadable) as error:
         return None, dict.fromkeys((FileKind.LOG,), str(error))
     if manifest is None:
         return None, {FileKind.LOG: f"no manifest {identity.manifest_key} in the archive"}
@@ -115,15 +155,34 @@ async def _examine(
     for kind, file in manifest.files.items():
         try:
             if pace is None:
-                await prove_file(engine, identity, file)
+                await _look(engine, partial(prove_file, engine, identity, file))
             else:
-                found = await read_checksum(engine.store, file.key, file.part_size, pace)
+                read = partial(read_checksum, engine.store, file.key, file.part_size, pace)
+                found = await _look(engine, read)
                 engine.metrics.scrubbed.inc(found[0])
                 if found != (file.size, file.sha256):
                     problems[kind] = f"object {file.key} does not hold the bytes that it should"
-        except (ObjectMissing, ObjectCorrupt) as error:
+        except (ObjectMissing, ObjectCorrupt, Unreadable) as error:
             problems[kind] = str(error)
     return manifest, problems
+
+
+async def _look(engine: Engine, look: Callable[[], Awaitable[Seen]]) -> Seen:
+    """Look at an object, twice if need be. `Unreadable` where the store serves others, and not this one.
+
+    What has to be thawed first, or may not be read, is not damaged: that goes up as it is, and so does an outage.
+    """
+    for left in reversed(range(_LOOKS)):
+        try:
+            return await look()
+        except NotReadable:
+            raise
+        except StoreUnavailable as error:
+            await engine.store.check()
+            if not left:
+                raise Unreadable(f"the store answers, and cannot read it: {error.message}", key=error.key) from error
+            await asyncio.sleep(_PAUSE_SECONDS)
+    raise AssertionError
 
 
 def _quarantine(engine: Engine, identity: SegmentId, problem: str) -> None:

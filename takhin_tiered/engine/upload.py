@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 
-from takhin_tiered import logs
+from takhin_tiered import logs, work
 from takhin_tiered.codec.checksums import Checksum, bytes_source, checksum_of
 from takhin_tiered.concurrency import all_of, in_thread
 from takhin_tiered.disk.files import OpenFile
@@ -49,6 +49,7 @@ class _FileSource:
         self._identity, self._file, self._data, self._pace = identity, file, data, pace
         self.in_memory = data is not None and not pace.rate
         self.problem: TakhinError | None = None
+        self.given = 0
 
     def __call__(self, offset: int, length: int) -> bytes:
         if self.in_memory and self._data is not None:
@@ -62,6 +63,8 @@ class _FileSource:
             self.problem = error
             raise
         self._pace.spend_here(len(data))
+        self.given += len(data)
+        work.moved(len(data))
         return data
 
     def fileno(self) -> int:
@@ -237,6 +240,8 @@ class Upload:
         try:
             said = await self._engine.store.put(key, source, size=size, checksum=checksum, if_absent=True)
             self._made.append(key)
+            # What the kernel sent by itself passed nobody here.
+            work.moved(max(0, size - source.given))
             self._engine.metrics.uploaded.inc(size)
         except ObjectExists:
             said = None

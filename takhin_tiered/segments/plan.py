@@ -85,7 +85,7 @@ def make_plan(
     beside us is about to do. ``is_current``: whether a segment is of the log that is on the disk, or stood there last;
     nothing is done with what is not.
     """
-    crowded = over_cache_size(restored, policy)
+    crowded = over_cache_size(restored, policy, now)
     steps = (
         _earlier(segment, policy, now)
         if newer is None
@@ -223,12 +223,14 @@ def _expired(segment: Segment, policy: Policy, now: float, newer: int) -> Step |
     return None
 
 
-def over_cache_size(restored: Iterable[Segment], policy: Policy) -> set[SegmentId]:
-    """Restored copies that do not fit the cache: the least recently used leave first."""
+def over_cache_size(restored: Iterable[Segment], policy: Policy, now: float) -> set[SegmentId]:
+    """Restored copies that do not fit the cache: the least recently used leave first, and none while its lease runs."""
     if not policy.may_unlink:
         return set()
-    kept, leave = 0, set()
-    for segment in sorted(restored, key=lambda segment: segment.last_access, reverse=True):
+    copies = list(restored)
+    over = [segment for segment in copies if now >= segment.lease_until]
+    kept, leave = sum(segment.local.size for segment in copies if now < segment.lease_until), set()
+    for segment in sorted(over, key=lambda segment: segment.last_access, reverse=True):
         if kept + segment.local.size > policy.cache_size:
             leave.add(segment.id)
         else:

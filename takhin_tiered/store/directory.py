@@ -2,7 +2,7 @@
 
 An object is a file under its key. It is written under a temporary name, flushed to the disk, and given
 its name only when its checksum is right; a conditional write links it, which the file system refuses
-where the name is taken.
+where the name is taken, or renames it in a way that does the same.
 """
 
 from __future__ import annotations
@@ -15,12 +15,14 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from io import FileIO
 from pathlib import Path
+from threading import Event
 from uuid import uuid4
 
 from aiofiles.threadpool import wrap
 
+from takhin_tiered import filesystems
 from takhin_tiered.codec.checksums import READ_SIZE, Checksum, Hasher, Source
-from takhin_tiered.concurrency import in_thread
+from takhin_tiered.concurrency import in_bulk_thread, in_thread
 from takhin_tiered.errors import (
     BucketMissing,
     ObjectCorrupt,
@@ -107,8 +109,15 @@ class DirectoryStore:
     async def put(
         self, key: str, body: Source, *, size: int, checksum: Checksum, if_absent: bool = False
     ) -> ObjectInfo:
+        given_up = Event()
+
+        def read(offset: int, length: int) -> bytes:
+            if given_up.is_set():
+                raise StoreUnavailable("the write was given up", key=key)
+            return body(offset, length)
+
         with _translated(key):
-            return await in_thread(self._put, key, body, size, checksum, if_absent)
+            return await in_bulk_thread(given_up.set, self._put, key, read, size, checksum, if_absent)
 
     def _put(self, key: str, body: Source, size: int, checksum: Checksum, if_absent: bool) -> ObjectInfo:
         self._require_mount()
@@ -122,7 +131,7 @@ class DirectoryStore:
                 raise ObjectCorrupt("the bytes are not those of the checksum", key=key)
             _make_directories(path.parent)
             if if_absent:
-                os.link(temp, path)
+                _give_free_name(temp, path)
             else:
                 temp.replace(path)
             _fsync_directory(path.parent)
@@ -153,18 +162,20 @@ class DirectoryStore:
             return bytes(await file.read(limit))
 
     async def fetch(self, key: str, sink: Sink, *, start: int = 0, end: int | None = None) -> None:
+        given_up = Event()
+
         def work() -> None:
             with self._open(key) as file:
                 file.seek(start)
                 buffer = memoryview(bytearray(_FETCH_SIZE))
                 left = _FETCH_SIZE if end is None else end - start
-                while left > 0 and (count := file.readinto(buffer[:left])):
+                while left > 0 and not given_up.is_set() and (count := file.readinto(buffer[:left])):
                     if end is not None:
                         left -= count
                     sink(buffer[:count])
 
         with _translated(key):
-            await in_thread(work)
+            await in_bulk_thread(given_up.set, work)
 
     def _open(self, key: str) -> FileIO:
         self._require_mount()
@@ -266,7 +277,7 @@ def _copy(body: Source, size: int, temp: Path, part_size: int) -> Hasher:
             view = memoryview(chunk)
             while view:
                 view = view[file.write(view) :]
-        os.fsync(file.fileno())
+        filesystems.sync_file(file.fileno())
     return hasher
 
 
@@ -292,9 +303,20 @@ def _make_directories(path: Path) -> None:
 
 
 def _fsync_directory(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    with _opened(path) as fd:
+        filesystems.sync_directory(fd)
+
+
+def _give_free_name(temp: Path, path: Path) -> None:
+    with _opened(temp.parent) as source, _opened(path.parent) as target:
+        filesystems.move_to_free_name(temp.name, path.name, source=source, target=target)
+
+
+@contextmanager
+def _opened(directory: Path) -> Iterator[int]:
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        os.fsync(fd)
+        yield fd
     finally:
         os.close(fd)
 

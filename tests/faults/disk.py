@@ -10,7 +10,7 @@ from typing import Any
 
 _BY_PATH = {"open", "unlink", "mkdir"}
 _BY_TWO_PATHS = {"rename": "src_dir_fd", "link": "src_dir_fd"}
-_BY_FD = {"pread", "preadv", "pwrite", "fsync", "fchmod"}
+_BY_FD = {"pread", "preadv", "pwrite", "fsync", "fchmod", "fchown", "utime", "ftruncate"}
 
 
 @dataclass

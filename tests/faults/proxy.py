@@ -32,6 +32,7 @@ class Kind(StrEnum):
     SLOW_DOWN = "503"
     DENIED = "403"
     FULL = "507"
+    FROZEN = "frozen"
     PAGE = "page"
     WHOLE = "whole"
     RESET = "reset"
@@ -50,6 +51,7 @@ _REFUSALS = {
     Kind.SLOW_DOWN: (503, "SlowDown"),
     Kind.DENIED: (403, "AccessDenied"),
     Kind.PAGE: (200, "InternalError"),
+    Kind.FROZEN: (403, "InvalidObjectState"),
     Kind.FULL: (507, "XMinioStorageFull"),
 }
 

@@ -6,12 +6,13 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from takhin_tiered import Settings
-from tests.support import WARM, Broker, Bucket, command, daemon, directory_settings, store_settings
+from tests.support import HOUR, WARM, Broker, Bucket, command, daemon, directory_settings, store_settings
 
 
 def everything(root: Path) -> dict[str, tuple[int, bytes]]:
@@ -220,3 +221,15 @@ def test_times_in_the_future_are_told(broker: Broker, settings: Settings) -> Non
     assert "modified in the future" in command(settings, "run", "--once").stderr
     assert "2 segments modified in the future" in run(settings, "status")
     assert json.loads(run(settings, "status", "--json"))["future_segments"] == 2
+
+
+def test_a_preallocated_tail_of_zeros_is_no_hole(broker: Broker, settings: Settings, tmp_path: Path) -> None:
+    """Whether records stood there nobody knows: the segment is marked as damaged, and the next one follows."""
+    first = broker.segment("orders-0")
+    with (broker.root / first).open("r+b") as log:
+        log.truncate(1 << 20)
+    os.utime(broker.root / first, (time.time() - 300 * HOUR,) * 2)
+    broker.next_offset["orders-0"] += 50
+    broker.segments("orders-0", 1)
+    run(settings, "run", "--once")
+    assert "hole" not in run(settings, "verify", "--deep").lower()

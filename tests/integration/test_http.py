@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import platform
+import re
+import shutil
+import subprocess
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -11,7 +15,10 @@ from typing import Any
 
 import httpx
 import pytest
+import structlog
+from structlog.testing import capture_logs
 
+import takhin_tiered
 from takhin_tiered import TieredStorage
 from takhin_tiered.api.app import make_app
 from tests.support import WARM, Broker, Bucket, daemon, directory_settings, store_settings, wait_until
@@ -161,7 +168,7 @@ async def test_the_token_guards_all_but_health(broker: Broker, tmp_path: Path) -
             assert (await client.get(path)).status_code != 401
             # Some load balancers probe so.
             assert (await client.head(path)).status_code == (await client.get(path)).status_code
-        for path in (f"{PREFIX}/stats", f"{PREFIX}/segments", "/docs", "/openapi.json", "/nowhere"):
+        for path in (f"{PREFIX}/stats", f"{PREFIX}/segments", "/docs/nothing", "/nowhere"):
             for headers in (
                 {},
                 {"Authorization": "Bearer wrong"},
@@ -170,8 +177,70 @@ async def test_the_token_guards_all_but_health(broker: Broker, tmp_path: Path) -
             ):
                 answer = await client.get(path, headers=headers)
                 assert (answer.status_code, answer.json()["code"]) == (401, "unauthorized")
+                assert "storage.tiered.api.token" in answer.json()["error"]
+                assert "TAKHIN_STORAGE_TIERED_API_TOKEN" in answer.json()["error"]
         good = await client.get(f"{PREFIX}/stats", headers={"Authorization": "Bearer secret"})
         assert good.status_code == 200
+
+
+async def test_the_documentation_opens_without_a_token_and_loads_nothing_from_elsewhere(
+    broker: Broker, tmp_path: Path
+) -> None:
+    async with serving(broker, tmp_path / "store", api_token="secret") as (client, _):
+        page = await client.get("/docs")
+        assert page.status_code == 200
+        loaded = re.findall(r"""(?:src|href)=["']([^"']+)|url: '([^']+)'""", page.text)
+        addresses = [first or second for first, second in loaded]
+        assert len(addresses) >= 4
+        assert all(address.startswith("/") and not address.startswith("//") for address in addresses)
+        for address in addresses:
+            answer = await client.get(address)
+            assert answer.status_code == 200
+            assert len(answer.content) > 1000
+        assert (await client.get("/docs/assets/../../pyproject.toml")).status_code in {401, 404}
+        assert (await client.get("/docs/assets/%2e%2e/%2e%2e/__init__.py")).status_code in {401, 404}
+
+
+async def test_what_is_refused_stands_in_the_log_under_the_id_of_the_answer(broker: Broker, tmp_path: Path) -> None:
+    (path, *_) = broker.segments("orders-0", 1)
+    async with serving(broker, tmp_path / "store", api_token="secret") as (client, _):
+        good = {"Authorization": "Bearer secret"}
+        (tmp_path / "store").rename(tmp_path / "away")
+        for method, target, headers, body, status in (
+            ("GET", f"{PREFIX}/stats", {}, None, 401),
+            ("POST", f"{PREFIX}/archive", good, {"segment_path": "no path"}, 400),
+            ("POST", f"{PREFIX}/archive", good, {"wrong": 1}, 400),
+            ("GET", f"{PREFIX}/segments/orders-9/00000000000000000000.log", good, None, 404),
+            ("GET", f"{PREFIX}/archive", good, None, 405),
+            ("POST", f"{PREFIX}/archive", good, {"segment_path": path}, 503),
+        ):
+            with capture_logs([structlog.contextvars.merge_contextvars]) as logged:
+                answer = await client.request(method, target, headers=headers, json=body)
+            assert answer.status_code == status
+            said = answer.json()
+            lines = [line for line in logged if line["event"] in {"request refused", "request failed"}]
+            assert [(line["status"], line["code"], line["error"]) for line in lines] == [
+                (status, said["code"], said["error"])
+            ]
+            assert lines[0]["correlation_id"] == said["correlation_id"] == answer.headers["X-Correlation-ID"]
+            assert (lines[0]["method"], lines[0]["path"]) == (method, target)
+            assert lines[0]["log_level"] == ("error" if status >= 500 else "warning")
+
+
+async def test_metrics_tell_the_build_and_the_process_and_have_their_form(broker: Broker, tmp_path: Path) -> None:
+    async with serving(broker, tmp_path / "store") as (client, _):
+        text = (await client.get("/metrics")).text
+    python = platform.python_version()
+    assert f'tiered_storage_build_info{{python="{python}",version="{takhin_tiered.__version__}"}} 1.0' in text
+    assert re.search(r"^process_resident_memory_bytes [0-9.e+]+$", text, re.MULTILINE)
+    assert re.search(r"^process_open_fds [0-9.]+$", text, re.MULTILINE)
+    if (promtool := shutil.which("promtool")) is None:
+        pytest.skip("promtool is not installed")
+    checked = subprocess.run([promtool, "check", "metrics"], input=text, capture_output=True, text=True, check=False)
+    # Two gauges keep the names that dashboards use.
+    known = ("tiered_storage_segments_total", "tiered_storage_archived_segments_total")
+    said = (checked.stdout + checked.stderr).splitlines()
+    assert [line for line in said if line and not line.startswith(known)] == []
 
 
 async def test_ready_only_when_every_check_passes(broker: Broker, tmp_path: Path) -> None:

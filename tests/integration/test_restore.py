@@ -20,7 +20,8 @@ from takhin_tiered import (
     TieredStorage,
     Verb,
 )
-from tests.support import HOUR, Broker, Bucket, directory_settings, pass_time, store_settings
+from takhin_tiered.segments.choice import Wanted
+from tests.support import HOUR, WARM, Broker, Bucket, directory_settings, pass_time, store_settings
 
 
 def snapshot(root: Path) -> dict[str, tuple[bytes, int]]:
@@ -99,15 +100,23 @@ async def test_a_restored_segment_stays_over_a_restart(broker: Broker, bucket: B
 
 
 async def test_restored_copies_that_outgrow_the_cache_leave_by_last_use(broker: Broker, bucket: Bucket) -> None:
-    closed = broker.segments("orders-0", 3, size=400_000)
+    # By their age they would stay.
+    closed = broker.segments("orders-0", 3, size=400_000, age_hours=WARM)
     settings = store_settings(broker, bucket, local_cache_size_mb=1)
     async with TieredStorage.open(settings) as storage:
-        await storage.run_cycle()
+        for path in closed:
+            await storage.archive_segment(path)
+        choice = await storage.choose_restore(Wanted(("*",)))
+        assert "stay for their lease" in choice.warnings[0]
         clock = Clock(storage)
         for path in closed:
             clock.ahead += 10
-            await storage.restore_segment(path)
-        clock.ahead += 10
+            await storage.restore_segment(path, lease=60)
+        # As long as their leases run, all of them stay.
+        assert (await storage.plan()).work == ()
+        await storage.run_cycle()
+        assert all(broker.is_whole(path) for path in closed)
+        clock.ahead += 100
         storage.update_access_time(closed[0])
         plan = await storage.plan()
         assert [(step.verb, step.id.path) for step in plan.work] == [(Verb.EVICT, closed[1])]

@@ -13,7 +13,9 @@ import time
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 
+import takhin_tiered
 from takhin_tiered import Settings
 from tests.support import (
     COLD,
@@ -180,6 +182,47 @@ def test_a_second_daemon_on_the_same_directory_is_refused(broker: Broker, bucket
             assert second.returncode == 2
             assert "is held by" in second.stderr
         assert f"process {first.process.pid}" in command(settings, "run").stderr
+
+
+def test_a_port_that_is_the_running_daemons_hides_nothing(broker: Broker, tmp_path: Path) -> None:
+    settings = directory_settings(broker, tmp_path / "store", api_port=free_port())
+    with daemon(settings, tmp_path / "log") as first:
+        first.wait_serving()
+        for other in (settings, settings.model_copy(update={"state_path": tmp_path / "elsewhere"})):
+            second = command(other, "run")
+            assert (second.returncode, "is held by" in second.stderr) == (2, True)
+            assert "cannot listen" not in second.stderr
+    (tmp_path / "other").mkdir()
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        free = directory_settings(Broker(tmp_path / "other"), tmp_path / "store", api_port=port)
+        third = command(free, "run")
+        assert (third.returncode, f"cannot listen on 127.0.0.1:{port}" in third.stderr) == (2, True)
+
+
+def test_the_start_tells_what_starts_where(broker: Broker, tmp_path: Path) -> None:
+    settings = directory_settings(broker, tmp_path / "store", archive_mode="copy")
+    with daemon(settings, tmp_path / "log") as running:
+        api = running.wait_serving()
+        running.wait_logged('"event": "started"')
+        (started,) = (
+            line for line in map(json.loads, running.log.read_text().splitlines()) if line["event"] == "started"
+        )
+    assert (started["version"], started["api"], started["mode"]) == (takhin_tiered.__version__, api, "copy")
+    assert (started["store"], started["data_dirs"]) == (str(tmp_path / "store"), [str(broker.root)])
+    assert (started["enabled"], started["state_dir"]) == (True, str(settings.state_dir))
+
+
+def test_a_command_without_the_token_says_where_the_token_stands(broker: Broker, tmp_path: Path) -> None:
+    settings = directory_settings(broker, tmp_path / "store", api_token="right")
+    with daemon(settings, tmp_path / "log") as running:
+        running.wait_serving()
+        for token, words in (("", "wants its API token"), ("wrong", "refuses the API token")):
+            ended = command(settings.model_copy(update={"api_token": SecretStr(token)}), "status")
+            assert ended.returncode == 1
+            assert words in ended.stderr
+            assert "storage.tiered.api.token" in ended.stderr
+            assert "TAKHIN_STORAGE_TIERED_API_TOKEN" in ended.stderr
 
 
 def test_a_second_data_directory_on_the_same_prefix_is_refused(broker: Broker, bucket: Bucket, tmp_path: Path) -> None:

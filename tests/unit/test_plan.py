@@ -39,8 +39,8 @@ def copied(offset: int = 0, **how: float) -> Segment:
     return replace(segment, archive=Archive(1, segment.local.size, log.mtime_ns, NOW - 60, proven=segment.local))
 
 
-def restored(offset: int = 0, *, lease: float = 10, read: float = 0, size: int = 300) -> Segment:
-    return replace(copied(offset, size=size), lease_until=NOW + lease, last_access=NOW - read)
+def restored(offset: int = 0, *, lease: float = 10, read: float = 0, size: int = 300, age: float = 5000) -> Segment:
+    return replace(copied(offset, size=size, age=age), lease_until=NOW + lease, last_access=NOW - read)
 
 
 def plan(segments: Sequence[Segment], policy: Policy = POLICY, *, work_only: bool = False) -> Plan:
@@ -188,7 +188,8 @@ def test_leftovers_of_an_interrupted_verb_are_taken_away() -> None:
 
 
 def test_the_cache_drops_what_was_read_longest_ago() -> None:
-    segments = [restored(0, read=30), restored(1, read=10), restored(2, read=20), restored(3, read=40)]
+    # Their leases are over, and by their age they would stay.
+    segments = [restored(at, lease=-10, read=read, age=200) for at, read in enumerate((30, 10, 20, 40))]
     steps = plan(segments, replace(POLICY, cache_size=640)).steps
     assert [step.verb for step in steps] == [Verb.EVICT, Verb.KEEP, Verb.KEEP, Verb.EVICT]
     assert "outgrew the local cache" in steps[0].reason
@@ -198,9 +199,21 @@ def test_the_cache_drops_what_was_read_longest_ago() -> None:
 
 
 def test_a_copy_that_does_not_fit_leaves_room_for_smaller_ones() -> None:
-    segments = [restored(0, read=10, size=5000), restored(1, read=20), restored(2, read=30)]
+    segments = [
+        restored(at, lease=-10, read=read, size=size, age=200)
+        for at, (read, size) in enumerate([(10, 5000), (20, 300), (30, 300)])
+    ]
     steps = plan(segments, replace(POLICY, cache_size=700)).steps
     assert [step.verb for step in steps] == [Verb.EVICT, Verb.KEEP, Verb.KEEP]
+
+
+def test_a_lease_wins_over_the_cache() -> None:
+    leased, over = restored(0, lease=10, read=40), restored(1, lease=-10, read=10, age=200)
+    steps = plan([leased, over], replace(POLICY, cache_size=320)).steps
+    # The one that is on lease takes the room, whenever it was read.
+    assert [step.verb for step in steps] == [Verb.KEEP, Verb.EVICT]
+    assert steps[0].reason_code == "leased"
+    assert plan([leased], replace(POLICY, cache_size=0)).work == ()
 
 
 def test_only_restored_copies_count_for_the_cache() -> None:

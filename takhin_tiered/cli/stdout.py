@@ -1,0 +1,98 @@
+"""Standard output that cannot be written: a full disk, a reader that left, a descriptor that was closed.
+
+A command says so in one line, if anybody can read it, and ends with 1. Work that it does is done all the same.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+
+class OutputLost(SystemExit):
+    """What was printed reached nobody. ``quiet``: its reader left, and knows."""
+
+    def __init__(self, error: OSError | ValueError) -> None:
+        super().__init__(1)
+        code = (error.errno if isinstance(error, OSError) else None) or errno.EBADF
+        self.quiet = code == errno.EPIPE
+        self.words = f"standard output cannot be written: {os.strerror(code)}"
+
+
+class Output:
+    """Stands in for a standard stream, or for one that was closed. What comes after a write that failed goes nowhere.
+
+    With ``raises`` that first one raises `OutputLost`.
+    """
+
+    def __init__(self, file: Any, *, raises: bool) -> None:
+        self._file = file or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123 - as long as the process lives
+        self._closed = file is None
+        self._raises = raises
+        self.lost: OutputLost | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+    def write(self, text: str) -> int:
+        if self._closed:
+            self._lose(OSError(errno.EBADF, os.strerror(errno.EBADF)))
+        self._attempt(lambda: self._file.write(text))
+        return len(text)
+
+    def writelines(self, lines: Any) -> None:
+        for line in lines:
+            self.write(line)
+
+    def flush(self) -> None:
+        self._attempt(self._file.flush)
+
+    def _attempt(self, action: Callable[[], object]) -> None:
+        try:
+            action()
+        except (OSError, ValueError) as error:
+            self._lose(error)
+
+    def _lose(self, error: OSError | ValueError) -> None:
+        if self.lost is not None:
+            return
+        self.lost = OutputLost(error)
+        # What is buffered would be tried again at the end of the process, and end it with a trace.
+        with suppress(OSError, ValueError):
+            nowhere = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+            os.dup2(nowhere, self._file.fileno())
+            os.close(nowhere)
+        if self._raises:
+            raise self.lost
+
+
+def keep_descriptors() -> None:
+    """Before any file is opened: none may get the number of a closed standard stream, and be printed to."""
+    for fd in range(3):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+
+
+def with_guarded_output(command: Callable[[], None]) -> None:
+    """Run a command to its end, which is a `SystemExit`."""
+    output: Any = Output(sys.stdout, raises=True)
+    errors: Any = Output(sys.stderr, raises=False)
+    sys.stdout, sys.stderr = output, errors
+    status: Any = 0
+    try:
+        command()
+    except SystemExit as ended:
+        status = ended.code
+    with suppress(OutputLost):
+        output.flush()
+    if output.lost is None:
+        sys.exit(status)
+    if not output.lost.quiet:
+        errors.write(f"Error: {output.lost.words}\n")
+    sys.exit(status or 1)

@@ -1,0 +1,57 @@
+"""What a process does now, written to the log: for whoever sends it SIGUSR1, as it seems to stand still."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+from typing import Any
+
+from takhin_tiered import logs, work
+from takhin_tiered.segments.report import iso_time
+from takhin_tiered.tiered_storage import TieredStorage
+
+_TASKS = 100
+
+
+def dump(storage: TieredStorage | None = None) -> None:
+    """To be called in the loop's thread. Written whatever the log level is: somebody asked."""
+    log, now = logs.always(), time.time()
+    tasks = asyncio.all_tasks()
+    log.info("current work", in_flight=len(work.running()), tasks=len(tasks), **(_state(storage) if storage else {}))
+    for each in work.running():
+        log.info(
+            "in flight",
+            verb=each.verb,
+            segment=each.segment,
+            bytes_done=each.done,
+            since=iso_time(each.since),
+            seconds=round(now - each.since, 1),
+        )
+    for place, count in sorted(_places(tasks).items())[:_TASKS]:
+        log.info("task", waits_in=place, count=count)
+
+
+def _state(storage: TieredStorage) -> dict[str, Any]:
+    engine = storage.engine
+    return {
+        "queue": engine.queued,
+        "cycle_running": engine.cycle_lock.locked(),
+        "last_cycle": storage.last_cycle and storage.last_cycle.described(),
+        "last_cycle_problem": storage.last_cycle_problem,
+        "store": engine.store.address if storage.settings.has_store else None,
+        "store_problem": storage.store_trouble() if storage.settings.has_store else "",
+        "restores_hold_bytes": sum(engine.data_dir.held.values()),
+        "stopping": engine.stopping.is_set(),
+    }
+
+
+def _places(tasks: set[asyncio.Task[Any]]) -> dict[str, int]:
+    """Where tasks wait: many stand at the same line."""
+    found: dict[str, int] = {}
+    for task in tasks:
+        frames = task.get_stack(limit=1)
+        coroutine = getattr(task.get_coro(), "__qualname__", str(task.get_coro()))
+        at = f" at {Path(frames[-1].f_code.co_filename).name}:{frames[-1].f_lineno}" if frames else ""
+        found[coroutine + at] = found.get(coroutine + at, 0) + 1
+    return found

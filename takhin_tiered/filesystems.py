@@ -1,0 +1,229 @@
+"""What not every file system can do: owners, modes, times, hard links, flushing, locks.
+
+None of that is a file's content. Where it is refused, there is another way, or a warning, once for each file system;
+what says that bytes may be lost, such as EIO or ENOSPC, goes up as it is. Everything here blocks.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import stat
+import struct
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from takhin_tiered import logs
+
+_UNKNOWN = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOTTY}
+_REFUSED = _UNKNOWN | {errno.EPERM, errno.EACCES, errno.EOVERFLOW}
+_NO_LINKS = _UNKNOWN | {errno.EPERM, errno.EMLINK, errno.EXDEV}
+_NO_SYNC_OF_DIRECTORIES = _UNKNOWN | {errno.EBADF, errno.EISDIR}
+_NO_LOCKS = _UNKNOWN | {errno.ENOLCK, errno.EBADF, errno.EPERM}
+_RENAME_NOREPLACE = 1
+_FLOCK = "hhqqi4x"
+"""``struct flock`` of 64-bit Linux: type, whence, start, length, pid."""
+_ALONE_SECONDS = 10.0
+
+_told: set[tuple[str, int]] = set()
+_alone_here = threading.Lock()
+
+
+def _warn(fd: int, what: str, error: OSError, hint: str) -> None:
+    """Once for each file system: a restore of a thousand segments has one thing to say, not a thousand."""
+    place = (what, os.fstat(fd).st_dev)
+    if place not in _told:
+        _told.add(place)
+        logs.logger().warning(what, path=_path_of(fd), error=error.strerror or str(error), hint=hint)
+
+
+def _path_of(fd: int) -> str:
+    try:
+        return str(Path(f"/proc/self/fd/{fd}").readlink())
+    except OSError:
+        return "unknown"
+
+
+def sync_file(fd: int) -> bool:
+    """Flush a file to the disk; False, and a warning, where its file system cannot flush at all."""
+    return _sync(fd, _UNKNOWN, "the file system cannot flush a file: what it was given last may be lost in a power cut")
+
+
+def can_flush(directory: Path) -> bool:
+    """Whether files in this directory can be flushed to the disk, by one that is made for that."""
+    path = directory / f"flushed.{os.getpid()}"
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        return sync_file(fd)
+    finally:
+        os.close(fd)
+        path.unlink(missing_ok=True)
+
+
+def sync_directory(fd: int) -> None:
+    """Flush the names in a directory. Network and FUSE file systems often keep them by themselves, and refuse."""
+    what = "the file system cannot flush a directory: names that were given last may be lost in a power cut"
+    _sync(fd, _NO_SYNC_OF_DIRECTORIES, what)
+
+
+def _sync(fd: int, unknown: set[int], what: str) -> bool:
+    try:
+        os.fsync(fd)
+        return True
+    except OSError as error:
+        if error.errno not in unknown and not (error.errno == errno.EROFS and _takes_changes(fd)):
+            raise
+        _warn(fd, what, error, "Put the directory on a local file system, if that is too little")
+        return False
+
+
+def _takes_changes(fd: int) -> bool:
+    """Whether a file system is alive that answers EROFS to a flush, which it then only does not know.
+
+    One that the kernel stopped after an error answers the same, and has lost bytes. It takes no other change either.
+    """
+    if os.fstatvfs(fd).f_flag & os.ST_RDONLY:
+        return False
+    try:
+        os.fchmod(fd, stat.S_IMODE(os.fstat(fd).st_mode))
+    except OSError as error:
+        return error.errno in _REFUSED
+    return True
+
+
+def set_mode(fd: int, mode: int) -> None:
+    _attempt(fd, lambda: os.fchmod(fd, mode), "permissions cannot be set: files have those that the mount gives them")
+
+
+def set_time(fd: int, mtime_ns: int) -> None:
+    what = "modification times cannot be set: what is restored looks new, and grows cold again from now on"
+    _attempt(fd, lambda: os.utime(fd, ns=(mtime_ns, mtime_ns)), what)
+
+
+def _attempt(fd: int, change: Callable[[], None], what: str) -> None:
+    try:
+        change()
+    except OSError as error:
+        if error.errno not in _REFUSED:
+            raise
+        _warn(fd, what, error, "The bytes are whole. Run this as the owner of the data directory")
+
+
+def give_to_owner_of(directory: int, fd: int) -> None:
+    """What is restored belongs to whoever owns the directory, the broker; its group alone, where only that can be."""
+    owner, found = os.fstat(directory), os.fstat(fd)
+    if (found.st_uid, found.st_gid) == (owner.st_uid, owner.st_gid):
+        return
+    try:
+        os.fchown(fd, owner.st_uid, owner.st_gid)
+    except OSError as error:
+        if error.errno not in _REFUSED:
+            raise
+        with suppress(OSError):
+            os.fchown(fd, -1, owner.st_gid)
+        what = f"restored files cannot be given to user {owner.st_uid}, who owns the directory: they stay user "
+        hint = "See that the broker can read them, or run this as the broker's user, or with CAP_CHOWN"
+        _warn(fd, f"{what}{found.st_uid}'s", error, hint)
+
+
+def move_to_free_name(old: str, new: str, *, source: int, target: int) -> None:
+    """Move a file from one open directory to another, or within one, and never over another: `FileExistsError`."""
+    try:
+        os.link(old, new, src_dir_fd=source, dst_dir_fd=target, follow_symlinks=False)
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        _rename_to_free_name(old, new, source, target)
+        return
+    # The file has its name now; its second one is tried again later.
+    with suppress(OSError):
+        os.unlink(old, dir_fd=source)
+
+
+def _rename_to_free_name(old: str, new: str, source: int, target: int) -> None:
+    try:
+        _rename_without_replacing(old, new, source, target)
+    except OSError as error:
+        if error.errno not in _UNKNOWN:
+            raise
+        # Nothing here is atomic, so whoever else does this is kept out. A kill leaves one name or the other.
+        with _alone_in(target):
+            with suppress(FileNotFoundError):
+                os.stat(new, dir_fd=target, follow_symlinks=False)
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), new) from None
+            os.rename(old, new, src_dir_fd=source, dst_dir_fd=target)
+
+
+def _rename_without_replacing(old: str, new: str, source: int, target: int) -> None:
+    """Source: rename(2), renameat2; Python has no function for it."""
+    import ctypes  # Hardly any process comes by here, and every start would wait for it.
+
+    renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if renameat2 is None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+    ctypes.set_errno(0)
+    if renameat2(source, os.fsencode(old), target, os.fsencode(new), ctypes.c_uint(_RENAME_NOREPLACE)):
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code), old, None, new)
+
+
+@contextmanager
+def _alone_in(directory: int) -> Iterator[None]:
+    """Nobody else of ours is within for this directory, in this process or, where it has locks, in another one."""
+    with _alone_here:
+        deadline, locked = time.monotonic() + _ALONE_SECONDS, False
+        while not locked:
+            try:
+                fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                locked = True
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.02)
+            except OSError as error:
+                if error.errno not in _NO_LOCKS:
+                    raise
+                what = "the file system has neither hard links nor locks: nothing but this process may write there"
+                _warn(directory, what, error, "Let no other machine use this directory")
+                break
+        try:
+            yield
+        finally:
+            if locked:
+                fcntl.flock(directory, fcntl.LOCK_UN)
+
+
+class NoLocks(OSError):
+    """The file system has no locks of either kind."""
+
+
+def lock(fd: int, *, shared: bool = False) -> None:
+    """Lock a file until its descriptor is closed. `BlockingIOError` where another holds it; `NoLocks`.
+
+    By flock, or where that is refused by an open file description lock, which ends in the same way: fcntl(2).
+    """
+    try:
+        fcntl.flock(fd, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        kind = fcntl.F_RDLCK if shared else fcntl.F_WRLCK
+        try:
+            fcntl.fcntl(fd, fcntl.F_OFD_SETLK, struct.pack(_FLOCK, kind, os.SEEK_SET, 0, 0, 0))
+        except OSError as second:
+            if second.errno in {errno.EAGAIN, errno.EACCES}:
+                raise BlockingIOError(second.errno, second.strerror) from second
+            if second.errno not in _NO_LOCKS:
+                raise
+            raise NoLocks(second.errno, second.strerror) from second
+
+
+def warn_no_locks(fd: int, error: OSError) -> None:
+    what = "the file system has no locks: that one daemon works here is told by its process ID alone"
+    _warn(fd, what, error, "Set storage.tiered.state.dir to a directory on a local file system")

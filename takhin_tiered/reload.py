@@ -1,0 +1,85 @@
+"""Settings read anew while the daemon runs, on SIGHUP: what can be applied is, and what needs a restart is told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from pydantic import ValidationError
+
+from takhin_tiered import logs
+from takhin_tiered.concurrency import in_thread
+from takhin_tiered.config import Settings
+from takhin_tiered.errors import TakhinError
+from takhin_tiered.tiered_storage import TieredStorage
+
+_OF_THE_LOG = {"log_level", "log_format"}
+# Neither where anything is, nor what has been decided by it: who owns the store, which files may be unlinked.
+_APPLICABLE = _OF_THE_LOG | {
+    "api_token",
+    "archive_before_retention",
+    "archive_concurrency",
+    "archive_corrupt",
+    "archive_interval_minutes",
+    "archive_superseded_keep_hours",
+    "auto_archive_enabled",
+    "cold_age_hours",
+    "local_cache_size_mb",
+    "reconcile_interval_hours",
+    "restore_lease_hours",
+    "restore_reserve_mb",
+    "retention_bytes",
+    "retention_hours",
+    "scrub_interval_hours",
+    "scrub_mbps",
+    "throttle_download_mbps",
+    "throttle_upload_mbps",
+    "topics_compacted",
+    "topics_exclude",
+    "topics_include",
+    "warm_age_hours",
+}
+
+
+async def reload(storage: TieredStorage, load: Callable[[], Settings]) -> None:
+    """All that is applicable, or nothing. Raises nothing: a daemon outlives a mistake in its file."""
+    old = storage.settings
+    try:
+        new = await in_thread(load)
+    except (TakhinError, OSError) as error:
+        _refuse("the configuration cannot be read anew", str(error), [])
+        return
+    changed = [name for name in Settings.model_fields if getattr(new, name) != getattr(old, name)]
+    applied = [name for name in changed if name in _APPLICABLE]
+    waiting = [_key(name) for name in changed if name not in _APPLICABLE]
+    try:
+        mixed = old.with_changes(new, applied)
+    except ValidationError as error:
+        said = "; ".join(problem["msg"] for problem in error.errors())
+        _refuse("the configuration can only be applied by a restart", said, waiting)
+        return
+    _apply(storage, mixed)
+    if _OF_THE_LOG & set(applied):
+        logs.configure(mixed.log_level, mixed.log_format)
+    logs.always().info("configuration reloaded", applied=[_key(name) for name in applied], needs_restart=waiting)
+
+
+def _refuse(what: str, why: str, keys: list[str]) -> None:
+    logs.logger().error(f"{what}: the one before stays in effect", error=why, needs_restart=keys)
+
+
+def _apply(storage: TieredStorage, settings: Settings) -> None:
+    engine = storage.engine
+    policy = settings.policy_for(kafka=engine.policy.kafka)
+    engine.policy = replace(policy, broker_running=engine.policy.broker_running)
+    engine.concurrency = settings.archive_concurrency
+    engine.archive_corrupt = settings.archive_corrupt == "archive"
+    engine.reserve_bytes = int(settings.restore_reserve_mb * 1024 * 1024)
+    engine.uploads.rate = settings.throttle_upload_mbps * 1e6
+    engine.downloads.rate = settings.throttle_download_mbps * 1e6
+    engine.view.set_interval(settings.archive_interval_minutes * 60)
+    storage.settings = settings
+
+
+def _key(name: str) -> str:
+    return str(Settings.model_fields[name].validation_alias)
