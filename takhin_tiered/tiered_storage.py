@@ -312,8 +312,8 @@ class TieredStorage:
     async def rebuild(self, progress: Callable[[int, int], None] = lambda *_: None) -> Reconciliation:
         """Learn from the disk and the bucket what there is, whatever the catalog says."""
         await refresh_catalog(self.engine)
-        # Never by this: what it learns would make any store the known one.
-        await self._guards.judge_store()
+        # What it learns of an archive without an ID makes that one no more the known one.
+        await self._guards.judge_store_to_read()
         return await self._rebuild(full=True, progress=progress)
 
     async def reconcile(self) -> Reconciliation:
