@@ -121,7 +121,7 @@ def test_a_daemon_that_is_gone_or_stands_still_is_told_within_seconds(
                 (hung,) = problems(settings)
             assert f"process {running.process.pid}" in hung
             assert "does not answer" in hung
-            for arguments in (["status"], ["plan"], ["ls"], ["ls", "--partitions"], ["restore", "orders-0", "-n"]):
+            for arguments in (["status"], ["plan"], ["ls"], ["restore", "orders-0", "-n"]):
                 with within_seconds(settings):
                     ended = command(settings, *arguments)
                 assert ended.returncode == 0, ended.stderr
@@ -140,14 +140,19 @@ def test_a_daemon_that_is_gone_or_stands_still_is_told_within_seconds(
     assert "not running" in command(settings, "status").stdout
 
 
+_starts: list[float] = []
+
+
 @contextmanager
 def within_seconds(settings: Settings) -> Iterator[None]:
     """What is waited for within is told in 10 s; how long a process takes to start says more of the machine."""
-    began = time.monotonic()
-    command(settings, "config", "show")
+    if not _starts:
+        began = time.monotonic()
+        command(settings, "config", "show")
+        _starts.append(time.monotonic() - began)
     started = time.monotonic()
     yield
-    assert (time.monotonic() - started) - (started - began) < 8
+    assert time.monotonic() - started - _starts[0] < 8
 
 
 @contextmanager
