@@ -112,7 +112,7 @@ async def _store(settings: Settings) -> AsyncIterator[Finding]:
         return
     try:
         async with open_store(settings) as store:
-            async for finding in probe_store(store):
+            async for finding in probe_store(settings, store):
                 yield finding
             yield await _owner(store)
             can = await store.capabilities()

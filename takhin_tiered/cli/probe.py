@@ -8,13 +8,16 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+from takhin_tiered.catalog.catalog import Catalog
+from takhin_tiered.catalog.journal import open_journal
 from takhin_tiered.cli.findings import Finding, Level
 from takhin_tiered.cli.output import size
 from takhin_tiered.codec.checksums import bytes_source, checksum_of
 from takhin_tiered.config import Settings
 from takhin_tiered.disk.files import DataDir
 from takhin_tiered.disk.kafka import is_broker_running, is_kafka
-from takhin_tiered.errors import StoreDenied, StoreError
+from takhin_tiered.engine.identity import Identity
+from takhin_tiered.errors import CatalogError, StoreChanged, StoreDenied, StoreError
 from takhin_tiered.segments.names import parse_partition
 from takhin_tiered.store import ObjectStore
 from takhin_tiered.store.base import PROBE_KEY
@@ -30,12 +33,24 @@ _LITTLE = 0.1
 _STATE_BYTES = 64 << 20
 
 
-async def probe_store(store: ObjectStore) -> AsyncIterator[Finding]:
-    """List, put, get and delete, with an object of its own name. Each failure says what is missing."""
+async def probe_store(settings: Settings, store: ObjectStore) -> AsyncIterator[Finding]:
+    """List, put, get and delete, with an object of its own name. Each failure says what is missing.
+
+    In a store that is known to be another one, as a mount point without its mount, nothing is written.
+    """
     try:
+        async with open_journal(settings.state_dir, read_only=True) as journal:
+            await Identity(store, journal, Catalog(None), "", may_write=False).judge()
         await store.check()
+    except StoreChanged as error:
+        yield Finding("FAILED", "store", error.message, error.hint)
+        return
     except StoreError as error:
         yield _failed("list", store, error)
+        return
+    except CatalogError as error:
+        # The catalog's own trouble is told elsewhere: here it means that the store cannot be recognised.
+        yield Finding("warning", "store", "whether it is the known one cannot be seen", error.hint)
         return
     yield Finding("ok", "store", f"{store.address} answers, and may be listed")
     checksum = checksum_of(bytes_source(_CONTENT), len(_CONTENT))

@@ -55,7 +55,7 @@ async def _connect(settings: Settings) -> None:
         try:
             async with open_store(settings) as store:
                 advice = "Look at the network, and whether the server runs"
-                found += await collected("store", advice, probe_store(store))
+                found += await collected("store", advice, probe_store(settings, store))
         except TakhinError as error:
             found.append(Finding("FAILED", "store", error.message, error.hint))
     for finding in found:

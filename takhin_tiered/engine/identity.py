@@ -129,8 +129,7 @@ class Identity:
             f"{self._store.address} is not the store that was archived to: it {what}, and ours was {known}",
             key=STORE_KEY,
             hint="Nothing is written or removed there, and local files stay. Is it mounted, and are endpoint, bucket "
-            "and prefix right? If it is meant to be used all the same, stop the daemon: "
-            f"takhin-tiered run --once --accept-store {found or await self._proposed()}",
+            f"and prefix right? If it is meant to be used all the same, {await self._how_to_accept(found)}",
         )
 
     async def _refusal(self, found: str | None) -> StoreChanged:
@@ -140,15 +139,20 @@ class Identity:
             f"{self._store.address} {lacks}, and was never used with this data directory",
             key=STORE_KEY,
             hint="Nothing is written or removed there, and local files stay. If endpoint, bucket and prefix are "
-            f"right, stop the daemon: takhin-tiered run --once --accept-store {found or await self._proposed()}",
+            f"right, {await self._how_to_accept(found)}",
         )
+
+    async def _how_to_accept(self, found: str | None) -> str:
+        if identifier := found or await self._proposed():
+            return f"stop the daemon: takhin-tiered run --once --accept-store {identifier}"
+        return "takhin-tiered run --once tells the ID to be accepted"
 
     async def _proposed(self) -> str:
         """The ID that a store without one gets, if a person says so: the same each time it is told."""
         proposed = await self._get(_PROPOSED)
         if not proposed and self._may_write:
             await self._set(_PROPOSED, proposed := uuid4().hex)
-        return proposed or "ID, which the daemon tells"
+        return proposed
 
     async def _recognised(self, known: str) -> bytes | None:
         """What stands in the store as its ID; the store is believed from now on where it is the known one."""

@@ -57,7 +57,11 @@ async def test_a_mount_point_without_its_mount_gets_nothing(broker: Broker, sett
     more = broker.segments("orders-1", 2)
     words = await refused(settings)
     assert str(tmp_path / "store") in words
-    assert files(tmp_path / "store") == []
+    for looking in (["doctor"], ["config", "check", "--connect"], ["status", "--check"], ["verify"]):
+        looked = command(settings, *looking)
+        assert looked.returncode == 1, looking
+        assert "is not the store that was archived to" in looked.stdout + looked.stderr
+    assert list((tmp_path / "store").iterdir()) == []
     assert all(broker.is_whole(path) for path in more)
     (tmp_path / "store").rmdir()
     (tmp_path / "unmounted").rename(tmp_path / "store")
