@@ -68,8 +68,12 @@ async def _is_ours(engine: Engine, intent: Intent) -> bool:
 
 async def remove_stale_uploads(engine: Engine, older_than: float) -> None:
     """Abort uploads that nobody finishes: they are paid for until then. Best effort; not every server lists them."""
+    if older_than:
+        # A clock that is ahead makes none of them older.
+        older_than += max(0.0, engine.clock() - engine.sure_now)
     try:
-        removed = await engine.store.remove_stale_uploads(older_than, is_ours)
+        begun = [intent.key for intent in engine.catalog.intents()]
+        removed = await engine.store.remove_stale_uploads(older_than, is_ours, begun)
     except StoreError as error:
         logs.logger().warning("uploads that broke off were not looked for", error=str(error))
         return

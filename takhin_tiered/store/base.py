@@ -185,6 +185,11 @@ class ObjectStore(Protocol):
         """Remove objects; one that is not there is no error."""
         ...
 
-    async def remove_stale_uploads(self, older_than: float, ours: Callable[[str], bool] = lambda _: True) -> int:
-        """Remove what unfinished writes of keys that are ours left more than so many seconds ago; returns how many."""
+    async def remove_stale_uploads(
+        self, older_than: float, ours: Callable[[str], bool] = lambda _: True, begun: Sequence[str] = ()
+    ) -> int:
+        """Remove what unfinished writes of keys that are ours left more than so many seconds ago; returns how many.
+
+        ``begun`` are keys of which some may be unfinished: not every server lists them all.
+        """
         ...

@@ -60,23 +60,32 @@ async def _delete_singly(calls: Calls, keys: Sequence[str]) -> None:
     await all_of([delete(key) for key in keys])
 
 
-async def remove_uploads(calls: Calls, server: Server, older_than: float, ours: Callable[[str], bool]) -> int:
-    """Abort what was begun so many seconds ago; returns how many. Nothing where the server does not list them."""
+async def remove_uploads(
+    calls: Calls, server: Server, older_than: float, ours: Callable[[str], bool], begun: Sequence[str]
+) -> int:
+    """Abort what was begun so many seconds ago; returns how many. Nothing where the server does not list them.
+
+    MinIO lists those of a whole key only, so each of ``begun`` is asked for by itself too.
+    """
     removed = 0
-    marker: dict[str, Any] = {}
-    while (page := await _uploads(calls, server, marker)) is not None:
-        for upload in page.get("Uploads", ()):
-            key = upload["Key"].removeprefix(calls.prefix)
-            if ours(key) and time.time() - upload["Initiated"].timestamp() > older_than:
-                removed += await _abort(calls, key, upload["UploadId"])
-        if not page.get("IsTruncated"):
-            break
-        marker = {"KeyMarker": page["NextKeyMarker"], "UploadIdMarker": page["NextUploadIdMarker"]}
+    done: set[str] = set()
+    for prefix in (calls.prefix, *map(calls.full, begun)):
+        marker: dict[str, Any] = {"Prefix": prefix}
+        while (page := await _uploads(calls, server, marker)) is not None:
+            for upload in page.get("Uploads", ()):
+                key, number = upload["Key"].removeprefix(calls.prefix), upload["UploadId"]
+                is_old = time.time() - upload["Initiated"].timestamp() > older_than
+                if ours(key) and is_old and number not in done:
+                    done.add(number)
+                    removed += await _abort(calls, key, number)
+            if not page.get("IsTruncated"):
+                break
+            marker |= {"KeyMarker": page["NextKeyMarker"], "UploadIdMarker": page["NextUploadIdMarker"]}
     return removed
 
 
 async def find_whether_listed(calls: Calls, server: Server) -> None:
-    await _uploads(calls, server, {"MaxUploads": 1})
+    await _uploads(calls, server, {"Prefix": calls.prefix, "MaxUploads": 1})
 
 
 async def _uploads(calls: Calls, server: Server, how: dict[str, Any]) -> Any:
@@ -84,7 +93,7 @@ async def _uploads(calls: Calls, server: Server, how: dict[str, Any]) -> Any:
     if (await server.now()).lists_uploads is False:
         return None
     try:
-        page = await calls.send("list uploads", "list_multipart_uploads", Prefix=calls.prefix, **how)
+        page = await calls.send("list uploads", "list_multipart_uploads", **how)
     except ObjectMissing:
         # So says rclone's server, until one was begun in the bucket.
         return None

@@ -219,6 +219,7 @@ class DirectoryStore:
         self,
         older_than: float,
         ours: Callable[[str], bool] = lambda _: True,  # noqa: ARG002 - nobody else writes to our temporary directory
+        begun: Sequence[str] = (),  # noqa: ARG002
     ) -> int:
         def remove() -> int:
             removed = 0

@@ -103,8 +103,10 @@ class FallbackStore:
     async def delete(self, keys: Sequence[str]) -> None:
         await self._own.delete(keys)
 
-    async def remove_stale_uploads(self, older_than: float, ours: Callable[[str], bool] = lambda _: True) -> int:
-        return await self._own.remove_stale_uploads(older_than, ours)
+    async def remove_stale_uploads(
+        self, older_than: float, ours: Callable[[str], bool] = lambda _: True, begun: Sequence[str] = ()
+    ) -> int:
+        return await self._own.remove_stale_uploads(older_than, ours, begun)
 
     def _that_may_have(self, key: str) -> tuple[ObjectStore, ...]:
         return (self._own,) if is_of_the_prefix(key) else (self._own, *self._others)

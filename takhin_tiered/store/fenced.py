@@ -70,6 +70,8 @@ class FencedStore:
         await self._fence(fresh=True)
         await self.inner.delete(keys)
 
-    async def remove_stale_uploads(self, older_than: float, ours: Callable[[str], bool] = lambda _: True) -> int:
+    async def remove_stale_uploads(
+        self, older_than: float, ours: Callable[[str], bool] = lambda _: True, begun: Sequence[str] = ()
+    ) -> int:
         await self._fence(fresh=True)
-        return await self.inner.remove_stale_uploads(older_than, ours)
+        return await self.inner.remove_stale_uploads(older_than, ours, begun)

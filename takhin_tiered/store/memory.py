@@ -78,5 +78,6 @@ class MemoryStore:
         self,
         older_than: float,  # noqa: ARG002 - writes here are never unfinished
         ours: Callable[[str], bool] = lambda _: True,  # noqa: ARG002
+        begun: Sequence[str] = (),  # noqa: ARG002
     ) -> int:
         return 0

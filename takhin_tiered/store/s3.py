@@ -167,8 +167,10 @@ class S3Store:
     async def delete(self, keys: Sequence[str]) -> None:
         await delete_objects(self._calls, self._server, keys)
 
-    async def remove_stale_uploads(self, older_than: float, ours: Callable[[str], bool] = lambda _: True) -> int:
-        return await remove_uploads(self._calls, self._server, older_than, ours)
+    async def remove_stale_uploads(
+        self, older_than: float, ours: Callable[[str], bool] = lambda _: True, begun: Sequence[str] = ()
+    ) -> int:
+        return await remove_uploads(self._calls, self._server, older_than, ours, begun)
 
     async def _put(self, parcel: Parcel, check: Check, *, if_absent: bool) -> Any:
         return await put_object(self._calls, parcel, check, if_absent=if_absent)

@@ -399,3 +399,20 @@ async def test_what_a_server_can_do_is_told(store: ObjectStore, request: pytest.
     assert "not known yet" not in {words for title, words in told.items() if not title.startswith("Expect")}
     # What was asked with is gone.
     assert await keys(store) == ["k"]
+
+
+async def test_an_upload_that_a_dead_process_began_is_removed_by_its_key_where_no_listing_shows_it(
+    bucket: Bucket,
+) -> None:
+    """MinIO lists unfinished uploads of a whole key only."""
+    for key in ("orders-0/begun", "orders-0/begun.too", "elsewhere"):
+        prefix = "" if key == "elsewhere" else f"{bucket.prefix}/"
+        bucket.client.create_multipart_upload(Bucket=bucket.name, Key=prefix + key)
+    async with open_s3(bucket.name, region=REGION, prefix=bucket.prefix, endpoint=bucket.endpoint) as store:
+        assert await store.remove_stale_uploads(3600, begun=["orders-0/begun"]) == 0
+        removed = await store.remove_stale_uploads(0, lambda key: key.startswith("orders-0/"), ["orders-0/begun"])
+        assert 1 <= removed <= 2
+        left = bucket.client.list_multipart_uploads(Bucket=bucket.name, Prefix=f"{bucket.prefix}/orders-0/begun")
+        assert f"{bucket.prefix}/orders-0/begun" not in [upload["Key"] for upload in left.get("Uploads", ())]
+    others = bucket.client.list_multipart_uploads(Bucket=bucket.name, Prefix="elsewhere")
+    assert [upload["Key"] for upload in others.get("Uploads", ())] == ["elsewhere"]
