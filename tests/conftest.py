@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from uuid import uuid4
@@ -16,6 +17,10 @@ from tests.support import REGION, AtPoint, Broker, Bucket, find_minio, minio, mi
 # How long an example takes says more of the machine than of the code.
 settings.register_profile("takhin", deadline=None)
 settings.load_profile("takhin")
+
+# A shell starts what it runs in the background with this signal ignored, and so would be whatever a test starts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # For every process that a test starts, and for the SDK in this one.
 os.environ.setdefault("AWS_ACCESS_KEY_ID", "takhintest")
