@@ -52,7 +52,7 @@ class Metrics:
             "tiered_storage_build_info", "1; the version that runs, and the Python it runs on.", "version", "python"
         ).labels(takhin_tiered.__version__, platform.python_version()).set(1)
         self.segments = gauge("tiered_storage_segments_total", "Segments known, by tier.", "policy")
-        self.clock_ahead = gauge("tiered_storage_clock_ahead_seconds", "Wall clock ahead of what can be confirmed.")
+        self.clock_in_doubt = gauge("tiered_storage_clock_in_doubt", "1 where the clocks do not agree.")
         self.archived_segments = gauge("tiered_storage_archived_segments_total", "Segments only in the archive.")
         self.archives = counter("tiered_storage_archive_operations_total", "Segments archived, by result.", "result")
         self.restores = counter("tiered_storage_restore_operations_total", "Segments restored, by result.", "result")

@@ -8,7 +8,7 @@ from takhin_tiered.engine.context import Engine
 
 def update_gauges(engine: Engine, stats: Stats) -> None:
     metrics, catalog = engine.metrics, engine.catalog
-    metrics.clock_ahead.set(max(0.0, engine.clock() - engine.sure_now))
+    metrics.clock_in_doubt.set(bool(engine.time.problem))
     metrics.segments.labels("hot").set(stats.hot_segments)
     metrics.segments.labels("warm").set(stats.warm_segments)
     metrics.segments.labels("cold").set(stats.cold_segments)
