@@ -234,7 +234,8 @@ class Settings(BaseSettings):
             )
         if self.api_host not in _LOOPBACK and not self.api_token.get_secret_value():
             raise ValueError(
-                f"storage.tiered.api.host is {self.api_host}, which others can reach: set storage.tiered.api.token"
+                f"storage.tiered.api.host is {self.api_host}, which others can reach: set storage.tiered.api.token "
+                "(TAKHIN_STORAGE_TIERED_API_TOKEN)"
             )
         for path in self.data_dirs:
             if self.directory_path is not None and within(self.directory_path, path):

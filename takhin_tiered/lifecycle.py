@@ -76,7 +76,8 @@ async def _until_signalled(work: Coroutine[Any, Any, Result]) -> Result:
             if not received:
                 raise
             raise Interrupted(
-                f"interrupted by {received[0]}", hint="What was not finished is as it was before"
+                f"interrupted by {received[0]}",
+                hint="Nothing is lost: local files stand as they did, and the next run goes on",
             ) from None
 
 

@@ -22,7 +22,7 @@ from takhin_tiered.engine.context import Engine, counted
 from takhin_tiered.engine.coverage import cover_all
 from takhin_tiered.engine.cycle import CycleReport, Listener, plan_now, refresh_catalog, run_cycle
 from takhin_tiered.engine.gauges import update_gauges
-from takhin_tiered.engine.guards import make_guards
+from takhin_tiered.engine.guards import answering_soon, make_guards
 from takhin_tiered.engine.naming import (
     info_of,
     known_segment,
@@ -354,8 +354,9 @@ class TieredStorage:
     async def check_store(self) -> None:
         """Ask the store whether it answers, and remember what it said. Raises nothing for a store that is down."""
         try:
-            await self._guards.judge_store()
-            await self.engine.store.check()
+            async with answering_soon(self.engine.store.address):
+                await self._guards.judge_store()
+                await self.engine.store.check()
         except StoreError as error:
             self.engine.note_store(error)
         except CatalogError as error:

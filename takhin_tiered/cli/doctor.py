@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 import typer
 
 from takhin_tiered import logs
+from takhin_tiered.catalog.journal import open_journal
 from takhin_tiered.cli.access import open_view
 from takhin_tiered.cli.broker import directory_words, idle_words, local_topics
 from takhin_tiered.cli.findings import CHECK_SECONDS, Finding, abandoned_if_it_hangs, collected, failures
@@ -21,6 +22,7 @@ from takhin_tiered.cli.running import settings_of
 from takhin_tiered.cli.status import daemon_words, problems_of
 from takhin_tiered.config import Settings, find_config
 from takhin_tiered.engine.asking import BrokerAddress, connected
+from takhin_tiered.engine.ownership import IDENTIFIER
 from takhin_tiered.errors import ConfigError, ObjectMissing, StoreError, TakhinError
 from takhin_tiered.lifecycle import run_in_loop
 from takhin_tiered.segments.outlook import idle_tails
@@ -114,7 +116,7 @@ async def _store(settings: Settings) -> AsyncIterator[Finding]:
         async with open_store(settings) as store:
             async for finding in probe_store(settings, store):
                 yield finding
-            yield await _owner(store)
+            yield await _owner(settings, store)
             can = await store.capabilities()
             for what, meaning in can.described() if can is not None else ():
                 yield Finding("ok", "store can", f"{what}: {meaning}")
@@ -122,7 +124,7 @@ async def _store(settings: Settings) -> AsyncIterator[Finding]:
         yield Finding("FAILED", "store", error.message, error.hint or "See takhin-tiered config show")
 
 
-async def _owner(store: ObjectStore) -> Finding:
+async def _owner(settings: Settings, store: ObjectStore) -> Finding:
     try:
         party = Party.parse(await store.read(OWNER_KEY))
     except ObjectMissing:
@@ -131,6 +133,13 @@ async def _owner(store: ObjectStore) -> Finding:
         return Finding("warning", "owner", f"the record {OWNER_KEY} cannot be read: {error}")
     if party is None:
         return Finding("warning", "owner", f"what stands in {OWNER_KEY} is no record", "Look at what wrote it")
+    async with open_journal(settings.state_dir, read_only=True) as journal:
+        ours = await journal.get_meta(IDENTIFIER) if journal is not None else None
+    if party.id != ours:
+        return Finding(
+            "FAILED", "owner", f"{store.address} is held by {party.words}, which is not this data directory",
+            "Give each data directory its own prefix",
+        )  # fmt: skip
     return Finding("ok", "owner", f"the prefix is written to by {party.words}")
 
 
@@ -157,7 +166,7 @@ async def _catalog(settings: Settings) -> AsyncIterator[Finding]:
 
 
 def _of_problem(problem: str) -> Finding:
-    if problem.startswith(("no cycle has run", "the daemon is not running")):
+    if problem.startswith("no cycle has run"):
         return Finding("warning", "last cycle", problem)
     return Finding("FAILED", "operation", problem)
 

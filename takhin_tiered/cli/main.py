@@ -58,8 +58,26 @@ app = typer.Typer(
 )
 
 
+_SHORT = {
+    "run": "The daemon: scan, archive what is cold, serve the API.",
+    "plan": "Dry run: what the next cycle would do, and why.",
+    "status": "Tiers, states, bytes, the last cycle, the store.",
+    "ls": "Segments, a row each; or partitions with their offsets.",
+    "archive": "Archive segments by hand, whatever their age.",
+    "restore": "Bring archived segments back to the disk.",
+    "verify": "Compare the archive with its manifests.",
+    "rebuild": "Rebuild the catalog from the disk and the bucket.",
+    "doctor": "Check all that an operator would check by hand.",
+    "demo": "The main job on made-up segments: no cloud needed.",
+    "check": "Validate the settings; --connect tries the store too.",
+    "example": "Print a file with every key, its default, what it does.",
+    "show": "Print the effective settings, and where each came from.",
+}
+"""A line each in the list of commands, which cuts whatever is longer than it is wide."""
+
+
 def _add(to: typer.Typer, name: str, command: Callable[..., Any], *lines: str) -> None:
-    to.command(name, epilog=examples(*lines))(command)
+    to.command(name, short_help=_SHORT[name], epilog=examples(*lines))(command)
 
 
 def demo(

@@ -80,7 +80,8 @@ async def probe_store(settings: Settings, store: ObjectStore) -> AsyncIterator[F
                 "warning", "store", f"{KEY} was deleted, and is still there",
                 "Versioning or an object lock may keep it: what is superseded or expired will stay, and cost",
             )  # fmt: skip
-        yield Finding("ok", "store permissions", "objects may be listed, put, read and deleted")
+        if info is not None:
+            yield Finding("ok", "store permissions", "objects may be listed, put, read and deleted")
     if info is not None:
         yield _clock(info.modified, before, after)
 
@@ -95,11 +96,17 @@ def _failed(verb: str, store: ObjectStore, error: StoreError) -> Finding:
 
 def _clock(stored: float, before: float, after: float) -> Finding:
     skew = before - stored if stored < before else stored - after if stored > after else 0.0
-    words = f"{skew:.0f} s {'ahead of' if stored < before else 'behind'} the store's"
+    words = f"{_span(skew)} {'ahead of' if stored < before else 'behind'} the store's"
     if skew > _CLOCKS_DIFFER:
         level: Level = "FAILED" if skew > _CLOCKS_FAIL else "warning"
         return Finding(level, "clock", f"this machine's clock is {words}", "Set it right: run an NTP service")
     return Finding("ok", "clock", "it agrees with the store's")
+
+
+def _span(seconds: float) -> str:
+    if seconds < 7200:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 3600:.0f} h" if seconds < 72 * 3600 else f"{seconds / 86400:.0f} days"
 
 
 def look_at_data_dirs(settings: Settings) -> Iterator[Finding]:

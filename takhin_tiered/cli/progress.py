@@ -28,6 +28,8 @@ class Meter:
     Without it, as where a daemon does the work, the bytes are those of the segments that ended.
     """
 
+    total_comes_later = False
+
     def __init__(self, total: int | None, segments: int | None, poll: Callable[[], int] | None = None) -> None:
         self.total, self.segments, self._poll = total, segments, poll
         self.ended = 0
@@ -65,7 +67,9 @@ class _Bar(Progress):
             BarColumn(bar_width=16),
             DownloadColumn(binary_units=True),
             TransferSpeedColumn(),
-            TimeElapsedColumn() if meter.total is None else TimeRemainingColumn(compact=True),
+            TimeElapsedColumn()
+            if meter.total is None and not meter.total_comes_later
+            else TimeRemainingColumn(compact=True),
             console=errors,
             transient=True,
             disable=not errors.is_terminal,

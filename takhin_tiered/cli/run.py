@@ -66,6 +66,8 @@ def _watched(storage: TieredStorage) -> Iterator[Listener]:
 
 
 class _CycleMeter(Meter):
+    total_comes_later = True
+
     def __init__(self, storage: TieredStorage) -> None:
         metrics = storage.engine.metrics
         before = metrics.bytes_moved()

@@ -89,7 +89,9 @@ def problems_of(found: dict[str, Any], now: float) -> Iterator[str]:
 def clock_words(found: dict[str, Any]) -> str:
     """What is wrong with the clock, as the storage tells it; empty where nothing is."""
     problem = found["clock"]["problem"]
-    return f"the clock: {problem}" if problem else ""
+    if not problem:
+        return ""
+    return f"{problem}. Until the clocks agree, nothing goes for its age. If ours is right: run --once --accept-clock"
 
 
 def _late(found: dict[str, Any], now: float) -> Iterator[str]:

@@ -137,7 +137,7 @@ class Claim:
 
     async def watch(self) -> None:
         """Answer challenges, and see whether the record is still there, until the claim is lost or gone."""
-        answered, looks = None, 0
+        answered, looks, told = None, 0, False
         while self._owned:
             await asyncio.sleep(LOOK_EVERY)
             looks += 1
@@ -156,7 +156,11 @@ class Claim:
             except HeldElsewhere as error:
                 logs.logger().error("lost the claim on the store", error=str(error))
             except StoreError as error:
-                logs.logger().warning("the claim on the store was not looked at", error=str(error))
+                if not told:
+                    logs.logger().warning("the claim on the store was not looked at", error=str(error))
+                told = True
+            else:
+                told = False
 
     async def release(self) -> None:
         """Give the prefix back. Best effort: a record that stays is found to be a dead process's."""

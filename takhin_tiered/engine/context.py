@@ -129,6 +129,10 @@ class Engine:
 
     def note_store(self, error: StoreError | None) -> None:
         """Remember whether the store answered, for readiness and metrics."""
+        if error is not None and not self.store_down_since:
+            logs.logger().error("the store is down", error=str(error))
+        elif error is None and self.store_down_since:
+            logs.logger().info("the store answers again", seconds=round(self.clock() - self.store_down_since))
         self.store_problem = "" if error is None else str(error)
         self.metrics.store_up.set(0 if error else 1)
         self.store_down_since = (self.store_down_since or self.clock()) if error else 0.0

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from takhin_tiered.config import Settings
@@ -10,7 +12,23 @@ from takhin_tiered.engine.clock import ClockWatch
 from takhin_tiered.engine.context import Engine
 from takhin_tiered.engine.identity import Identity, Meta
 from takhin_tiered.engine.ownership import Owned, Ownership
+from takhin_tiered.errors import StoreUnavailable
 from takhin_tiered.store import ObjectStore
+
+ANSWER_SECONDS = 6.0
+
+
+@asynccontextmanager
+async def answering_soon(address: str) -> AsyncIterator[None]:
+    """Within: a small question, to which a store that works has the answer in seconds. `StoreUnavailable` otherwise."""
+    try:
+        async with asyncio.timeout(ANSWER_SECONDS):
+            yield
+    except TimeoutError as error:
+        raise StoreUnavailable(
+            f"{address} does not answer within {ANSWER_SECONDS:g} s",
+            hint="Look at the network, and whether the server runs. Local files stay where they are",
+        ) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,9 +49,10 @@ class Guards:
             await self.identity.judge()
 
     async def judge_store_to_read(self) -> None:
-        """The same, but for an archive that never had an ID."""
+        """The same, but for an archive that never had an ID; `StoreUnavailable` where it does not answer soon."""
         if self.identity is not None:
-            await self.identity.judge_to_read()
+            async with answering_soon(self.identity.address):
+                await self.identity.judge_to_read()
 
     async def wait_lost(self) -> None:
         """Until another owner has the prefix; for ever where there is none to have."""

@@ -56,6 +56,10 @@ class Identity:
         self._accept = accept if may_write else ""
         self._may_write = may_write
 
+    @property
+    def address(self) -> str:
+        return self._store.address
+
     async def judge(self) -> Judged:
         """Return if the store may be used. Writes nothing there. `StoreChanged`, and `StoreError`."""
         known = await self._get(_NAME)

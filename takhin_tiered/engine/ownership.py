@@ -12,7 +12,7 @@ from takhin_tiered.engine.identity import Identity, Meta
 from takhin_tiered.errors import ClaimGone
 from takhin_tiered.store import ObjectStore
 
-_IDENTIFIER = "owner"
+IDENTIFIER = "owner"
 
 
 class Owned(Enum):
@@ -79,8 +79,8 @@ class Ownership:
 
     async def _identifier(self) -> str:
         """What names this data directory's state from one start to the next."""
-        identifier = await self._meta.get_meta(_IDENTIFIER)
+        identifier = await self._meta.get_meta(IDENTIFIER)
         if identifier is None:
             identifier = uuid4().hex
-            await self._meta.set_meta(_IDENTIFIER, identifier)
+            await self._meta.set_meta(IDENTIFIER, identifier)
         return identifier

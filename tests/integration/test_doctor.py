@@ -11,7 +11,17 @@ import yaml
 
 from takhin_tiered import Settings
 from takhin_tiered.config_example import WORDS, example
-from tests.support import WARM, Broker, Bucket, command, daemon, directory_settings, free_port, store_settings
+from tests.support import (
+    WARM,
+    Broker,
+    Bucket,
+    command,
+    daemon,
+    directory_settings,
+    free_port,
+    store_settings,
+    wait_until,
+)
 
 
 @pytest.fixture
@@ -137,3 +147,31 @@ def test_a_dry_run_of_archive_does_nothing(broker: Broker, settings: Settings, t
         running.wait_serving()
         check()
     assert not any((tmp_path / "store").rglob("*.log"))
+
+
+def test_a_prefix_of_another_data_directory_fails(broker: Broker, tmp_path: Path) -> None:
+    other = Broker(tmp_path / "other")
+    other.segments("orders-0", 1)
+    broker.segments("orders-0", 1)
+    theirs = directory_settings(other, tmp_path / "store")
+    with daemon(theirs, tmp_path / "log") as running:
+        wait_until(lambda: (tmp_path / "store" / "takhin-tiered.owner.json").exists())
+        ended = command(directory_settings(broker, tmp_path / "store"), "doctor")
+        assert ended.returncode == 1
+        assert f"is held by process {running.process.pid}" in ended.stdout
+        assert "FAILED" not in command(theirs, "doctor").stdout
+
+
+def test_a_server_that_hangs_keeps_nobody_waiting(broker: Broker, bucket: Bucket) -> None:
+    broker.segments("orders-0", 1)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        settings = store_settings(broker, bucket, s3_endpoint=f"http://127.0.0.1:{silent.getsockname()[1]}")
+        began = time.monotonic()
+        command(settings, "config", "show")
+        start = time.monotonic() - began
+        for looking in (["verify"], ["restore", "orders-0", "-n"], ["status"]):
+            began = time.monotonic()
+            ended = command(settings, *looking)
+            assert time.monotonic() - began - start < 9, looking
+            assert "does not answer" in ended.stdout + ended.stderr
+            assert ended.returncode == (0 if looking == ["status"] else 1)

@@ -195,7 +195,7 @@ DAY = 24 * HOUR
         ({"headroom_seconds": 23 * HOUR}, 1.0, "the disk is full in 23.0 h"),
         ({"headroom_seconds": 25 * HOUR}, 1.0, ""),
         ({"disk_free_bytes": 0}, 1.0, "the disk of the data directory is full"),
-        ({"clock": {"problem": "it jumped by 400 days"}}, 1.0, "the clock: it jumped by 400 days"),
+        ({"clock": {"problem": "it jumped by 400 days"}}, 1.0, "it jumped by 400 days. Until the clocks agree"),
         ({"daemon": None, "last_cycle_by": "once"}, 1.0, ""),
         ({"daemon": None}, 1.0, "the daemon is not running"),
         ({"enabled": False, "lost": [{"segment_path": "a"}]}, 99.0, ""),
