@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import atexit
 import io
 import logging
+import os
+import select
+import socket
+import stat
 import sys
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 from uuid import uuid4
@@ -57,6 +64,73 @@ def _without_traceback(record: logging.LogRecord) -> bool:
     return True
 
 
+_KEPT = 1 << 20
+_LAST_WAIT = 2.0
+
+
+class _NeverWaits(io.TextIOBase):
+    """Writes to a pipe or a socket what fits there now.
+
+    Where its reader stands still, lines are kept up to a size, and then dropped: a daemon must not stand still with it.
+    """
+
+    def __init__(self, fd: int, send: Callable[[int, bytes], int]) -> None:
+        self._fd, self._send = fd, send
+        self._left = bytearray()
+        self._dropped = 0
+        self._writing = threading.Lock()
+        atexit.register(self._end)
+
+    def _end(self) -> None:
+        """The last lines wait for a reader, though not for long."""
+        end = time.monotonic() + _LAST_WAIT
+        while self._left and (left := end - time.monotonic()) > 0:
+            if select.select((), (self._fd,), (), left)[1]:
+                with suppress(OSError):
+                    self._push()
+
+    def write(self, text: str) -> int:
+        with self._writing:
+            if len(self._left) > _KEPT:
+                self._dropped += text.count("\n")
+                self._push()
+                return len(text)
+            if self._dropped:
+                self._left += f"{self._dropped} lines of the log were dropped: nobody read them\n".encode()
+                self._dropped = 0
+            self._left += text.encode(errors="backslashreplace")
+            if text.endswith("\n"):
+                self._push()
+        return len(text)
+
+    def _push(self) -> None:
+        with suppress(BlockingIOError):
+            while self._left:
+                del self._left[: self._send(self._fd, bytes(self._left[:_PIECE]))]
+
+
+_PIECE = 4096
+"""What a pipe takes whole, or not at all. Source: pipe(7), PIPE_BUF."""
+
+
+def never_wait() -> None:
+    """From now on no line waits for whoever reads standard error, where that is a pipe or a socket."""
+    with suppress(OSError, ValueError, AttributeError):
+        fd = sys.stderr.fileno()
+        mode = os.fstat(fd).st_mode
+        if stat.S_ISFIFO(mode):
+            # Opened anew, as the old one may be shared with others, who expect to wait.
+            own = os.open(f"/proc/self/fd/{fd}", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            _LAST_RESORT.use(_NeverWaits(own, os.write))
+        elif stat.S_ISSOCK(mode):
+            _LAST_RESORT.use(_NeverWaits(fd, _send_now))
+
+
+def _send_now(fd: int, data: bytes) -> int:
+    with socket.socket(fileno=os.dup(fd)) as connection:
+        return connection.send(data, socket.MSG_DONTWAIT)
+
+
 class _StandardError(io.TextIOBase):
     """Standard error as it is now, which a progress bar may have replaced.
 
@@ -64,14 +138,21 @@ class _StandardError(io.TextIOBase):
     disks must not stop because one is full.
     """
 
+    def __init__(self) -> None:
+        self._other: io.TextIOBase | None = None
+
+    def use(self, other: io.TextIOBase) -> None:
+        """Write there instead."""
+        self._other = other
+
     def write(self, text: str) -> int:
         with suppress(OSError, ValueError, AttributeError):
-            sys.stderr.write(text)
+            (self._other or sys.stderr).write(text)
         return len(text)
 
     def flush(self) -> None:
         with suppress(OSError, ValueError, AttributeError):
-            sys.stderr.flush()
+            (self._other or sys.stderr).flush()
 
 
 _LAST_RESORT: Any = _StandardError()

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -20,6 +18,7 @@ from takhin_tiered.cli.output import console
 from takhin_tiered.cli.probe import look_at_data_dirs, look_at_disk, look_at_state_dir, probe_store
 from takhin_tiered.cli.running import settings_of
 from takhin_tiered.cli.status import daemon_words, problems_of
+from takhin_tiered.cli.stdout import end_at_once
 from takhin_tiered.config import Settings, find_config
 from takhin_tiered.engine.asking import BrokerAddress, connected
 from takhin_tiered.engine.ownership import IDENTIFIER
@@ -55,15 +54,12 @@ def doctor(context: typer.Context) -> None:
         finding.print()
     count = failures(found) + run_in_loop(_examine(settings))
     console().print(f"\n{count} failed" if count else "\nnothing failed")
-    # Threads that hang are not waited for.
-    sys.stdout.flush()
-    os._exit(1 if count else 0)
+    end_at_once(1 if count else 0)
 
 
 def _give_up() -> None:
     Finding("FAILED", "doctor", f"something still hangs after {_WHOLE_SECONDS:g} s", _HANGS).print()
-    sys.stdout.flush()
-    os._exit(1)
+    end_at_once(1)
 
 
 async def _examine(settings: Settings) -> int:

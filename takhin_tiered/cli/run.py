@@ -34,6 +34,8 @@ def run(
     settings = settings_of(context)
     watched = once and sys.stderr.isatty()
     logs.configure("warning" if watched else settings.log_level, "text" if watched else settings.log_format)
+    if not watched:
+        logs.never_wait()
     if watched:
         raise typer.Exit(run_in_loop(run_once(settings, _watched)))
     if once:

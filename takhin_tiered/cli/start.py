@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import signal
+import sys
 
 
 def main() -> None:
@@ -29,3 +30,7 @@ def _handle_signals() -> None:
         numbers.append(signal.SIGTERM)
     for number in numbers:
         signal.signal(number, lambda *_: os._exit(1))
+    # Asked for before there is anything to tell, or to read anew: no reason to die of it.
+    for number in (signal.SIGUSR1, *([signal.SIGHUP] if "run" in sys.argv else [])):
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, lambda *_: None)

@@ -10,7 +10,7 @@ import os
 import sys
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
+from typing import Any, NoReturn
 
 
 class OutputLost(SystemExit):
@@ -89,10 +89,23 @@ def with_guarded_output(command: Callable[[], None]) -> None:
         command()
     except SystemExit as ended:
         status = ended.code
+    sys.exit(_last_status(status))
+
+
+def end_at_once(status: int) -> NoReturn:
+    """End the process, and wait for no thread that hangs."""
+    status = _last_status(status)
+    sys.stderr.flush()
+    os._exit(status)
+
+
+def _last_status(status: Any) -> Any:
+    """The status of a command, once its output is written, or is known to be lost."""
     with suppress(OutputLost):
-        output.flush()
-    if output.lost is None:
-        sys.exit(status)
-    if not output.lost.quiet:
-        errors.write(f"Error: {output.lost.words}\n")
-    sys.exit(status or 1)
+        sys.stdout.flush()
+    lost: OutputLost | None = getattr(sys.stdout, "lost", None)
+    if lost is None:
+        return status
+    if not lost.quiet:
+        sys.stderr.write(f"Error: {lost.words}\n")
+    return status or 1

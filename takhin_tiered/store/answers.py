@@ -50,6 +50,20 @@ _SETTINGS_HINT = (
 _MAKING = {"put", "create upload"}
 
 
+class Answer(dict[str, Any]):
+    """A server's answer in the SDK's form, or a piece of one: what it lacks is an error of the store's."""
+
+    def __missing__(self, name: str) -> Any:
+        raise StoreUnavailable(
+            f"the server's answer lacks {name}",
+            hint="Does something stand between it and us, or is it no S3 server? Local files stay where they are",
+        )
+
+    def pieces(self, name: str) -> list[Answer]:
+        """The entries of a list in it; none where there is no list."""
+        return [Answer(piece) for piece in self.get(name, ())]
+
+
 class NotSupported(StoreUnavailable):
     """The server refuses the request as it is: it does not know it, or a header of it."""
 

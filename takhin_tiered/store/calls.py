@@ -27,7 +27,7 @@ from botocore.exceptions import (
 from takhin_tiered.concurrency import is_cancelled
 from takhin_tiered.errors import ObjectExists, ObjectMissing, StoreDenied, StoreUnavailable
 from takhin_tiered.segments.names import parse_object_key
-from takhin_tiered.store.answers import address_of, meaning
+from takhin_tiered.store.answers import Answer, address_of, meaning
 from takhin_tiered.store.requests import AlreadyThere, NotThere, Requests
 from takhin_tiered.store.wire import Deadlines
 
@@ -94,7 +94,7 @@ class Calls:
         """What tells this place and its questions from any other, also where the SDK's own settings name the server."""
         return f"{await self.requests.endpoint()} {self._place.bucket} {self.prefix} {self.demands.checksum}"
 
-    async def send(self, verb: str, operation: str, key: str = "", *, size: int = 0, **arguments: Any) -> Any:
+    async def send(self, verb: str, operation: str, key: str = "", *, size: int = 0, **arguments: Any) -> Answer:
         """An operation on a key, or on the bucket where that is empty; the SDK's answer, and this project's errors."""
         if key:
             arguments["Key"] = self.full(key)
@@ -102,7 +102,7 @@ class Calls:
         try:
             with self._translated(verb, key, deadline):
                 async with asyncio.timeout(deadline):
-                    return await self.requests.send(operation, self._always | arguments)
+                    return Answer(await self.requests.send(operation, self._always | arguments))
         except NotThere:
             raise ObjectMissing(f"there is no {key} in {self.address}", key=key) from None
         except AlreadyThere:
@@ -131,7 +131,7 @@ class Calls:
             error.message = f"{failed}: {error.message}"
             error.key = key
             raise
-        except (BotoCoreError, aiohttp.ClientError, OSError, ValueError) as error:
+        except (BotoCoreError, aiohttp.ClientError, OSError, ValueError, LookupError) as error:
             raise StoreUnavailable(f"{failed}: {error!r}", key=key) from error
 
     def _credentials_hint(self) -> str:

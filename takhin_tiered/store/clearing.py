@@ -11,7 +11,7 @@ from typing import Any
 from takhin_tiered import logs
 from takhin_tiered.concurrency import all_of
 from takhin_tiered.errors import ObjectMissing, StoreDenied
-from takhin_tiered.store.answers import Conflict, NotSupported
+from takhin_tiered.store.answers import Answer, Conflict, NotSupported
 from takhin_tiered.store.calls import Calls
 from takhin_tiered.store.sending import abort
 from takhin_tiered.store.server import Server
@@ -45,7 +45,7 @@ async def _delete_batch(calls: Calls, keys: Sequence[str]) -> Sequence[str]:
     """The keys that were not deleted."""
     objects = [{"Key": calls.full(key)} for key in keys]
     answer = await calls.send("delete", "delete_objects", Delete={"Objects": objects, "Quiet": True})
-    errors = answer.get("Errors", ())
+    errors = answer.pieces("Errors")
     return [error["Key"].removeprefix(calls.prefix) for error in errors if error.get("Code") not in _GONE]
 
 
@@ -72,7 +72,7 @@ async def remove_uploads(
     for prefix in (calls.prefix, *map(calls.full, begun)):
         marker: dict[str, Any] = {"Prefix": prefix}
         while (page := await _uploads(calls, server, marker)) is not None:
-            for upload in page.get("Uploads", ()):
+            for upload in page.pieces("Uploads"):
                 key, number = upload["Key"].removeprefix(calls.prefix), upload["UploadId"]
                 is_old = time.time() - upload["Initiated"].timestamp() > older_than
                 if ours(key) and is_old and number not in done:
@@ -88,7 +88,7 @@ async def find_whether_listed(calls: Calls, server: Server) -> None:
     await _uploads(calls, server, {"Prefix": calls.prefix, "MaxUploads": 1})
 
 
-async def _uploads(calls: Calls, server: Server, how: dict[str, Any]) -> Any:
+async def _uploads(calls: Calls, server: Server, how: dict[str, Any]) -> Answer | None:
     """A page of unfinished uploads; None where the server tells none."""
     if (await server.now()).lists_uploads is False:
         return None

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from takhin_tiered.errors import StoreUnavailable
-from takhin_tiered.store.answers import NotSupported
+from takhin_tiered.store.answers import Answer, NotSupported
 from takhin_tiered.store.base import ObjectInfo
 from takhin_tiered.store.calls import Calls
 from takhin_tiered.store.server import Server
@@ -20,7 +20,7 @@ async def list_objects(calls: Calls, server: Server, prefix: str) -> AsyncIterat
     last, token = "", ""
     while True:
         page = await list_page(calls, server, prefix, after=last, token=token)
-        entries = page.get("Contents", ())
+        entries = page.pieces("Contents")
         for entry in entries:
             key = entry["Key"].removeprefix(calls.prefix)
             yield ObjectInfo(key, entry["Size"], None, entry["LastModified"].timestamp())
@@ -34,7 +34,7 @@ async def list_objects(calls: Calls, server: Server, prefix: str) -> AsyncIterat
 
 async def list_page(
     calls: Calls, server: Server, prefix: str = "", *, after: str = "", token: str = "", limit: int = 0
-) -> Any:
+) -> Answer:
     """One page, behind the key ``after``; ``token`` is what the page before said of that."""
     how: dict[str, Any] = {"Prefix": calls.full(prefix)}
     older: dict[str, Any] = {"Marker": after} if after else {}

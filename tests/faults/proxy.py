@@ -8,6 +8,7 @@ matched by method, path and query alone.
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
 import struct
 from collections.abc import AsyncIterator, Callable
@@ -118,6 +119,8 @@ class Proxy:
     ``dialect`` answers in the place of a server that lacks something; ``ignores_expect``: it asks for no body.
     ``overlooks``: parts of a query that the server behind it never sees; ``named``: what it calls itself.
 
+    ``lacks``: a header, or an element of a page, that no answer has.
+
     ``checks_nothing``: it stands for a server that stores checksums as they are claimed, and looks at no byte.
     """
 
@@ -130,6 +133,7 @@ class Proxy:
     ignores_expect: bool = False
     overlooks: tuple[str, ...] = ()
     named: str = ""
+    lacks: str = ""
     heads: list[Head] = field(default_factory=list)
     seen: list[tuple[str, str]] = field(default_factory=list)
     claims: dict[str, str] = field(default_factory=dict)
@@ -192,7 +196,7 @@ class Proxy:
             claim = self.claims.get(parts.path, "") if method in {"PUT", "HEAD"} else ""
             more = [("x-amz-checksum-sha256", claim), ("Server", self.named)]
             extra = [(name, value) for name, value in more if value]
-            return await _send_answer(method, there_reader, reader, writer, kind, extra)
+            return await _send_answer(method, there_reader, reader, writer, kind, extra, self.lacks)
         finally:
             await _close(there)
 
@@ -246,6 +250,7 @@ async def _send_answer(
     writer: asyncio.StreamWriter,
     kind: Kind | None,
     extra: list[tuple[str, str]],
+    lacks: str,
 ) -> bool:
     answer = await _read_head(there)
     while answer is not None and answer.first.split(" ")[1] == "100":
@@ -254,17 +259,20 @@ async def _send_answer(
         raise _Broken
     for name, value in extra:
         answer = answer.with_header(name, value)
+    answer = answer.without(lacks.lower())
     status = int(answer.first.split(" ")[1])
     bodiless = method == "HEAD" or status in {204, 304}
     body = b""
-    if kind is not None and not bodiless:
+    is_page = bool(lacks) and "xml" in answer.get("content-type")
+    if (kind is not None or is_page) and not bodiless:
         # Where a body is to be spoiled it is known whole; the others are streamed.
         body = b"".join([piece async for piece in _body(answer, there, is_answer=True)])
+        body = re.sub(b"<%s>.*?</%s>" % (lacks.encode(), lacks.encode()), b"", body) if is_page else body
     if kind is Kind.STORED_503:
         await _refuse(writer, method, 503, "ServiceUnavailable")
         return True
     length = answer.get("content-length")
-    if kind is None or bodiless:
+    if (kind is None and not is_page) or bodiless:
         return await _stream_answer(answer, there, writer, bodiless=bodiless, length=length)
     told = len(body) + (10 if kind is Kind.LONGER else -10 if kind is Kind.SHORTER else 0)
     answer = answer.without("connection", "transfer-encoding").with_header("Content-Length", str(max(0, told)))

@@ -8,13 +8,13 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from takhin_tiered import ObjectCorrupt, ObjectExists, StoreDenied, StoreUnavailable, TieredStorage
+from takhin_tiered import ObjectCorrupt, ObjectExists, StoreDenied, StoreUnavailable, TakhinError, TieredStorage
 from takhin_tiered.codec.checksums import Checksum, bytes_source, checksum_of
 from takhin_tiered.engine.prove import prove
 from takhin_tiered.store.base import Check
@@ -540,3 +540,33 @@ async def test_every_new_object_has_what_is_demanded(bucket: Bucket) -> None:
         classes = {head.first.split(" ")[1].rpartition("/")[2]: head.get("x-amz-storage-class") for head in new}
         assert classes["00000000000000000000.log"] == "STANDARD_IA"
         assert classes["00000000000000000000.manifest.json"] == ""
+
+
+@pytest.mark.parametrize(
+    "lacks", ["ETag", "UploadId", "Last-Modified", "Content-Length", "LastModified", "Size", "Initiated", "Key", "Date"]
+)
+async def test_an_answer_that_lacks_something_is_an_error_of_the_store_and_stops_no_other_segment(
+    broker: Broker, bucket: Bucket, between: Proxy, lacks: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is lost by it, and nothing ends in what was not foreseen."""
+    monkeypatch.setattr("takhin_tiered.engine.upload.MULTIPART_THRESHOLD", 6 << 20)
+    monkeypatch.setattr("takhin_tiered.engine.upload.PART_SIZE", 5 << 20)
+    small = broker.segments("orders-0", 2)
+    large = broker.segments("large-0", 1, size=(6 << 20) + 5)
+    settings = store_settings(broker, bucket, s3_endpoint=between.endpoint)
+    between.lacks = lacks
+    async with TieredStorage.open(settings) as storage:
+        for _ in range(2):
+            with suppress(TakhinError):
+                await storage.run_cycle()
+        with suppress(TakhinError):
+            await storage.rebuild()
+        with suppress(TakhinError):
+            _ = [verdict async for verdict in storage.verify(deep=True)]
+        for path in (*small, *large):
+            assert broker.is_whole(path) or all(bucket.read(name) == broker.files[name] for name in broker.triple(path))
+        between.lacks = ""
+        await storage.run_cycle()
+        for path in (*small, *large):
+            assert not broker.on_disk(path)
+            assert all(bucket.read(name) == broker.files[name] for name in broker.triple(path))

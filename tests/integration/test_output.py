@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from takhin_tiered import Settings
-from tests.support import Broker, command, directory_settings, environment
+from tests.support import Broker, command, directory_settings, environment, wait_until
 
 COMMANDS = [
     ("--help",), ("ls",), ("ls", "--json"), ("status",), ("plan", "--json"), ("verify", "--deep"), ("config", "show"),
@@ -92,3 +94,28 @@ def test_no_file_gets_the_number_of_a_closed_stream(
         assert b"cycle ended" not in file.read_bytes()
     assert command(settings, "verify", "--deep").returncode == 0
     assert os.listdir(broker.root) == ["orders-0"]
+
+
+def test_a_reader_that_stands_still_holds_no_daemon_up(broker: Broker, tmp_path: Path) -> None:
+    """Its pipe is full, and open: the lines are dropped, and the work goes on."""
+    closed = [path for number in range(40) for path in broker.segments(f"orders-{number}", 1)]
+    settings = directory_settings(broker, tmp_path / "store", log_level="debug", archive_interval_minutes=0.02)
+    reader, writer = os.pipe()
+    fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 4096)
+    process = subprocess.Popen([sys.executable, "-m", "takhin_tiered", "run"], env=environment(settings), stderr=writer)
+    try:
+        wait_until(lambda: not any(broker.on_disk(path) for path in closed), what="the archive, whoever reads the log")
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+        assert b'"event"' in os.read(reader, 4096)
+    finally:
+        process.kill()
+        process.wait()
+        os.close(reader)
+        os.close(writer)
+
+
+@pytest.mark.parametrize("redirected", [">/dev/full", ">&-"])
+def test_doctor_ends_with_1_where_nobody_can_read_it(shell: Shell, redirected: str) -> None:
+    ended = shell("doctor", redirected=redirected)
+    assert (ended.returncode, ended.stderr.count("standard output cannot be written")) == (1, 1)
