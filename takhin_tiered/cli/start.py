@@ -31,6 +31,6 @@ def _handle_signals() -> None:
     for number in numbers:
         signal.signal(number, lambda *_: os._exit(1))
     # Asked for before there is anything to tell, or to read anew: no reason to die of it.
-    for number in (signal.SIGUSR1, *([signal.SIGHUP] if "run" in sys.argv else [])):
-        if signal.getsignal(number) is signal.SIG_DFL:
-            signal.signal(number, lambda *_: None)
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    if "run" in sys.argv and signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
+        signal.signal(signal.SIGHUP, lambda *_: None)
