@@ -25,6 +25,8 @@ from tests.faults.proxy import Head, Proxy, proxy
 from tests.faults.truth import truth_in
 from tests.support import REGION, Broker, Bucket, rclone_server, store_settings
 
+pytestmark = pytest.mark.long
+
 PART = 5 << 20
 CHECKSUMS = ("x-amz-checksum-", "x-amz-sdk-checksum-algorithm")
 

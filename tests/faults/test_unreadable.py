@@ -13,6 +13,8 @@ from takhin_tiered.store.answers import NotReadable
 from tests.faults.proxy import Fault, Kind, Proxy
 from tests.support import Broker, Bucket, command, find_minio, minio, store_settings
 
+pytestmark = pytest.mark.long
+
 
 def settings_for(broker: Broker, bucket: Bucket, between: Proxy, **changes: object) -> Settings:
     return store_settings(broker, bucket, s3_endpoint=between.endpoint, **changes)

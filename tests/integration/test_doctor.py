@@ -23,6 +23,8 @@ from tests.support import (
     wait_until,
 )
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture
 def settings(broker: Broker, tmp_path: Path) -> Settings:

@@ -22,6 +22,7 @@ import pytest
 from takhin_tiered import Settings
 from tests.support import Broker, Bucket, Daemon, daemon, environment, free_port, store_settings, wait_until
 
+pytestmark = pytest.mark.long
 ALL = os.environ.get("TAKHIN_TEST_MATRIX") == "full"
 ROOT = os.geteuid() == 0
 BROKER_USER, OTHER_USER = 4242, 4343

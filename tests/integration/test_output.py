@@ -15,6 +15,8 @@ import pytest
 from takhin_tiered import Settings
 from tests.support import Broker, command, directory_settings, environment, wait_until
 
+pytestmark = pytest.mark.long
+
 COMMANDS = [
     ("--help",), ("ls",), ("ls", "--json"), ("status",), ("plan", "--json"), ("verify", "--deep"), ("config", "show"),
     ("config", "check"), ("restore", "*", "-n"),

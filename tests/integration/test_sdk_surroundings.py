@@ -18,6 +18,8 @@ from takhin_tiered.store.s3 import S3Store, open_s3
 from tests.faults.proxy import Head, proxy
 from tests.support import REGION, Broker, Bucket, command, daemon, free_port, store_settings, wait_until
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture
 def credentials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bucket: Bucket) -> Path:

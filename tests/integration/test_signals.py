@@ -18,6 +18,8 @@ import pytest
 from takhin_tiered import Settings
 from tests.support import Broker, Daemon, command, daemon, directory_settings, environment, wait_until
 
+pytestmark = pytest.mark.long
+
 
 def lines(log: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{")]

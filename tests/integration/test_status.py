@@ -18,6 +18,8 @@ from takhin_tiered import Settings
 from takhin_tiered.cli.status import problems_of
 from tests.support import HOUR, Broker, command, daemon, directory_settings
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture
 def settings(broker: Broker, tmp_path: Path) -> Settings:

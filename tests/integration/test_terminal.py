@@ -18,6 +18,8 @@ import pytest
 from takhin_tiered import Settings
 from tests.support import WARM, Broker, command, daemon, directory_settings, environment
 
+pytestmark = pytest.mark.long
+
 _CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
