@@ -15,7 +15,7 @@ from takhin_tiered.engine.ownership import Owned, Ownership
 from takhin_tiered.errors import StoreUnavailable
 from takhin_tiered.store import ObjectStore
 
-ANSWER_SECONDS = 6.0
+ANSWER_SECONDS = 5.0
 
 
 @asynccontextmanager
