@@ -169,8 +169,9 @@ def main() -> None:
         if os.environ.get(_TRACE_VARIABLE):
             raise
         error_console().print(
-            "[red]Error:[/red]", escape(f"this was not foreseen: {_words(error)}. What was not finished is as it was "
-            f"before. Try again; if it comes again, report it with what {_TRACE_VARIABLE}=1 before the command prints")
+            "[red]Error:[/red]", escape(f"this was not foreseen: {_words(error)}. No local file is removed before "
+            f"the archive is proven. Try again; if it comes again, report it with what {_TRACE_VARIABLE}=1 before the "
+            "command prints")
         )  # fmt: skip
         sys.exit(1)
 

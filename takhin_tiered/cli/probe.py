@@ -18,6 +18,7 @@ from takhin_tiered.disk.files import DataDir
 from takhin_tiered.disk.kafka import is_broker_running, is_kafka
 from takhin_tiered.engine.identity import Identity
 from takhin_tiered.errors import CatalogError, StoreChanged, StoreDenied, StoreError
+from takhin_tiered.segments.clock import span
 from takhin_tiered.segments.names import parse_partition
 from takhin_tiered.store import ObjectStore
 from takhin_tiered.store.base import PROBE_KEY
@@ -96,17 +97,12 @@ def _failed(verb: str, store: ObjectStore, error: StoreError) -> Finding:
 
 def _clock(stored: float, before: float, after: float) -> Finding:
     skew = before - stored if stored < before else stored - after if stored > after else 0.0
-    words = f"{_span(skew)} {'ahead of' if stored < before else 'behind'} the store's"
+    apart = f"{skew:.0f} s" if skew < 7200 else span(skew)
+    words = f"{apart} {'ahead of' if stored < before else 'behind'} the store's"
     if skew > _CLOCKS_DIFFER:
         level: Level = "FAILED" if skew > _CLOCKS_FAIL else "warning"
         return Finding(level, "clock", f"this machine's clock is {words}", "Set it right: run an NTP service")
     return Finding("ok", "clock", "it agrees with the store's")
-
-
-def _span(seconds: float) -> str:
-    if seconds < 7200:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 3600:.0f} h" if seconds < 72 * 3600 else f"{seconds / 86400:.0f} days"
 
 
 def look_at_data_dirs(settings: Settings) -> Iterator[Finding]:

@@ -78,7 +78,7 @@ class _Bar(Progress):
         )
         self._bar = self.add_task(verb, total=meter.total)
 
-    def make_tasks_table(self, tasks: Iterable[Task]) -> RenderableType:  # type: ignore[override]
+    def make_tasks_table(self, tasks: Iterable[Task]) -> RenderableType:  # type: ignore[override]  # rich says Table
         # It is drawn once before there is a task.
         if self._bar is not None:
             words = f"{self._verb} {self._meter.words}"

@@ -129,27 +129,31 @@ class Identity:
 
     async def _changed(self, known: str, found: str | None) -> StoreChanged:
         what = f"has the ID {found}" if found else "has no ID (takhin-tiered.store.json)"
-        return StoreChanged(
-            f"{self._store.address} is not the store that was archived to: it {what}, and ours was {known}",
-            key=STORE_KEY,
-            hint="Nothing is written or removed there, and local files stay. Is it mounted, and are endpoint, bucket "
-            f"and prefix right? If it is meant to be used all the same, {await self._how_to_accept(found)}",
+        return await self._unlike(
+            f"is not the store that was archived to: it {what}, and ours was {known}",
+            "Is it mounted, and are endpoint, bucket and prefix right? If it is meant to be used all the same",
+            found,
         )
 
     async def _refusal(self, found: str | None) -> StoreChanged:
         has_archive = any(True for _ in self._catalog.archived())
         lacks = "has none of the segments that were archived" if has_archive else "holds an archive without an ID"
-        return StoreChanged(
-            f"{self._store.address} {lacks}, and was never used with this data directory",
-            key=STORE_KEY,
-            hint="Nothing is written or removed there, and local files stay. If endpoint, bucket and prefix are "
-            f"right, {await self._how_to_accept(found)}",
+        return await self._unlike(
+            f"{lacks}, and was never used with this data directory",
+            "If endpoint, bucket and prefix are right",
+            found,
         )
 
-    async def _how_to_accept(self, found: str | None) -> str:
+    async def _unlike(self, what: str, condition: str, found: str | None) -> StoreChanged:
+        """The error, which tells how to accept the store after all."""
+        accept = "takhin-tiered run --once tells the ID to be accepted"
         if identifier := found or await self._proposed():
-            return f"stop the daemon: takhin-tiered run --once --accept-store {identifier}"
-        return "takhin-tiered run --once tells the ID to be accepted"
+            accept = f"stop the daemon: takhin-tiered run --once --accept-store {identifier}"
+        return StoreChanged(
+            f"{self._store.address} {what}",
+            key=STORE_KEY,
+            hint=f"Nothing is written or removed there, and local files stay. {condition}, {accept}",
+        )
 
     async def _proposed(self) -> str:
         """The ID that a store without one gets, if a person says so: the same each time it is told."""

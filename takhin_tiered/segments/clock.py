@@ -83,7 +83,7 @@ def judge(anchor: Anchor | None, now: Reading, *, confirmed: bool = False, asks_
         bound = min([told, *known])
         kept = anchor.apart if anchor is not None else 0.0
         direction = "ahead of" if now.wall > told else "behind"
-        problem = f"the clock is {_span(abs(now.wall - told))} {direction} the store's"
+        problem = f"the clock is {span(abs(now.wall - told))} {direction} the store's"
         believed = Anchor(bound, now.uptime, now.boot, kept)
         return Judgement(min(now.wall, bound), max([now.wall, told, *known]), problem, believed)
     if anchor is None:
@@ -98,13 +98,13 @@ def judge(anchor: Anchor | None, now: Reading, *, confirmed: bool = False, asks_
 def _judge_by_uptime(anchor: Anchor, now: Reading) -> Judgement:
     latest, is_same_boot = _latest(anchor, now), _is_same_boot(anchor, now)
     if now.wall - latest > TOLERANCE:
-        how = f"jumped {_span(now.wall - latest)} ahead"
+        how = f"jumped {span(now.wall - latest)} ahead"
         if not is_same_boot:
-            how = f"moved {_span(now.wall - anchor.wall)} ahead over a restart of the machine"
+            how = f"moved {span(now.wall - anchor.wall)} ahead over a restart of the machine"
         return Judgement(latest, now.wall, f"the clock {how}", anchor)
     least = latest if is_same_boot else anchor.wall
     if least - now.wall > TOLERANCE:
-        return Judgement(now.wall, least, f"the clock jumped {_span(least - now.wall)} back", anchor)
+        return Judgement(now.wall, least, f"the clock jumped {span(least - now.wall)} back", anchor)
     return _agreed(now, anchor.apart)
 
 
@@ -124,5 +124,6 @@ def _is_same_boot(anchor: Anchor, now: Reading) -> bool:
     return anchor.boot == now.boot != ""
 
 
-def _span(seconds: float) -> str:
+def span(seconds: float) -> str:
+    """Hours or days, for people."""
     return f"{seconds / 3600:.0f} h" if seconds < 72 * 3600 else f"{seconds / 86400:.0f} days"

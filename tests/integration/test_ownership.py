@@ -71,9 +71,15 @@ async def owned(store: ObjectStore, me: Party, words: Words | None = None) -> As
     """An owner that lives, and answers."""
     mine = claim_of(store, me, words)
     await mine.take()
+    async with watched(mine):
+        yield mine
+
+
+@asynccontextmanager
+async def watched(mine: Claim) -> AsyncIterator[asyncio.Task[None]]:
     watch = asyncio.create_task(mine.watch())
     try:
-        yield mine
+        yield watch
     finally:
         watch.cancel()
         await asyncio.gather(watch, return_exceptions=True)

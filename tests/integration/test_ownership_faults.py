@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,12 +16,11 @@ from takhin_tiered import HeldElsewhere, TakhinError, TieredStorage
 from takhin_tiered.catalog.catalog import Catalog
 from takhin_tiered.disk.files import DataDirs
 from takhin_tiered.engine import claim
-from takhin_tiered.engine.claim import Claim
 from takhin_tiered.engine.identity import Identity
 from takhin_tiered.engine.ownership import Owned, Ownership
 from takhin_tiered.errors import ClaimGone, ObjectExists, ObjectMissing, OwnerSilent, StoreError, StoreUnavailable
 from takhin_tiered.store import DirectoryStore
-from tests.integration.test_ownership import Words, challenged, claim_of, fast, party
+from tests.integration.test_ownership import Words, challenged, claim_of, fast, party, watched
 from tests.support import AtPoint, Broker, daemon, directory_settings, wait_until
 
 OWNER, LAST = "takhin-tiered.owner.json", "takhin-tiered.last-owner.json"
@@ -38,16 +36,6 @@ def _fast(monkeypatch: pytest.MonkeyPatch) -> None:
 def root(tmp_path: Path) -> Path:
     (tmp_path / "store").mkdir()
     return tmp_path / "store"
-
-
-@asynccontextmanager
-async def watched(mine: Claim) -> AsyncIterator[asyncio.Task[None]]:
-    watch = asyncio.create_task(mine.watch())
-    try:
-        yield watch
-    finally:
-        watch.cancel()
-        await asyncio.gather(watch, return_exceptions=True)
 
 
 class Broken(DirectoryStore):

@@ -34,7 +34,7 @@ def base(path: str) -> int:
 
 
 async def chosen(storage: TieredStorage, *paths: str, **how: object) -> list[str]:
-    choice = await storage.choose_restore(Wanted(paths, **how))  # type: ignore[arg-type]
+    choice = await storage.choose_restore(Wanted(paths, **how))  # type: ignore[arg-type]  # by name
     assert not choice.problems
     return sorted(segment.id.path for segment in choice.segments)
 
@@ -102,7 +102,7 @@ async def test_ranges_holes_and_overlaps_of_partitions(broker: Broker) -> None:
         assert (found.local, found.archived) == ([[active, end - 1]], [[0, active - 1]])
         assert (found.holes, found.overlaps, found.current) == ([], [], True)
         for kind in ("log", "index", "timeindex", "manifest.json"):
-            (settings.directory_path / paths[1].replace("log", kind)).unlink()  # type: ignore[operator]
+            (settings.directory_path / paths[1].replace("log", kind)).unlink()  # type: ignore[operator]  # it is set
     async with TieredStorage.open(settings.model_copy(update={"state_path": broker.root.parent / "new"})) as storage:
         await storage.rebuild()
         (found,) = await storage.partitions()
