@@ -43,13 +43,14 @@ class TakhinError(Exception):
     code = "error"
     http_status = 500
     exit_code = 1
+    usual_hint = ""
 
     def __init__(self, message: str, *, segment: str = "", key: str = "", hint: str = "") -> None:
         super().__init__(message)
         self.message = message
         self.segment = segment
         self.key = key
-        self.hint = hint
+        self.hint = hint or self.usual_hint
 
     def __str__(self) -> str:
         """One line: segment and key unless the message names them already, then the hint."""
@@ -123,6 +124,7 @@ class StoreError(TakhinError):
 
 class StoreUnavailable(StoreError):
     code = "store_unavailable"
+    usual_hint = "Look at the network, and whether the server runs. Local files stay where they are"
 
 
 class StoreFull(StoreError):

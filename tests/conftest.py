@@ -18,9 +18,12 @@ from tests.support import REGION, AtPoint, Broker, Bucket, find_minio, minio, mi
 settings.register_profile("takhin", deadline=None)
 settings.load_profile("takhin")
 
-# A shell starts what it runs in the background with this signal ignored, and so would be whatever a test starts.
+# A shell starts what it runs in the background with the first ignored, and nohup with the second: whatever a test
+# starts would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # For every process that a test starts, and for the SDK in this one.
 os.environ.setdefault("AWS_ACCESS_KEY_ID", "takhintest")

@@ -161,8 +161,12 @@ def _decide(segment: Segment, policy: Policy, now: float, crowded: set[SegmentId
         return keep("changed since the last scan", "unsettled")
     if segment.id in crowded and segment.is_proven:
         return evict("restored copies outgrew the local cache; this one was read longest ago")
-    if segment.restored and (left := segment.lease_until - (now - outlook.clock_ahead)) > 0:
-        return keep(f"restored, its lease has {_hours(left)} to run", "leased")
+    left = segment.lease_until - (now - outlook.clock_ahead) if segment.restored else 0.0
+    if left > 0:
+        if segment.is_proven:
+            return keep(f"restored, its lease has {_hours(left)} to run", "leased")
+        # Rewritten since it was restored: it goes by its age, as if it had no lease.
+        tier = classify(replace(segment, lease_until=0.0), policy, now)
     if tier is not Tier.COLD:
         return keep(f"{tier}, last modified {_hours(now - segment.mtime)} ago", str(tier))
     if segment.is_proven:
@@ -179,7 +183,8 @@ def _decide(segment: Segment, policy: Policy, now: float, crowded: set[SegmentId
     reason = f"cold, last modified {_hours(now - segment.mtime)} ago"
     if again := segment.state is State.LOCAL and segment.archive is not None:
         reason = "its files are not the ones that were archived: compare, and archive again if they differ"
-    if not policy.may_unlink:
+    if not policy.may_unlink or left > 0:
+        # A lease holds the files on the disk; it does not hold back the archive of what the broker rewrote.
         reason += "; to be freed by the broker" if policy.trims else ""
         return Step(segment.id, Verb.COPY, reason, tier, size, 0, segment.local, "cold", again=again)
     return Step(segment.id, Verb.ARCHIVE, reason, tier, size, size, segment.local, "cold", again=again)

@@ -216,6 +216,17 @@ def test_a_lease_wins_over_the_cache() -> None:
     assert plan([leased], replace(POLICY, cache_size=0)).work == ()
 
 
+def test_a_leased_segment_that_was_rewritten_is_archived_and_stays_on_the_disk() -> None:
+    """A lease keeps files on the disk; it does not leave the only copy of new bytes there until it ends."""
+    leased = restored(0, lease=10)
+    rewritten = replace(leased, local=files(size=77))
+    assert not rewritten.is_proven
+    for policy in (POLICY, COPY):
+        step = decide(rewritten, policy)
+        assert (step.verb, step.frees, step.again) == (Verb.COPY, 0, True)
+    assert decide(leased).verb is Verb.KEEP
+
+
 def test_only_restored_copies_count_for_the_cache() -> None:
     segments = [replace(cold(0), active=True), cold(1, age=5), restored(2)]
     assert plan(segments, replace(POLICY, cache_size=320)).work == ()
@@ -223,7 +234,9 @@ def test_only_restored_copies_count_for_the_cache() -> None:
 
 def test_the_cache_drops_nothing_that_is_not_proven() -> None:
     changed = replace(restored(lease=10), local=files(4000))
-    assert_kept(changed, "restored, its lease has", replace(POLICY, cache_size=0))
+    step = decide(changed, replace(POLICY, cache_size=0))
+    assert (step.verb, step.frees) == (Verb.COPY, 0)
+    assert_kept(replace(restored(lease=10), local=files(500)), "warm, last modified", replace(POLICY, cache_size=0))
 
 
 def test_retention_by_age_is_over_when_the_log_is_older() -> None:
