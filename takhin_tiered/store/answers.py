@@ -22,8 +22,9 @@ from takhin_tiered.errors import (
 
 _DENIED = {
     "AccessDenied", "403", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken",
-    "AllAccessDisabled", "AccountProblem", "RequestTimeTooSkewed", "InvalidClientTokenId",
+    "AllAccessDisabled", "AccountProblem", "InvalidClientTokenId",
 }  # fmt: skip
+_SKEWED = {"RequestTimeTooSkewed", "RequestExpired", "RequestInTheFuture"}
 _CORRUPT = {
     "BadDigest",
     "XAmzContentChecksumMismatch",
@@ -39,6 +40,10 @@ _UNKNOWN = {400, 405, 406, 415, 417, 501}
 """Statuses of a request that is refused as it is: for what it asks, or for one of its headers."""
 _LATER = {"RequestTimeout", "SlowDown"}
 _DENIED_HINT = "Check the credentials, and that they allow s3:GetObject, PutObject, DeleteObject and ListBucket"
+_SKEWED_HINT = (
+    "The clock of this machine and the server's differ by minutes or more: compare `date -u` with the server's time, "
+    "and run an NTP service. The credentials are not at fault; local files stay where they are"
+)
 _POLICY_HINT = (
     "A policy of the bucket may demand encryption, a storage class or that the requester pays: "
     "storage.tiered.s3.sse (AES256 or aws:kms), .s3.sse.kms.key, .s3.class.cold and .s3.requester.pays set these"
@@ -104,6 +109,8 @@ def meaning(answer: Mapping[str, Any], verb: str, key: str, address: str) -> Sto
         return StoreFull(words, key=key, hint=_FULL_HINT)
     if code.startswith("KMS.") or "kms:" in words:
         return StoreDenied(words, key=key, hint=_KEY_HINT)
+    if code in _SKEWED:
+        return StoreDenied(words, key=key, hint=_SKEWED_HINT)
     if code in _DENIED or status in {401, 403}:
         hint = f"{_DENIED_HINT}. {_POLICY_HINT}" if code == "AccessDenied" and verb in _MAKING else _DENIED_HINT
         return StoreDenied(words, key=key, hint=hint)
