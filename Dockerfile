@@ -3,10 +3,11 @@
 
 FROM python:3.11-slim AS build
 WORKDIR /src
-COPY pyproject.toml README.md LICENSE ./
+COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY takhin_tiered ./takhin_tiered
+# The versions that the tests ran with: an image that is built again next year has the same.
 RUN python -m venv /opt/venv \
-    && /opt/venv/bin/pip install --no-cache-dir .
+    && /opt/venv/bin/pip install --no-cache-dir --constraint constraints.txt .
 
 FROM python:3.11-slim
 # The broker's user, by number: restored segments belong to it, and the data directory is writable to it.

@@ -2,28 +2,29 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
+INSTALL := pip install --quiet --disable-pip-version-check
 
-.PHONY: bench demo test test-kafka test-long test-minio torture matrix lint format clean
+.PHONY: bench demo test test-kafka test-latest test-long test-minio torture matrix lint format lock clean
 
 demo: $(VENV)/.run  ## The main job on made-up Kafka segments and a directory store
 	$(BIN)/takhin-tiered demo
 
-test: $(VENV)/.test  ## All tests, on a real S3 server that they start themselves
+test: $(VENV)/.test .make/servers/.done  ## All tests, on a real S3 server that they start themselves
 	$(BIN)/pytest
 
-test-long: $(VENV)/.test  ## Those that start the program many times: commands, signals, output, dialects of S3
+test-long: $(VENV)/.test .make/servers/.done  ## Those that start the program many times: commands, signals, output, dialects of S3
 	$(BIN)/pytest -m long
 
-test-minio: $(VENV)/.test  ## The store contract and the end-to-end tests on a real MinIO, built if there is none
+test-minio: $(VENV)/.test .make/servers/.done  ## The store contract and the end-to-end tests on a real MinIO, built if there is none
 	.ci/test-minio.sh $(BIN)
 
-test-kafka: $(VENV)/.kafka  ## Beside real Apache Kafka brokers, fetched by Maven; arguments in TEST="-k trim"
+test-kafka: $(VENV)/.kafka .make/servers/.done  ## Beside real Apache Kafka brokers, fetched by Maven; arguments in TEST="-k trim"
 	.ci/test-kafka.sh $(BIN) $(TEST)
 
-matrix: $(VENV)/.test  ## Every command, by every user, with the daemon and the store in every state
+matrix: $(VENV)/.test .make/servers/.done  ## Every command, by every user, with the daemon and the store in every state
 	TAKHIN_TEST_MATRIX=full $(BIN)/pytest -m long tests/integration/test_matrix.py
 
-torture: $(VENV)/.test  ## Every kill, fault and interleaving, on both kinds of store: about an hour
+torture: $(VENV)/.test .make/servers/.done  ## Every kill, fault and interleaving, on both kinds of store: about an hour
 	TAKHIN_TEST_TORTURE=full $(BIN)/pytest -m "" tests/faults --dist worksteal
 
 bench: $(VENV)/.bench .make/peers/.done  ## Race s5cmd, rclone and the aws CLI; arguments in BENCH="--quick 32x32MiB"
@@ -38,27 +39,38 @@ format: $(VENV)/.test
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-$(VENV)/.run: pyproject.toml
+lock:  ## Refresh the constraints: the newest versions that the bounds admit
+	.ci/lock.sh $(PYTHON)
+
+test-latest: .make/servers/.done  ## The tests with the newest versions, whatever the constraints; BEYOND=1: whatever the bounds
+	.ci/test-latest.sh $(PYTHON) $(TEST)
+
+$(VENV)/.run: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable .
+	$(BIN)/$(INSTALL) --constraint constraints.txt --editable .
 	$(BIN)/python -m compileall -q takhin_tiered  # as pip does with what is not editable
 	touch $@
 
-$(VENV)/.test: pyproject.toml $(VENV)/.run
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[test]'
+$(VENV)/.test: $(VENV)/.run
+	$(BIN)/$(INSTALL) --constraint constraints.txt --editable '.[test]'
 	touch $@
 
-$(VENV)/.kafka: pyproject.toml $(VENV)/.test
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[kafka]'
+$(VENV)/.kafka: $(VENV)/.test
+	$(BIN)/$(INSTALL) --constraint constraints.txt --editable '.[kafka]'
 	touch $@
 
-$(VENV)/.bench: pyproject.toml $(VENV)/.run
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[bench]'
+$(VENV)/.bench: $(VENV)/.run
+	$(BIN)/$(INSTALL) --constraint constraints.txt --editable '.[bench]'
 	touch $@
 
-.make/peers/.done: benchmarks/peers.txt
+.make/servers/.done: tests/servers.txt tests/servers-constraints.txt
+	$(PYTHON) -m venv .make/servers
+	.make/servers/bin/$(INSTALL) --constraint tests/servers-constraints.txt --requirement tests/servers.txt
+	touch $@
+
+.make/peers/.done: benchmarks/peers.txt benchmarks/peers-constraints.txt
 	$(PYTHON) -m venv .make/peers
-	.make/peers/bin/pip install --quiet --disable-pip-version-check --requirement benchmarks/peers.txt
+	.make/peers/bin/$(INSTALL) --constraint benchmarks/peers-constraints.txt --requirement benchmarks/peers.txt
 	touch $@
 
 clean:

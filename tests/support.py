@@ -26,6 +26,7 @@ from takhin_tiered.config import Settings
 from takhin_tiered.formats.sample import make_segment
 
 REGION = "us-east-1"
+SERVERS = Path(__file__).resolve().parents[1] / ".make/servers/bin"
 HOUR = 3600.0
 COLD = 200.0
 WARM = 100.0
@@ -292,7 +293,7 @@ def ministack(port: int = 0, **variables: str) -> Iterator[str]:
     """A real S3 server in a process of its own, on a free port unless one is given; yields its endpoint."""
     port = port or free_port()
     with _server(
-        [sys.executable, "-m", "ministack"], port, BIND_HOST="127.0.0.1", GATEWAY_PORT=str(port), **variables
+        [find_program("ministack")], port, BIND_HOST="127.0.0.1", GATEWAY_PORT=str(port), **variables
     ) as endpoint:
         yield endpoint
 
@@ -317,10 +318,18 @@ def rclone_server(directory: Path) -> Iterator[str]:
     """rclone's S3 server on a free port: of an upload it compares the MD5 only, and no write is conditional."""
     port = free_port()
     user, secret = os.environ["AWS_ACCESS_KEY_ID"], os.environ["AWS_SECRET_ACCESS_KEY"]
-    program = str(Path(sys.executable).with_name("rclone"))
-    arguments = [program, "serve", "s3", str(directory), "--addr", f"127.0.0.1:{port}"]
+    arguments = [find_program("rclone"), "serve", "s3", str(directory), "--addr", f"127.0.0.1:{port}"]
     with _server([*arguments, "--auth-key", f"{user},{secret}"], port, RCLONE_CONFIG="/dev/null") as endpoint:
         yield endpoint
+
+
+def find_program(name: str) -> str:
+    """A program of tests/servers.txt: in the environment that make installs them into, or elsewhere."""
+    places = [str(SERVERS), str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]
+    found = shutil.which(name, path=os.pathsep.join(places))
+    if found is None:
+        raise AssertionError(f"there is no {name}: `make .make/servers/.done` installs it into {SERVERS}")
+    return found
 
 
 def find_minio() -> str | None:
