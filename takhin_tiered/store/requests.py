@@ -141,6 +141,7 @@ class Requests:
         events.register("before-call.s3", self._note_bucket)
         events.register("before-call.s3.DeleteObjects", _with_md5)
         events.register("before-sign.s3", self._note_address)
+        events.register("before-send.s3", _without_host)
         self._client = client
 
     async def endpoint(self) -> str:
@@ -276,6 +277,15 @@ class Requests:
             if "content-range" in headers:
                 answer["ContentRange"] = headers["content-range"]
         return answer
+
+
+def _without_host(request: Any, **_: Any) -> None:
+    """The connections write the header for whomever they ask, after a redirect too.
+
+    The SDK's signer writes one of its own where awscrt is installed. It would be sent to the other server as well,
+    and what that says of a host that is not its own, such as 404, would be taken for the answer.
+    """
+    request.headers.pop("Host", None)
 
 
 def _with_md5(params: dict[str, Any], **_: Any) -> None:
