@@ -37,12 +37,12 @@ install_fresh() {
     cp -R pyproject.toml constraints.txt README.md LICENSE takhin_tiered "$scratch/source"
     "${PYTHON:-python3}" -m venv "$environment"
     if [[ $pip == newest ]]; then pip=pip; else pip=pip==$pip; fi
-    "$environment/bin/pip" install --quiet --disable-pip-version-check --upgrade "$pip"
+    "$environment/bin/pip" install --quiet --disable-pip-version-check --no-compile --upgrade "$pip"
     (
         cd "$scratch/source"
-        "$environment/bin/pip" install --quiet --disable-pip-version-check "$target"
+        "$environment/bin/pip" install --quiet --disable-pip-version-check --no-compile "$target"
         "$environment/bin/pip" check
-        "$environment/bin/pip" install --quiet --disable-pip-version-check --constraint constraints.txt "$target"
+        "$environment/bin/pip" install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt "$target"
         "$environment/bin/pip" check
     )
     # The names in lower case and with hyphens, as `make lock` writes them.

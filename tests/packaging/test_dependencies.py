@@ -9,6 +9,7 @@ from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
@@ -71,6 +72,27 @@ def test_the_constraints_cover_whatever_is_installed_for_the_program_and_its_tes
 def test_the_extras_of_a_dependency_are_followed() -> None:
     assert "awscrt" in closure([Requirement("botocore[crt]")])
     assert "awscrt" not in closure([Requirement("botocore")])
+
+
+def test_the_readme_the_image_and_make_install_with_the_constraints() -> None:
+    for name in ("README.md", "Dockerfile", "Makefile"):
+        text = re.sub(r"\\\n\s*", "", (ROOT / name).read_text())
+        lines = [
+            line
+            for line in text.splitlines()
+            if re.search(r"(?:bin|BIN\))/(?:pip|\$\(INSTALL\)).* (?:\.|'\.\[\w+\]')$", line)
+        ]
+        assert lines, name
+        assert [line for line in lines if not re.search(r"(?:-c|--constraint) constraints\.txt", line)] == [], name
+
+
+def test_the_hook_before_a_commit_is_a_target_of_make() -> None:
+    repos = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    entries = [hook["entry"].split() for repo in repos for hook in repo["hooks"]]
+    assert {repo["repo"] for repo in repos} == {"local"}, "no network is needed"
+    assert [entry[0] for entry in entries] == ["make"]
+    for _, target in entries:
+        assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
 
 
 def declared(*extras: str) -> list[Requirement]:
