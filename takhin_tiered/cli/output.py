@@ -136,7 +136,7 @@ def print_rows(rows: Iterable[tuple[str, ...]], widths: Sequence[int], *, style:
         grid.add_column(width=width, no_wrap=True)
     grid.add_column(overflow="fold")
     for first, *others in rows:
-        grid.add_row(Text(first, style), *map(Text, others))
+        grid.add_row(Text.assemble((first, style)), *map(Text, others))
     out.print(grid)
 
 
