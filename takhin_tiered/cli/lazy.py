@@ -8,8 +8,6 @@ from typing import Any
 import typer
 from typer.core import TyperCommand
 
-from takhin_tiered.cli.imports import without_collection
-
 
 def examples(*lines: str) -> str:
     """The end of a command's help, in lines that stay as they are."""
@@ -36,8 +34,7 @@ def add(to: typer.Typer, name: str, target: str, summary: str, *example_lines: s
 
 def _load(name: str, target: str, how: dict[str, Any]) -> Any:
     module, function = target.split(":")
-    with without_collection():
-        command = getattr(import_module(f"takhin_tiered.cli.{module}"), function)
+    command = getattr(import_module(f"takhin_tiered.cli.{module}"), function)
     # Of an application with one command, typer makes that command.
     alone = typer.Typer(add_completion=False, rich_markup_mode=None)
     alone.command(name, **how)(command)

@@ -59,7 +59,7 @@ def test_the_version_and_the_list_of_commands_load_no_command(settings: Settings
     assert libraries(imported) & every == set()
 
 
-FACE = ("start", "imports", "stdout", "main", "lazy")
+FACE = ("start", "stdout", "main", "lazy")
 
 
 def test_a_status_loads_neither_the_sdk_nor_what_serves_draws_and_logs(settings: Settings) -> None:
