@@ -23,6 +23,7 @@ from benchmarks.measure import Failed, Result
 from benchmarks.peers import versions
 from benchmarks.scale import SIZES, metadata, scale
 from benchmarks.server import open_server
+from benchmarks.start import start
 from benchmarks.transfer import LOADS, transfer
 
 Scenario = Callable[[Bench], list[Result]]
@@ -33,6 +34,7 @@ def scenarios() -> dict[str, Scenario]:
     """Each by its name; the largest number of segments comes last."""
     found: dict[str, Scenario] = {load.name: partial(transfer, name=load.name) for load in LOADS}
     found["cycle"] = partial(cycle, name="cycle")
+    found["start"] = partial(start, name="start")
     found["metadata"] = partial(metadata, name="metadata")
     for size in SIZES:
         found[f"scan-{size}"] = partial(scale, name=f"scan-{size}")

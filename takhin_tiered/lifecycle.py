@@ -46,6 +46,8 @@ def run_in_loop(work: Coroutine[Any, Any, Result]) -> Result:
     # What was imported stays: a collection need not walk it again and again.
     gc.freeze()
     gc.set_threshold(50_000, 20, 20)
+    # It is off where the program begins.
+    gc.enable()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         # More than a loop has by itself: those that wait for a slow disk, or a throttle, are not to stop all others.
         runner.get_loop().set_default_executor(ThreadPoolExecutor(32, "worker"))

@@ -14,36 +14,77 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
+from types import ModuleType
+from typing import Any, NamedTuple
 from uuid import uuid4
-
-import structlog
 
 _LEVELS = {"debug": 10, "info": 20, "warn": 30, "warning": 30, "error": 40}
 
 
+class _Style(NamedTuple):
+    level: int
+    as_json: bool
+    colours: bool
+
+    def processors(self) -> list[Any]:
+        """The last one makes the line."""
+        from structlog import contextvars, dev, processors
+
+        last: Any = processors.JSONRenderer() if self.as_json else dev.ConsoleRenderer(colors=self.colours)
+        return [
+            contextvars.merge_contextvars,
+            processors.add_log_level,
+            processors.TimeStamper(fmt="iso", utc=True),
+            processors.format_exc_info,
+            last,
+        ]
+
+
+_style: _Style | None = None
+_is_set_up = False
+
+
+def _structlog() -> ModuleType:
+    """Imported for the first line, and set up as was asked: most commands write none, and it loads all of rich."""
+    global _is_set_up  # noqa: PLW0603 - as the library's own configuration, there is one for the process
+    import structlog
+
+    if _style is not None and not _is_set_up:
+        _is_set_up = True
+        structlog.configure(
+            processors=_style.processors(),
+            wrapper_class=structlog.make_filtering_bound_logger(_style.level),
+            # Looked up at each line: standard error may be replaced, by a progress bar for one.
+            logger_factory=lambda *_: structlog.PrintLogger(_LAST_RESORT),
+            cache_logger_on_first_use=False,
+        )
+    return structlog
+
+
+class _LinesOfLibraries(logging.Formatter):
+    """What libraries say, in the form of our own lines."""
+
+    def __init__(self, style: _Style) -> None:
+        super().__init__()
+        self._processors = style.processors
+        self._formatter: logging.Formatter | None = None
+
+    def format(self, record: logging.LogRecord) -> str:
+        if self._formatter is None:
+            *shared, last = self._processors()
+            self._formatter = _structlog().stdlib.ProcessorFormatter(processor=last, foreign_pre_chain=shared)
+        return self._formatter.format(record)
+
+
 def configure(level: str, style: str) -> None:
     """Set up structlog, and send what libraries say through the same door; ``style`` is json or text."""
-    shared: list[Any] = [
-        structlog.contextvars.merge_contextvars,
-        structlog.processors.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-        structlog.processors.format_exc_info,
-    ]
-    last: Any = (
-        structlog.processors.JSONRenderer()
-        if style == "json"
-        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
-    )
-    structlog.configure(
-        processors=[*shared, last],
-        wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
-        # Looked up at each line: standard error may be replaced, by a progress bar for one.
-        logger_factory=lambda *_: structlog.PrintLogger(_LAST_RESORT),
-        cache_logger_on_first_use=False,
-    )
+    global _style, _is_set_up
+    _style, _is_set_up = _Style(_LEVELS[level], style == "json", sys.stderr.isatty()), False
+    if "structlog" in sys.modules:
+        # Loggers that somebody holds are to follow.
+        _structlog()
     handler = logging.StreamHandler(_LAST_RESORT)
-    handler.setFormatter(structlog.stdlib.ProcessorFormatter(processor=last, foreign_pre_chain=shared))
+    handler.setFormatter(_LinesOfLibraries(_style))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     # Libraries speak only of what is wrong: botocore's debug lines carry signatures.
@@ -159,11 +200,12 @@ _LAST_RESORT: Any = _StandardError()
 
 
 def logger() -> Any:
-    return structlog.get_logger()
+    return _structlog().get_logger()
 
 
 def always() -> Any:
     """For what somebody asked for: it is written whatever the level is."""
+    structlog = _structlog()
     return structlog.wrap_logger(
         structlog.PrintLogger(_LAST_RESORT), wrapper_class=structlog.make_filtering_bound_logger(0)
     )
@@ -176,7 +218,8 @@ def new_correlation_id() -> str:
 @contextmanager
 def operation(verb: str, segment: str) -> Iterator[None]:
     """Bind the segment, the verb and a correlation id, the caller's if there is one, to every line within."""
-    bound = structlog.contextvars.get_contextvars()
+    contextvars = _structlog().contextvars
+    bound = contextvars.get_contextvars()
     identifier = bound.get("correlation_id") or new_correlation_id()
-    with structlog.contextvars.bound_contextvars(correlation_id=identifier, verb=verb, segment=segment):
+    with contextvars.bound_contextvars(correlation_id=identifier, verb=verb, segment=segment):
         yield

@@ -12,9 +12,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from rich.markup import escape
-
-from takhin_tiered.cli.output import error_console
+from takhin_tiered.cli.output import error_console, escape
 from takhin_tiered.config import Settings
 from takhin_tiered.disk.lock import Holder, read_holder
 from takhin_tiered.engine.choosing import describe_choice

@@ -9,12 +9,16 @@ import shutil
 import tempfile
 import time
 from pathlib import Path
+from typing import Annotated
 
+import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
+from takhin_tiered import logs
 from takhin_tiered.catalog.tallies import Stats
 from takhin_tiered.cli.output import console, counted, size
+from takhin_tiered.cli.running import finish
 from takhin_tiered.config import ENV_PREFIX, Settings
 from takhin_tiered.daemon import run_daemon
 from takhin_tiered.formats.sample import make_segment
@@ -35,7 +39,15 @@ _TOPICS = {
 _TRIPLE = (FileKind.LOG, FileKind.INDEX, FileKind.TIMEINDEX)
 
 
-async def run_demo(*, keep: bool) -> None:
+def demo(
+    keep: Annotated[bool, typer.Option("--keep", help="Leave the daemon serving afterwards.")] = False,
+) -> None:
+    """The main job on made-up Kafka segments and a directory store: no cloud needed."""
+    logs.for_a_command()
+    finish(_run_demo(keep=keep))
+
+
+async def _run_demo(*, keep: bool) -> None:
     """Show the whole job in less than a minute; with ``keep``, serve afterwards."""
     # The demonstration must never act on what the environment names: a real data directory, a real bucket.
     for name in [name for name in os.environ if name.startswith(ENV_PREFIX)]:

@@ -8,8 +8,6 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
-from rich.markup import escape
-
 from takhin_tiered.cli.output import print_rows
 
 Level = Literal["ok", "warning", "FAILED"]
@@ -17,7 +15,7 @@ Result = TypeVar("Result")
 
 CHECK_SECONDS = 6.0
 """So long one check may take: whatever hangs, the others are told."""
-_COLOURS = {"ok": "green", "warning": "warning", "FAILED": "red"}
+_STYLES = {"ok": "green", "warning": "warning", "FAILED": "red"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +27,7 @@ class Finding:
 
     def print(self) -> None:
         words = self.words + (f". {self.advice}" if self.advice else "")
-        colour = _COLOURS[self.level]
-        print_rows([(f"[{colour}]{self.level}[/{colour}]", self.name, escape(words))], (8, 17))
+        print_rows([(self.level, self.name, words)], (8, 17), style=_STYLES[self.level])
 
 
 async def collected(name: str, advice: str, findings: AsyncIterator[Finding]) -> list[Finding]:

@@ -9,7 +9,6 @@ from typing import Annotated, Any
 import typer
 
 from takhin_tiered.cli.access import open_view
-from takhin_tiered.cli.moves import path_of
 from takhin_tiered.cli.output import Json, console, counted, fits, print_json, print_rows, print_table, size
 from takhin_tiered.cli.running import run_work
 from takhin_tiered.config import Settings
@@ -75,7 +74,7 @@ def ls(  # noqa: PLR0917 - typer gives them by name
             return
         rows = [
             (
-                path_of(s),
+                _path_of(s),
                 s["policy"],
                 s["state"] + (" active" if s["is_active"] else ""),
                 size(s["size_bytes"]),
@@ -88,6 +87,12 @@ def ls(  # noqa: PLR0917 - typer gives them by name
         print_table(columns, rows, right=("SIZE",), path="SEGMENT", wraps="PROBLEM", less=("MODIFIED (UTC)",))
 
     run_work(context, work)
+
+
+def _path_of(segment: dict[str, Any]) -> str:
+    """A segment's path, with its incarnation where it is not the current one's."""
+    path = str(segment["segment_path"])
+    return path if segment["is_current"] else f"{path}@{segment['incarnation'] or PLAIN}"
 
 
 async def _list_partitions(settings: Settings, *, glob: str, as_json: bool) -> None:

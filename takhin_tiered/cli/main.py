@@ -7,27 +7,14 @@ from __future__ import annotations
 
 import os
 import sys
-import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from rich.markup import escape
 
 import takhin_tiered
-from takhin_tiered import logs
-from takhin_tiered.cli.doctor import doctor
-from takhin_tiered.cli.listing import ls, plan
-from takhin_tiered.cli.moves import archive
-from takhin_tiered.cli.output import error_console, examples
-from takhin_tiered.cli.rebuild import rebuild
-from takhin_tiered.cli.restore import restore
-from takhin_tiered.cli.run import run
-from takhin_tiered.cli.running import finish
-from takhin_tiered.cli.settings import config_check, config_example, config_show
-from takhin_tiered.cli.status import status
-from takhin_tiered.cli.verify import verify
+from takhin_tiered.cli import lazy
 from takhin_tiered.errors import TakhinError
 
 _STORE = "takhin-tiered doctor tries the store and its permissions. Local files stay where they are"
@@ -45,7 +32,7 @@ _TRACE_VARIABLE = "TAKHIN_TRACE"
 app = typer.Typer(
     name="takhin-tiered",
     help="Moves cold log segments of a broker to S3, MinIO or a directory, provably intact, and brings them back.",
-    epilog=examples(
+    epilog=lazy.examples(
         "takhin-tiered demo",
         "takhin-tiered config example > takhin.yaml",
         "takhin-tiered --config takhin.yaml doctor",
@@ -58,75 +45,69 @@ app = typer.Typer(
 )
 
 
-_SHORT = {
-    "run": "The daemon: scan, archive what is cold, serve the API.",
-    "plan": "Dry run: what the next cycle would do, and why.",
-    "status": "Tiers, states, bytes, the last cycle, the store.",
-    "ls": "Segments, a row each; or partitions with their offsets.",
-    "archive": "Archive segments by hand, whatever their age.",
-    "restore": "Bring archived segments back to the disk.",
-    "verify": "Compare the archive with its manifests.",
-    "rebuild": "Rebuild the catalog from the disk and the bucket.",
-    "doctor": "Check all that an operator would check by hand.",
-    "demo": "The main job on made-up segments: no cloud needed.",
-    "check": "Validate the settings; --connect tries the store too.",
-    "example": "Print a file with every key, its default, what it does.",
-    "show": "Print the effective settings, and where each came from.",
-}
-"""A line each in the list of commands, which cuts whatever is longer than it is wide."""
-
-
-def _add(to: typer.Typer, name: str, command: Callable[..., Any], *lines: str) -> None:
-    to.command(name, short_help=_SHORT[name], epilog=examples(*lines))(command)
-
-
-def demo(
-    keep: Annotated[bool, typer.Option("--keep", help="Leave the daemon serving afterwards.")] = False,
-) -> None:
-    """The main job on made-up Kafka segments and a directory store: no cloud needed."""
-    from takhin_tiered.cli.demo import run_demo
-
-    logs.for_a_command()
-    finish(run_demo(keep=keep))
-
-
-_add(app, "run", run, "takhin-tiered run", "takhin-tiered run --once")
-_add(app, "plan", plan, "takhin-tiered plan", "takhin-tiered plan --json | jq '.segments[].action'")
-_add(
-    app, "status", status,
+lazy.add(
+    app, "run", "run:run", "The daemon: scan, archive what is cold, serve the API.",
+    "takhin-tiered run", "takhin-tiered run --once",
+)  # fmt: skip
+lazy.add(
+    app, "plan", "listing:plan", "Dry run: what the next cycle would do, and why.",
+    "takhin-tiered plan", "takhin-tiered plan --json | jq '.segments[].action'",
+)  # fmt: skip
+lazy.add(
+    app, "status", "status:status", "Tiers, states, bytes, the last cycle, the store.",
     "takhin-tiered status", "takhin-tiered status --json",
     "takhin-tiered status --check || mail -s takhin ops@example.com",
 )  # fmt: skip
-_add(
-    app, "ls", ls,
+lazy.add(
+    app, "ls", "listing:ls", "Segments, a row each; or partitions with their offsets.",
     "takhin-tiered ls 'orders-*' --state archived", "takhin-tiered ls --problem",
     "takhin-tiered ls --partitions orders-0",
 )  # fmt: skip
-_add(
-    app, "archive", archive,
+lazy.add(
+    app, "archive", "moves:archive", "Archive segments by hand, whatever their age.",
     "takhin-tiered archive orders-0/00000000000000000000.log", "takhin-tiered archive 'orders-*' -n",
 )  # fmt: skip
-_add(
-    app, "restore", restore,
+lazy.add(
+    app, "restore", "restore:restore", "Bring archived segments back to the disk.",
     "takhin-tiered restore 'orders-*'",
     "takhin-tiered restore orders-0 --offsets 1000-2000 -n",
     "takhin-tiered restore orders-0 --since 2026-11-01T06:00 --for 6h",
 )  # fmt: skip
-_add(app, "verify", verify, "takhin-tiered verify", "takhin-tiered verify 'orders-*' --deep")
-_add(app, "rebuild", rebuild, "takhin-tiered rebuild")
-_add(app, "doctor", doctor, "takhin-tiered doctor", "takhin-tiered --config takhin.yaml doctor")
-_add(app, "demo", demo, "takhin-tiered demo", "takhin-tiered demo --keep")
+lazy.add(
+    app, "verify", "verify:verify", "Compare the archive with its manifests.",
+    "takhin-tiered verify", "takhin-tiered verify 'orders-*' --deep",
+)  # fmt: skip
+lazy.add(
+    app, "rebuild", "rebuild:rebuild", "Rebuild the catalog from the disk and the bucket.",
+    "takhin-tiered rebuild",
+)  # fmt: skip
+lazy.add(
+    app, "doctor", "doctor:doctor", "Check all that an operator would check by hand.",
+    "takhin-tiered doctor", "takhin-tiered --config takhin.yaml doctor",
+)  # fmt: skip
+lazy.add(
+    app, "demo", "demo:demo", "The main job on made-up segments: no cloud needed.",
+    "takhin-tiered demo", "takhin-tiered demo --keep",
+)  # fmt: skip
 
 config_app = typer.Typer(
-    help="Check and show the settings.", epilog=examples("takhin-tiered config check --connect"), no_args_is_help=True
+    help="Check and show the settings.",
+    epilog=lazy.examples("takhin-tiered config check --connect"),
+    no_args_is_help=True,
 )
 app.add_typer(config_app, name="config")
-_add(
-    config_app, "check", config_check,
+lazy.add(
+    config_app, "check", "settings:config_check", "Validate the settings; --connect tries the store too.",
     "takhin-tiered config check", "takhin-tiered --config takhin.yaml config check --connect",
 )  # fmt: skip
-_add(config_app, "show", config_show, "takhin-tiered config show")
-_add(config_app, "example", config_example, "takhin-tiered config example > takhin.yaml")
+lazy.add(
+    config_app, "show", "settings:config_show", "Print the effective settings, and where each came from.",
+    "takhin-tiered config show",
+)  # fmt: skip
+lazy.add(
+    config_app, "example", "settings:config_example", "Print a file with every key, its default, what it does.",
+    "takhin-tiered config example > takhin.yaml",
+)  # fmt: skip
 
 
 def _print_version(wanted: bool) -> None:
@@ -168,11 +149,10 @@ def main() -> None:
             _end_with(ours)
         if os.environ.get(_TRACE_VARIABLE):
             raise
-        error_console().print(
-            "[red]Error:[/red]", escape(f"this was not foreseen: {_words(error)}. No local file is removed before "
-            f"the archive is proven. Try again; if it comes again, report it with what {_TRACE_VARIABLE}=1 before the "
-            "command prints")
-        )  # fmt: skip
+        _tell(
+            f"this was not foreseen: {_words(error)}. No local file is removed before the archive is proven. Try "
+            f"again; if it comes again, report it with what {_TRACE_VARIABLE}=1 before the command prints"
+        )
         sys.exit(1)
 
 
@@ -180,8 +160,15 @@ def _end_with(error: TakhinError) -> None:
     words = str(error)
     # What comes from afar, or through the daemon, may say only what failed.
     advice = "" if error.hint or ". " in words else _ADVICE.get(error.code, "")
-    error_console().print("[red]Error:[/red]", escape(f"{words}. {advice}" if advice else words))
+    _tell(f"{words}. {advice}" if advice else words)
     sys.exit(error.exit_code)
+
+
+def _tell(words: str) -> None:
+    # Imported here, as it takes time that only a command that failed has to wait for.
+    from takhin_tiered.cli.output import error_console, escape
+
+    error_console().print("[red]Error:[/red]", escape(words))
 
 
 def _ours(error: BaseException) -> TakhinError | None:
@@ -194,6 +181,9 @@ def _ours(error: BaseException) -> TakhinError | None:
 
 
 def _words(error: BaseException) -> str:
+    # Imported here, as few commands ever fail like that.
+    import traceback
+
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     frames = traceback.extract_tb(error.__traceback__)

@@ -99,12 +99,6 @@ def _refusal(segment: dict[str, Any] | None, found: dict[str, Any]) -> str:
     return str(segment["reason"]) if segment["reason_code"] in {"excluded", "unsettled"} else ""
 
 
-def path_of(segment: dict[str, Any]) -> str:
-    """A segment's path, with its incarnation where it is not the current one's."""
-    path = str(segment["segment_path"])
-    return path if segment["is_current"] else f"{path}@{segment['incarnation'] or PLAIN}"
-
-
 async def expand(access: View, patterns: list[str], states: set[str]) -> list[str]:
     """Paths as they are; partitions and globs as the segments that they match and that there is something to do for.
 

@@ -3,31 +3,32 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.cells import cell_len
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
-from rich.theme import Theme
 
 from takhin_tiered.cli.stdout import OutputLost
 
+if TYPE_CHECKING:
+    from rich.console import Console
+
+# Rich is imported in functions: what goes to a program, as JSON or in plain rows, need not wait for it.
+
 # Yellow and cyan vanish on a light terminal, and dim on some dark ones: what warns is bold.
-_THEME = Theme(
-    {
-        "warning": "bold magenta",
-        "progress.elapsed": "default",
-        "progress.remaining": "default",
-        "progress.download": "default",
-        "progress.data.speed": "default",
-        "progress.percentage": "default",
-    }
-)
+_STYLES = {
+    "warning": "bold magenta",
+    "progress.elapsed": "default",
+    "progress.remaining": "default",
+    "progress.download": "default",
+    "progress.data.speed": "default",
+    "progress.percentage": "default",
+}
+# With these rich draws as on a terminal where there is none.
+_TERMINAL_ANYWAY = ("FORCE_COLOR", "TTY_COMPATIBLE")
 _WIDE = 10_000
 _ENOUGH = 24
 _OFFSET = len("00000000000000000000.log")
@@ -36,22 +37,31 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON, in a form that s
 
 def console() -> Console:
     """Standard output. Piped into a file or a program, it is wide enough to cut no path."""
-    return Console(highlight=False, theme=_THEME, width=None if sys.stdout.isatty() else _WIDE)
+    return _console(width=None if sys.stdout.isatty() else _WIDE)
 
 
 def error_console() -> Console:
-    return Console(stderr=True, highlight=False, theme=_THEME, soft_wrap=True)
+    return _console(stderr=True, soft_wrap=True)
+
+
+def _console(**how: Any) -> Console:
+    from rich.console import Console
+    from rich.theme import Theme
+
+    return Console(highlight=False, theme=Theme(_STYLES), **how)
+
+
+def escape(words: str) -> str:
+    """Words that are printed as they are, as nothing in them is markup."""
+    from rich import markup
+
+    return markup.escape(words)
 
 
 def say(line: str) -> None:
     """A line of many, without rich: it takes a millisecond for each. Nobody reading on stops no work."""
     with suppress(OutputLost):
         sys.stdout.write(f"{line}\n")
-
-
-def examples(*lines: str) -> str:
-    """The end of a command's help, in lines that stay as they are."""
-    return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
 
 
 def print_json(value: Any) -> None:
@@ -72,6 +82,9 @@ def print_table(
     ``right`` names the columns of numbers. Where a terminal is too narrow, the column that ``wraps`` gets what is left,
     those of ``less`` are left out, and what is in ``path`` breaks behind its slash, so that an offset stays whole.
     """
+    from rich.table import Table
+    from rich.text import Text
+
     out, all_rows = console(), [[str(cell) for cell in row] for row in rows]
     widths = {name: _widest(name, all_rows, at) for at, name in enumerate(columns)}
     shown = list(columns)
@@ -103,24 +116,38 @@ def fits(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> bool:
     return sum(_widest(name, rows, at) + 1 for at, name in enumerate(columns)) - 1 <= console().width
 
 
-def print_rows(rows: Iterable[tuple[str, ...]], widths: Sequence[int]) -> None:
-    """Columns of these widths, and a last one that has the rest of the line, and of those below it."""
+def print_rows(rows: Iterable[tuple[str, ...]], widths: Sequence[int], *, style: str = "") -> None:
+    """Columns of these widths, the first in a style, and a last one that has the rest of the line, and of those below.
+
+    Where nothing is drawn, a row is a line.
+    """
+    if not sys.stdout.isatty() and not any(map(os.environ.get, _TERMINAL_ANYWAY)):
+        _say_rows(rows, widths)
+        return
+    from rich.table import Table
+    from rich.text import Text
+
     out = console()
+    if not out.is_terminal:
+        _say_rows(rows, widths)
+        return
     grid = Table.grid(padding=(0, 1, 0, 0))
     for width in widths:
         grid.add_column(width=width, no_wrap=True)
     grid.add_column(overflow="fold")
+    for first, *others in rows:
+        grid.add_row(Text.assemble((first, style)), *map(Text, others))
+    out.print(grid)
+
+
+def _say_rows(rows: Iterable[tuple[str, ...]], widths: Sequence[int]) -> None:
     for row in rows:
-        grid.add_row(*row)
-    if out.is_terminal:
-        out.print(grid)
-        return
-    for row in rows:
-        cells = [Text.from_markup(cell).plain for cell in row]
-        say(" ".join([*(cell.ljust(width) for cell, width in zip(cells, widths, strict=False)), cells[-1]]))
+        say(" ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[-1]]))
 
 
 def _widest(name: str, rows: Sequence[Sequence[str]], at: int) -> int:
+    from rich.cells import cell_len
+
     lines = (line for row in rows for line in row[at].splitlines())
     return max([cell_len(name), *map(cell_len, lines)])
 

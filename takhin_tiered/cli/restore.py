@@ -8,11 +8,10 @@ from functools import partial
 from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
 
 from takhin_tiered.cli.access import View, open_access, open_view
 from takhin_tiered.cli.moves import move_all
-from takhin_tiered.cli.output import console, counted, error_console, print_table, size
+from takhin_tiered.cli.output import console, counted, error_console, escape, print_table, size
 from takhin_tiered.cli.running import exit_if, run_work
 from takhin_tiered.config import Settings
 from takhin_tiered.segments.choice import Wanted

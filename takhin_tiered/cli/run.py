@@ -9,10 +9,9 @@ from contextlib import contextmanager, suppress
 from typing import Annotated
 
 import typer
-from rich.markup import escape
 
 from takhin_tiered import logs
-from takhin_tiered.cli.output import console, counted, size
+from takhin_tiered.cli.output import console, counted, escape, size
 from takhin_tiered.cli.progress import Meter, shown
 from takhin_tiered.cli.running import settings_of
 from takhin_tiered.engine.cycle import CycleReport, Listener

@@ -10,15 +10,17 @@ import sys
 
 def main() -> None:
     _handle_signals()
+    # Pydantic would search all that is installed for plugins of its own, which takes a tenth of a short command.
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     # Nothing that is imported is garbage, and looking for some takes a sixth of the time until the first command.
+    # A command that works for long runs in a loop, which turns it on again: `lifecycle.run_in_loop`.
     gc.disable()
+    # Imported here, as the signals are to be handled from the first moment on.
     from takhin_tiered.cli.stdout import keep_descriptors, with_guarded_output
 
     keep_descriptors()
     from takhin_tiered.cli.main import main as command_line
 
-    gc.freeze()
-    gc.enable()
     with_guarded_output(command_line)
 
 

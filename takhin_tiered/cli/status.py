@@ -8,11 +8,10 @@ from datetime import datetime
 from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
 
 from takhin_tiered.cli.access import open_view
 from takhin_tiered.cli.broker import broker_words
-from takhin_tiered.cli.output import Json, console, counted, print_json, print_rows, size
+from takhin_tiered.cli.output import Json, console, counted, escape, print_json, print_rows, size
 from takhin_tiered.cli.running import exit_if, run_work
 from takhin_tiered.config import Settings
 
@@ -146,7 +145,7 @@ def _print_status(found: dict[str, Any]) -> None:
     rows += [
         ("failed", f"{failure['segment_path']}: {failure['error']}") for failure in (cycle or {}).get("failures", ())
     ]
-    print_rows([(name, escape(value)) for name, value in rows], (15,))
+    print_rows(rows, (15,))
 
 
 def daemon_words(found: dict[str, Any]) -> str:

@@ -6,10 +6,9 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 
 from takhin_tiered.cli.access import Access, open_access, open_view
-from takhin_tiered.cli.output import Json, console, counted, error_console, print_json, size
+from takhin_tiered.cli.output import Json, console, counted, error_console, escape, print_json, size
 from takhin_tiered.cli.progress import Meter, shown
 from takhin_tiered.cli.running import exit_if, run_work
 from takhin_tiered.config import Settings

@@ -10,20 +10,40 @@ import os
 import sys
 
 import aioboto3.s3.inject
+import rich.progress
+import structlog
 
 import takhin_tiered.broker.client
 import takhin_tiered.cli.demo
+import takhin_tiered.cli.doctor
+import takhin_tiered.cli.listing
 import takhin_tiered.cli.main
+import takhin_tiered.cli.rebuild
 import takhin_tiered.cli.remote
+import takhin_tiered.cli.restore
+import takhin_tiered.cli.run
+import takhin_tiered.cli.settings
+import takhin_tiered.cli.status
+import takhin_tiered.cli.verify
 import takhin_tiered.daemon
 import takhin_tiered.store.s3
 
 IMPORTED = (
     aioboto3.s3.inject,
     encodings.idna,
+    rich.progress,
+    structlog,
     takhin_tiered.broker.client,
     takhin_tiered.cli.demo,
+    takhin_tiered.cli.doctor,
+    takhin_tiered.cli.listing,
+    takhin_tiered.cli.rebuild,
     takhin_tiered.cli.remote,
+    takhin_tiered.cli.restore,
+    takhin_tiered.cli.run,
+    takhin_tiered.cli.settings,
+    takhin_tiered.cli.status,
+    takhin_tiered.cli.verify,
     takhin_tiered.daemon,
     takhin_tiered.store.s3,
 )
