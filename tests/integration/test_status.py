@@ -7,6 +7,8 @@ import os
 import shutil
 import signal
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -119,17 +121,17 @@ def test_a_daemon_that_is_gone_or_stands_still_is_told_within_seconds(
         }  # fmt: skip
         running.process.send_signal(signal.SIGSTOP)
         try:
-            with within_seconds(settings):
+            with within_seconds():
                 (hung,) = problems(settings)
             assert f"process {running.process.pid}" in hung
             assert "does not answer" in hung
             for arguments in (["status"], ["plan"], ["ls"], ["restore", "orders-0", "-n"]):
-                with within_seconds(settings):
+                with within_seconds():
                     ended = command(settings, *arguments)
                 assert ended.returncode == 0, ended.stderr
                 assert "does not answer" in ended.stderr
                 assert "orders-0" in ended.stdout or arguments == ["status"]
-            with within_seconds(settings):
+            with within_seconds():
                 ended = command(settings, "archive", "orders-0")
             assert ended.returncode == 1
             assert "kill -CONT" in ended.stderr
@@ -146,11 +148,12 @@ _starts: list[float] = []
 
 
 @contextmanager
-def within_seconds(settings: Settings) -> Iterator[None]:
+def within_seconds() -> Iterator[None]:
     """What is waited for within is told in 10 s; how long a process takes to start says more of the machine."""
     if not _starts:
         began = time.monotonic()
-        command(settings, "config", "show")
+        # What a command may come to import, the SDK too: how much that is depends on the command and the store.
+        subprocess.run([sys.executable, "-c", "import takhin_tiered.cli.doctor, takhin_tiered.store.s3"], check=True)
         _starts.append(time.monotonic() - began)
     started = time.monotonic()
     yield
@@ -169,7 +172,7 @@ def test_a_store_that_never_answers_keeps_nobody_waiting(broker: Broker) -> None
     with silent_server() as endpoint:
         settings = Settings(data_dir=broker.root, enabled=True, s3_bucket="bucket", s3_endpoint=endpoint, api_port=0)
         for arguments in (["status"], ["status", "--check"], ["plan"], ["ls"]):
-            with within_seconds(settings):
+            with within_seconds():
                 ended = command(settings, *arguments)
             assert "Traceback" not in ended.stderr
         assert "does not answer within" in " ".join(command(settings, "status").stdout.split())
