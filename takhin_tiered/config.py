@@ -48,6 +48,7 @@ from takhin_tiered.config_values import (
     shown,
     within,
 )
+from takhin_tiered.segments.names import parse_partition
 from takhin_tiered.segments.policy import Policy
 
 __all__ = ["ENV_PREFIX", "STATE_DIR_NAME", "Mode", "Settings", "find_config"]
@@ -292,7 +293,8 @@ class Settings(BaseSettings):
         """Where the catalog and the lock are: beside the data directory, unless it is set.
 
         Apache Kafka does not start with a directory in its log directory that is no partition, and an empty
-        directory may become Kafka's. A state directory that an earlier release made inside is used on.
+        directory may become Kafka's. A state directory that an earlier release made inside is used on. It is made
+        inside too where nothing can be made beside: in a container the data directory is often the only volume.
         """
         if self.state_path is not None:
             return self.state_path
@@ -300,7 +302,12 @@ class Settings(BaseSettings):
         inside = data_dir / STATE_DIR_NAME
         if any(_is_there(inside / name) for name in _STATE_FILES) and not _is_there(data_dir / _KAFKAS):
             return inside
-        return data_dir.with_name(data_dir.name + STATE_DIR_NAME)
+        beside = data_dir.with_name(data_dir.name + STATE_DIR_NAME)
+        if _is_there(beside) or os.access(beside.parent, os.W_OK):
+            return beside
+        # With partitions and without Kafka's own file, it is another broker's for good.
+        is_settled = not _is_there(data_dir / _KAFKAS) and _has_partitions(data_dir)
+        return inside if is_settled and os.access(data_dir, os.W_OK) else beside
 
     def mode(self, kafka: bool) -> Mode:
         """How space is freed: as it is set, or else as it is safe beside Kafka, or beside any other broker."""
@@ -362,3 +369,10 @@ def _is_there(path: Path) -> bool:
 
 def _fields_by_key() -> dict[str, str]:
     return {str(field.validation_alias): name for name, field in Settings.model_fields.items()}
+
+
+def _has_partitions(data_dir: Path) -> bool:
+    try:
+        return any(parse_partition(name) is not None for name in os.listdir(data_dir))
+    except OSError:
+        return False
