@@ -373,6 +373,6 @@ def _fields_by_key() -> dict[str, str]:
 
 def _has_partitions(data_dir: Path) -> bool:
     try:
-        return any(parse_partition(name) is not None for name in os.listdir(data_dir))
+        return any(parse_partition(each.name) is not None for each in data_dir.iterdir())
     except OSError:
         return False
