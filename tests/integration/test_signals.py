@@ -186,7 +186,8 @@ def test_a_signal_ends_a_command_in_order(
             # What is moved has its time; nobody waits for it here.
             running.wait_logged('"event": "signal"')
             running.process.send_signal(number)
-        assert running.process.wait(15) == 1
+        # The second signal may find the handlers gone already: then it ends the process by itself.
+        assert running.process.wait(15) in ({1, -number} if arguments[0] == "run" else {1})
     assert "Traceback" not in (tmp_path / "log").read_text()
     assert not list(broker.root.rglob("*.takhin-tmp"))
     assert all(broker.is_whole(path) or not broker.on_disk(path) for path in closed)
