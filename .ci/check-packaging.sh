@@ -45,9 +45,7 @@ install_fresh() {
         "$environment/bin/pip" install --quiet --disable-pip-version-check --no-compile --constraint constraints.txt "$target"
         "$environment/bin/pip" check
     )
-    # The names in lower case and with hyphens, as `make lock` writes them.
-    "$environment/bin/pip" freeze --exclude takhin-tiered |
-        sed -E ':again; s/^([^=]*)[_.]/\1-/; t again; s/.*/\L&/' | LC_ALL=C sort >"$scratch/installed.txt"
+    .ci/freeze.sh "$environment" >"$scratch/installed.txt"
     if LC_ALL=C comm -23 "$scratch/installed.txt" constraints.txt | grep .; then
         fail "these versions are not those of constraints.txt: run make lock"
     fi

@@ -17,9 +17,7 @@ lock() {
   "$environment/bin/pip" install --quiet --upgrade pip
   "$environment/bin/pip" install --quiet "$@"
   "$environment/bin/pip" check
-  # Of a name there are several spellings; packages themselves change theirs.
-  "$environment/bin/pip" freeze --exclude takhin-tiered | sed -E ':again; s/^([^=]*)[_.]/\1-/; t again; s/.*/\L&/' |
-    LC_ALL=C sort >"$file.new"
+  .ci/freeze.sh "$environment" >"$file.new"
   mv "$file.new" "$file"
   rm -rf "$environment"
 }

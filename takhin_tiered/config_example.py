@@ -72,8 +72,8 @@ WORDS = {
     "storage.tiered.api.host": "The address to listen on. Anything but loopback needs a token.",
     "storage.tiered.api.port": "The port to listen on. 0 takes any that is free.",
     "storage.tiered.api.token": f"If set, requests need it as a bearer token. Better {variable(f'{OURS}.api.token')}.",
-    "storage.tiered.state.dir": "Where catalog and lock are. Empty: <data dir>.takhin-tiered. Required with several "
-    "data directories.",
+    "storage.tiered.state.dir": "Where catalog and lock are. Empty: <data dir>.takhin-tiered, or inside the data "
+    "directory where nothing can be made beside it. Required with several data directories.",
     "logging.level": "debug, info, warn or error. Logs go to standard error.",
     "logging.format": "json: an object on each line. text: for people.",
 }

@@ -124,7 +124,7 @@ class StoreError(TakhinError):
 
 class StoreUnavailable(StoreError):
     code = "store_unavailable"
-    usual_hint = "Look at the network, and whether the server runs. Local files stay where they are"
+    usual_hint = "takhin-tiered doctor tries the store and its permissions. Local files stay where they are"
 
 
 class StoreFull(StoreError):

@@ -275,6 +275,14 @@ def daemon(settings: Settings, log: Path, *arguments: str, program: tuple[str, .
             running.kill()
 
 
+def archived_settings(broker: Broker, store: Path, segments: int) -> Settings:
+    """Settings for a directory store, to which one cycle has moved so many segments."""
+    broker.segments("orders-0", segments)
+    settings = directory_settings(broker, store)
+    assert command(settings, "run", "--once").returncode == 0
+    return settings
+
+
 def command(settings: Settings, *arguments: str, stderr: Any = subprocess.PIPE) -> subprocess.CompletedProcess[str]:
     """Run a command of the program to its end."""
     return subprocess.run(

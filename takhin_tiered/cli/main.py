@@ -15,12 +15,11 @@ import typer
 
 import takhin_tiered
 from takhin_tiered.cli import lazy
-from takhin_tiered.errors import TakhinError
+from takhin_tiered.errors import StoreUnavailable, TakhinError
 
-_STORE = "takhin-tiered doctor tries the store and its permissions. Local files stay where they are"
+_STORE = StoreUnavailable.usual_hint
 _ADVICE = {
     "store": _STORE,
-    "store_unavailable": _STORE,
     "store_denied": _STORE,
     "bucket_missing": _STORE,
     "broker_unavailable": "See whether the broker runs: storage.tiered.broker.bootstrap",

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from takhin_tiered import Settings
-from tests.support import Broker, command, directory_settings, environment, wait_until
+from tests.support import Broker, archived_settings, command, directory_settings, environment, wait_until
 
 pytestmark = pytest.mark.long
 
@@ -26,10 +26,7 @@ Shell = Callable[..., "subprocess.CompletedProcess[str]"]
 
 @pytest.fixture
 def settings(broker: Broker, tmp_path: Path) -> Settings:
-    broker.segments("orders-0", 3)
-    settings = directory_settings(broker, tmp_path / "store")
-    assert command(settings, "run", "--once").returncode == 0
-    return settings
+    return archived_settings(broker, tmp_path / "store", 3)
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from takhin_tiered import Settings
-from tests.support import Broker, command, directory_settings, environment
+from tests.support import Broker, archived_settings, command, environment
 
 SDK = {"aioboto3", "aiobotocore", "boto3", "botocore"}
 SERVER = {"fastapi", "starlette", "uvicorn"}
@@ -24,10 +24,7 @@ PROGRAM = "import sys; sys.argv[0] = 'takhin-tiered'; from takhin_tiered.cli.sta
 
 @pytest.fixture
 def settings(broker: Broker, tmp_path: Path) -> Settings:
-    broker.segments("orders-0", 2)
-    settings = directory_settings(broker, tmp_path / "store")
-    assert command(settings, "run", "--once").returncode == 0
-    return settings
+    return archived_settings(broker, tmp_path / "store", 2)
 
 
 def run(settings: Settings, *arguments: str, status: int = 0, **variables: str) -> tuple[str, set[str]]:
