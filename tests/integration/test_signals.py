@@ -207,7 +207,7 @@ def unfinished(home: Path) -> list[Path]:
 
 
 def test_a_command_that_was_started_to_outlive_its_terminal_does(broker: Broker, tmp_path: Path) -> None:
-    path = broker.segments("orders-0", 1, size=1_000_000)[0]
+    path = broker.segments("orders-0", 1, size=4_000_000)[0]
     settings = directory_settings(broker, tmp_path / "store", throttle_upload_mbps=0.5)
     with (tmp_path / "log").open("w") as log:
         started = subprocess.Popen(
