@@ -185,6 +185,21 @@ class Kafka:
         name = f"{topic}-{partition}"
         return next((found for place in self.log_dirs if (found := place / name).is_dir()), self.log_dir / name)
 
+    def wait_checkpointed(self, topic: str, end: int, partition: int = 0) -> None:
+        """Wait until the broker's checkpoint says that a partition is replicated up to ``end``.
+
+        Below the high watermark nothing can be truncated any more, and a broker writes it down on a timer only.
+        """
+        checkpoint = self.partition_dir(topic, partition).parent / "replication-offset-checkpoint"
+
+        def replicated() -> bool:
+            if not checkpoint.exists():
+                return False
+            rows = (line.split() for line in checkpoint.read_text().splitlines()[2:])
+            return any(row[:2] == [topic, str(partition)] and int(row[2]) >= end for row in rows if len(row) == 3)
+
+        wait_until(replicated, what=f"a checkpointed high watermark of {end} for {topic}-{partition}")
+
     def _answers(self) -> bool:
         assert self._process is not None
         if self._process.poll() is not None:

@@ -138,6 +138,7 @@ def test_by_hand_nothing_is_unlinked_beside_a_running_kafka(
     clients.produce("orders", 3000)
     program = new_program()
     before = program.local("orders")
+    kafka.wait_checkpointed("orders", before[1])
 
     done = program.run("archive", segment("orders", before[0]))
 

@@ -124,6 +124,7 @@ def test_by_hand_it_only_archives(kafka: Kafka, clients: Clients, new_program: N
     clients.create("orders")
     clients.produce("orders", 3000)
     program = new_program(archive_mode="trim", broker_bootstrap=kafka.bootstrap)
+    kafka.wait_checkpointed("orders", program.local("orders")[1])
     program.run("archive", segment("orders", 0))
     assert 0 in program.archived("orders")
     assert clients.offsets("orders")[0] == 0
