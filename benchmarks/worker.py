@@ -14,7 +14,7 @@ from itertools import cycle, islice
 from typing import Any
 
 from takhin_tiered import Settings, TieredStorage
-from takhin_tiered.engine.cycle import refresh_catalog
+from takhin_tiered.engine.scanning import refresh_catalog
 from takhin_tiered.segments.names import SegmentId
 from takhin_tiered.segments.policy import classify
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from takhin_tiered.catalog.tallies import Stats as Stats
     from takhin_tiered.config import Settings as Settings
-    from takhin_tiered.engine.cycle import CycleReport as CycleReport
+    from takhin_tiered.engine.report import CycleReport as CycleReport
     from takhin_tiered.engine.scrub import Verdict as Verdict
     from takhin_tiered.errors import BrokerDenied as BrokerDenied
     from takhin_tiered.errors import BrokerError as BrokerError
@@ -52,7 +52,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "catalog.tallies": ["Stats"],
     "config": ["Settings"],
-    "engine.cycle": ["CycleReport"],
+    "engine.report": ["CycleReport"],
     "engine.scrub": ["Verdict"],
     "errors": [
         "BrokerDenied", "BrokerError", "BrokerUnavailable", "BucketMissing", "CatalogError", "ClaimGone",

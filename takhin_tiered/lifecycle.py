@@ -24,7 +24,7 @@ import uvloop
 from takhin_tiered import logs
 from takhin_tiered.config import Settings
 from takhin_tiered.dump import dump
-from takhin_tiered.engine.cycle import Listener
+from takhin_tiered.engine.report import Listener
 from takhin_tiered.errors import TakhinError
 from takhin_tiered.tiered_storage import TieredStorage
 

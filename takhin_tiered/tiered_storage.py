@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Any
 
@@ -20,7 +20,7 @@ from takhin_tiered.engine.choosing import Choice, choose
 from takhin_tiered.engine.condition import describe_status
 from takhin_tiered.engine.context import Engine, counted
 from takhin_tiered.engine.coverage import cover_all
-from takhin_tiered.engine.cycle import CycleReport, Listener, plan_now, refresh_catalog, run_cycle
+from takhin_tiered.engine.cycle import plan_now, run_cycle
 from takhin_tiered.engine.gauges import update_gauges
 from takhin_tiered.engine.guards import answering_soon, make_guards
 from takhin_tiered.engine.naming import (
@@ -31,16 +31,17 @@ from takhin_tiered.engine.naming import (
     named_segment,
 )
 from takhin_tiered.engine.opening import KAFKA, SUPERSEDED, acquire, make_engine, open_data_dirs, was_kafka
-from takhin_tiered.engine.orphans import remove_stale_uploads
-from takhin_tiered.engine.ownership import Owned
-from takhin_tiered.engine.pace import Pace
 from takhin_tiered.engine.past import Past
 from takhin_tiered.engine.read_only import leave_read_only
 from takhin_tiered.engine.rebuild import Reconciliation, rebuild
+from takhin_tiered.engine.report import CycleReport, Listener
 from takhin_tiered.engine.restore import restore
+from takhin_tiered.engine.scanning import refresh_catalog
 from takhin_tiered.engine.scrub import Verdict, scrub, scrub_one, verify
+from takhin_tiered.engine.superseded import remove_superseded
 from takhin_tiered.engine.verifying import verify_told
 from takhin_tiered.errors import CatalogError, SegmentRefused, StoreError, TakhinError
+from takhin_tiered.pace import Pace
 from takhin_tiered.segments.choice import Wanted
 from takhin_tiered.segments.model import State, Tier
 from takhin_tiered.segments.names import SegmentId
@@ -48,6 +49,9 @@ from takhin_tiered.segments.plan import Plan
 from takhin_tiered.segments.policy import classify
 from takhin_tiered.segments.report import PartitionInfo, SegmentInfo, describe_partition, iso_time
 from takhin_tiered.store import ObjectStore, open_store
+from takhin_tiered.vault.orphans import remove_stale_uploads
+from takhin_tiered.vault.owned import OwnedPrefix
+from takhin_tiered.vault.ownership import Owned
 
 
 class TieredStorage:
@@ -139,10 +143,10 @@ class TieredStorage:
         """Archive by hand, whatever the segment's age. Success if it was archived already."""
         SegmentId.parse(path)
         with counted(self.engine, self.engine.metrics.archives):
-            await self.prepare()
+            owned = await self.prepare()
             await asyncio.to_thread(look_at_brokers, self.engine)
             identity = named_segment(self.engine, path, topic_id)
-            segment = await archive(self.engine, identity, evict=self.engine.policy.may_unlink)
+            segment = await archive(self.engine, owned, identity, evict=self.engine.policy.may_unlink)
         return info_of(self.engine, segment)
 
     async def restore_segment(
@@ -238,11 +242,10 @@ class TieredStorage:
         """One cycle now; failures of single segments are in the report. `TakhinError` where nothing could be done."""
         self.past.begin()
         try:
-            if self.engine.policy.enabled:
-                await self._prepare_or_look()
+            owned = await self._prepare_or_look() if self.engine.policy.enabled else None
             await self.look_at_clock()
             await self._beside.ask()
-            self.last_cycle = await run_cycle(self.engine, listener, self._beside.trim)
+            self.last_cycle = await run_cycle(self.engine, owned, listener, self._beside.trim)
         except TakhinError as error:
             self.last_cycle_problem, self.last_cycle_code = str(error), error.code
             with suppress(CatalogError):
@@ -268,24 +271,28 @@ class TieredStorage:
         """The same, ready for JSON, and behind the segments the holes between them."""
         return verify_told(self.engine, self.verify, glob, deep=deep)
 
-    async def prepare(self) -> None:
+    async def prepare(self) -> OwnedPrefix:
         """Before the archive is written to: own the prefix, and know what is in it.
+
+        What it returns is the only way to write there.
 
         Raises `HeldElsewhere` where another owner is alive or may be, `StoreChanged` where the store is not the one
         that was archived to, and other `StoreError`.
         """
         async with self._claim_lock:
             try:
-                if (owned := await self._guards.own()) is not Owned.ALREADY:
+                owned, known = await self._guards.own()
+                if known is not Owned.ALREADY:
                     # The claim says that nobody else uploads here: what is unfinished is a dead process's.
-                    await remove_stale_uploads(self.engine, 0)
+                    await remove_stale_uploads(owned, self.engine.catalog, 0)
                     # What another owner did meanwhile, the catalog does not know.
-                    self._reconciled = self._reconciled and owned is Owned.AGAIN
+                    self._reconciled = self._reconciled and known is Owned.AGAIN
                 await self._reconcile_once()
             except StoreError as error:
                 self.engine.note_store(error)
                 raise
             self.engine.note_store(None)
+            return owned
 
     async def _know_archive(self) -> None:
         """Before something is read by its name: know what the archive holds, and of which incarnation it is."""
@@ -323,18 +330,23 @@ class TieredStorage:
 
     async def scrub(self) -> None:
         """Read the whole archive once, at the configured pace; see `scrub_segment`."""
-        await scrub(self.engine, Pace(self.settings.scrub_mbps * 1e6))
+        await scrub(self.engine, await self.prepare(), Pace(self.settings.scrub_mbps * 1e6))
 
     async def scrub_segment(self, path: str, *, topic_id: str | None = None) -> Verdict:
         """Read one archived segment back; a bad one is quarantined, and healed if it stands whole on disk."""
         identity = known_segment(self.engine, path, topic_id).id
-        await self.prepare()
-        return await scrub_one(self.engine, identity, Pace(0))
+        return await scrub_one(self.engine, await self.prepare(), identity, Pace(0))
 
-    async def _prepare_or_look(self) -> None:
+    async def remove_superseded(self, identities: Iterable[SegmentId], keep: float) -> int:
+        """Remove generations that were superseded more than ``keep`` seconds ago; returns how many."""
+        owned = await self.prepare()
+        await self.look_at_clock()
+        return await remove_superseded(self.engine, owned, identities, keep)
+
+    async def _prepare_or_look(self) -> OwnedPrefix:
         """`prepare`; while the store is down, what stands on the disk is still told."""
         try:
-            await self.prepare()
+            return await self.prepare()
         except StoreError:
             self.engine.metrics.cycles.labels("failure").inc()
             async with self.engine.cycle_lock:

@@ -7,9 +7,8 @@ import time
 
 from takhin_tiered import logs
 from takhin_tiered.concurrency import in_thread
-from takhin_tiered.engine.cycle import measure_room
 from takhin_tiered.engine.headroom import Headroom
-from takhin_tiered.engine.superseded import remove_superseded
+from takhin_tiered.engine.scanning import measure_room
 from takhin_tiered.errors import StoreError, TakhinError
 from takhin_tiered.tiered_storage import TieredStorage
 
@@ -50,13 +49,10 @@ async def reconcile_and_scrub(storage: TieredStorage) -> None:
             if time.monotonic() >= reconcile_at:
                 found = await storage.reconcile()
                 if settings.archive_superseded_keep_hours and found.rewritten:
-                    await storage.prepare()
-                    await storage.look_at_clock()
                     keep = settings.archive_superseded_keep_hours * 3600
-                    await remove_superseded(storage.engine, found.rewritten, keep)
+                    await storage.remove_superseded(found.rewritten, keep)
                 reconciled = time.monotonic()
             if time.monotonic() >= scrub_at:
-                await storage.prepare()
                 await storage.scrub()
                 scrubbed = time.monotonic()
         except StoreError as error:

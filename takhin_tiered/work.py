@@ -33,14 +33,29 @@ _current: ContextVar[Work | None] = ContextVar("work", default=None)
 @contextmanager
 def working(verb: str, segment: str) -> Iterator[None]:
     """Within: this is in `running`, and what `moved` is told, in threads too, counts for it."""
+    with shown(verb, segment) as work, counting(work):
+        yield
+
+
+@contextmanager
+def shown(verb: str, segment: str) -> Iterator[Work]:
+    """Within: this is in `running`. What is moved counts for it where it is `counting`."""
     work = Work(verb, segment)
     _running[id(work)] = work
+    try:
+        yield work
+    finally:
+        del _running[id(work)]
+
+
+@contextmanager
+def counting(work: Work | None) -> Iterator[None]:
+    """Within: what `moved` is told, in threads too, counts for this."""
     token = _current.set(work)
     try:
         yield
     finally:
         _current.reset(token)
-        del _running[id(work)]
 
 
 def moved(count: int) -> None:

@@ -173,6 +173,10 @@ class Catalog(Rows):
         with self._guard:
             return [intent for intent in self._intents.values() if identity in (None, intent.id)]
 
+    def intent(self, key: str) -> Intent | None:
+        """The one for this object, if its fate is not known."""
+        return self._intents.get(key)
+
     def begin_scan(self) -> None:
         """What verbs change from here on, `observe` leaves as they put it."""
         with self._guard:

@@ -21,13 +21,13 @@ from takhin_tiered.cli.status import daemon_words, problems_of
 from takhin_tiered.cli.stdout import end_at_once
 from takhin_tiered.config import Settings, find_config
 from takhin_tiered.engine.asking import BrokerAddress, connected
-from takhin_tiered.engine.ownership import IDENTIFIER
 from takhin_tiered.errors import ConfigError, ObjectMissing, StoreError, TakhinError
 from takhin_tiered.lifecycle import run_in_loop
 from takhin_tiered.segments.outlook import idle_tails
 from takhin_tiered.segments.owner import Party
 from takhin_tiered.store import ObjectStore, open_store
 from takhin_tiered.store.base import OWNER_KEY
+from takhin_tiered.vault.ownership import IDENTIFIER
 
 _WHOLE_SECONDS = 9.0
 _HANGS = "Look at the file system that it stands on: df, mount, dmesg"

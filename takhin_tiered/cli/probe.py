@@ -16,13 +16,13 @@ from takhin_tiered.codec.checksums import bytes_source, checksum_of
 from takhin_tiered.config import Settings
 from takhin_tiered.disk.files import DataDir
 from takhin_tiered.disk.kafka import is_broker_running, is_kafka
-from takhin_tiered.engine.identity import Identity
 from takhin_tiered.errors import CatalogError, StoreChanged, StoreDenied, StoreError
 from takhin_tiered.segments.clock import span
 from takhin_tiered.segments.names import parse_partition
 from takhin_tiered.store import ObjectStore
 from takhin_tiered.store.base import PROBE_KEY
 from takhin_tiered.users import name_of, owner_hint
+from takhin_tiered.vault.identity import Identity
 
 KEY = f"{PROBE_KEY}.doctor"
 _CONTENT = b"takhin-tiered tries whether it may write here. This object may be deleted."

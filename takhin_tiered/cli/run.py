@@ -14,7 +14,7 @@ from takhin_tiered import logs
 from takhin_tiered.cli.output import console, counted, escape, size
 from takhin_tiered.cli.progress import Meter, shown
 from takhin_tiered.cli.running import settings_of
-from takhin_tiered.engine.cycle import CycleReport, Listener
+from takhin_tiered.engine.report import CycleReport, Listener
 from takhin_tiered.lifecycle import Interrupted, run_in_loop, run_once
 from takhin_tiered.segments.plan import Step
 from takhin_tiered.tiered_storage import TieredStorage

@@ -7,7 +7,7 @@ from typing import Any
 from takhin_tiered.config import Settings
 from takhin_tiered.engine.asking import BrokerAddress, ask_broker
 from takhin_tiered.engine.context import Engine
-from takhin_tiered.engine.cycle import CycleReport
+from takhin_tiered.engine.report import CycleReport
 from takhin_tiered.engine.trim import trim
 from takhin_tiered.errors import BrokerError
 from takhin_tiered.segments.outlook import cycle_seconds, idle_tails

@@ -7,14 +7,15 @@ Then it is archived under keys of its own, and what was archived before stays as
 from __future__ import annotations
 
 from takhin_tiered import logs
-from takhin_tiered.engine.context import Engine, load_manifest
-from takhin_tiered.engine.opened import OpenSegment
+from takhin_tiered.engine.context import Engine
 from takhin_tiered.errors import SegmentChanged
 from takhin_tiered.formats.checkpoints import contradict
 from takhin_tiered.formats.kafka import LogSummary
 from takhin_tiered.segments.lineage import Incarnation
 from takhin_tiered.segments.manifest import Manifest
 from takhin_tiered.segments.names import SegmentId
+from takhin_tiered.vault.opened import OpenSegment
+from takhin_tiered.vault.proof import load_manifest
 
 
 class OtherIncarnation(Exception):
@@ -81,7 +82,7 @@ def _are_apart(*times: int | None) -> bool:
 async def branch(engine: Engine, opened: OpenSegment, found: OtherIncarnation, topic_id: str) -> SegmentId:
     """From this segment on the partition's log is another incarnation; returns what the segment is now."""
     old = opened.identity
-    existing = await load_manifest(engine, old)
+    existing = await load_manifest(engine.store, old)
     if existing is not None:
         # What the archive tells of its own topic may be news: then the one on the disk is known to be another.
         engine.catalog.learn(old.place.partition, existing.incarnation)

@@ -13,7 +13,7 @@ from typing import Any
 from takhin_tiered.concurrency import in_thread
 from takhin_tiered.disk.kafka import PARTITION_METADATA, read_log_directory
 from takhin_tiered.disk.look import scan_partition
-from takhin_tiered.engine.context import Engine, load_manifest
+from takhin_tiered.engine.context import Engine
 from takhin_tiered.engine.coverage import spans
 from takhin_tiered.engine.naming import has_incarnation, known_segment, named_incarnation
 from takhin_tiered.engine.outlook import is_compacted
@@ -32,6 +32,7 @@ from takhin_tiered.segments.listing import has_log
 from takhin_tiered.segments.manifest import Manifest
 from takhin_tiered.segments.model import Segment, State
 from takhin_tiered.segments.names import Partition, SegmentId, parse_partition
+from takhin_tiered.vault.proof import load_manifest
 
 _AT_ONCE = 16
 _GLOB_CHARACTERS = frozenset("*?[")
@@ -241,7 +242,7 @@ async def _manifests(engine: Engine, segments: list[Segment]) -> dict[SegmentId,
     async def load(identity: SegmentId) -> Manifest | None:
         async with room:
             try:
-                return await load_manifest(engine, identity)
+                return await load_manifest(engine.store, identity)
             except ObjectCorrupt:
                 # The restore of that segment tells it.
                 return None

@@ -7,10 +7,10 @@ from uuid import uuid4
 
 from takhin_tiered import logs, machine
 from takhin_tiered.engine.context import Engine, Span
-from takhin_tiered.engine.identity import Meta
 from takhin_tiered.errors import StoreError
 from takhin_tiered.segments.clock import Anchor, Judgement, Reading, judge
 from takhin_tiered.store import ObjectStore
+from takhin_tiered.vault.identity import Meta
 
 _ANCHOR = "clock"
 _WORTH_WRITING = 60.0

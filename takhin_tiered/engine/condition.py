@@ -9,8 +9,8 @@ import takhin_tiered
 from takhin_tiered.config import Settings
 from takhin_tiered.engine.beside import Beside
 from takhin_tiered.engine.context import Engine
-from takhin_tiered.engine.cycle import future_segments
 from takhin_tiered.engine.past import Past
+from takhin_tiered.engine.scanning import future_segments
 
 
 def describe_status(

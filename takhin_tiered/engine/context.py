@@ -3,43 +3,33 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 from prometheus_client import Counter
 
-from takhin_tiered import logs, machine, work
+from takhin_tiered import logs, machine
 from takhin_tiered.catalog.catalog import Catalog
 from takhin_tiered.concurrency import in_thread
-from takhin_tiered.disk.files import DataDirs, PartitionDir, StandsTwice
+from takhin_tiered.disk.access import disk_errors, is_behind
+from takhin_tiered.disk.files import DataDirs, PartitionDir
 from takhin_tiered.disk.look import scan_partition
 from takhin_tiered.disk.scan import ScanMemory
-from takhin_tiered.engine.opened import OpenSegment
-from takhin_tiered.engine.pace import Pace
 from takhin_tiered.engine.turns import Turns
 from takhin_tiered.engine.view import BrokerView
-from takhin_tiered.errors import (
-    ConfigError,
-    DiskError,
-    DiskFull,
-    ObjectMissing,
-    SegmentChanged,
-    SegmentNotFound,
-    StoreError,
-    TakhinError,
-)
+from takhin_tiered.errors import ConfigError, SegmentChanged, SegmentNotFound, StoreError, TakhinError
 from takhin_tiered.metrics import Metrics
+from takhin_tiered.pace import Pace
 from takhin_tiered.segments.listing import PartitionListing, pack_seen
-from takhin_tiered.segments.manifest import Manifest
 from takhin_tiered.segments.model import LocalFiles, Segment
-from takhin_tiered.segments.names import FileKind, Partition, SegmentId
+from takhin_tiered.segments.names import Partition, SegmentId
 from takhin_tiered.segments.outlook import Outlook
 from takhin_tiered.segments.policy import Policy
-from takhin_tiered.store import Fence, ObjectStore, nothing_stands_between
+from takhin_tiered.store import ReadableStore
+from takhin_tiered.vault.opened import OpenSegment
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +52,7 @@ class Engine:
     policy: Policy
     data_dir: DataDirs
     catalog: Catalog
-    object_store: ObjectStore | None
+    object_store: ReadableStore | None
     metrics: Metrics
     concurrency: int = 4
     archive_corrupt: bool = True
@@ -73,14 +63,14 @@ class Engine:
     uptime: Callable[[], float] = machine.uptime
     # How far the clock can be believed; see `sure_now` and `stamp_now`.
     time: Span = field(default_factory=Span)
-    # Before something is unlinked: returns if the archive is still ours to rely on.
-    fence: Fence = nothing_stands_between
     # Whether the store also reads what others wrote.
     reads_others: bool = False
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     cycle_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     # So many segments at a time are read for their checksums: more would only keep the processors from all else.
     reading: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(os.cpu_count() or 1))
+    # So many requests that write at a time, whatever the number of segments that go together.
+    requests: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(24))
     # So many ranges of large objects at a time, whatever is restored: each takes a connection, and a thread.
     ranges: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(8))
     view: BrokerView = field(default_factory=BrokerView)
@@ -103,8 +93,8 @@ class Engine:
     store_down_since: float = 0.0
 
     @property
-    def store(self) -> ObjectStore:
-        """The object store; `ConfigError` where none is configured."""
+    def store(self) -> ReadableStore:
+        """The object store, to be read; `ConfigError` where none is configured."""
         if self.object_store is None:
             raise ConfigError(
                 "no object store is configured",
@@ -141,17 +131,39 @@ class Engine:
             self.metrics.store_errors.labels(error.code).inc()
 
 
-async def refresh(engine: Engine, identity: SegmentId, opened: OpenSegment | None = None) -> Segment | None:
+async def refresh(engine: Engine, identity: SegmentId) -> Segment | None:
     """Look at one segment's files again, and whether its partition still has a later log.
 
     To be called with the segment's lock held. None if it is neither on disk nor known to be archived.
-    With ``opened`` its files are opened by the way: if they can be; whoever needs them opens them where not.
     """
-    known = engine.catalog.get(identity)
-    if not engine.catalog.is_current(identity):
-        # What stands on the disk under its name is another incarnation's.
-        return known
-    listing = await in_thread(_look_again, engine, identity, engine.catalog.active_offset(identity), opened)
+    [found] = await refresh_together(engine, [identity])
+    if isinstance(found, TakhinError):
+        raise found
+    return found
+
+
+async def refresh_together(
+    engine: Engine, identities: Sequence[SegmentId], opened: Mapping[SegmentId, OpenSegment] | None = None
+) -> list[Segment | TakhinError | None]:
+    """The same for segments of one partition, in one look; an error for each that cannot be looked at.
+
+    Those that have an `OpenSegment` are opened by the way: if they can be; whoever needs them opens them where not.
+    """
+    # What stands on the disk under the name of one that is not current is another incarnation's.
+    current = [identity for identity in identities if engine.catalog.is_current(identity)]
+    active = engine.catalog.active_offset(identities[0])
+    listings = await in_thread(_look_again, engine, current, active, opened or {}) if current else {}
+    found: list[Segment | TakhinError | None] = []
+    for identity in identities:
+        listing = listings.get(identity)
+        if listing is None:
+            found.append(engine.catalog.get(identity))
+        else:
+            found.append(listing if isinstance(listing, TakhinError) else _take_over(engine, identity, listing))
+    return found
+
+
+def _take_over(engine: Engine, identity: SegmentId, listing: PartitionListing) -> Segment | None:
     known = engine.catalog.get(identity)
     files = listing.files(identity.base_offset)
     if known is None and files.log is None:
@@ -174,35 +186,44 @@ async def refresh(engine: Engine, identity: SegmentId, opened: OpenSegment | Non
 
 
 def _look_again(
-    engine: Engine, identity: SegmentId, active: int, opened: OpenSegment | None = None
-) -> PartitionListing:
-    """Three looks, where the log that was active at the last scan is still there; else the whole partition."""
-    nothing = PartitionListing(identity.topic, identity.partition, {}, None)
-    with disk_errors(identity):
-        try:
-            with engine.data_dir.partition(identity.directory) as partition:
-                if is_behind(partition, identity, active):
-                    files = _stats_of_opened(opened, partition) if opened else partition.stat_all(identity)
-                    rows = {identity.base_offset: pack_seen(files)}
-                    return PartitionListing(identity.topic, identity.partition, rows, active)
-        except (FileNotFoundError, NotADirectoryError):
-            return nothing
-        return scan_partition(engine.data_dir, identity.directory) or nothing
+    engine: Engine, identities: Sequence[SegmentId], active: int, opened: Mapping[SegmentId, OpenSegment]
+) -> dict[SegmentId, PartitionListing | TakhinError]:
+    """Few looks for each, where the log that was active at the last scan is still there; else the whole partition."""
+    found: dict[SegmentId, PartitionListing | TakhinError] = {}
+    first = identities[0]
+    nothing = PartitionListing(first.topic, first.partition, {}, None)
+    whole: PartitionListing | None = None
+    try:
+        with disk_errors(first), engine.data_dir.partition(first.directory) as partition:
+            for identity in identities:
+                try:
+                    with disk_errors(identity):
+                        if is_behind(partition, identity, active):
+                            files = _stats_of(partition, identity, opened.get(identity))
+                            rows = {identity.base_offset: pack_seen(files)}
+                            found[identity] = PartitionListing(identity.topic, identity.partition, rows, active)
+                        else:
+                            whole = whole or scan_partition(engine.data_dir, first.directory) or nothing
+                            found[identity] = whole
+                except TakhinError as error:
+                    found[identity] = error
+    except SegmentChanged:
+        # There is no such partition.
+        return dict.fromkeys(identities, nothing)
+    except TakhinError as error:
+        return dict.fromkeys(identities, error)
+    return found
 
 
-def is_behind(partition: PartitionDir, identity: SegmentId, active: int) -> bool:
-    """Whether the log that was active at the last scan is still there, and a later one than this segment's."""
-    later = SegmentId(identity.topic, identity.partition, active)
-    return active > identity.base_offset and partition.exists(later.file(FileKind.LOG))
-
-
-def _stats_of_opened(opened: OpenSegment, partition: PartitionDir) -> LocalFiles:
+def _stats_of(partition: PartitionDir, identity: SegmentId, opened: OpenSegment | None) -> LocalFiles:
+    if opened is None:
+        return partition.stat_all(identity)
     try:
         opened.open(partition)
         return opened.stats
     except OSError:
         opened.close()
-        return partition.stat_all(opened.identity)
+        return partition.stat_all(identity)
 
 
 def require_known(segment: Segment | None, identity: SegmentId) -> Segment:
@@ -217,27 +238,6 @@ def unknown(identity: SegmentId, hint: str = "takhin-tiered ls shows what there 
     )
 
 
-async def load_manifest(engine: Engine, identity: SegmentId) -> Manifest | None:
-    """The manifest as the store has it now, or None."""
-    key = identity.manifest_key
-    try:
-        data = await engine.store.read(key)
-    except ObjectMissing:
-        return None
-    return Manifest.from_json(data, key=key)
-
-
-@contextmanager
-def verb(name: str, identity: SegmentId) -> Iterator[None]:
-    """Within: every log line names the verb and the segment, and so does every error that goes up."""
-    with logs.operation(name, identity.path), work.working(name, identity.path):
-        try:
-            yield
-        except TakhinError as error:
-            error.segment = error.segment or identity.path
-            raise
-
-
 @contextmanager
 def counted(engine: Engine, failures: Counter) -> Iterator[None]:
     """Count what fails by hand as the cycle counts its own."""
@@ -248,53 +248,3 @@ def counted(engine: Engine, failures: Counter) -> Iterator[None]:
         if isinstance(error, StoreError):
             engine.metrics.store_errors.labels(error.code).inc()
         raise
-
-
-@contextmanager
-def disk_errors(identity: SegmentId) -> Iterator[None]:
-    """What the file system says, as an error that names the segment."""
-    try:
-        yield
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise SegmentChanged(
-            f"the files of segment {identity.path} vanished while they were worked on",
-            segment=identity.path,
-            hint="If the broker deleted them, nothing is to be done",
-        ) from error
-    except StandsTwice as error:
-        raise DiskError(
-            f"segment {identity.path} cannot be worked on, as its partition is not sure: {error}",
-            segment=identity.path,
-            hint="Nothing is moved until one of them is gone; the broker knows which one it uses",
-        ) from error
-    except OSError as error:
-        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-            raise DiskFull(
-                f"the disk filled up while segment {identity.path} was worked on",
-                segment=identity.path,
-                hint="It is whole in the archive, and nothing half done was left on the disk",
-            ) from error
-        name = os.strerror(error.errno) if error.errno else str(error)
-        raise DiskError(
-            f"the disk failed on segment {identity.path}: {name} ({error.filename or 'file'})",
-            segment=identity.path,
-            hint="What still stands there is whole; the next cycle tries again",
-        ) from error
-
-
-def require_in_place(engine: Engine) -> None:
-    """`DiskError` where a data directory is not the one that was opened at the start."""
-    for root in engine.data_dir.roots:
-        if not root.is_in_place():
-            raise DiskError(
-                f"storage.data.dir {root.path} is not the directory that it was at the start: it was moved away, "
-                "made anew, or mounted over",
-                hint="Nothing is moved or removed, in either. Restart the daemon to use the one that is there now",
-            )
-
-
-@contextmanager
-def open_partition(engine: Engine, identity: SegmentId, *, create: bool = False) -> Iterator[PartitionDir]:
-    require_in_place(engine)
-    with disk_errors(identity), engine.data_dir.partition(identity.directory, create=create) as partition:
-        yield partition

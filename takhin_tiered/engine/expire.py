@@ -12,12 +12,15 @@ from __future__ import annotations
 from dataclasses import replace
 
 from takhin_tiered import logs
-from takhin_tiered.engine.context import Engine, load_manifest, refresh, require_known, verb
+from takhin_tiered.engine.context import Engine, refresh, require_known
 from takhin_tiered.engine.read_only import REASON, is_read_only
 from takhin_tiered.errors import SegmentRefused
 from takhin_tiered.points import reached
 from takhin_tiered.segments.model import Archive, Intent, State
 from takhin_tiered.segments.names import SegmentId
+from takhin_tiered.vault.owned import OwnedPrefix
+from takhin_tiered.vault.proof import load_manifest
+from takhin_tiered.verbs import verb
 
 
 def _require_current(engine: Engine, identity: SegmentId) -> None:
@@ -28,12 +31,12 @@ def _require_current(engine: Engine, identity: SegmentId) -> None:
         )
 
 
-async def expire(engine: Engine, identity: SegmentId) -> None:
+async def expire(engine: Engine, owned: OwnedPrefix, identity: SegmentId) -> None:
     """Remove one archived segment for good.
 
     `SegmentRefused` where it has a local file, as it is in use then, and where it stands under a prefix only read.
     """
-    with verb("expire", identity):
+    with verb("expire", identity.path):
         async with engine.catalog.lock(identity):
             segment = require_known(await refresh(engine, identity), identity)
             _require_current(engine, identity)
@@ -41,7 +44,7 @@ async def expire(engine: Engine, identity: SegmentId) -> None:
                 raise SegmentRefused(f"segment {identity.path} is on disk, and is not removed", segment=identity.path)
             if await is_read_only(engine, identity):
                 raise SegmentRefused(f"segment {identity.path} {REASON}", segment=identity.path)
-            manifest = await load_manifest(engine, identity)
+            manifest = await load_manifest(engine.store, identity)
             if manifest is not None:
                 now = engine.stamp_now
                 engine.catalog.intend(
@@ -51,13 +54,16 @@ async def expire(engine: Engine, identity: SegmentId) -> None:
                 await engine.catalog.flush()
                 reached("expire.intended")
                 _require_current(engine, identity)
-                await engine.store.delete([identity.manifest_key])
+                await owned.delete([identity.manifest_key])
                 reached("expire.manifest.deleted")
                 keys = [file.key for file in manifest.files.values()]
-                await engine.store.delete(keys)
+                await owned.delete(keys)
                 reached("expire.objects.deleted")
                 engine.catalog.settle(keys)
-            if await is_read_only(engine, identity) and (below := await load_manifest(engine, identity)) is not None:
+            if (
+                await is_read_only(engine, identity)
+                and (below := await load_manifest(engine.store, identity)) is not None
+            ):
                 archived = Archive(below.generation, below.size, below.log.mtime_ns, below.archived_at)
                 archived = replace(archived, last_offset=below.end)
                 engine.catalog.put(replace(segment, archive=archived, problem=below.problem))

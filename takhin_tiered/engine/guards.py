@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from takhin_tiered.config import Settings
 from takhin_tiered.engine.clock import ClockWatch
 from takhin_tiered.engine.context import Engine
-from takhin_tiered.engine.identity import Identity, Meta
-from takhin_tiered.engine.ownership import Owned, Ownership
-from takhin_tiered.errors import StoreUnavailable
+from takhin_tiered.errors import ConfigError, StoreUnavailable
 from takhin_tiered.store import ObjectStore
+from takhin_tiered.vault.identity import Identity, Meta
+from takhin_tiered.vault.owned import OwnedPrefix
+from takhin_tiered.vault.ownership import Owned, Ownership
 
 ANSWER_SECONDS = 5.0
 
@@ -39,9 +40,14 @@ class Guards:
     identity: Identity | None = None
     ownership: Ownership | None = None
 
-    async def own(self) -> Owned:
-        """See `Ownership.own`; without a store there is nothing to own."""
-        return Owned.ALREADY if self.ownership is None else await self.ownership.own()
+    async def own(self) -> tuple[OwnedPrefix, Owned]:
+        """See `Ownership.own`; `ConfigError` where nothing can be written to."""
+        if self.ownership is None:
+            raise ConfigError(
+                "there is no archive that this process may write to",
+                hint="Set storage.tiered.s3.bucket or storage.tiered.directory.path",
+            )
+        return await self.ownership.own()
 
     async def judge_store(self) -> None:
         """`StoreChanged` where the store is not the known one, or cannot be told to be."""
@@ -76,6 +82,4 @@ def make_guards(
     identity = Identity(store, meta, engine.catalog, accepted.store, may_write=is_ours)
     if meta is None or not is_ours:
         return Guards(clock, identity)
-    ownership = Ownership(store, identity, meta, engine.data_dir)
-    engine.fence = ownership.fence
-    return Guards(clock, identity, ownership)
+    return Guards(clock, identity, Ownership(store, identity, meta, engine.data_dir))

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 
 from takhin_tiered import filesystems, work
 from takhin_tiered.codec.checksums import Hasher, sha256_of_parts
+from takhin_tiered.disk.access import disk_errors
 from takhin_tiered.disk.files import PartitionDir
-from takhin_tiered.engine.context import Engine, disk_errors
+from takhin_tiered.engine.context import Engine
 from takhin_tiered.errors import ObjectCorrupt
 from takhin_tiered.segments.manifest import ManifestFile
 from takhin_tiered.segments.names import FileKind, SegmentId

@@ -12,10 +12,10 @@ from takhin_tiered.config import Settings
 from takhin_tiered.disk.files import DataDirs
 from takhin_tiered.disk.lock import DataDirLock
 from takhin_tiered.engine.context import Engine
-from takhin_tiered.engine.pace import Pace
 from takhin_tiered.errors import ConfigError, DiskFull
 from takhin_tiered.metrics import Metrics
-from takhin_tiered.store import FencedStore, ObjectStore
+from takhin_tiered.pace import Pace
+from takhin_tiered.store import ReadableStore
 from takhin_tiered.users import owner_hint
 
 SUPERSEDED = "superseded"
@@ -24,18 +24,13 @@ KAFKA = "kafka"
 
 
 def make_engine(
-    settings: Settings, data_dir: DataDirs, catalog: Catalog, store: ObjectStore | None, *, kafka: bool
+    settings: Settings, data_dir: DataDirs, catalog: Catalog, store: ReadableStore | None, *, kafka: bool
 ) -> Engine:
-    """The engine; its fence is to be set by whoever knows who owns the prefix."""
-
-    async def fence(*, fresh: bool) -> None:
-        await engine.fence(fresh=fresh)
-
-    engine = Engine(
+    return Engine(
         policy=settings.policy_for(kafka=kafka),
         data_dir=data_dir,
         catalog=catalog,
-        object_store=None if store is None else FencedStore(store, fence),
+        object_store=store,
         reads_others=bool(settings.read_prefixes),
         metrics=Metrics(),
         concurrency=settings.archive_concurrency,
@@ -44,7 +39,6 @@ def make_engine(
         uploads=Pace(settings.throttle_upload_mbps * 1e6),
         downloads=Pace(settings.throttle_download_mbps * 1e6),
     )
-    return engine
 
 
 def open_data_dirs(settings: Settings) -> DataDirs:

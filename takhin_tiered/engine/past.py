@@ -8,8 +8,8 @@ from typing import Any, TypedDict
 
 from takhin_tiered.catalog.journal import Journal
 from takhin_tiered.engine.context import Engine
-from takhin_tiered.engine.cycle import CycleReport
 from takhin_tiered.engine.headroom import lasts
+from takhin_tiered.engine.report import CycleReport
 from takhin_tiered.errors import TakhinError
 from takhin_tiered.segments.report import iso_time
 

@@ -12,13 +12,13 @@ from dataclasses import replace
 
 from takhin_tiered import filesystems
 from takhin_tiered.concurrency import in_thread
+from takhin_tiered.disk.access import read_local_checksum
 from takhin_tiered.disk.files import PartitionDir
 from takhin_tiered.disk.kafka import LEADER_EPOCHS, PARTITION_METADATA, read_partition
 from takhin_tiered.disk.look import scan_partition
 from takhin_tiered.engine.branching import incarnation_of
 from takhin_tiered.engine.brokers import runs_on
-from takhin_tiered.engine.context import Engine, load_manifest
-from takhin_tiered.engine.prove import read_local_checksum
+from takhin_tiered.engine.context import Engine
 from takhin_tiered.errors import SegmentConflict
 from takhin_tiered.formats.checkpoints import (
     cannot_join,
@@ -31,6 +31,7 @@ from takhin_tiered.segments.listing import PartitionListing, has_log
 from takhin_tiered.segments.manifest import Manifest
 from takhin_tiered.segments.model import Segment
 from takhin_tiered.segments.names import FileKind, SegmentId
+from takhin_tiered.vault.proof import load_manifest
 
 
 def require_place(engine: Engine, manifest: Manifest, partition: PartitionDir) -> bool:
@@ -99,9 +100,9 @@ async def require_neighbours(engine: Engine, identity: SegmentId) -> None:
             raise _conflict(identity, f"would stand beside {found}, which is of another incarnation", _MIXED)
         if segment.active or segment.archive is None:
             continue
-        manifest = await load_manifest(engine, other)
+        manifest = await load_manifest(engine.store, other)
         if manifest is not None:
-            checksum = await read_local_checksum(engine, other, FileKind.LOG, manifest.log.part_size)
+            checksum = await read_local_checksum(engine.data_dir, other, FileKind.LOG, manifest.log.part_size)
             if checksum != manifest.log.sha256:
                 raise _conflict(
                     identity, f"would stand beside {other.path}, which is not what was archived of it", _MIXED
@@ -115,9 +116,9 @@ async def _of_another_incarnation(engine: Engine, segment: Segment) -> str:
         known = engine.catalog.get(other)
         if incarnation.label == segment.id.label or known is None or known.archive is None:
             continue
-        manifest = await load_manifest(engine, other)
+        manifest = await load_manifest(engine.store, other)
         if manifest is not None and manifest.log.size == (segment.local.log.size if segment.local.log else -1):
-            checksum = await read_local_checksum(engine, segment.id, FileKind.LOG, manifest.log.part_size)
+            checksum = await read_local_checksum(engine.data_dir, segment.id, FileKind.LOG, manifest.log.part_size)
             if checksum == manifest.log.sha256:
                 return other.exact_path
     return ""

@@ -15,10 +15,11 @@ from dataclasses import dataclass, field, replace
 from takhin_tiered import logs
 from takhin_tiered.concurrency import in_thread
 from takhin_tiered.engine.brokers import learn_kafka
-from takhin_tiered.engine.context import Engine, load_manifest
+from takhin_tiered.engine.context import Engine
 from takhin_tiered.errors import ObjectCorrupt
 from takhin_tiered.segments.model import Archive, Segment
 from takhin_tiered.segments.names import FileKind, SegmentId, parse_manifest_key, parse_object_key, parse_superseded_key
+from takhin_tiered.vault.proof import load_manifest
 
 _AT_ONCE = 16
 
@@ -122,7 +123,7 @@ async def _segments_in(engine: Engine) -> AsyncIterator[_Found]:
 async def _learn(engine: Engine, identity: SegmentId) -> bool:
     """Take over one manifest; True if the catalog did not know it so."""
     try:
-        manifest = await load_manifest(engine, identity)
+        manifest = await load_manifest(engine.store, identity)
     except ObjectCorrupt as error:
         logs.logger().error("a manifest cannot be read", segment=identity.path, error=str(error))
         return False
@@ -148,7 +149,7 @@ async def _missing(engine: Engine, identity: SegmentId, result: Reconciliation) 
         if segment is None or segment.archive is None:
             return
         try:
-            manifest = await load_manifest(engine, identity)
+            manifest = await load_manifest(engine.store, identity)
         except ObjectCorrupt:
             manifest = None
         if manifest is not None and await engine.store.head(manifest.log.key) is not None:

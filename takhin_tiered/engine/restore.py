@@ -12,13 +12,13 @@ from dataclasses import replace
 
 from takhin_tiered import logs
 from takhin_tiered.concurrency import all_of, in_thread
+from takhin_tiered.disk.access import disk_errors, open_partition, read_local_checksum
 from takhin_tiered.disk.files import PartitionDir
 from takhin_tiered.engine.brokers import learn_kafka
-from takhin_tiered.engine.context import Engine, disk_errors, load_manifest, open_partition, refresh, unknown, verb
+from takhin_tiered.engine.context import Engine, refresh, unknown
 from takhin_tiered.engine.incoming import Incoming, Range
 from takhin_tiered.engine.naming import where_else
 from takhin_tiered.engine.placing import complete_partition, require_neighbours, require_place
-from takhin_tiered.engine.prove import read_local_checksum
 from takhin_tiered.engine.turns import Turn
 from takhin_tiered.errors import (
     DiskFull,
@@ -32,6 +32,8 @@ from takhin_tiered.segments.listing import PartitionListing
 from takhin_tiered.segments.manifest import Manifest
 from takhin_tiered.segments.model import Archive, LocalFiles, Segment
 from takhin_tiered.segments.names import TEMP_SUFFIX, FileKind, Partition, SegmentId, parse_file
+from takhin_tiered.vault.proof import load_manifest
+from takhin_tiered.verbs import verb
 
 _SMALL = 256 << 10
 _LONGEST_LEASE = 10 * 365 * 86400.0
@@ -49,7 +51,7 @@ async def restore(
     Raises `SegmentNotFound`, `SegmentActive`, `SegmentConflict` (other bytes stand in its place, or it was
     never archived), `DiskFull`, `DiskError`, `ObjectMissing`, `ObjectCorrupt` or another `StoreError`.
     """
-    with verb("restore", identity):
+    with verb("restore", identity.path):
         async with engine.catalog.lock(identity):
             segment = await refresh(engine, identity)
             if segment is not None and segment.local.log is not None:
@@ -67,7 +69,7 @@ async def restore(
 
 
 async def _manifest(engine: Engine, identity: SegmentId, *, known: bool) -> Manifest:
-    manifest = await load_manifest(engine, identity)
+    manifest = await load_manifest(engine.store, identity)
     if manifest is None and known:
         raise ObjectMissing(
             f"the manifest of segment {identity.path} is not in the archive",
@@ -112,7 +114,7 @@ async def _adopt(engine: Engine, segment: Segment, lease_until: float) -> Segmen
         archived = manifest.files.get(kind)
         same = archived is not None and archived.size == stat.size
         if archived and same:
-            same = await read_local_checksum(engine, identity, kind, archived.part_size) == archived.sha256
+            same = await read_local_checksum(engine.data_dir, identity, kind, archived.part_size) == archived.sha256
         if not same:
             raise SegmentConflict(
                 f"{identity.directory}/{identity.file(kind)} stands on disk with other bytes than the archive's",
@@ -171,7 +173,7 @@ async def _download(engine: Engine, manifest: Manifest, log: str) -> LocalFiles:
     identity = manifest.id
     if manifest.kafka or manifest.topic_id:
         learn_kafka(engine)
-    with open_partition(engine, identity, create=True) as partition:
+    with open_partition(engine.data_dir, identity, create=True) as partition:
         is_empty = False
 
         def check() -> None:
@@ -298,7 +300,7 @@ async def remove_unfinished(engine: Engine, listing: PartitionListing) -> None:
         identity = SegmentId(listing.topic, listing.partition, file[0])
 
         def remove(identity: SegmentId = identity, name: str = name) -> None:
-            with suppress(SegmentChanged), open_partition(engine, identity) as partition:
+            with suppress(SegmentChanged), open_partition(engine.data_dir, identity) as partition:
                 partition.unlink(name)
 
         if engine.catalog.is_held(identity):

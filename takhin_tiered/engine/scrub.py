@@ -15,19 +15,21 @@ from typing import TypeVar
 
 from takhin_tiered import logs, work
 from takhin_tiered.concurrency import all_of, in_thread
-from takhin_tiered.engine.archive import copy_held
+from takhin_tiered.disk.access import read_local_checksum
 from takhin_tiered.engine.branching import OtherIncarnation
-from takhin_tiered.engine.context import Engine, load_manifest, refresh, verb
-from takhin_tiered.engine.opened import to_be_opened
-from takhin_tiered.engine.pace import Pace
-from takhin_tiered.engine.prove import prove_file, read_checksum, read_local_checksum
+from takhin_tiered.engine.context import Engine, refresh
+from takhin_tiered.engine.copying import copy_held
 from takhin_tiered.engine.turns import Turn
 from takhin_tiered.errors import ObjectCorrupt, ObjectMissing, StoreError, StoreUnavailable, TakhinError
+from takhin_tiered.pace import Pace
 from takhin_tiered.points import reached
 from takhin_tiered.segments.manifest import Manifest
 from takhin_tiered.segments.model import State
 from takhin_tiered.segments.names import FileKind, SegmentId, parse_manifest_key
 from takhin_tiered.store.answers import NotReadable
+from takhin_tiered.vault.owned import OwnedPrefix
+from takhin_tiered.vault.proof import load_manifest, prove_file, read_checksum
+from takhin_tiered.verbs import verb
 
 _AT_ONCE = 16
 _LOOKS = 2
@@ -97,7 +99,7 @@ async def _verify_one(engine: Engine, identity: SegmentId, *, deep: bool) -> Ver
     return Verdict(identity, size, "; ".join(problems.values()), may_lack_files=lacks, manifest=manifest)
 
 
-async def scrub(engine: Engine, pace: Pace) -> None:
+async def scrub(engine: Engine, owned: OwnedPrefix, pace: Pace) -> None:
     """Read the whole archive once, at that pace; single failures are logged, and the next segment follows.
 
     `StoreError` where the store serves nothing any more.
@@ -109,16 +111,16 @@ async def scrub(engine: Engine, pace: Pace) -> None:
         if engine.stopping.is_set():
             return
         try:
-            await scrub_one(engine, segment.id, pace)
+            await scrub_one(engine, owned, segment.id, pace)
         except TakhinError as error:
             logs.logger().warning("a segment could not be scrubbed", segment=segment.id.path, error=str(error))
             if isinstance(error, StoreError):
                 await engine.store.check()
 
 
-async def scrub_one(engine: Engine, identity: SegmentId, pace: Pace) -> Verdict:
+async def scrub_one(engine: Engine, owned: OwnedPrefix, identity: SegmentId, pace: Pace) -> Verdict:
     """Read one segment's objects, and take the consequences. `StoreError` where the store does not answer."""
-    with verb("scrub", identity):
+    with verb("scrub", identity.path):
         manifest, problems = await _examine(engine, identity, pace)
         size = manifest.size if manifest else 0
         async with engine.catalog.lock(identity):
@@ -126,14 +128,14 @@ async def scrub_one(engine: Engine, identity: SegmentId, pace: Pace) -> Verdict:
                 _release(engine, identity)
                 return Verdict(identity, size, "")
             problem = "; ".join(problems.values())
-            if manifest is not None and await load_manifest(engine, identity) != manifest:
+            if manifest is not None and await load_manifest(engine.store, identity) != manifest:
                 # It was archived anew while it was read: the next scrub looks at that.
                 return Verdict(identity, size, "")
             logs.logger().error("the archive's copy of a segment is bad", problem=problem)
             _quarantine(engine, identity, problem)
             reached("scrub.quarantined")
             try:
-                healed = await _heal(engine, identity, manifest, frozenset(problems))
+                healed = await _heal(engine, owned, identity, manifest, frozenset(problems))
             except StoreError as error:
                 logs.logger().warning("the archive's copy could not be stored again from the disk", error=str(error))
                 healed = False
@@ -146,7 +148,7 @@ async def _examine(
 ) -> tuple[Manifest | None, dict[FileKind, str]]:
     """What is wrong with each file; all of them, where the manifest is. Without a pace, only the store is asked."""
     try:
-        manifest = await _look(engine, lambda: load_manifest(engine, identity))
+        manifest = await _look(engine, lambda: load_manifest(engine.store, identity))
     except (ObjectCorrupt, Unreadable) as error:
         return None, dict.fromkeys((FileKind.LOG,), str(error))
     if manifest is None:
@@ -155,7 +157,7 @@ async def _examine(
     for kind, file in manifest.files.items():
         try:
             if pace is None:
-                await _look(engine, partial(prove_file, engine, identity, file))
+                await _look(engine, partial(prove_file, engine.store, identity, file))
             else:
                 read = partial(read_checksum, engine.store, file.key, file.part_size, pace)
                 found = await _look(engine, read)
@@ -197,19 +199,20 @@ def _release(engine: Engine, identity: SegmentId) -> None:
         engine.catalog.put(replace(known, quarantined=False, problem=""))
 
 
-async def _heal(engine: Engine, identity: SegmentId, manifest: Manifest | None, bad: frozenset[FileKind]) -> bool:
+async def _heal(
+    engine: Engine, owned: OwnedPrefix, identity: SegmentId, manifest: Manifest | None, bad: frozenset[FileKind]
+) -> bool:
     """Store what is bad again from the disk, if the very bytes that were archived stand there."""
     segment = await refresh(engine, identity)
     if segment is None or segment.local.log is None or segment.active:
         return False
     if manifest is not None:
-        checksum = await read_local_checksum(engine, identity, FileKind.LOG, manifest.log.part_size)
+        checksum = await read_local_checksum(engine.data_dir, identity, FileKind.LOG, manifest.log.part_size)
         if checksum != manifest.log.sha256:
             return False
-    async with to_be_opened(identity) as opened:
-        try:
-            await copy_held(engine, segment, opened, distrusted=bad)
-        except OtherIncarnation:
-            return False
+    try:
+        await copy_held(engine, owned, segment, distrusted=bad)
+    except OtherIncarnation:
+        return False
     logs.logger().info("healed the archive's copy from the local one")
     return True

@@ -19,20 +19,22 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from takhin_tiered import logs
-from takhin_tiered.engine.context import Engine, verb
-from takhin_tiered.engine.prove import prove_archived
+from takhin_tiered.engine.context import Engine
 from takhin_tiered.engine.turns import Turn
 from takhin_tiered.errors import ObjectCorrupt, ObjectMissing, StoreError, TakhinError
 from takhin_tiered.points import reached
 from takhin_tiered.segments.manifest import Manifest
 from takhin_tiered.segments.names import SegmentId, generation_of, parse_superseded_key
 from takhin_tiered.store import ObjectInfo
+from takhin_tiered.vault.owned import OwnedPrefix
+from takhin_tiered.vault.proof import prove_archived
+from takhin_tiered.verbs import verb
 
 
-async def remove_superseded(engine: Engine, identities: Iterable[SegmentId], keep: float) -> int:
+async def remove_superseded(engine: Engine, owned: OwnedPrefix, identities: Iterable[SegmentId], keep: float) -> int:
     """Remove what was superseded more than ``keep`` seconds ago; returns how many generations. 0 seconds: for ever.
 
-    The prefix has to be owned. A segment that cannot be judged keeps all of its generations, and is told; a store
+    A segment that cannot be judged keeps all of its generations, and is told; a store
     that does not answer ends the look, and the next one goes on.
     """
     removed = 0
@@ -41,7 +43,7 @@ async def remove_superseded(engine: Engine, identities: Iterable[SegmentId], kee
         if engine.stopping.is_set():
             break
         try:
-            removed += await _remove_of(engine, identity, keep)
+            removed += await _remove_of(engine, owned, identity, keep)
         except TakhinError as error:
             logs.logger().warning(
                 "superseded generations are kept", segment=identity.path, code=error.code, error=str(error)
@@ -51,7 +53,7 @@ async def remove_superseded(engine: Engine, identities: Iterable[SegmentId], kee
     return removed
 
 
-async def forget_superseded(engine: Engine, identity: SegmentId) -> None:
+async def forget_superseded(engine: Engine, owned: OwnedPrefix, identity: SegmentId) -> None:
     """Remove all superseded generations of a segment that is archived no more, as compaction has merged it away."""
     async with engine.catalog.lock(identity):
         if engine.catalog.get(identity) is not None:
@@ -59,11 +61,11 @@ async def forget_superseded(engine: Engine, identity: SegmentId) -> None:
         found = await _superseded(engine, identity)
         manifests = [await _read(engine, identity, n) for n, info in sorted(found.items()) if not info.read_only]
         while manifests:
-            await _remove(engine, manifests.pop(0), manifests)
+            await _remove(engine, owned, manifests.pop(0), manifests)
 
 
-async def _remove_of(engine: Engine, identity: SegmentId, keep: float) -> int:
-    with verb("remove superseded", identity):
+async def _remove_of(engine: Engine, owned: OwnedPrefix, identity: SegmentId, keep: float) -> int:
+    with verb("remove superseded", identity.path):
         async with engine.catalog.lock(identity):
             segment = engine.catalog.get(identity)
             if segment is None or segment.archive is None or segment.quarantined:
@@ -76,7 +78,7 @@ async def _remove_of(engine: Engine, identity: SegmentId, keep: float) -> int:
             old = [n for n, info in found.items() if now - info.modified > keep and not info.read_only]
             if not old:
                 return 0
-            current = await prove_archived(engine, identity)
+            current = await prove_archived(engine.store, identity)
             manifests = {n: await _read(engine, identity, n) for n in found} | {current.generation: current}
             reached("superseded.proven")
             removed = 0
@@ -85,7 +87,7 @@ async def _remove_of(engine: Engine, identity: SegmentId, keep: float) -> int:
                 # One that nothing took the place of: its successor was never committed.
                 if after is None or generation >= current.generation or now - manifests[after].archived_at <= keep:
                     continue
-                await _remove(engine, manifests.pop(generation), manifests.values())
+                await _remove(engine, owned, manifests.pop(generation), manifests.values())
                 removed += 1
             return removed
 
@@ -110,12 +112,12 @@ async def _read(engine: Engine, identity: SegmentId, generation: int) -> Manifes
     return manifest
 
 
-async def _remove(engine: Engine, old: Manifest, others: Iterable[Manifest]) -> None:
+async def _remove(engine: Engine, owned: OwnedPrefix, old: Manifest, others: Iterable[Manifest]) -> None:
     named = {file.key for other in others for file in other.files.values()}
     files = [file for file in old.files.values() if file.key not in named]
-    await engine.store.delete([file.key for file in files])
+    await owned.delete([file.key for file in files])
     reached("superseded.objects.deleted")
-    await engine.store.delete([old.id.superseded_key(old.generation)])
+    await owned.delete([old.id.superseded_key(old.generation)])
     engine.catalog.superseded -= 1
     reached("superseded.manifest.deleted")
     logs.logger().info(

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 from takhin_tiered import logs
 from takhin_tiered.engine.asking import BrokerAddress, connected, known_partitions
 from takhin_tiered.engine.context import Engine, refresh
-from takhin_tiered.engine.prove import prove_archived
 from takhin_tiered.errors import SegmentError, StoreError, TakhinError
 from takhin_tiered.points import reached
 from takhin_tiered.segments.broker import PartitionOffsets
 from takhin_tiered.segments.model import Segment, State, Tier
 from takhin_tiered.segments.names import Partition
 from takhin_tiered.segments.policy import classify
+from takhin_tiered.vault.proof import prove_archived
 
 if TYPE_CHECKING:
     from takhin_tiered.broker.client import BrokerClient
@@ -99,7 +99,7 @@ async def _prove_run(engine: Engine, run: list[Segment]) -> tuple[list[Segment],
     for segment in run:
         try:
             async with engine.catalog.lock(segment.id):
-                manifest = await prove_archived(engine, segment.id)
+                manifest = await prove_archived(engine.store, segment.id)
                 again = await refresh(engine, segment.id)
         except (StoreError, SegmentError) as error:
             return proven, str(error)

@@ -7,10 +7,9 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from takhin_tiered.config import Settings
-from takhin_tiered.store.base import Capabilities, Notes, ObjectInfo, ObjectStore
+from takhin_tiered.store.base import Capabilities, Notes, ObjectInfo, ObjectStore, ReadableStore
 from takhin_tiered.store.directory import DirectoryStore
 from takhin_tiered.store.fallback import FallbackStore
-from takhin_tiered.store.fenced import Fence, FencedStore, nothing_stands_between
 from takhin_tiered.store.memory import MemoryStore
 from takhin_tiered.store.wire import Deadlines
 
@@ -18,13 +17,11 @@ __all__ = [
     "Capabilities",
     "DirectoryStore",
     "FallbackStore",
-    "Fence",
-    "FencedStore",
     "MemoryStore",
     "Notes",
     "ObjectInfo",
     "ObjectStore",
-    "nothing_stands_between",
+    "ReadableStore",
     "open_store",
 ]
 

@@ -124,8 +124,8 @@ class Notes(Protocol):
     async def set_meta(self, name: str, value: str) -> None: ...
 
 
-class ObjectStore(Protocol):
-    """Errors are `StoreError` and those below it; every wait is bounded."""
+class ReadableStore(Protocol):
+    """An object store, to be read. Errors are `StoreError` and those below it; every wait is bounded."""
 
     @property
     def address(self) -> str:
@@ -154,16 +154,6 @@ class ObjectStore(Protocol):
         """What the server behind it can do, asked now where it is not known; None where there is no server."""
         ...
 
-    async def put(
-        self, key: str, body: Source, *, size: int, checksum: Checksum, if_absent: bool = False
-    ) -> ObjectInfo:
-        """Store an object, whole or not at all.
-
-        The store refuses bytes that are not those of ``checksum`` (`ObjectCorrupt`). With ``if_absent``
-        it raises `ObjectExists` where there is an object already.
-        """
-        ...
-
     async def head(self, key: str) -> ObjectInfo | None: ...
 
     async def read(self, key: str, *, limit: int = 1 << 20) -> bytes:
@@ -179,6 +169,20 @@ class ObjectStore(Protocol):
 
     def list(self, prefix: str = "") -> AsyncIterator[ObjectInfo]:
         """Every object whose key starts with the prefix, by key; without checksums."""
+        ...
+
+
+class ObjectStore(ReadableStore, Protocol):
+    """One that is written to as well: by whoever owns its prefix."""
+
+    async def put(
+        self, key: str, body: Source, *, size: int, checksum: Checksum, if_absent: bool = False
+    ) -> ObjectInfo:
+        """Store an object, whole or not at all.
+
+        The store refuses bytes that are not those of ``checksum`` (`ObjectCorrupt`). With ``if_absent``
+        it raises `ObjectExists` where there is an object already.
+        """
         ...
 
     async def delete(self, keys: Sequence[str]) -> None:

@@ -14,8 +14,6 @@ import pytest
 import pytest_asyncio
 
 from takhin_tiered.codec.checksums import Checksum, Source, bytes_source, checksum_of
-from takhin_tiered.engine.pace import Pace
-from takhin_tiered.engine.prove import read_checksum
 from takhin_tiered.errors import (
     BucketMissing,
     ObjectCorrupt,
@@ -24,9 +22,11 @@ from takhin_tiered.errors import (
     StoreDenied,
     StoreUnavailable,
 )
+from takhin_tiered.pace import Pace
 from takhin_tiered.store import DirectoryStore, FallbackStore, MemoryStore, ObjectStore
 from takhin_tiered.store.s3 import S3Store, open_s3
 from takhin_tiered.store.wire import Deadlines, Sink
+from takhin_tiered.vault.proof import read_checksum
 from tests.support import REGION, Bucket, find_minio, free_port
 
 _S3 = ["s3", *(["minio"] if find_minio() else [])]

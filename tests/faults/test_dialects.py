@@ -16,10 +16,10 @@ import pytest
 
 from takhin_tiered import ObjectCorrupt, ObjectExists, StoreDenied, StoreUnavailable, TakhinError, TieredStorage
 from takhin_tiered.codec.checksums import Checksum, bytes_source, checksum_of
-from takhin_tiered.engine.prove import prove
 from takhin_tiered.store.base import Check
 from takhin_tiered.store.calls import Demands
 from takhin_tiered.store.s3 import S3Store, open_s3
+from takhin_tiered.vault.proof import prove
 from tests.conftest import new_bucket
 from tests.faults.proxy import Head, Proxy, proxy
 from tests.faults.truth import truth_in
@@ -239,7 +239,7 @@ async def test_checksum_headers_that_are_refused_in_parts_only(bucket: Bucket, w
         said = await store.put("k", bytes_source(data), size=len(data), checksum=good, if_absent=True)
         # It was not seen to compare anything in parts.
         assert said.sha256 is None
-        await prove(store, "k", len(data), good, said=said, segment="")
+        await prove(store, "k", len(data), good, answer=said, segment="")
         assert bucket.read("k") == data
         assert bucket.uploads() == []
 
@@ -551,8 +551,8 @@ async def test_an_answer_that_lacks_something_is_an_error_of_the_store_and_stops
     broker: Broker, bucket: Bucket, between: Proxy, lacks: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing is lost by it, and nothing ends in what was not foreseen."""
-    monkeypatch.setattr("takhin_tiered.engine.upload.MULTIPART_THRESHOLD", 6 << 20)
-    monkeypatch.setattr("takhin_tiered.engine.upload.PART_SIZE", 5 << 20)
+    monkeypatch.setattr("takhin_tiered.vault.writer.MULTIPART_THRESHOLD", 6 << 20)
+    monkeypatch.setattr("takhin_tiered.vault.writer.PART_SIZE", 5 << 20)
     small = broker.segments("orders-0", 2)
     large = broker.segments("large-0", 1, size=(6 << 20) + 5)
     settings = store_settings(broker, bucket, s3_endpoint=between.endpoint)

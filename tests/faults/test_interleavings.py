@@ -27,6 +27,8 @@ from takhin_tiered import Settings, TakhinError, TieredStorage, points
 from takhin_tiered.codec.checksums import Checksum
 from takhin_tiered.errors import StoreUnavailable
 from takhin_tiered.store import ObjectInfo, ObjectStore
+from takhin_tiered.vault.owned import OwnedPrefix
+from takhin_tiered.vault.ownership import Owned
 from tests.faults.truth import Folder, Truth
 from tests.support import HOUR, KINDS, Broker
 
@@ -295,7 +297,14 @@ class Interleavings(RuleBasedStateMachine):
             engine.clock = engine.uptime = lambda: self.now
             # The store's files have the real time, which this one has nothing to do with.
             self.storage._guards.clock._store = None
-            engine.object_store = MortalStore(engine.store, self.world)
+            ownership: Any = self.storage._guards.ownership
+            own, mortal = ownership.own, MortalStore(ownership._store, self.world)
+
+            async def own_mortal() -> tuple[OwnedPrefix, Owned]:
+                owned, known = await own()
+                return OwnedPrefix(mortal, owned._fence), known
+
+            engine.object_store, ownership.own = mortal, own_mortal
 
         self.runner.run(opened())
         points.hook = lambda _: self.world.step()

@@ -385,7 +385,7 @@ async def test_what_a_broken_upload_left_of_a_file_that_changed_since_is_removed
 ) -> None:
     (path,) = broker.segments("orders-0", 1)
     async with TieredStorage.open(store_settings(broker, bucket)) as storage:
-        store = storage.engine.store
+        store: Any = storage.engine.store
         put = store.put
 
         async def put_no_manifest(key: str, *arguments: Any, **named: Any) -> Any:

@@ -118,7 +118,7 @@ async def test_the_lock_is_asked_before_each_unlink(kafka: Broker, at_point: AtP
         assert seen
         assert kafka.is_whole(path)
         with pytest.raises(SegmentRefused, match="would fail"):
-            await evict(storage.engine, SegmentId.parse(path))
+            await evict(storage.engine, await storage.prepare(), SegmentId.parse(path))
         holder.__exit__(None, None, None)
         assert storage.segment(path).state == State.COPIED
 
@@ -278,7 +278,7 @@ async def test_move_leaves_no_gap_above_a_segment_that_stays(kafka: Broker) -> N
         assert plan[new[0]].reason_code == "gap"
         assert storage.segment(new[0]).archived_at is not None
         with pytest.raises(SegmentRefused, match="a lower one does"):
-            await evict(storage.engine, SegmentId.parse(new[0]))
+            await evict(storage.engine, await storage.prepare(), SegmentId.parse(new[0]))
         (found,) = await storage.partitions()
         assert len(found.local) == 1
         # Their lease ends: all of it goes, from the lowest up.

@@ -284,7 +284,7 @@ async def test_a_jump_while_superseded_generations_are_looked_through(broker: Br
         assert found.rewritten
         await storage.look_at_clock()
         set_clock(storage, 400 * DAY)
-        assert await remove_superseded(storage.engine, found.rewritten, 48 * 3600) == 0
+        assert await remove_superseded(storage.engine, await storage.prepare(), found.rewritten, 48 * 3600) == 0
 
 
 async def test_what_is_archived_or_restored_while_the_clock_is_behind_is_not_old_when_it_is_right(

@@ -15,11 +15,11 @@ from uuid import uuid4
 import pytest
 
 from takhin_tiered import HeldElsewhere, TieredStorage, machine
-from takhin_tiered.engine import claim
-from takhin_tiered.engine.claim import Claim, describe_self
 from takhin_tiered.errors import ClaimGone, OwnerSilent
 from takhin_tiered.segments.owner import Party
 from takhin_tiered.store import DirectoryStore, ObjectStore
+from takhin_tiered.vault import claim
+from takhin_tiered.vault.claim import Claim, describe_self
 from tests.support import Broker, Bucket, command, daemon, directory_settings, store_settings, wait_until
 
 OWNER = "takhin-tiered.owner.json"

@@ -99,7 +99,7 @@ async def test_an_expire_of_it_is_refused_before_anything_is_removed(world: Worl
     async with TieredStorage.open(world.now()) as storage:
         await storage.run_cycle()
         with pytest.raises(SegmentRefused, match="under a prefix that is only read"):
-            await expire(storage.engine, SegmentId.parse(path))
+            await expire(storage.engine, await storage.prepare(), SegmentId.parse(path))
         assert storage.is_segment_archived(path)
         assert storage.engine.catalog.intents() == []
 

@@ -72,9 +72,9 @@ async def rewritten(storage: TieredStorage, broker: Broker) -> str:
 async def clean(storage: TieredStorage, *, hours_later: float = 49.0) -> int:
     """What the upkeep does, so much later."""
     pass_time(storage, lambda: hours_later * HOUR)
-    await storage.prepare()
+    owned = await storage.prepare()
     found = await storage.reconcile()
-    return await remove_superseded(storage.engine, found.rewritten, KEEP)
+    return await remove_superseded(storage.engine, owned, found.rewritten, KEEP)
 
 
 def named_by(store: Store, key: str) -> set[str]:
@@ -210,7 +210,7 @@ async def test_it_is_kept_for_ever_where_no_time_is_set(world: World) -> None:
     async with TieredStorage.open(world.settings()) as storage:
         path = await rewritten(storage, world.broker)
         pass_time(storage, lambda: 100_000 * HOUR)
-        assert await remove_superseded(storage.engine, (await storage.reconcile()).rewritten, 0) == 0
+        assert await storage.remove_superseded((await storage.reconcile()).rewritten, 0) == 0
         assert {path, manifest_key(path, 1)} <= set(world.store.keys())
 
 

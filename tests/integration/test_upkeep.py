@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from takhin_tiered import ObjectCorrupt, Settings, TieredStorage
-from takhin_tiered.engine.pace import Pace
 from takhin_tiered.engine.scrub import scrub
+from takhin_tiered.pace import Pace
 from tests.support import HOUR, AtPoint, Broker, Bucket, command, daemon, store_settings
 
 
@@ -151,7 +151,7 @@ async def test_one_flipped_byte_is_named_quarantined_and_never_restored(broker: 
         content = bytearray(bucket.read(bad))
         content[1234] ^= 1
         bucket.write(bad, bytes(content))
-        await scrub(storage.engine, Pace(0))
+        await scrub(storage.engine, await storage.prepare(), Pace(0))
         assert bad in storage.segment(bad).problem
         assert storage.segment(good).problem == ""
         assert storage.status()["quarantined_segments"] == 1

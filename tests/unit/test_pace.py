@@ -6,7 +6,7 @@ import asyncio
 import threading
 import time
 
-from takhin_tiered.engine.pace import Pace
+from takhin_tiered.pace import Pace
 
 
 class Clock:

@@ -23,7 +23,6 @@ from uuid import uuid4
 
 from takhin_tiered import logs, machine
 from takhin_tiered.codec.checksums import bytes_source, checksum_of
-from takhin_tiered.engine.identity import Meta
 from takhin_tiered.errors import (
     ClaimGone,
     HeldElsewhere,
@@ -36,6 +35,7 @@ from takhin_tiered.errors import (
 from takhin_tiered.points import reached
 from takhin_tiered.segments.owner import Party
 from takhin_tiered.store.base import ANSWER_KEY, CHALLENGE_KEY, LAST_OWNER_KEY, OWNER_KEY, ObjectStore
+from takhin_tiered.vault.identity import Meta
 
 LOOK_EVERY = 5.0
 SILENT_AFTER = 300.0

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
-from contextlib import ExitStack, asynccontextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 
 from takhin_tiered.codec.checksums import Checksum, Hasher
@@ -85,12 +85,12 @@ class OpenSegment:
         return file.read(whole - TIMEINDEX_ENTRY_SIZE, TIMEINDEX_ENTRY_SIZE) if file and whole else b""
 
 
-@asynccontextmanager
-async def to_be_opened(identity: SegmentId) -> AsyncIterator[OpenSegment]:
-    """Closed at the end, in a thread, if it was opened: to let go of much memory takes the kernel its time."""
-    opened = OpenSegment(identity)
-    try:
-        yield opened
-    finally:
-        if opened.files:
-            await in_thread(opened.close)
+async def close_all(opened: Sequence[OpenSegment]) -> None:
+    """In one turn of a thread, if any was opened: to let go of much memory takes the kernel its time."""
+
+    def close() -> None:
+        for each in opened:
+            each.close()
+
+    if any(each.files for each in opened):
+        await in_thread(close)

@@ -7,10 +7,10 @@ from enum import Enum, auto
 from uuid import uuid4
 
 from takhin_tiered.disk.files import DataDirs
-from takhin_tiered.engine.claim import Claim, describe_self
-from takhin_tiered.engine.identity import Identity, Meta
-from takhin_tiered.errors import ClaimGone
 from takhin_tiered.store import ObjectStore
+from takhin_tiered.vault.claim import Claim, describe_self
+from takhin_tiered.vault.identity import Identity, Meta
+from takhin_tiered.vault.owned import OwnedPrefix
 
 IDENTIFIER = "owner"
 
@@ -25,7 +25,7 @@ class Owned(Enum):
 
 
 class Ownership:
-    """Of one process. ``store`` is the bare store: all others have to pass `fence` before they write."""
+    """Of one process, which writes to the store by what `own` returns, and by nothing else."""
 
     def __init__(self, store: ObjectStore, identity: Identity, meta: Meta, data_dir: DataDirs) -> None:
         self._store, self._identity, self._meta, self._data_dir = store, identity, meta, data_dir
@@ -33,8 +33,11 @@ class Ownership:
         self._watch: asyncio.Task[None] | None = None
         self._lost = asyncio.Event()
 
-    async def own(self) -> Owned:
-        """Raises `StoreChanged`, `HeldElsewhere`, `OwnerSilent` and other `StoreError`."""
+    async def own(self) -> tuple[OwnedPrefix, Owned]:
+        """Become the owner, or stay it: the prefix, to be written to, and what is known of it.
+
+        Raises `StoreChanged`, `HeldElsewhere`, `OwnerSilent` and other `StoreError`.
+        """
         judged = await self._identity.judge()
         claim = self._claim = self._claim or await self._make_claim()
         owned = Owned.ALREADY
@@ -43,13 +46,7 @@ class Ownership:
         if self._watch is None or self._watch.done():
             self._watch = asyncio.create_task(self._watched(claim))
         await self._identity.settle(judged)
-        return Owned.ANEW if judged.by_hand else owned
-
-    async def fence(self, *, fresh: bool) -> None:
-        """Return if the prefix is ours; see `Claim.require`."""
-        if self._claim is None:
-            raise ClaimGone(f"{self._store.address} is not owned, and so is not written to")
-        await self._claim.require(fresh=fresh)
+        return OwnedPrefix(self._store, claim.require), Owned.ANEW if judged.by_hand else owned
 
     async def wait_lost(self) -> None:
         """Until another owner has the prefix, or nobody watches any more whether it has: then with that error."""

@@ -5,75 +5,78 @@ What nobody intended is somebody else's, or an archive that lost its manifest, a
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from takhin_tiered import logs
+from takhin_tiered.catalog.catalog import Catalog
 from takhin_tiered.codec.checksums import Checksum
-from takhin_tiered.engine.context import Engine, load_manifest
-from takhin_tiered.engine.prove import prove
 from takhin_tiered.errors import ObjectCorrupt, ObjectMissing, StoreError
 from takhin_tiered.points import reached
 from takhin_tiered.segments.model import Intent
 from takhin_tiered.segments.names import generation_of, is_ours
+from takhin_tiered.vault.owned import OwnedPrefix
+from takhin_tiered.vault.proof import load_manifest, prove
 
 _WAIT_FOR_ARCHIVE = 24 * 3600.0
 
 
-async def remove_orphans(engine: Engine) -> int:
-    """Settle every intent that no upload is working on; returns how many objects were removed. `StoreError`."""
+async def remove_orphans(owned: OwnedPrefix, catalog: Catalog, now: Callable[[], float]) -> int:
+    """Settle every intent that no upload is working on; returns how many objects were removed. `StoreError`.
+
+    ``now`` tells a time that is never later than it is, in seconds since the epoch.
+    """
     removed = 0
-    for intent in engine.catalog.intents():
-        async with engine.catalog.lock(intent.id):
-            if intent in engine.catalog.intents(intent.id) and not _waits(engine, intent):
-                removed += await settle_held(engine, intent)
-    await engine.catalog.flush()
+    for intent in catalog.intents():
+        async with catalog.lock(intent.id):
+            if catalog.intent(intent.key) == intent and not _waits(catalog, intent, now()):
+                removed += await settle_held(owned, catalog, intent)
+    await catalog.flush()
     if removed:
         logs.logger().info("removed objects of uploads that broke off", count=removed)
     return removed
 
 
-def _waits(engine: Engine, intent: Intent) -> bool:
+def _waits(catalog: Catalog, intent: Intent, now: float) -> bool:
     """The segment still stands on disk: the next archive takes the object for its own, and uploads less."""
-    segment = engine.catalog.get(intent.id)
+    segment = catalog.get(intent.id)
     awaited = segment is not None and segment.local.log is not None and segment.archive is None
-    return awaited and engine.sure_now - intent.since < _WAIT_FOR_ARCHIVE
+    return awaited and now - intent.since < _WAIT_FOR_ARCHIVE
 
 
-async def settle_held(engine: Engine, intent: Intent) -> int:
+async def settle_held(owned: OwnedPrefix, catalog: Catalog, intent: Intent) -> int:
     """With the segment's lock held: remove the object unless a manifest names it; 1 if it was removed. `StoreError`."""
-    manifest = await load_manifest(engine, intent.id)
+    manifest = await load_manifest(owned.store, intent.id)
     # What an earlier generation names is kept, and so is what an earlier release meant to remove of one.
     named = manifest is not None and (
         intent.key in {file.key for file in manifest.files.values()} or generation_of(intent.key) < manifest.generation
     )
     removed = 0
-    if not named and await _is_ours(engine, intent):
+    if not named and await _is_ours(owned, intent):
         reached("orphan.before.delete")
-        await engine.store.delete([intent.key])
+        await owned.delete([intent.key])
         reached("orphan.deleted")
         removed = 1
-    engine.catalog.settle([intent.key])
+    catalog.settle([intent.key])
     return removed
 
 
-async def _is_ours(engine: Engine, intent: Intent) -> bool:
+async def _is_ours(owned: OwnedPrefix, intent: Intent) -> bool:
     """Whether the object has the very bytes that were to be written; a damaged one was named by our own manifest."""
     if not intent.sha256:
         return True
     checksum = Checksum(intent.sha256, intent.part_size)
     try:
-        await prove(engine.store, intent.key, intent.size, checksum, segment=intent.id.path)
+        await prove(owned.store, intent.key, intent.size, checksum, segment=intent.id.path)
     except (ObjectMissing, ObjectCorrupt):
         return False
     return True
 
 
-async def remove_stale_uploads(engine: Engine, older_than: float) -> None:
+async def remove_stale_uploads(owned: OwnedPrefix, catalog: Catalog, older_than: float) -> None:
     """Abort uploads that nobody finishes: they are paid for until then. Best effort; not every server lists them."""
-    if older_than:
-        # A clock that is ahead makes none of them older.
-        older_than += max(0.0, engine.clock() - engine.sure_now)
     try:
-        begun = [intent.key for intent in engine.catalog.intents()]
-        removed = await engine.store.remove_stale_uploads(older_than, is_ours, begun)
+        begun = [intent.key for intent in catalog.intents()]
+        removed = await owned.remove_stale_uploads(older_than, is_ours, begun)
     except StoreError as error:
         logs.logger().warning("uploads that broke off were not looked for", error=str(error))
         return

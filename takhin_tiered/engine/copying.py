@@ -1,0 +1,225 @@
+"""The archive's middle part: segments that are open and may be moved come into the store, with their locks held."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
+
+from takhin_tiered import logs, work
+from takhin_tiered.concurrency import all_of, in_thread
+from takhin_tiered.disk.access import disk_errors, open_partition
+from takhin_tiered.engine.branching import OtherIncarnation
+from takhin_tiered.engine.context import Engine
+from takhin_tiered.engine.judging import draft_manifest, is_compacting, judge
+from takhin_tiered.engine.merged import expire_merged, forget_compacted
+from takhin_tiered.errors import SegmentConflict, TakhinError
+from takhin_tiered.points import reached
+from takhin_tiered.segments.manifest import Manifest
+from takhin_tiered.segments.model import NO_FILES, Archive, LocalFiles, Segment
+from takhin_tiered.segments.names import FileKind, SegmentId
+from takhin_tiered.vault.opened import Content, OpenSegment, close_all
+from takhin_tiered.vault.owned import OwnedPrefix
+from takhin_tiered.vault.proof import load_manifest
+from takhin_tiered.vault.writer import OtherBytes, Writer, Writing, changed, part_size_for
+from takhin_tiered.verbs import named
+
+_GENERATIONS_TRIED = 100
+
+
+@dataclass(slots=True, eq=False)
+class Wanted:
+    """A segment to be archived; ``expected`` is how a plan saw its files: if they stand otherwise now, they stay."""
+
+    id: SegmentId
+    expected: LocalFiles | None = None
+
+
+@dataclass(slots=True, eq=False)
+class Task:
+    """One segment through all steps: ``segment`` is how it stands, until the end or an ``error``."""
+
+    wanted: Wanted
+    opened: OpenSegment
+    work: work.Work
+    segment: Segment | None = None
+    # How its files stood when they were last seen.
+    before: LocalFiles | None = None
+    is_done: bool = False
+    error: TakhinError | OtherIncarnation | None = None
+    # Where its log turned out to be another incarnation: what it is then.
+    becomes: SegmentId | None = None
+
+    @property
+    def id(self) -> SegmentId:
+        return self.opened.identity
+
+    @property
+    def known(self) -> Segment:
+        assert self.segment is not None
+        return self.segment
+
+    @property
+    def is_to_do(self) -> bool:
+        return not self.is_done and self.error is None
+
+
+async def for_each(tasks: Sequence[Task], step: Callable[[Task], Awaitable[None]]) -> None:
+    """A step for each that is still to be done, side by side. One that fails keeps its error, and takes no more."""
+
+    async def one(task: Task) -> None:
+        try:
+            with work.counting(task.work), named("archive", task.id.path):
+                await step(task)
+        except (TakhinError, OtherIncarnation) as error:
+            task.error = error
+
+    await all_of([one(task) for task in tasks if task.is_to_do])
+
+
+async def copy_held(
+    engine: Engine, owned: OwnedPrefix, segment: Segment, distrusted: frozenset[FileKind] = frozenset()
+) -> Segment:
+    """Bring a segment into the store while its lock is held; ``distrusted`` files are stored anew.
+
+    Raises what `archive` does, and `OtherIncarnation`.
+    """
+    with work.shown("archive", segment.id.path) as shown:
+        task = Task(Wanted(segment.id), OpenSegment(segment.id), shown, segment)
+        try:
+            await copy(engine, owned, [task], distrusted)
+        finally:
+            await close_all([task.opened])
+    if task.error is not None:
+        raise task.error
+    return task.known
+
+
+async def copy(
+    engine: Engine, owned: OwnedPrefix, tasks: Sequence[Task], distrusted: frozenset[FileKind] = frozenset()
+) -> None:
+    """Bring segments of one partition into the store; each is as it stands then, or has its error."""
+    writings: dict[Task, Writing] = {}
+
+    async def begin(task: Task) -> None:
+        existing = await load_manifest(owned.store, task.id) if task.known.archive else None
+        writings[task] = await _begin(engine, task, existing, existing.generation if existing else 1, distrusted)
+
+    async def next_generation(task: Task) -> None:
+        # Either another generation is committed that the catalog does not know, or an upload broke off.
+        existing = await load_manifest(owned.store, task.id)
+        generation = max(writings[task].generation, existing.generation if existing else 0) + 1
+        # Each attempt reads what it sends.
+        task.opened.content = None
+        writings[task] = await _begin(engine, task, existing, generation, distrusted)
+
+    await for_each(tasks, begin)
+    writer = Writer(
+        owned,
+        engine.catalog,
+        engine.data_dir,
+        pace=engine.uploads,
+        requests=engine.requests,
+        metrics=engine.metrics,
+        stamp=lambda: engine.stamp_now,
+    )
+    todo = [task for task in tasks if task.is_to_do]
+    for _ in range(_GENERATIONS_TRIED):
+        if not todo:
+            break
+        await writer.write([writings[task] for task in todo])
+        again = [task for task in todo if isinstance(writings[task].error, OtherBytes)]
+        await for_each(again, next_generation)
+        todo = [task for task in again if task.is_to_do]
+    for task in todo:
+        path = task.id.path
+        task.error = SegmentConflict(f"{_GENERATIONS_TRIED} generations of {path} are taken", segment=path)
+    for task in tasks:
+        if task.error is None and isinstance(error := writings[task].error, TakhinError):
+            task.error = error
+    await _take_over(engine, owned, [(task, writings[task]) for task in tasks if task.is_to_do])
+
+
+async def _begin(
+    engine: Engine, task: Task, existing: Manifest | None, generation: int, distrusted: frozenset[FileKind]
+) -> Writing:
+    """Read what is to be written, and judge whether it may be. Raises what `archive` does, and `OtherIncarnation`."""
+    opened = task.opened
+    if not opened.files:
+        await in_thread(_open, engine, opened)
+    if opened.stats != task.known.local or FileKind.LOG not in opened.files:
+        raise changed(task.id, "before it was read")
+    content = await _read(engine, opened, existing)
+    judge(engine, opened, content, existing)
+    draft = draft_manifest(engine, opened, content)
+    return Writing(opened, content, draft, existing, generation, distrusted, task.work)
+
+
+def _open(engine: Engine, opened: OpenSegment) -> None:
+    with open_partition(engine.data_dir, opened.identity) as partition:
+        opened.open(partition)
+
+
+async def _read(engine: Engine, opened: OpenSegment, existing: Manifest | None) -> Content:
+    """Where the archive has a file, its checksum is in the form that the archive has."""
+    if opened.content is not None and existing is None:
+        return opened.content
+    part_sizes: dict[FileKind, int] = {}
+    for kind in opened.files:
+        size = opened.size(kind)
+        archived = existing.files.get(kind) if existing else None
+        part_sizes[kind] = archived.part_size if archived and archived.size == size else part_size_for(size)
+    with_md5 = await engine.store.wants_md5()
+    async with engine.reading:
+        with disk_errors(opened.identity):
+            return await in_thread(opened.read, part_sizes, with_md5=with_md5)
+
+
+async def _take_over(engine: Engine, owned: OwnedPrefix, written: Sequence[tuple[Task, Writing]]) -> None:
+    """What was committed is known as archived, in one commit of the journal."""
+    for task, writing in written:
+        manifest, identity = writing.manifest, task.id
+        assert manifest is not None
+        archived = Archive(
+            manifest.generation,
+            manifest.size,
+            manifest.log.mtime_ns,
+            manifest.archived_at,
+            task.opened.stats,
+            manifest.end,
+        )
+        segment = replace(task.known, archive=archived, problem=manifest.problem, quarantined=False)
+        if not engine.catalog.is_current(identity):
+            # Meanwhile the log was found to be another incarnation from further below on: the files are that one's.
+            segment = replace(segment, local=NO_FILES, active=False, lease_until=0.0)
+        engine.catalog.put(segment)
+        task.segment = segment
+        engine.catalog.learn(identity.place.partition, manifest.incarnation)
+        engine.catalog.settle(file.key for file in manifest.files.values())
+        reached("archive.committed")
+    if not written:
+        return
+    await engine.catalog.flush()
+    for task, writing in written:
+        reached("archive.journaled")
+        await _after(engine, owned, task, writing)
+
+
+async def _after(engine: Engine, owned: OwnedPrefix, task: Task, writing: Writing) -> None:
+    """What a later generation, or a compacted one, means for what was archived before."""
+    manifest, existing = writing.manifest, writing.existing
+    assert manifest is not None
+    replaced = existing is not None and manifest.generation != existing.generation
+    compacts = is_compacting(engine, task.id, writing.content.summary)
+    try:
+        with named("archive", task.id.path):
+            if replaced and compacts and existing is not None:
+                await forget_compacted(owned, existing, manifest)
+            elif replaced and existing is not None:
+                engine.catalog.superseded += 1
+                logs.logger().warning(
+                    "other bytes were archived before under this name, and are kept", generation=existing.generation
+                )
+            if compacts:
+                await expire_merged(engine, owned, manifest)
+    except TakhinError as error:
+        task.error = error

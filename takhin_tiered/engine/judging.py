@@ -1,0 +1,59 @@
+"""What may be archived, by what its files hold; and what its manifest says of it."""
+
+from __future__ import annotations
+
+from takhin_tiered.engine.branching import incarnation_of, require_same_incarnation, require_same_topic
+from takhin_tiered.engine.context import Engine
+from takhin_tiered.engine.outlook import is_compacted
+from takhin_tiered.errors import SegmentRefused
+from takhin_tiered.formats.kafka import LogSummary
+from takhin_tiered.segments.manifest import Manifest
+from takhin_tiered.segments.names import FileKind, SegmentId
+from takhin_tiered.vault.opened import Content, OpenSegment
+
+
+def judge(engine: Engine, opened: OpenSegment, content: Content, existing: Manifest | None) -> None:
+    """Raise `SegmentChanged`, `SegmentRefused` or `OtherIncarnation` where it may not be archived so."""
+    identity, summary = opened.identity, content.summary
+    require_same_topic(engine, opened)
+    if summary.problem and not engine.archive_corrupt:
+        raise SegmentRefused(
+            f"segment {identity.path} is damaged: {summary.problem}",
+            segment=identity.path,
+            hint="It stays on disk. storage.tiered.archive.corrupt: archive moves it as it is",
+        )
+    if summary.has_gaps and engine.policy.kafka and not engine.policy.takes_compacted:
+        engine.catalog.gapped.add(identity.place.partition)
+        raise SegmentRefused(
+            f"segment {identity.path} is of a compacted topic, as its offsets have gaps",
+            segment=identity.path,
+            hint="It stays on disk. storage.tiered.topics.compacted: archive takes compacted topics too",
+        )
+    require_same_incarnation(engine, opened, summary, existing, content.checksums[FileKind.LOG].sha256)
+
+
+def is_compacting(engine: Engine, identity: SegmentId, summary: LogSummary) -> bool:
+    """Whether compaction rewrites this log, and what it rewrote is archived again."""
+    # What the cleaner leaves may have no gaps: a segment of which it has left nothing, for one.
+    compacts = summary.has_gaps or is_compacted(engine, identity.place.partition)
+    return compacts and engine.policy.kafka and engine.policy.takes_compacted
+
+
+def draft_manifest(engine: Engine, opened: OpenSegment, content: Content) -> Manifest:
+    """The manifest, but for its objects, its generation and its time."""
+    incarnation, summary = incarnation_of(engine, opened.identity), content.summary
+    return Manifest(
+        id=opened.identity,
+        files={},
+        format=summary.format,
+        first_offset=summary.first_offset,
+        last_offset=summary.last_offset,
+        first_timestamp=summary.first_timestamp,
+        last_timestamp=summary.last_timestamp,
+        problem=summary.problem,
+        topic_id=opened.topic_id,
+        leader_epochs=summary.leader_epochs,
+        kafka=engine.policy.kafka,
+        follows=incarnation.follows,
+        from_offset=incarnation.from_offset,
+    )

@@ -1,0 +1,29 @@
+"""What compaction has replaced or merged away leaves the archive: it holds deleted keys, which are to be gone."""
+
+from __future__ import annotations
+
+from takhin_tiered import logs
+from takhin_tiered.engine.context import Engine
+from takhin_tiered.engine.expire import expire
+from takhin_tiered.engine.superseded import forget_superseded
+from takhin_tiered.segments.manifest import Manifest
+from takhin_tiered.segments.names import generation_of
+from takhin_tiered.vault.owned import OwnedPrefix
+
+
+async def forget_compacted(owned: OwnedPrefix, old: Manifest, new: Manifest) -> None:
+    """Remove the generation that compaction has replaced, but for objects that the new one names."""
+    still = {file.key for file in new.files.values()}
+    own = [file.key for file in old.files.values() if generation_of(file.key) == old.generation]
+    keys = [key for key in own if key not in still]
+    await owned.delete([*keys, old.id.superseded_key(old.generation)])
+    logs.logger().info("removed what compaction replaced", generation=old.generation)
+
+
+async def expire_merged(engine: Engine, owned: OwnedPrefix, manifest: Manifest) -> None:
+    """The cleaner merges segments into the lowest of them: those above it are in that one now."""
+    for other in engine.catalog.log_of(manifest.id.place.partition):
+        if manifest.id.base_offset < other.id.base_offset <= manifest.end and other.local.log is None:
+            logs.logger().info("a segment was merged into one below it by compaction", merged=other.id.path)
+            await expire(engine, owned, other.id)
+            await forget_superseded(engine, owned, other.id)

@@ -1,0 +1,332 @@
+"""Write segments into the vault: the objects first, each with a checksum that the store checks, the manifest last.
+
+Segments of one partition go together: one commit of their intents, one look at their names, and requests side by side.
+Each of them fails alone. An object is never overwritten: where other bytes stand in its place, the segment's error is
+`OtherBytes`, and another generation has to be tried.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+
+from takhin_tiered import logs, work
+from takhin_tiered.catalog.catalog import Catalog
+from takhin_tiered.codec.checksums import bytes_source, checksum_of
+from takhin_tiered.concurrency import all_of, in_thread
+from takhin_tiered.disk.access import disk_errors, open_partition
+from takhin_tiered.disk.files import DataDirs
+from takhin_tiered.errors import (
+    HeldElsewhere,
+    ObjectCorrupt,
+    ObjectExists,
+    ObjectMissing,
+    SegmentChanged,
+    StoreError,
+    TakhinError,
+)
+from takhin_tiered.metrics import Metrics
+from takhin_tiered.pace import Pace
+from takhin_tiered.points import reached
+from takhin_tiered.segments.manifest import MAX_PARTS, Manifest, ManifestFile
+from takhin_tiered.segments.model import Intent
+from takhin_tiered.segments.names import FileKind, SegmentId
+from takhin_tiered.vault.opened import Content, OpenSegment
+from takhin_tiered.vault.orphans import settle_held
+from takhin_tiered.vault.owned import OwnedPrefix
+from takhin_tiered.vault.proof import prove, prove_file
+from takhin_tiered.vault.source import FileSource
+from takhin_tiered.verbs import named
+
+MULTIPART_THRESHOLD = 64 << 20
+PART_SIZE = 16 << 20
+
+
+class OtherBytes(Exception):
+    """An object that was to be written exists with other bytes: another generation has to be tried."""
+
+
+@dataclass(slots=True, eq=False)
+class Writing:
+    """An open segment on its way into the vault.
+
+    ``content`` is what its files hold; ``draft`` is its manifest, without files. ``existing`` is the committed one, and
+    ``distrusted`` is what is known to be damaged of it. In the end ``manifest`` is the committed one, a new one or
+    the existing one where that says all this already, or ``error`` tells why there is none.
+    """
+
+    opened: OpenSegment
+    content: Content
+    draft: Manifest
+    existing: Manifest | None = None
+    generation: int = 1
+    distrusted: frozenset[FileKind] = frozenset()
+    work: work.Work | None = None
+    manifest: Manifest | None = None
+    error: TakhinError | OtherBytes | None = None
+    entries: dict[FileKind, ManifestFile] = field(default_factory=dict)
+    # Keys that this attempt stored, and whether its manifest was sent: it may be committed from then on.
+    made: list[str] = field(default_factory=list)
+    is_sent: bool = False
+
+    @property
+    def id(self) -> SegmentId:
+        return self.opened.identity
+
+    @property
+    def missing(self) -> list[FileKind]:
+        return [kind for kind in self.opened.files if kind not in self.entries]
+
+
+class Writer:
+    """``stamp`` tells the time by which an age begins, in seconds since the epoch."""
+
+    def __init__(
+        self,
+        owned: OwnedPrefix,
+        catalog: Catalog,
+        data_dir: DataDirs,
+        *,
+        pace: Pace,
+        requests: asyncio.Semaphore,
+        metrics: Metrics,
+        stamp: Callable[[], float],
+    ) -> None:
+        self._owned, self._catalog, self._data_dir = owned, catalog, data_dir
+        self._pace, self._requests, self._metrics, self._stamp = pace, requests, metrics, stamp
+
+    async def write(self, writings: Sequence[Writing]) -> None:
+        """Each ends with its ``manifest`` or its ``error``; what one that failed had stored is removed again.
+
+        The segments are of one partition, and their locks are held. Raises what concerns all of them, as an error of
+        the journal does.
+        """
+        try:
+            await self._write(writings)
+        except BaseException:
+            await asyncio.shield(self._undo(writings))
+            raise
+        if failed := [each for each in writings if each.error is not None]:
+            await asyncio.shield(self._undo(failed))
+
+    async def _write(self, writings: Sequence[Writing]) -> None:
+        await self._each(writings, self._find_archived, lambda each: each.existing is not None)
+        await self._intend([each for each in writings if each.error is None and each.missing])
+        await self._each(writings, self._store_missing, lambda each: bool(each.missing))
+        await self._each(writings, self._keep_superseded, _replaces)
+        await self._require_unchanged(writings)
+        await self._each(writings, self._commit)
+
+    async def _each(
+        self,
+        writings: Sequence[Writing],
+        step: Callable[[Writing], Awaitable[None]],
+        if_so: Callable[[Writing], bool] = lambda _: True,
+    ) -> None:
+        """A step for each that has not failed, side by side. One that fails keeps its error, and takes no more."""
+
+        async def one(writing: Writing) -> None:
+            try:
+                with work.counting(writing.work), named("archive", writing.id.path):
+                    await step(writing)
+            except (TakhinError, OtherBytes) as error:
+                writing.error = error
+
+        await all_of([one(each) for each in writings if each.error is None and if_so(each)])
+
+    async def _undo(self, writings: Sequence[Writing]) -> None:
+        """Take away what these attempts stored. What cannot be reached now is found by its intent later.
+
+        Not once a manifest was sent: it may have been stored even where the answer was an error.
+        """
+        made = [key for each in writings if not each.is_sent for key in each.made]
+        with suppress(StoreError, HeldElsewhere):
+            if made:
+                await self._owned.delete(made)
+                self._catalog.settle(made)
+
+    async def _find_archived(self, writing: Writing) -> None:
+        """What the archive has of these very bytes already, where the store proves that it does."""
+        for kind in writing.opened.files:
+            archived = await self._archived(writing, kind)
+            if archived is not None:
+                writing.entries[kind] = archived
+
+    async def _archived(self, writing: Writing, kind: FileKind) -> ManifestFile | None:
+        archived = writing.existing.files.get(kind) if writing.existing else None
+        if archived is None or writing.existing is None:
+            return None
+        checksum = writing.content.checksums[kind]
+        is_same = (archived.size, archived.sha256) == (writing.opened.size(kind), checksum.sha256)
+        if is_same and kind not in writing.distrusted:
+            try:
+                await prove_file(self._owned.store, writing.id, archived)
+                return archived
+            except ObjectMissing as error:
+                logs.logger().error("an archived object is gone, and is stored again", error=str(error))
+                return None
+            except ObjectCorrupt as error:
+                logs.logger().error("an archived object is damaged, and is stored again", error=str(error))
+        if writing.generation == writing.existing.generation:
+            raise OtherBytes
+        return None
+
+    async def _intend(self, writings: Sequence[Writing]) -> None:
+        """Write down what is about to be stored, so that a killed process's objects are known as ours."""
+        await self._each(writings, self._settle_others)
+        now, intents = self._stamp(), []
+        for each in writings:
+            if each.error is None:
+                for kind in each.missing:
+                    key, checksum = each.id.key(kind, each.generation), each.content.checksums[kind]
+                    size = each.opened.size(kind)
+                    intents.append(Intent(key, each.id, size, checksum.sha256, checksum.part_size, now))
+        if not intents:
+            return
+        self._catalog.intend(intents)
+        await self._catalog.flush()
+        for each in writings:
+            if each.error is None:
+                reached("archive.intended")
+
+    async def _settle_others(self, writing: Writing) -> None:
+        """Where an earlier attempt broke off with other bytes, what it left goes first: one key has one intent."""
+        for kind in writing.missing:
+            before = self._catalog.intent(writing.id.key(kind, writing.generation))
+            if before is not None and before.sha256 != writing.content.checksums[kind].sha256:
+                await settle_held(self._owned, self._catalog, before)
+
+    async def _store_missing(self, writing: Writing) -> None:
+        kinds = writing.missing
+        stored = await all_of([self._store(writing, kind) for kind in kinds])
+        writing.entries |= dict(zip(kinds, stored, strict=True))
+
+    async def _store(self, writing: Writing, kind: FileKind) -> ManifestFile:
+        key, path = writing.id.key(kind, writing.generation), writing.id.path
+        file, checksum = writing.opened.files[kind], writing.content.checksums[kind]
+        size = file.found.size
+        source = FileSource(writing.id, file, writing.content.small.get(kind), self._pace)
+        async with self._requests:
+            try:
+                answer = await self._owned.put(key, source, size=size, checksum=checksum, if_absent=True)
+                writing.made.append(key)
+                # What the kernel sent by itself passed nobody here.
+                work.moved(max(0, size - source.given))
+                self._metrics.uploaded.inc(size)
+            except ObjectExists:
+                answer = None
+            except ObjectCorrupt as error:
+                # The store got other bytes than were read before: the file changed, or the network lies.
+                await self._require_unchanged([writing])
+                raise writing.error or ObjectCorrupt(error.message, segment=path, key=key, hint=error.hint) from error
+            except StoreError:
+                if source.problem is not None:
+                    raise source.problem from None
+                raise
+            try:
+                await prove(self._owned.store, key, size, checksum, answer=answer, segment=path)
+            except ObjectCorrupt as error:
+                if answer is None:
+                    # Not ours: nothing that is found there later may be taken for what a broken upload left.
+                    self._catalog.settle([key])
+                    raise OtherBytes from error
+                raise
+        reached(f"archive.{kind}.stored")
+        return ManifestFile(key, size, checksum.sha256, checksum.part_size, file.found.mtime_ns, file.mode)
+
+    async def _keep_superseded(self, writing: Writing) -> None:
+        """Give the manifest of the generation before a name of its own: its records may be nowhere else."""
+        assert writing.existing is not None
+        data, key = writing.existing.to_json(), writing.id.superseded_key(writing.existing.generation)
+        await self._put_small(writing, key, data, if_absent=False)
+        reached("archive.superseded.kept")
+
+    async def _require_unchanged(self, writings: Sequence[Writing]) -> None:
+        """`SegmentChanged` for each whose names and files are not what they were when they were opened."""
+        todo = [each for each in writings if each.error is None]
+
+        def look() -> None:
+            with open_partition(self._data_dir, todo[0].id) as partition:
+                for each in todo:
+                    try:
+                        with disk_errors(each.id):
+                            # A name's file has the inode and times of the open one: it is that one, and unchanged.
+                            if partition.stat_all(each.id) != each.opened.stats:
+                                raise changed(each.id, "while it was uploaded")
+                    except TakhinError as error:
+                        each.error = error
+
+        for each in todo:
+            if not self._catalog.is_current(each.id):
+                each.error = changed(each.id, "as its log was found to be another incarnation,")
+        todo = [each for each in todo if each.error is None]
+        if not todo:
+            return
+        try:
+            await in_thread(look)
+        except TakhinError as error:
+            for each in todo:
+                each.error = each.error or error
+
+    async def _commit(self, writing: Writing) -> None:
+        """Write the manifest: the first one only where there is none, a later one over the one before."""
+        entries = _entries(writing)
+        if writing.existing is not None and entries == writing.existing.files:
+            writing.manifest = writing.existing
+            return
+        reached("archive.before.manifest")
+        manifest = replace(writing.draft, files=entries, generation=writing.generation, archived_at=self._stamp())
+        writing.is_sent = True
+        is_first = writing.existing is None
+        await self._put_small(writing, writing.id.manifest_key, manifest.to_json(), if_absent=is_first)
+        writing.manifest = manifest
+
+    async def _put_small(self, writing: Writing, key: str, data: bytes, *, if_absent: bool) -> None:
+        """Write an object and prove it. `OtherBytes` where ``if_absent`` and another one stands there."""
+        checksum = checksum_of(bytes_source(data), len(data))
+        async with self._requests:
+            try:
+                answer = await self._owned.put(
+                    key, bytes_source(data), size=len(data), checksum=checksum, if_absent=if_absent
+                )
+            except ObjectExists:
+                answer = None
+            try:
+                await prove(self._owned.store, key, len(data), checksum, answer=answer, segment=writing.id.path)
+            except ObjectCorrupt as error:
+                if answer is None:
+                    raise OtherBytes from error
+                raise
+
+
+def _entries(writing: Writing) -> dict[FileKind, ManifestFile]:
+    entries = {kind: writing.entries[kind] for kind in FileKind if kind in writing.entries}
+    if writing.existing is not None and entries[FileKind.LOG] == writing.existing.log:
+        # An index that is gone from the disk is still that of this log: the archive keeps it.
+        return {**writing.existing.files, **entries}
+    return entries
+
+
+def _replaces(writing: Writing) -> bool:
+    """Whether the manifest that is to be written is of a later generation than the committed one."""
+    if writing.existing is None or writing.existing.generation == writing.generation:
+        return False
+    return _entries(writing) != writing.existing.files
+
+
+def changed(identity: SegmentId, when: str) -> SegmentChanged:
+    return SegmentChanged(
+        f"the files of segment {identity.path} changed {when}",
+        segment=identity.path,
+        hint="The local files stay, and nothing was archived; the next cycle tries again",
+    )
+
+
+def part_size_for(size: int) -> int:
+    """0 for one piece; else bytes in each part, so that there are at most 10,000 of them."""
+    if size <= MULTIPART_THRESHOLD:
+        return 0
+    smallest = -(-size // MAX_PARTS)
+    return max(PART_SIZE, -(-smallest // (1 << 20)) << 20)
