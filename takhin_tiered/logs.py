@@ -215,11 +215,15 @@ def new_correlation_id() -> str:
     return uuid4().hex[:16]
 
 
+def correlation_id() -> str:
+    """The one that is bound to the lines of this caller; a new one where there is none."""
+    return str(_structlog().contextvars.get_contextvars().get("correlation_id") or new_correlation_id())
+
+
 @contextmanager
-def operation(verb: str, segment: str) -> Iterator[None]:
-    """Bind the segment, the verb and a correlation id, the caller's if there is one, to every line within."""
+def operation(verb: str, segment: str, correlation: str = "") -> Iterator[None]:
+    """Bind the segment, the verb and a correlation id, the caller's if none is given, to every line within."""
     contextvars = _structlog().contextvars
-    bound = contextvars.get_contextvars()
-    identifier = bound.get("correlation_id") or new_correlation_id()
+    identifier = correlation or correlation_id()
     with contextvars.bound_contextvars(correlation_id=identifier, verb=verb, segment=segment):
         yield

@@ -35,7 +35,8 @@ from takhin_tiered.engine.past import Past
 from takhin_tiered.engine.read_only import leave_read_only
 from takhin_tiered.engine.rebuild import Reconciliation, rebuild
 from takhin_tiered.engine.report import CycleReport, Listener
-from takhin_tiered.engine.restore import restore
+from takhin_tiered.engine.restore import Wanted as ToRestore
+from takhin_tiered.engine.restores import Restores
 from takhin_tiered.engine.scanning import refresh_catalog
 from takhin_tiered.engine.scrub import Verdict, scrub, scrub_one, verify
 from takhin_tiered.engine.superseded import remove_superseded
@@ -84,6 +85,7 @@ class TieredStorage:
         self._journal = journal
         self._lock = lock
         self._beside = Beside(engine, settings)
+        self._restores = Restores(engine)
         self._claim_lock = asyncio.Lock()
         self._guards = make_guards(settings, engine, store, journal, is_ours=lock is not None)
         self._reconciled = journal is not None and journal.was_clean
@@ -168,7 +170,7 @@ class TieredStorage:
                     raise SegmentRefused("; ".join(choice.problems), segment=identity.path)
             partition = identity.place.partition
             log = named_incarnation(self.engine, partition, topic_id) if topic_id else None
-            segment = await restore(self.engine, identity, lease=lease, log=log)
+            segment = await self._restores.restore(ToRestore(identity, lease, log, logs.correlation_id()))
         return info_of(self.engine, segment)
 
     def room_bytes(self) -> tuple[int, int]:

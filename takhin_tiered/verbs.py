@@ -17,9 +17,12 @@ def verb(name: str, path: str) -> Iterator[None]:
 
 
 @contextmanager
-def named(name: str, path: str) -> Iterator[None]:
-    """The same, without a `Work` of its own: of a segment that is worked on together with others."""
-    with logs.operation(name, path):
+def named(name: str, path: str, correlation: str = "") -> Iterator[None]:
+    """The same, without a `Work` of its own: of a segment that is worked on together with others.
+
+    ``correlation`` is its own caller's correlation ID, where that is another one.
+    """
+    with logs.operation(name, path, correlation):
         try:
             yield
         except TakhinError as error:

@@ -23,6 +23,8 @@ from takhin_tiered.segments.names import PLAIN, SegmentId, parse_partition
 _STORE_IS_DOWN = {StoreUnavailable.code, StoreDenied.code, StoreFull.code, BucketMissing.code}
 Paths = Annotated[list[str], typer.Argument(metavar="PATH...", help="orders-0/00000000000000000000.log, or a glob.")]
 _GLOB_CHARACTERS = frozenset("*?[")
+# Of small segments the round trips take the time, and those of a partition go together.
+_SMALL, _SMALL_AT_ONCE = 256 << 10, 64
 
 
 def archive(
@@ -142,7 +144,7 @@ async def move_all(
     """
     failures = 0
     down = False
-    room = asyncio.Semaphore(at_once)
+    large, small = asyncio.Semaphore(at_once), asyncio.Semaphore(max(at_once, _SMALL_AT_ONCE))
     errors = error_console()
     meter = Meter(sum(sizes.get(path, 0) for path in paths), len(paths), poll)
     with shown(verb, meter):
@@ -150,7 +152,7 @@ async def move_all(
         async def one(path: str) -> bool:
             nonlocal failures, down
             shown = path.removesuffix(f"@{PLAIN}")
-            async with room:
+            async with small if sizes.get(path, _SMALL + 1) <= _SMALL else large:
                 if down:
                     failures += 1
                     return False

@@ -1,24 +1,26 @@
 """Whether an archived segment may stand on the disk again, and what the partition needs beside it.
 
 A restore mixes no logs: the segment is of the same topic as what stands there, overlaps nothing, lies on the same
-branch of the log, and is not above the segment that the broker writes to. Everything here blocks.
+branch of the log, and is not above the segment that the broker writes to.
 """
 
 from __future__ import annotations
 
 import os
+from bisect import bisect_left, bisect_right, insort
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import replace
 
 from takhin_tiered import filesystems
-from takhin_tiered.concurrency import in_thread
-from takhin_tiered.disk.access import read_local_checksum
+from takhin_tiered.disk.access import disk_errors, read_local_checksum
 from takhin_tiered.disk.files import PartitionDir
 from takhin_tiered.disk.kafka import LEADER_EPOCHS, PARTITION_METADATA, read_partition
 from takhin_tiered.disk.look import scan_partition
 from takhin_tiered.engine.branching import incarnation_of
 from takhin_tiered.engine.brokers import runs_on
 from takhin_tiered.engine.context import Engine
+from takhin_tiered.engine.fetching import LOG_LAST
 from takhin_tiered.errors import SegmentConflict
 from takhin_tiered.formats.checkpoints import (
     cannot_join,
@@ -27,72 +29,181 @@ from takhin_tiered.formats.checkpoints import (
     render_partition_metadata,
 )
 from takhin_tiered.formats.tail import last_offset
+from takhin_tiered.points import reached
 from takhin_tiered.segments.listing import PartitionListing, has_log
 from takhin_tiered.segments.manifest import Manifest
-from takhin_tiered.segments.model import Segment
-from takhin_tiered.segments.names import FileKind, SegmentId
+from takhin_tiered.segments.model import LocalFiles, Segment
+from takhin_tiered.segments.names import TEMP_SUFFIX, FileKind, SegmentId
 from takhin_tiered.vault.proof import load_manifest
 
+_KINDS_OF_VERSION_1 = {FileKind.LOG, FileKind.INDEX, FileKind.TIMEINDEX}
 
-def require_place(engine: Engine, manifest: Manifest, partition: PartitionDir) -> bool:
-    """Raise `SegmentConflict`, which names both sides, where this segment may not stand in this directory.
 
-    Returns whether no log stands there yet.
+class Placement:
+    """Segments of one partition, as they get their places in its open directory. Its methods block.
+
+    `look` lists the directory once for all of them; what is placed afterwards is known here without another look.
     """
-    identity = manifest.id
-    listing = scan_partition(engine.data_dir, identity.directory)
-    logs = sorted(base for base, row in listing.rows.items() if has_log(row)) if listing else []
-    found = read_partition(partition.fd)
-    here = f"{identity.directory} with {_local(engine, identity, logs[-1]).path}" if logs else identity.directory
-    if manifest.topic_id and found.topic_id and manifest.topic_id != found.topic_id:
-        raise _conflict(
-            identity,
-            f"belongs to topic ID {manifest.topic_id}, and {here} belongs to topic ID {found.topic_id}: the topic was "
-            "deleted and created again",
-            "Restore it to another data directory",
-        )
-    if listing is None or not logs:
-        return True
-    nearest = _local(engine, identity, logs[-1])
-    if not engine.catalog.is_current(identity):
-        raise _conflict(
-            identity,
-            f"is of incarnation {incarnation_of(engine, identity).name}, and {nearest.full_path} on the disk belongs "
-            f"to incarnation {_current_name(engine, identity)}",
-            _MIXED,
-        )
-    below = max((base for base in logs if base < identity.base_offset), default=None)
-    above = min((base for base in logs if base > identity.base_offset), default=None)
-    if above is not None and manifest.end >= above:
-        other = _local(engine, identity, above)
-        raise _conflict(identity, f"goes up to offset {manifest.end}, and overlaps {other.path} on the disk", _MIXED)
-    if below is not None:
-        other = _local(engine, identity, below)
-        end = end_on_disk(partition, other)
-        if end is not None and end >= identity.base_offset:
-            raise _conflict(identity, f"overlaps {other.path} on the disk, which goes up to offset {end}", _MIXED)
-    is_running = _is_running(engine, identity)
-    brokers_own = [base for base in logs if is_running or not _is_of_archive(engine, listing, identity, base)]
-    if brokers_own and identity.base_offset > brokers_own[-1]:
-        active = _local(engine, identity, brokers_own[-1])
-        raise _conflict(identity, f"stands above {active.path}, which the broker writes to", _MIXED)
-    if cannot_join(found.leader_epochs, manifest.leader_epochs, manifest.end):
-        raise _conflict(
-            identity,
-            f"is of a branch of the log that {identity.directory} has no more: it was truncated, and {nearest.path} "
-            "was written after that",
-            "Restore it to another data directory",
-        )
-    return False
+
+    def __init__(self, engine: Engine, partition: PartitionDir, identity: SegmentId) -> None:
+        self._engine, self._partition, self._id = engine, partition, identity
+        self._listing: PartitionListing | None = None
+        self._found = read_partition(partition.fd)
+        self._logs: list[int] = []
+        self._placed: dict[SegmentId, list[str]] = {}
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no log stood there at the last look."""
+        return not self._logs
+
+    def has(self, identity: SegmentId) -> bool:
+        """Whether this segment was placed."""
+        return identity in self._placed
+
+    def look(self) -> None:
+        """`DiskError` where the directory cannot be read."""
+        with disk_errors(self._id):
+            self._listing = scan_partition(self._engine.data_dir, self._id.directory)
+            rows = self._listing.rows if self._listing else {}
+            self._logs = sorted(base for base, row in rows.items() if has_log(row))
+            self._found = read_partition(self._partition.fd)
+
+    def neighbours(self, identity: SegmentId) -> list[SegmentId]:
+        """The local logs right below and right above."""
+        below, above = self._beside(identity.base_offset)
+        return [_local(self._engine, identity, base) for base in (below, above) if base is not None]
+
+    def _beside(self, base_offset: int) -> tuple[int | None, int | None]:
+        at, end = bisect_left(self._logs, base_offset), bisect_right(self._logs, base_offset)
+        return self._logs[at - 1] if at else None, self._logs[end] if end < len(self._logs) else None
+
+    def require(self, manifest: Manifest) -> None:
+        """Raise `SegmentConflict`, which names both sides, where this segment may not stand in this directory."""
+        identity = manifest.id
+        engine, logs, found = self._engine, self._logs, self._found
+        here = f"{identity.directory} with {_local(engine, identity, logs[-1]).path}" if logs else identity.directory
+        if manifest.topic_id and found.topic_id and manifest.topic_id != found.topic_id:
+            raise _conflict(
+                identity,
+                f"belongs to topic ID {manifest.topic_id}, and {here} belongs to topic ID {found.topic_id}: the topic "
+                "was deleted and created again",
+                "Restore it to another data directory",
+            )
+        if not logs:
+            return
+        nearest = _local(engine, identity, logs[-1])
+        if not engine.catalog.is_current(identity):
+            raise _conflict(
+                identity,
+                f"is of incarnation {incarnation_of(engine, identity).name}, and {nearest.full_path} on the disk "
+                f"belongs to incarnation {_current_name(engine, identity)}",
+                _MIXED,
+            )
+        below, above = self._beside(identity.base_offset)
+        if above is not None and manifest.end >= above:
+            other = _local(engine, identity, above)
+            raise _conflict(
+                identity, f"goes up to offset {manifest.end}, and overlaps {other.path} on the disk", _MIXED
+            )
+        if below is not None:
+            other = _local(engine, identity, below)
+            end = end_on_disk(self._partition, other)
+            if end is not None and end >= identity.base_offset:
+                raise _conflict(identity, f"overlaps {other.path} on the disk, which goes up to offset {end}", _MIXED)
+        is_running = _is_running(engine, identity)
+        highest = next((base for base in reversed(logs) if is_running or not self._is_of_archive(base)), None)
+        if highest is not None and identity.base_offset > highest:
+            active = _local(engine, identity, highest)
+            raise _conflict(identity, f"stands above {active.path}, which the broker writes to", _MIXED)
+        if cannot_join(found.leader_epochs, manifest.leader_epochs, manifest.end):
+            raise _conflict(
+                identity,
+                f"is of a branch of the log that {identity.directory} has no more: it was truncated, and "
+                f"{nearest.path} was written after that",
+                "Restore it to another data directory",
+            )
+
+    def _is_of_archive(self, base: int) -> bool:
+        """Whether a local segment has the time of the archived one, as a restore gives it, killed or not."""
+        identity = _local(self._engine, self._id, base)
+        if identity in self._placed:
+            return True
+        known = self._engine.catalog.get(identity)
+        log = self._listing.files(base).log if self._listing else None
+        if known is None or known.archive is None or log is None:
+            return False
+        return log.mtime_ns == known.archive.mtime_ns
+
+    def place(self, manifest: Manifest) -> LocalFiles:
+        """Give the finished files their names: the indexes, which belong to no log before, then the log.
+
+        `SegmentConflict` where a log has appeared there, and `OSError`; nothing has its name then.
+        """
+        identity, partition, local, names = manifest.id, self._partition, LocalFiles(), list[str]()
+        appeared = SegmentConflict(f"{identity.path} appeared on disk during the restore", segment=identity.path)
+        if not partition.is_in_place():
+            raise FileNotFoundError(identity.directory)
+        if partition.exists(identity.file(FileKind.LOG)):
+            raise appeared
+        if complete_partition(self._engine, partition, manifest):
+            self._found = read_partition(partition.fd)
+        reached("restore.partition.completed")
+        try:
+            for kind in LOG_LAST:
+                name = identity.file(kind)
+                if kind in manifest.files:
+                    partition.place_temp(name, replace=kind is not FileKind.LOG)
+                    names.append(name)
+                elif manifest.version > 1 or kind in _KINDS_OF_VERSION_1:
+                    # Recorded as missing: what an earlier log of this name left would be a wrong index.
+                    with suppress(FileNotFoundError):
+                        partition.unlink(name)
+                reached(f"restore.{kind}.placed")
+                local = local.with_file(kind, partition.stat(name))
+        except OSError as error:
+            _take_back(partition, names)
+            if isinstance(error, FileExistsError):
+                raise appeared from error
+            raise
+        self._placed[identity] = names
+        insort(self._logs, identity.base_offset)
+        return local
+
+    def flush(self) -> None:
+        """The names are on the disk from then on. `OSError`: then all that was placed is taken back."""
+        try:
+            if self._placed:
+                self._partition.fsync()
+        except OSError:
+            for names in self._placed.values():
+                _take_back(self._partition, names)
+            self._placed.clear()
+            raise
 
 
-async def require_neighbours(engine: Engine, identity: SegmentId) -> None:
+def _take_back(partition: PartitionDir, placed: list[str]) -> None:
+    """The log first; where it cannot be taken away its indexes stay with it, and the segment stands there whole."""
+    with suppress(OSError):
+        for name in reversed(placed):
+            partition.unlink(name)
+
+
+def remove_temps(partition: PartitionDir, identities: Iterable[SegmentId]) -> None:
+    """Take away what was fetched of these; blocking."""
+    for identity in identities:
+        for kind in FileKind:
+            with suppress(OSError):
+                partition.unlink(identity.file(kind) + TEMP_SUFFIX)
+
+
+async def require_neighbours(engine: Engine, placement: Placement, identity: SegmentId) -> None:
     """Raise `SegmentConflict` where the logs beside it on the disk are not the ones that were archived with it.
 
     What is known of them may come from the archive alone, and another log may stand there: one that was restored,
     before the catalog was lost.
     """
-    for other in await in_thread(_neighbours, engine, identity):
+    for other in placement.neighbours(identity):
         segment = engine.catalog.get(other)
         if segment is None or segment.is_proven:
             continue
@@ -124,15 +235,6 @@ async def _of_another_incarnation(engine: Engine, segment: Segment) -> str:
     return ""
 
 
-def _neighbours(engine: Engine, identity: SegmentId) -> list[SegmentId]:
-    """The local logs right below and right above."""
-    listing = scan_partition(engine.data_dir, identity.directory)
-    logs = [base for base, row in listing.rows.items() if has_log(row)] if listing else []
-    below = max((base for base in logs if base < identity.base_offset), default=None)
-    above = min((base for base in logs if base > identity.base_offset), default=None)
-    return [_local(engine, identity, base) for base in (below, above) if base is not None]
-
-
 def _current_name(engine: Engine, identity: SegmentId) -> str:
     lineage = engine.catalog.lineage(identity.place.partition)
     return lineage.get(lineage.current).name
@@ -141,24 +243,28 @@ def _current_name(engine: Engine, identity: SegmentId) -> str:
 _MIXED = "Nothing was restored, as a consumer would read both mixed. Restore it to another data directory"
 
 
-def complete_partition(engine: Engine, partition: PartitionDir, manifest: Manifest) -> None:
+def complete_partition(engine: Engine, partition: PartitionDir, manifest: Manifest) -> bool:
     """Before a segment is placed: what Kafka needs to know the partition by, if it is not there.
 
     Without its topic ID a broker takes the directory for a stray. Leader epochs are merged in while no broker runs, as
-    a running one keeps its own in memory and writes them over.
+    a running one keeps its own in memory and writes them over. Returns whether something was written.
     """
+    has_written = False
     if manifest.topic_id and not partition.exists(PARTITION_METADATA):
         _write(partition, PARTITION_METADATA, render_partition_metadata(manifest.topic_id))
+        has_written = True
     if not manifest.leader_epochs or not (manifest.kafka or manifest.topic_id):
-        return
+        return has_written
     if _is_running(engine, manifest.id):
-        return
+        return has_written
     found = read_partition(partition.fd)
     if any(LEADER_EPOCHS in problem for problem in found.problems):
-        return
+        return has_written
     merged = merge_leader_epochs(found.leader_epochs, [manifest.leader_epochs])
     if merged != found.leader_epochs:
         _write(partition, LEADER_EPOCHS, render_leader_epochs(merged))
+        return True
+    return has_written
 
 
 def end_on_disk(partition: PartitionDir, identity: SegmentId) -> int | None:
@@ -173,15 +279,6 @@ def end_on_disk(partition: PartitionDir, identity: SegmentId) -> int | None:
 def _local(engine: Engine, identity: SegmentId, base: int) -> SegmentId:
     """The segment of this base offset that stands on the disk, whatever incarnation the other one is of."""
     return engine.catalog.current(identity.place.partition, base)
-
-
-def _is_of_archive(engine: Engine, listing: PartitionListing, identity: SegmentId, base: int) -> bool:
-    """Whether a local segment has the time of the archived one, as a restore gives it, killed or not."""
-    known = engine.catalog.get(_local(engine, identity, base))
-    log = listing.files(base).log
-    return (
-        known is not None and known.archive is not None and log is not None and log.mtime_ns == known.archive.mtime_ns
-    )
 
 
 def _is_running(engine: Engine, identity: SegmentId) -> bool:

@@ -6,19 +6,20 @@ its old modification time, and only when all are right do they get their names.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
-from dataclasses import replace
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass, replace
 
-from takhin_tiered import logs
+from takhin_tiered import logs, work
 from takhin_tiered.concurrency import all_of, in_thread
 from takhin_tiered.disk.access import disk_errors, open_partition, read_local_checksum
-from takhin_tiered.disk.files import PartitionDir
+from takhin_tiered.disk.files import DataDir, PartitionDir
 from takhin_tiered.engine.brokers import learn_kafka
-from takhin_tiered.engine.context import Engine, refresh, unknown
-from takhin_tiered.engine.incoming import Incoming, Range
+from takhin_tiered.engine.context import Engine, refresh_together, require_known, unknown
+from takhin_tiered.engine.fetching import Fetch, write_all
 from takhin_tiered.engine.naming import where_else
-from takhin_tiered.engine.placing import complete_partition, require_neighbours, require_place
+from takhin_tiered.engine.placing import Placement, remove_temps, require_neighbours
 from takhin_tiered.engine.turns import Turn
 from takhin_tiered.errors import (
     DiskFull,
@@ -26,46 +27,130 @@ from takhin_tiered.errors import (
     SegmentActive,
     SegmentChanged,
     SegmentConflict,
+    TakhinError,
 )
 from takhin_tiered.points import reached
 from takhin_tiered.segments.listing import PartitionListing
 from takhin_tiered.segments.manifest import Manifest
 from takhin_tiered.segments.model import Archive, LocalFiles, Segment
-from takhin_tiered.segments.names import TEMP_SUFFIX, FileKind, Partition, SegmentId, parse_file
+from takhin_tiered.segments.names import TEMP_SUFFIX, SegmentId, parse_file
 from takhin_tiered.vault.proof import load_manifest
-from takhin_tiered.verbs import verb
+from takhin_tiered.verbs import named
 
-_SMALL = 256 << 10
 _LONGEST_LEASE = 10 * 365 * 86400.0
-_LOG_LAST = (*(kind for kind in FileKind if kind is not FileKind.LOG), FileKind.LOG)
-_KINDS_OF_VERSION_1 = {FileKind.LOG, FileKind.INDEX, FileKind.TIMEINDEX}
 
 
-async def restore(
-    engine: Engine, identity: SegmentId, *, lease: float | None = None, log: str | None = None
-) -> Segment:
-    """Bring a segment back to the disk, or renew its lease if it is there; ``lease`` is in seconds, ten years at most.
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A segment to be restored; ``lease`` is in seconds, ten years at most, None for the configured one.
 
-    ``log`` is the label of the incarnation that is wanted, where several share the segment.
-
-    Raises `SegmentNotFound`, `SegmentActive`, `SegmentConflict` (other bytes stand in its place, or it was
-    never archived), `DiskFull`, `DiskError`, `ObjectMissing`, `ObjectCorrupt` or another `StoreError`.
+    ``log`` is the label of the incarnation that is wanted, where several share the segment; ``correlation`` is the ID that whoever
+    asks has in log lines.
     """
-    with verb("restore", identity.path):
-        async with engine.catalog.lock(identity):
-            segment = await refresh(engine, identity)
-            if segment is not None and segment.local.log is not None:
-                return await _adopt(engine, segment, _lease(engine, lease))
-            manifest = await _manifest(engine, identity, known=segment is not None)
-            engine.metrics.cache_misses.inc()
-            with engine.metrics.restore_seconds.time(), engine.turns.take(Turn.RESTORE):
-                async with _room(engine, identity, manifest.size):
-                    local = await _download(engine, manifest, _log_of(engine, identity) if log is None else log)
-            segment = await _restored(engine, segment or Segment(identity), manifest, local, _lease(engine, lease))
-            engine.metrics.restores.labels("success").inc()
-            engine.metrics.promotions.inc()
+
+    id: SegmentId
+    lease: float | None = None
+    log: str | None = None
+    correlation: str = ""
+
+
+@dataclass(slots=True, eq=False)
+class _Task:
+    """One segment through all steps: ``segment`` is how it stands, until the end or an ``error``."""
+
+    wanted: Wanted
+    work: work.Work
+    segment: Segment | None = None
+    manifest: Manifest | None = None
+    is_done: bool = False
+    error: TakhinError | None = None
+
+    @property
+    def id(self) -> SegmentId:
+        return self.wanted.id
+
+    @property
+    def arriving(self) -> Manifest:
+        assert self.manifest is not None
+        return self.manifest
+
+    @property
+    def is_to_do(self) -> bool:
+        return not self.is_done and self.error is None
+
+
+async def restore_together(engine: Engine, wanted: Sequence[Wanted]) -> list[Segment | TakhinError]:
+    """Bring segments of one partition back to the disk, or renew the lease of those that are there.
+
+    Each as it stands then, or its error: `SegmentNotFound`, `SegmentActive`, `SegmentConflict` (other bytes stand in
+    its place, or it was never archived), `DiskFull`, `DiskError`, `ObjectMissing`, `ObjectCorrupt` or another
+    `StoreError`. Raises what concerns all of them, as an error of the catalog does.
+    """
+    async with AsyncExitStack() as stack:
+        tasks = [_Task(each, stack.enter_context(work.shown("restore", each.id.path))) for each in wanted]
+        # The lowest first, as whoever else takes several does.
+        for task in sorted(tasks, key=lambda task: task.id.base_offset):
+            await stack.enter_async_context(engine.catalog.lock(task.id))
+        found = await refresh_together(engine, [task.id for task in tasks])
+        for task, segment in zip(tasks, found, strict=True):
+            if isinstance(segment, TakhinError):
+                task.error = segment
+            else:
+                task.segment = segment
+        await _each(tasks, lambda task: _begin(engine, task))
+        arriving = [task for task in tasks if task.is_to_do]
+        began = time.monotonic()
+        with engine.turns.take(Turn.RESTORE):
+            await _bring(engine, arriving)
+        for task in arriving:
+            if task.error is None:
+                engine.metrics.restore_seconds.observe(time.monotonic() - began)
+        return [task.error or require_known(task.segment, task.id) for task in tasks]
+
+
+async def _each(tasks: Sequence[_Task], step: Callable[[_Task], Awaitable[None]]) -> None:
+    """A step for each that is still to be done, side by side. One that fails keeps its error, and takes no more."""
+
+    async def one(task: _Task) -> None:
+        try:
+            with work.counting(task.work), named("restore", task.id.path, task.wanted.correlation):
+                await step(task)
+        except TakhinError as error:
+            task.error = error
+
+    await all_of([one(task) for task in tasks if task.is_to_do])
+
+
+async def _begin(engine: Engine, task: _Task) -> None:
+    segment = task.segment
+    if segment is not None and segment.local.log is not None:
+        task.segment = await _adopt(engine, segment, _lease(engine, task.wanted.lease))
+        task.is_done = True
+        return
+    task.manifest = await _manifest(engine, task.id, known=segment is not None)
+    engine.metrics.cache_misses.inc()
+
+
+async def _bring(engine: Engine, tasks: Sequence[_Task]) -> None:
+    """Download what is not on the disk, and place it there."""
+    if not tasks:
+        return
+    async with _room(engine, tasks):
+        placed = await _download(engine, [task for task in tasks if task.is_to_do])
+    for task, local in placed:
+        archived = task.arriving
+        segment = task.segment or Segment(task.id)
+        task.segment = _restored(engine, segment, archived, local, _lease(engine, task.wanted.lease))
+        reached("restore.placed")
+    if not placed:
+        return
+    await engine.catalog.flush()
+    for task, local in placed:
+        reached("restore.journaled")
+        engine.metrics.restores.labels("success").inc()
+        engine.metrics.promotions.inc()
+        with named("restore", task.id.path, task.wanted.correlation):
             logs.logger().info("restored", bytes=local.size)
-            return segment
 
 
 async def _manifest(engine: Engine, identity: SegmentId, *, known: bool) -> Manifest:
@@ -123,12 +208,13 @@ async def _adopt(engine: Engine, segment: Segment, lease_until: float) -> Segmen
                 hint="Neither was touched. Move the local file away to restore the archived one",
             )
     engine.metrics.cache_hits.inc()
-    return await _restored(engine, segment, manifest, segment.local, lease_until)
+    segment = _restored(engine, segment, manifest, segment.local, lease_until)
+    await engine.catalog.flush()
+    return segment
 
 
-async def _restored(
-    engine: Engine, segment: Segment, manifest: Manifest, local: LocalFiles, lease_until: float
-) -> Segment:
+def _restored(engine: Engine, segment: Segment, manifest: Manifest, local: LocalFiles, lease_until: float) -> Segment:
+    """It stands on the disk as it is archived: the catalog knows it from now on, the journal at its next flush."""
     archived = Archive(
         manifest.generation, manifest.size, manifest.log.mtime_ns, manifest.archived_at, local, manifest.end
     )
@@ -143,152 +229,132 @@ async def _restored(
         quarantined=False,
     )
     engine.catalog.put(segment)
-    reached("restore.placed")
-    await engine.catalog.flush()
-    reached("restore.journaled")
     return segment
 
 
 @asynccontextmanager
-async def _room(engine: Engine, identity: SegmentId, size: int) -> AsyncIterator[None]:
-    """Hold so many bytes of the disk, counted against what other restores hold; `DiskFull` if they are not free."""
-    root, held = await in_thread(engine.data_dir.root_for, identity.directory), engine.data_dir.held
-    free = await in_thread(root.free_bytes)
-    usable = max(0, free - held[root.device] - engine.reserve_bytes)
-    if usable < size:
-        raise DiskFull(
-            f"segment {identity.path} takes {size} bytes, and {usable} are free, with {engine.reserve_bytes} held back "
-            "by storage.tiered.restore.reserve.mb",
-            segment=identity.path,
-            hint="It is whole in the archive. Make room, or restore it elsewhere",
-        )
-    held[root.device] += size
+async def _room(engine: Engine, tasks: Sequence[_Task]) -> AsyncIterator[None]:
+    """Hold the disk's room for them, counted against what others hold. `DiskFull` for each for which there is none."""
+    root, free = await in_thread(_free_for, engine, tasks[0].id)
+    held, taken = engine.data_dir.held, 0
+    for task in tasks:
+        size, usable = task.arriving.size, max(0, free - held[root.device] - engine.reserve_bytes)
+        if usable < size:
+            task.error = DiskFull(
+                f"segment {task.id.path} takes {size} bytes, and {usable} are free, with {engine.reserve_bytes} held "
+                "back by storage.tiered.restore.reserve.mb",
+                segment=task.id.path,
+                hint="It is whole in the archive. Make room, or restore it elsewhere",
+            )
+        else:
+            held[root.device] += size
+            taken += size
     try:
         yield
     finally:
-        held[root.device] -= size
+        held[root.device] -= taken
 
 
-async def _download(engine: Engine, manifest: Manifest, log: str) -> LocalFiles:
-    identity = manifest.id
-    if manifest.kafka or manifest.topic_id:
+def _free_for(engine: Engine, identity: SegmentId) -> tuple[DataDir, int]:
+    root = engine.data_dir.root_for(identity.directory)
+    return root, root.free_bytes()
+
+
+async def _download(engine: Engine, tasks: Sequence[_Task]) -> list[tuple[_Task, LocalFiles]]:
+    """Fetch the files under temporary names, and give them their names once all is right; returns what was placed."""
+    if not tasks:
+        return []
+    if any(task.arriving.kafka or task.arriving.topic_id for task in tasks):
         learn_kafka(engine)
-    with open_partition(engine.data_dir, identity, create=True) as partition:
-        is_empty = False
+    first = tasks[0].id
+    try:
+        with open_partition(engine.data_dir, first, create=True) as partition:
+            placement = Placement(engine, partition, first)
+            try:
+                await in_thread(_require_places, placement, tasks)
+                await _fetch(engine, partition, tasks)
+                async with engine.placing:
+                    return await _place_all(engine, placement, tasks)
+            finally:
+                left = [task.id for task in tasks if task.error is not None or not placement.has(task.id)]
+                if left:
+                    await in_thread(remove_temps, partition, left)
+    except TakhinError as error:
+        for task in tasks:
+            task.error = task.error or error
+        return []
 
-        def check() -> None:
-            with disk_errors(identity):
-                nonlocal is_empty
-                is_empty = require_place(engine, manifest, partition)
 
-        def place() -> LocalFiles:
-            # Others may have been placed while this one came.
-            check()
-            return _place(engine, partition, manifest)
+async def _fetch(engine: Engine, partition: PartitionDir, tasks: Sequence[_Task]) -> None:
+    fetches = {task: Fetch(engine, partition, task.arriving, task.work) for task in tasks if task.is_to_do}
+    await _each(tasks, lambda task: fetches[task].fetch())
+    todo = [task for task in tasks if task.is_to_do]
+    await in_thread(write_all, [fetches[task] for task in todo])
+    for task in todo:
+        task.error = fetches[task].error
 
-        await in_thread(check)
+
+def _require_places(placement: Placement, tasks: Sequence[_Task]) -> None:
+    """Before anything is fetched: the same look as before it is placed."""
+    placement.look()
+    for task in tasks:
         try:
-            for kind in _LOG_LAST:
-                if kind in manifest.files:
-                    await _download_file(Incoming(engine, partition, identity, kind, manifest.files[kind]))
-                    reached(f"restore.{kind}.downloaded")
-            async with engine.placing:
-                await in_thread(check)
-                await require_neighbours(engine, identity)
-                if not is_empty:
-                    return await in_thread(place)
-                async with _adopted(engine, identity.place.partition, log):
-                    return await in_thread(place)
-        except BaseException:
-            await in_thread(_remove_temps, partition, identity)
-            raise
+            with disk_errors(task.id):
+                placement.require(task.arriving)
+        except TakhinError as error:
+            task.error = error
 
 
-@asynccontextmanager
-async def _adopted(engine: Engine, partition: Partition, label: str) -> AsyncIterator[None]:
+async def _place_all(engine: Engine, placement: Placement, tasks: Sequence[_Task]) -> list[tuple[_Task, LocalFiles]]:
+    """With `Engine.placing` held. Others may have been placed while these came."""
+    await in_thread(_require_places, placement, [task for task in tasks if task.is_to_do])
+    await _each(tasks, lambda task: require_neighbours(engine, placement, task.id))
+    todo = [task for task in tasks if task.is_to_do]
+    if not todo:
+        return []
+    if not placement.is_empty:
+        return await in_thread(_place_in_turn, placement, todo)
+    # The first decides whose log stands there; the others are compared with it once it does.
+    label = todo[0].wanted.log
+    label = _log_of(engine, todo[0].id) if label is None else label
+    return await _place_first(engine, placement, todo, label)
+
+
+async def _place_first(
+    engine: Engine, placement: Placement, tasks: Sequence[_Task], label: str
+) -> list[tuple[_Task, LocalFiles]]:
     """Before the first file has its name it is known whose log stands there from then on, even after a kill."""
+    partition = tasks[0].id.place.partition
     before = engine.catalog.adopt(partition, label)
+    placed: list[tuple[_Task, LocalFiles]] = []
     try:
         if before is not None:
             await engine.catalog.flush()
             reached("restore.adopted")
-        yield
-    except BaseException:
-        if before is not None:
-            engine.catalog.adopt(partition, before)
-        raise
-
-
-async def _download_file(incoming: Incoming) -> None:
-    store, archived, ranges = incoming.engine.store, incoming.archived, incoming.ranges
-    if archived.size <= _SMALL:
-        # One more than it should have shows an object that grew.
-        data = await store.read(archived.key, limit=archived.size + 1)
-        await in_thread(incoming.write_whole, data)
-        return
-    try:
-        await in_thread(incoming.create)
-        if len(ranges) == 1:
-            await store.fetch(archived.key, ranges[0].take)
-        else:
-            await all_of([_fetch(incoming, each) for each in ranges])
-        await in_thread(incoming.finish)
+        placed = await in_thread(_place_in_turn, placement, tasks)
     finally:
-        incoming.close()
+        if before is not None and not placed:
+            engine.catalog.adopt(partition, before)
+    return placed
 
 
-async def _fetch(incoming: Incoming, part: Range) -> None:
-    engine, archived = incoming.engine, incoming.archived
-    # The last one goes on to the end, wherever that is: an object that grew is not what was archived.
-    end = part.end if part.end < archived.size else None
-    async with engine.ranges:
-        await engine.store.fetch(archived.key, part.take, start=part.start, end=end)
-
-
-def _place(engine: Engine, partition: PartitionDir, manifest: Manifest) -> LocalFiles:
-    """Give the finished files their names: the indexes, which belong to no log before, then the log."""
-    identity, local, placed = manifest.id, LocalFiles(), []
-    appeared = SegmentConflict(f"{identity.path} appeared on disk during the restore", segment=identity.path)
-    with disk_errors(identity):
-        if not partition.is_in_place():
-            raise FileNotFoundError(identity.directory)
-        if partition.exists(identity.file(FileKind.LOG)):
-            raise appeared
-        complete_partition(engine, partition, manifest)
-        reached("restore.partition.completed")
+def _place_in_turn(placement: Placement, tasks: Sequence[_Task]) -> list[tuple[_Task, LocalFiles]]:
+    placed: list[tuple[_Task, LocalFiles]] = []
+    for task in tasks:
         try:
-            for kind in _LOG_LAST:
-                name = identity.file(kind)
-                if kind in manifest.files:
-                    partition.place_temp(name, replace=kind is not FileKind.LOG)
-                    placed.append(name)
-                elif manifest.version > 1 or kind in _KINDS_OF_VERSION_1:
-                    # Recorded as missing: what an earlier log of this name left would be a wrong index.
-                    with suppress(FileNotFoundError):
-                        partition.unlink(name)
-                reached(f"restore.{kind}.placed")
-                local = local.with_file(kind, partition.stat(name))
-            partition.fsync()
-        except OSError as error:
-            _take_back(partition, placed)
-            if isinstance(error, FileExistsError):
-                raise appeared from error
-            raise
-    _remove_temps(partition, identity)
-    return local
-
-
-def _take_back(partition: PartitionDir, placed: list[str]) -> None:
-    """The log first; where it cannot be taken away its indexes stay with it, and the segment stands there whole."""
-    with suppress(OSError):
-        for name in reversed(placed):
-            partition.unlink(name)
-
-
-def _remove_temps(partition: PartitionDir, identity: SegmentId) -> None:
-    for kind in FileKind:
-        with suppress(OSError):
-            partition.unlink(identity.file(kind) + TEMP_SUFFIX)
+            with disk_errors(task.id):
+                placement.require(task.arriving)
+                placed.append((task, placement.place(task.arriving)))
+        except TakhinError as error:
+            task.error = error
+    try:
+        with disk_errors(tasks[0].id):
+            placement.flush()
+    except TakhinError as error:
+        for task, _ in placed:
+            task.error = error
+        return []
+    return placed
 
 
 async def remove_unfinished(engine: Engine, listing: PartitionListing) -> None:

@@ -1,0 +1,86 @@
+"""Fetch the files of archived segments under their temporary names, compared with the manifest and flushed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from takhin_tiered import work
+from takhin_tiered.concurrency import all_of, in_thread
+from takhin_tiered.disk.files import PartitionDir
+from takhin_tiered.engine.context import Engine
+from takhin_tiered.engine.incoming import Incoming, Range
+from takhin_tiered.errors import TakhinError
+from takhin_tiered.points import reached
+from takhin_tiered.segments.manifest import Manifest
+from takhin_tiered.segments.names import FileKind
+
+SMALL = 256 << 10
+"""Bytes, up to which a file is fetched into memory, and written in one turn of a thread with others."""
+LOG_LAST = (*(kind for kind in FileKind if kind is not FileKind.LOG), FileKind.LOG)
+
+
+class Fetch:
+    """The files of one segment on their way. `fetch` first, then `write` in a thread."""
+
+    def __init__(self, engine: Engine, partition: PartitionDir, manifest: Manifest, work: work.Work) -> None:
+        self._engine, self._partition, self._manifest, self._work = engine, partition, manifest, work
+        self._small: dict[FileKind, bytes] = {}
+        self.error: TakhinError | None = None
+
+    async def fetch(self) -> None:
+        """Large files go to the disk, small ones into memory. `StoreError` or `DiskError`."""
+        small = [kind for kind in LOG_LAST if kind in self._manifest.files and self._is_small(kind)]
+        for kind in LOG_LAST:
+            if kind in self._manifest.files and kind not in small:
+                await self._fetch_large(self._incoming(kind))
+                reached(f"restore.{kind}.downloaded")
+        self._small = dict(zip(small, await all_of([self._read(kind) for kind in small]), strict=True))
+
+    def write(self) -> None:
+        """What came into memory goes to the disk; blocking. Its failure is in ``error``."""
+        try:
+            with work.counting(self._work):
+                for kind, data in self._small.items():
+                    self._incoming(kind).write_whole(data)
+                    reached(f"restore.{kind}.downloaded")
+        except TakhinError as error:
+            error.segment = error.segment or self._manifest.id.path
+            self.error = error
+        self._small = {}
+
+    def _is_small(self, kind: FileKind) -> bool:
+        return self._manifest.files[kind].size <= SMALL
+
+    def _incoming(self, kind: FileKind) -> Incoming:
+        return Incoming(self._engine, self._partition, self._manifest.id, kind, self._manifest.files[kind])
+
+    async def _read(self, kind: FileKind) -> bytes:
+        file = self._manifest.files[kind]
+        async with self._engine.requests:
+            # One more than it should have shows an object that grew.
+            return await self._engine.store.read(file.key, limit=file.size + 1)
+
+    async def _fetch_large(self, incoming: Incoming) -> None:
+        store, archived, ranges = self._engine.store, incoming.archived, incoming.ranges
+        try:
+            await in_thread(incoming.create)
+            if len(ranges) == 1:
+                await store.fetch(archived.key, ranges[0].take)
+            else:
+                await all_of([self._fetch_range(incoming, each) for each in ranges])
+            await in_thread(incoming.finish)
+        finally:
+            incoming.close()
+
+    async def _fetch_range(self, incoming: Incoming, part: Range) -> None:
+        archived = incoming.archived
+        # The last one goes on to the end, wherever that is: an object that grew is not what was archived.
+        end = part.end if part.end < archived.size else None
+        async with self._engine.ranges:
+            await self._engine.store.fetch(archived.key, part.take, start=part.start, end=end)
+
+
+def write_all(fetches: Sequence[Fetch]) -> None:
+    """Blocking."""
+    for fetch in fetches:
+        fetch.write()
