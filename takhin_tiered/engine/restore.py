@@ -44,8 +44,8 @@ _LONGEST_LEASE = 10 * 365 * 86400.0
 class Wanted:
     """A segment to be restored; ``lease`` is in seconds, ten years at most, None for the configured one.
 
-    ``log`` is the label of the incarnation that is wanted, where several share the segment; ``correlation`` is the ID that whoever
-    asks has in log lines.
+    ``log`` is the label of the incarnation that is wanted, where several share the segment; ``correlation`` is the
+    correlation ID of whoever asks.
     """
 
     id: SegmentId
