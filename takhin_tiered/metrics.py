@@ -68,6 +68,7 @@ class Metrics:
         self.quarantined = gauge(
             "tiered_storage_quarantined_segments", "Segments whose archived copy is missing or bad."
         )
+        self.damaged = gauge("tiered_storage_damaged_segments", "Segments in the bytes of whose log damage was found.")
         self.superseded = gauge(
             "tiered_storage_superseded_generations", "Archived generations that a later one took the place of."
         )

@@ -23,6 +23,7 @@ from takhin_tiered.engine.coverage import cover_all
 from takhin_tiered.engine.cycle import CycleReport, Listener, plan_now, refresh_catalog, run_cycle
 from takhin_tiered.engine.gauges import update_gauges
 from takhin_tiered.engine.guards import answering_soon, make_guards
+from takhin_tiered.engine.marks import by_hand
 from takhin_tiered.engine.naming import (
     info_of,
     known_segment,
@@ -138,7 +139,7 @@ class TieredStorage:
     async def archive_segment(self, path: str, *, topic_id: str | None = None) -> SegmentInfo:
         """Archive by hand, whatever the segment's age. Success if it was archived already."""
         SegmentId.parse(path)
-        with counted(self.engine, self.engine.metrics.archives):
+        with by_hand(self.engine, self.engine.metrics.archives, path, topic_id), counted(self.engine):
             await self.prepare()
             await asyncio.to_thread(look_at_brokers, self.engine)
             identity = named_segment(self.engine, path, topic_id)
@@ -155,7 +156,7 @@ class TieredStorage:
         seconds, `Settings.restore_lease_hours` without it.
         """
         SegmentId.parse(path)
-        with counted(self.engine, self.engine.metrics.restores):
+        with by_hand(self.engine, self.engine.metrics.restores, path, topic_id), counted(self.engine):
             await self._know_archive()
             identity = named_segment(self.engine, path, topic_id)
             if self.engine.policy.kafka and not force and self.engine.catalog.get(identity) is not None:

@@ -53,7 +53,7 @@ def ls(  # noqa: PLR0917 - typer gives them by name
     tier: Annotated[Tier | None, typer.Option(help="Only this tier.")] = None,
     state: Annotated[State | None, typer.Option(help="Only this state.")] = None,
     problem: Annotated[
-        bool, typer.Option("--problem", help="Only what is quarantined, or failed when it was last worked on.")
+        bool, typer.Option("--problem", help="Only what is damaged or quarantined, or failed when last worked on.")
     ] = False,
     partitions: Annotated[bool, typer.Option("--partitions", help="A row for each partition's offset ranges.")] = False,
     as_json: Json = False,
@@ -68,7 +68,7 @@ def ls(  # noqa: PLR0917 - typer gives them by name
             found = await access.segments(tier=tier, state=state)
         chosen = [segment for segment in found if matches(segment["segment_path"], glob)]
         if problem:
-            chosen = [segment for segment in chosen if segment["problem"] or segment["reason_code"] == "quarantined"]
+            chosen = [segment for segment in chosen if segment["problem"]]
         if as_json:
             print_json(chosen)
             return
@@ -79,7 +79,7 @@ def ls(  # noqa: PLR0917 - typer gives them by name
                 s["state"] + (" active" if s["is_active"] else ""),
                 size(s["size_bytes"]),
                 (s["last_modified"] or "")[:19],
-                s["problem"],
+                _problems_of(s),
             )
             for s in chosen
         ]
@@ -87,6 +87,15 @@ def ls(  # noqa: PLR0917 - typer gives them by name
         print_table(columns, rows, right=("SIZE",), path="SEGMENT", wraps="PROBLEM", less=("MODIFIED (UTC)",))
 
     run_work(context, work)
+
+
+def _problems_of(segment: dict[str, Any]) -> str:
+    found = (
+        ("quarantined", segment["quarantine"]),
+        ("damaged", segment["damage"]),
+        ("failed", segment["last_failure"]),
+    )
+    return "; ".join(f"{what}: {text}" for what, text in found if text)
 
 
 def _path_of(segment: dict[str, Any]) -> str:

@@ -128,6 +128,7 @@ def _print_status(found: dict[str, Any]) -> None:
         ("on disk", f"{size(found['local_size_bytes'])}, {size(found['disk_free_bytes'])} free{_lasts(found)}"),
         ("in the archive", size(found["archived_size_bytes"])),
         ("quarantined", str(found["quarantined_segments"])),
+        ("damaged", _damaged_words(found["damaged_segments"])),
         ("superseded", f"{counted(found['superseded_generations'], 'generation')} kept in the archive"),
         ("store", store_words(found)),
         ("last cycle", _cycle_words(cycle) if cycle else "none yet"),
@@ -166,6 +167,10 @@ def store_words(found: dict[str, Any]) -> str:
     return f"{found['store']}: " + (
         "reachable" if found["store_reachable"] else f"NOT reachable, {found['store_problem']}"
     )
+
+
+def _damaged_words(count: int) -> str:
+    return f"{counted(count, 'log')}: takhin-tiered ls --problem names them" if count else "0"
 
 
 def _mode_words(found: dict[str, Any]) -> str:

@@ -159,7 +159,7 @@ async def copy_held(
     archived = Archive(
         manifest.generation, manifest.size, log.mtime_ns, manifest.archived_at, opened.stats, manifest.end
     )
-    segment = replace(segment, archive=archived, problem=manifest.problem, quarantined=False)
+    segment = replace(segment, archive=archived, damage=manifest.problem, last_failure="", quarantine="")
     if not engine.catalog.is_current(identity):
         # Meanwhile the log was found to be another incarnation from further below on: the files are that one's.
         segment = replace(segment, local=NO_FILES, active=False, lease_until=0.0)

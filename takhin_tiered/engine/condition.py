@@ -20,6 +20,7 @@ def describe_status(
     return {
         "version": takhin_tiered.__version__,
         **asdict(engine.catalog.stats(engine.policy, engine.clock())),
+        "damaged_segments": engine.catalog.damaged,
         "quarantined_segments": engine.catalog.quarantined,
         "superseded_generations": engine.catalog.superseded,
         "future_segments": future_segments(engine),

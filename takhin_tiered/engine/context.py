@@ -10,8 +10,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
-from prometheus_client import Counter
-
 from takhin_tiered import logs, machine, work
 from takhin_tiered.catalog.catalog import Catalog
 from takhin_tiered.concurrency import in_thread
@@ -239,14 +237,12 @@ def verb(name: str, identity: SegmentId) -> Iterator[None]:
 
 
 @contextmanager
-def counted(engine: Engine, failures: Counter) -> Iterator[None]:
+def counted(engine: Engine) -> Iterator[None]:
     """Count what fails by hand as the cycle counts its own."""
     try:
         yield
-    except TakhinError as error:
-        failures.labels("failure").inc()
-        if isinstance(error, StoreError):
-            engine.metrics.store_errors.labels(error.code).inc()
+    except StoreError as error:
+        engine.metrics.store_errors.labels(error.code).inc()
         raise
 
 

@@ -10,7 +10,7 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import closing
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import groupby, islice
 from typing import Any
 
@@ -23,6 +23,7 @@ from takhin_tiered.engine.context import Engine, require_in_place
 from takhin_tiered.engine.coverage import count_holes
 from takhin_tiered.engine.evict import evict, leaves_gap
 from takhin_tiered.engine.expire import expire
+from takhin_tiered.engine.marks import mark_failed
 from takhin_tiered.engine.orphans import remove_orphans, remove_stale_uploads
 from takhin_tiered.engine.outlook import is_compacted, look_ahead, read_directories
 from takhin_tiered.engine.read_only import leave_read_only
@@ -335,9 +336,7 @@ def _note_failure(engine: Engine, step: Step, identity: SegmentId, error: Takhin
         engine.metrics.store_errors.labels(error.code).inc()
     say = logs.logger().warning if isinstance(error, SegmentError) else logs.logger().error
     say("segment failed", verb=str(step.verb), segment=step.id.path, code=error.code, error=str(error))
-    known = engine.catalog.get(identity)
-    if known is not None and known.problem != str(error):
-        engine.catalog.put(replace(known, problem=str(error)))
+    mark_failed(engine.catalog, identity, error)
 
 
 async def _store_answers(engine: Engine) -> bool:

@@ -64,6 +64,12 @@ async def evict_held(engine: Engine, segment: Segment, *, copied: OpenSegment | 
             f"segment {path} stays on the disk, as a lower one does: consumers pass a gap between them without a word",
             segment=path,
         )
+    if segment.quarantine:
+        raise SegmentRefused(
+            f"segment {path} stays on the disk, as its archived copy is quarantined: {segment.quarantine}",
+            segment=path,
+            hint="takhin-tiered verify --deep reads that copy again, and stores it anew from the disk",
+        )
     expected = dict(segment.local.items())
     if copied is None:
         await _prove_again(engine, segment)
@@ -81,8 +87,7 @@ async def evict_held(engine: Engine, segment: Segment, *, copied: OpenSegment | 
             await refresh(engine, identity)
         raise
     reached("evict.unlinked")
-    problem = segment.problem if copied else ""
-    segment = replace(segment, local=NO_FILES, settled=True, lease_until=0.0, problem=problem)
+    segment = replace(segment, local=NO_FILES, settled=True, lease_until=0.0, last_failure="")
     engine.catalog.put(segment)
     await engine.catalog.flush()
     reached("evict.journaled")
@@ -100,7 +105,7 @@ async def _prove_again(engine: Engine, segment: Segment) -> None:
     except (ObjectMissing, ObjectCorrupt):
         # The disk has the last whole copy. Without this word of an archive, the next cycle stores it again.
         if segment.local.log is not None:
-            engine.catalog.put(replace(segment, archive=None))
+            engine.catalog.put(replace(segment, archive=None, quarantine=""))
         raise
     if segment.is_proven and segment.archive is not None and segment.archive.generation == manifest.generation:
         return

@@ -60,7 +60,9 @@ async def expire(engine: Engine, identity: SegmentId) -> None:
             if await is_read_only(engine, identity) and (below := await load_manifest(engine, identity)) is not None:
                 archived = Archive(below.generation, below.size, below.log.mtime_ns, below.archived_at)
                 archived = replace(archived, last_offset=below.end)
-                engine.catalog.put(replace(segment, archive=archived, problem=below.problem))
+                engine.catalog.put(
+                    replace(segment, archive=archived, damage=below.problem, last_failure="", quarantine="")
+                )
             else:
                 engine.catalog.remove(identity)
             await engine.catalog.flush()

@@ -136,8 +136,10 @@ async def _learn(engine: Engine, identity: SegmentId) -> bool:
         archived = Archive(manifest.generation, manifest.size, manifest.log.mtime_ns, manifest.archived_at)
         archived = replace(archived, last_offset=manifest.end)
         if known.archive is not None and replace(known.archive, proven=archived.proven) == archived:
-            return False
-        engine.catalog.put(replace(known, archive=archived, problem=manifest.problem))
+            if known.damage == manifest.problem:
+                return False
+            archived = known.archive
+        engine.catalog.put(replace(known, archive=archived, damage=manifest.problem))
         return True
 
 
@@ -155,11 +157,10 @@ async def _missing(engine: Engine, identity: SegmentId, result: Reconciliation) 
             return
         if segment.local.log is not None:
             # Whole on disk: the next cycle archives it again.
-            engine.catalog.put(replace(segment, archive=None))
+            engine.catalog.put(replace(segment, archive=None, quarantine=""))
             return
         what = "its manifest" if manifest is None else f"its object {manifest.log.key}"
-        problem = f"{what} is gone from the archive, and it is not on disk"
-        engine.catalog.put(replace(segment, problem=problem, quarantined=True))
+        engine.catalog.put(replace(segment, quarantine=f"{what} is gone from the archive, and it is not on disk"))
         result.lost.append(identity.full_path)
 
 

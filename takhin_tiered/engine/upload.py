@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import replace
 
 from takhin_tiered import logs, work
 from takhin_tiered.codec.checksums import Checksum, bytes_source, checksum_of
@@ -99,6 +100,9 @@ class Upload:
         content = await self._read()
         checksums, summary = content.checksums, content.summary
         if summary.problem and not self._engine.archive_corrupt:
+            known = self._engine.catalog.get(self._identity)
+            if known is not None:
+                self._engine.catalog.put(replace(known, damage=summary.problem))
             raise SegmentRefused(
                 f"segment {self._identity.path} is damaged: {summary.problem}",
                 segment=self._identity.path,

@@ -19,8 +19,11 @@ from takhin_tiered.segments.policy import Policy, classify
 class SegmentInfo:
     """A segment, for people and programs. Times are ISO 8601 in UTC, or None; sizes are bytes.
 
-    ``policy`` is the tier. ``is_archived`` is true where the segment is in the archive only. ``last_offset`` is that of
-    its last record, where the archive tells it. ``incarnation`` is the label in its keys, empty for the plain ones;
+    ``policy`` is the tier. ``in_archive``: a whole copy stands in the store; ``archive_only``: and nothing is local.
+    ``is_archived`` is true in state ``archived``, sound or not. ``damage`` was found in the bytes of its log,
+    ``last_failure`` is the last attempt that failed, ``quarantine`` is why the archived object is not trusted, and
+    ``problem`` all of these in one text. ``last_offset`` is that of its last record, where the archive tells it.
+    ``incarnation`` is the label in its keys, empty for the plain ones;
     ``is_current``: it belongs to the log that is on the disk, or stood there last. ``reason`` is why it stays or is
     moved, for people; ``reason_code`` a stable word for it.
     """
@@ -32,6 +35,8 @@ class SegmentInfo:
     policy: str
     state: str
     is_archived: bool
+    in_archive: bool
+    archive_only: bool
     is_active: bool
     size_bytes: int
     local_size_bytes: int
@@ -42,6 +47,9 @@ class SegmentInfo:
     last_access_at: str | None
     generation: int | None
     problem: str
+    damage: str
+    last_failure: str
+    quarantine: str
     last_offset: int | None
     topic_id: str
     incarnation: str
@@ -68,6 +76,8 @@ def describe_segment(
         policy=str(classify(segment, policy, now)),
         state=str(segment.state),
         is_archived=segment.state is State.ARCHIVED,
+        in_archive=segment.in_archive,
+        archive_only=segment.archive_only,
         is_active=segment.active,
         size_bytes=segment.size,
         local_size_bytes=segment.local.size,
@@ -77,7 +87,10 @@ def describe_segment(
         lease_until=iso_time(segment.lease_until),
         last_access_at=iso_time(segment.last_access),
         generation=archived.generation if archived else None,
-        problem=segment.problem,
+        problem="; ".join(filter(None, (segment.quarantine, segment.damage, segment.last_failure))),
+        damage=segment.damage,
+        last_failure=segment.last_failure,
+        quarantine=segment.quarantine,
         last_offset=archived.last_offset if archived and archived.last_offset >= 0 else None,
         topic_id=incarnation.topic_id,
         incarnation=incarnation.label,

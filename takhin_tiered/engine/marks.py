@@ -1,0 +1,37 @@
+"""The mark that a failed attempt leaves on its segment, until one succeeds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+
+from prometheus_client import Counter
+
+from takhin_tiered.catalog.catalog import Catalog
+from takhin_tiered.engine.context import Engine
+from takhin_tiered.engine.naming import named_segment
+from takhin_tiered.errors import SegmentActive, SegmentNotFound, SegmentRefused, TakhinError
+from takhin_tiered.segments.names import SegmentId
+
+_REFUSALS = (SegmentActive, SegmentRefused, SegmentNotFound)
+"""What somebody asked for that cannot be: nothing is wrong with the segment."""
+
+
+def mark_failed(catalog: Catalog, identity: SegmentId, error: TakhinError) -> None:
+    known = catalog.get(identity)
+    if known is not None and known.last_failure != str(error):
+        catalog.put(replace(known, last_failure=str(error)))
+
+
+@contextmanager
+def by_hand(engine: Engine, failures: Counter, path: str, topic_id: str | None) -> Iterator[None]:
+    """Within: what fails is counted, and leaves its mark, as in a cycle."""
+    try:
+        yield
+    except TakhinError as error:
+        failures.labels("failure").inc()
+        if not isinstance(error, _REFUSALS):
+            with suppress(SegmentNotFound):
+                mark_failed(engine.catalog, named_segment(engine, path, topic_id), error)
+        raise
