@@ -18,7 +18,7 @@ from takhin_tiered.engine.beside import Beside
 from takhin_tiered.engine.brokers import look_at_brokers, require_safe_mode, stands_in_kafka
 from takhin_tiered.engine.choosing import Choice, choose
 from takhin_tiered.engine.condition import describe_status
-from takhin_tiered.engine.context import Engine, counted
+from takhin_tiered.engine.context import Engine
 from takhin_tiered.engine.coverage import cover_all
 from takhin_tiered.engine.cycle import CycleReport, Listener, plan_now, refresh_catalog, run_cycle
 from takhin_tiered.engine.gauges import update_gauges
@@ -41,14 +41,15 @@ from takhin_tiered.engine.rebuild import Reconciliation, rebuild
 from takhin_tiered.engine.restore import restore
 from takhin_tiered.engine.scrub import Verdict, scrub, scrub_one, verify
 from takhin_tiered.engine.verifying import verify_told
-from takhin_tiered.errors import CatalogError, SegmentRefused, StoreError, TakhinError
+from takhin_tiered.errors import CatalogError, SegmentRefused, StoreDenied, StoreError, TakhinError
+from takhin_tiered.metrics import Metrics
 from takhin_tiered.segments.choice import Wanted
 from takhin_tiered.segments.model import State, Tier
 from takhin_tiered.segments.names import SegmentId
 from takhin_tiered.segments.plan import Plan
 from takhin_tiered.segments.policy import classify
 from takhin_tiered.segments.report import PartitionInfo, SegmentInfo, describe_partition, iso_time
-from takhin_tiered.store import ObjectStore, open_store
+from takhin_tiered.store import ObjectStore, ObservedStore, StoreHealth, is_outage, open_store
 
 
 class TieredStorage:
@@ -118,8 +119,10 @@ class TieredStorage:
                 await asyncio.to_thread(require_safe_mode, settings, data_dir, kafka=kafka)
                 if journal is not None and kafka:
                     await journal.set_meta(KAFKA, "yes")
-            store = await stack.enter_async_context(open_store(settings, journal)) if settings.has_store else None
-            engine = make_engine(settings, data_dir, catalog, store, kafka=kafka)
+            health, store = StoreHealth(Metrics()), None
+            if settings.has_store:
+                store = ObservedStore(await stack.enter_async_context(open_store(settings, journal)), health)
+            engine = make_engine(settings, data_dir, catalog, store, health, kafka=kafka)
             storage = cls(settings, engine, store, journal, lock)
             await storage.past.load()
             if journal is not None and await journal.get_meta(INCARNATIONS) == "unknown":
@@ -139,7 +142,7 @@ class TieredStorage:
     async def archive_segment(self, path: str, *, topic_id: str | None = None) -> SegmentInfo:
         """Archive by hand, whatever the segment's age. Success if it was archived already."""
         SegmentId.parse(path)
-        with by_hand(self.engine, self.engine.metrics.archives, path, topic_id), counted(self.engine):
+        with by_hand(self.engine, self.engine.metrics.archives, path, topic_id):
             await self.prepare()
             await asyncio.to_thread(look_at_brokers, self.engine)
             identity = named_segment(self.engine, path, topic_id)
@@ -156,7 +159,7 @@ class TieredStorage:
         seconds, `Settings.restore_lease_hours` without it.
         """
         SegmentId.parse(path)
-        with by_hand(self.engine, self.engine.metrics.restores, path, topic_id), counted(self.engine):
+        with by_hand(self.engine, self.engine.metrics.restores, path, topic_id):
             await self._know_archive()
             identity = named_segment(self.engine, path, topic_id)
             if self.engine.policy.kafka and not force and self.engine.catalog.get(identity) is not None:
@@ -277,16 +280,18 @@ class TieredStorage:
         """
         async with self._claim_lock:
             try:
-                if (owned := await self._guards.own()) is not Owned.ALREADY:
+                owned = await self._guards.own()
+                self.engine.health.recognised()
+                if owned is not Owned.ALREADY:
                     # The claim says that nobody else uploads here: what is unfinished is a dead process's.
                     await remove_stale_uploads(self.engine, 0)
                     # What another owner did meanwhile, the catalog does not know.
                     self._reconciled = self._reconciled and owned is Owned.AGAIN
                 await self._reconcile_once()
             except StoreError as error:
-                self.engine.note_store(error)
+                if is_outage(error) or isinstance(error, StoreDenied):
+                    self.engine.health.failed(error)
                 raise
-            self.engine.note_store(None)
 
     async def _know_archive(self) -> None:
         """Before something is read by its name: know what the archive holds, and of which incarnation it is."""
@@ -344,27 +349,26 @@ class TieredStorage:
 
     def store_trouble(self) -> str:
         """Why the store cannot be used, since when, and how long the disk lasts; empty while it answers."""
-        engine = self.engine
-        if not engine.store_problem:
+        health = self.engine.health
+        if not health.problem:
             return ""
-        since = f", since {iso_time(engine.store_down_since)}" if engine.store_down_since else ""
+        since = f", since {iso_time(health.down_since)}" if health.down_since else ""
         left = self.headroom_seconds
         lasts = f"; at the present growth the disk is full in {left / 3600:.1f} h" if left is not None else ""
-        return f"{engine.store_problem}{since}{lasts}"
+        return f"{health.problem}{since}{lasts}"
 
     async def check_store(self) -> None:
         """Ask the store whether it answers, and remember what it said. Raises nothing for a store that is down."""
         try:
             async with answering_soon(self.engine.store.address):
                 await self._guards.judge_store()
+                self.engine.health.recognised()
                 await self.engine.store.check()
         except StoreError as error:
-            self.engine.note_store(error)
+            self.engine.health.failed(error)
         except CatalogError as error:
             # It does not tell whether this is the store that is known: the state directory's own trouble.
             logs.logger().error("the store could not be recognised", error=str(error))
-        else:
-            self.engine.note_store(None)
 
     async def look_at_clock(self) -> None:
         """See how far the clock can be believed, before something is removed for its age."""

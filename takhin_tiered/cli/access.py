@@ -121,7 +121,7 @@ class _Local:
                 async with asyncio.timeout(STORE_SECONDS):
                     await self._storage.check_store()
             except TimeoutError:
-                engine.note_store(
+                engine.health.failed(
                     StoreUnavailable(f"{engine.store.address} does not answer within {STORE_SECONDS:g} s")
                 )
         return self._storage.status() | {"daemon": self._daemon}

@@ -165,8 +165,14 @@ def store_words(found: dict[str, Any]) -> str:
     if found["store"] is None:
         return "none configured"
     return f"{found['store']}: " + (
-        "reachable" if found["store_reachable"] else f"NOT reachable, {found['store_problem']}"
+        "reachable" if found["store_reachable"] else f"NOT reachable{_since(found)}, {found['store_problem']}"
     )
+
+
+def _since(found: dict[str, Any]) -> str:
+    """Since when a daemon has found the store down: a command of its own began to ask just now."""
+    daemon, since = found["daemon"], found["store_down_since"]
+    return f" since {since[:19]} UTC" if since and daemon is not None and daemon["answers"] else ""
 
 
 def _damaged_words(count: int) -> str:

@@ -11,6 +11,7 @@ from takhin_tiered.engine.beside import Beside
 from takhin_tiered.engine.context import Engine
 from takhin_tiered.engine.cycle import future_segments
 from takhin_tiered.engine.past import Past
+from takhin_tiered.segments.report import iso_time
 
 
 def describe_status(
@@ -32,7 +33,8 @@ def describe_status(
         "data_dirs": [str(path) for path in settings.data_dirs],
         "disk_free_bytes": engine.data_dir.free_bytes(),
         "store": engine.store.address if settings.has_store else None,
-        "store_reachable": not engine.store_problem if settings.has_store else None,
-        "store_problem": engine.store_problem if settings.has_store else "",
+        "store_reachable": not engine.health.problem if settings.has_store else None,
+        "store_problem": engine.health.problem if settings.has_store else "",
+        "store_down_since": iso_time(engine.health.down_since),
         **past.described(headroom),
     }

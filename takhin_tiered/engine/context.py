@@ -27,7 +27,6 @@ from takhin_tiered.errors import (
     ObjectMissing,
     SegmentChanged,
     SegmentNotFound,
-    StoreError,
     TakhinError,
 )
 from takhin_tiered.metrics import Metrics
@@ -37,7 +36,7 @@ from takhin_tiered.segments.model import LocalFiles, Segment
 from takhin_tiered.segments.names import FileKind, Partition, SegmentId
 from takhin_tiered.segments.outlook import Outlook
 from takhin_tiered.segments.policy import Policy
-from takhin_tiered.store import Fence, ObjectStore, nothing_stands_between
+from takhin_tiered.store import Fence, ObjectStore, StoreHealth, nothing_stands_between
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +61,7 @@ class Engine:
     catalog: Catalog
     object_store: ObjectStore | None
     metrics: Metrics
+    health: StoreHealth
     concurrency: int = 4
     archive_corrupt: bool = True
     reserve_bytes: int = 0
@@ -97,8 +97,6 @@ class Engine:
     # Segments that left the disk before they were archived, with when that was seen; not yet in the journal.
     lost: list[tuple[float, str]] = field(default_factory=list)
     scan_memory: ScanMemory = field(default_factory=ScanMemory)
-    store_problem: str = "not asked yet"
-    store_down_since: float = 0.0
 
     @property
     def store(self) -> ObjectStore:
@@ -124,19 +122,6 @@ class Engine:
     def outlook_now(self) -> Outlook:
         """What the broker is about to do, and how far the clock may be ahead."""
         return replace(self.outlook, clock_ahead=max(0.0, self.clock() - self.sure_now))
-
-    def note_store(self, error: StoreError | None) -> None:
-        """Remember whether the store answered, for readiness and metrics."""
-        if error is not None and not self.store_down_since:
-            logs.logger().error("the store is down", error=str(error))
-        elif error is None and self.store_down_since:
-            logs.logger().info("the store answers again", seconds=round(self.clock() - self.store_down_since))
-        self.store_problem = "" if error is None else str(error)
-        self.metrics.store_up.set(0 if error else 1)
-        self.store_down_since = (self.store_down_since or self.clock()) if error else 0.0
-        self.metrics.store_down_since.set(self.store_down_since)
-        if error is not None:
-            self.metrics.store_errors.labels(error.code).inc()
 
 
 async def refresh(engine: Engine, identity: SegmentId, opened: OpenSegment | None = None) -> Segment | None:
@@ -234,16 +219,6 @@ def verb(name: str, identity: SegmentId) -> Iterator[None]:
         except TakhinError as error:
             error.segment = error.segment or identity.path
             raise
-
-
-@contextmanager
-def counted(engine: Engine) -> Iterator[None]:
-    """Count what fails by hand as the cycle counts its own."""
-    try:
-        yield
-    except StoreError as error:
-        engine.metrics.store_errors.labels(error.code).inc()
-        raise
 
 
 @contextmanager

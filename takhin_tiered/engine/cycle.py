@@ -23,7 +23,7 @@ from takhin_tiered.engine.context import Engine, require_in_place
 from takhin_tiered.engine.coverage import count_holes
 from takhin_tiered.engine.evict import evict, leaves_gap
 from takhin_tiered.engine.expire import expire
-from takhin_tiered.engine.marks import mark_failed
+from takhin_tiered.engine.marks import mark_failed, note_failure
 from takhin_tiered.engine.orphans import remove_orphans, remove_stale_uploads
 from takhin_tiered.engine.outlook import is_compacted, look_ahead, read_directories
 from takhin_tiered.engine.read_only import leave_read_only
@@ -204,7 +204,6 @@ async def run_cycle(engine: Engine, listener: Listener = lambda *_: None, after:
                 engine.planned_segments = report.planned
                 if plan.work:
                     await engine.store.check()
-                    engine.note_store(None)
                 # First what was archived otherwise before: it tells whether the log is another incarnation.
                 again = [step for step in plan.work if step.again]
                 await _carry_out(engine, again, report, listener)
@@ -214,10 +213,6 @@ async def run_cycle(engine: Engine, listener: Listener = lambda *_: None, after:
                 await in_thread(count_holes, engine)
                 if engine.policy.enabled:
                     await _clean_up(engine)
-            except StoreError as error:
-                engine.note_store(error)
-                engine.metrics.cycles.labels("failure").inc()
-                raise
             except TakhinError:
                 engine.metrics.cycles.labels("failure").inc()
                 raise
@@ -329,11 +324,8 @@ async def _step(engine: Engine, step: Step, report: CycleReport, listener: Liste
 
 
 def _note_failure(engine: Engine, step: Step, identity: SegmentId, error: TakhinError) -> None:
-    if step.verb is not Verb.EXPIRE:
-        counter = engine.metrics.evictions if step.verb is Verb.EVICT else engine.metrics.archives
-        counter.labels("failure").inc()
-    if isinstance(error, StoreError):
-        engine.metrics.store_errors.labels(error.code).inc()
+    attempts = None if step.verb is Verb.EXPIRE else engine.metrics.archives
+    note_failure(engine, engine.metrics.evictions if step.verb is Verb.EVICT else attempts, error)
     say = logs.logger().warning if isinstance(error, SegmentError) else logs.logger().error
     say("segment failed", verb=str(step.verb), segment=step.id.path, code=error.code, error=str(error))
     mark_failed(engine.catalog, identity, error)
@@ -342,8 +334,7 @@ def _note_failure(engine: Engine, step: Step, identity: SegmentId, error: Takhin
 async def _store_answers(engine: Engine) -> bool:
     try:
         await engine.store.check()
-    except StoreError as error:
-        engine.note_store(error)
+    except StoreError:
         return False
     return True
 

@@ -11,11 +11,19 @@ from prometheus_client import Counter
 from takhin_tiered.catalog.catalog import Catalog
 from takhin_tiered.engine.context import Engine
 from takhin_tiered.engine.naming import named_segment
-from takhin_tiered.errors import SegmentActive, SegmentNotFound, SegmentRefused, TakhinError
+from takhin_tiered.errors import SegmentActive, SegmentNotFound, SegmentRefused, StoreError, TakhinError
 from takhin_tiered.segments.names import SegmentId
 
 _REFUSALS = (SegmentActive, SegmentRefused, SegmentNotFound)
 """What somebody asked for that cannot be: nothing is wrong with the segment."""
+
+
+def note_failure(engine: Engine, attempts: Counter | None, error: TakhinError) -> None:
+    """Count an attempt that failed among the ``attempts`` of its kind, and an error of the store by its code."""
+    if attempts is not None:
+        attempts.labels("failure").inc()
+    if isinstance(error, StoreError):
+        engine.health.attempt_failed(error)
 
 
 def mark_failed(catalog: Catalog, identity: SegmentId, error: TakhinError) -> None:
@@ -25,12 +33,12 @@ def mark_failed(catalog: Catalog, identity: SegmentId, error: TakhinError) -> No
 
 
 @contextmanager
-def by_hand(engine: Engine, failures: Counter, path: str, topic_id: str | None) -> Iterator[None]:
+def by_hand(engine: Engine, attempts: Counter, path: str, topic_id: str | None) -> Iterator[None]:
     """Within: what fails is counted, and leaves its mark, as in a cycle."""
     try:
         yield
     except TakhinError as error:
-        failures.labels("failure").inc()
+        note_failure(engine, attempts, error)
         if not isinstance(error, _REFUSALS):
             with suppress(SegmentNotFound):
                 mark_failed(engine.catalog, named_segment(engine, path, topic_id), error)

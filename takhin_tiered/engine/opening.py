@@ -14,8 +14,7 @@ from takhin_tiered.disk.lock import DataDirLock
 from takhin_tiered.engine.context import Engine
 from takhin_tiered.engine.pace import Pace
 from takhin_tiered.errors import ConfigError, DiskFull
-from takhin_tiered.metrics import Metrics
-from takhin_tiered.store import FencedStore, ObjectStore
+from takhin_tiered.store import FencedStore, ObjectStore, StoreHealth
 from takhin_tiered.users import owner_hint
 
 SUPERSEDED = "superseded"
@@ -24,9 +23,15 @@ KAFKA = "kafka"
 
 
 def make_engine(
-    settings: Settings, data_dir: DataDirs, catalog: Catalog, store: ObjectStore | None, *, kafka: bool
+    settings: Settings,
+    data_dir: DataDirs,
+    catalog: Catalog,
+    store: ObjectStore | None,
+    health: StoreHealth,
+    *,
+    kafka: bool,
 ) -> Engine:
-    """The engine; its fence is to be set by whoever knows who owns the prefix."""
+    """The engine; its fence is to be set by whoever knows who owns the prefix. ``health`` is that of the store."""
 
     async def fence(*, fresh: bool) -> None:
         await engine.fence(fresh=fresh)
@@ -37,7 +42,8 @@ def make_engine(
         catalog=catalog,
         object_store=None if store is None else FencedStore(store, fence),
         reads_others=bool(settings.read_prefixes),
-        metrics=Metrics(),
+        metrics=health.metrics,
+        health=health,
         concurrency=settings.archive_concurrency,
         archive_corrupt=settings.archive_corrupt == "archive",
         reserve_bytes=int(settings.restore_reserve_mb * 1024 * 1024),

@@ -12,6 +12,7 @@ from takhin_tiered.store.directory import DirectoryStore
 from takhin_tiered.store.fallback import FallbackStore
 from takhin_tiered.store.fenced import Fence, FencedStore, nothing_stands_between
 from takhin_tiered.store.memory import MemoryStore
+from takhin_tiered.store.observed import ObservedStore, StoreHealth, is_outage
 from takhin_tiered.store.wire import Deadlines
 
 __all__ = [
@@ -24,6 +25,9 @@ __all__ = [
     "Notes",
     "ObjectInfo",
     "ObjectStore",
+    "ObservedStore",
+    "StoreHealth",
+    "is_outage",
     "nothing_stands_between",
     "open_store",
 ]

@@ -313,7 +313,7 @@ async def test_a_store_that_is_down_leaves_everything_on_disk(broker: Broker, bu
         with pytest.raises(StoreUnavailable):
             await storage.run_cycle()
         assert storage.stats().cold_segments == 3
-        assert storage.engine.store_problem
+        assert storage.engine.health.problem
     assert all(broker.is_whole(path) for path in closed)
 
 

@@ -32,7 +32,7 @@ async def serving(
 ) -> AsyncIterator[tuple[httpx.AsyncClient, TieredStorage]]:
     async with TieredStorage.open(directory_settings(broker, store, **changes)) as storage:
         transport = httpx.ASGITransport(
-            make_app(storage, lambda: {"catalog": "", "store": storage.engine.store_problem})
+            make_app(storage, lambda: {"catalog": "", "store": storage.engine.health.problem})
         )
         async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
             yield client, storage
