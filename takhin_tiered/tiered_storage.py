@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from typing import Any
 
 from takhin_tiered import logs
 from takhin_tiered.catalog.catalog import Catalog
@@ -49,6 +48,7 @@ from takhin_tiered.segments.names import SegmentId
 from takhin_tiered.segments.plan import Plan
 from takhin_tiered.segments.policy import classify
 from takhin_tiered.segments.report import PartitionInfo, SegmentInfo, describe_partition, iso_time
+from takhin_tiered.segments.results import Hole, Status, VerifiedSegment
 from takhin_tiered.store import ObjectStore, ObservedStore, StoreHealth, is_outage, open_store
 
 
@@ -223,8 +223,8 @@ class TieredStorage:
         """Note that the segment was read just now: restored copies read longest ago leave first."""
         self.engine.catalog.touch(known_segment(self.engine, path).id, self.engine.clock())
 
-    def status(self) -> dict[str, Any]:
-        """Statistics, the last cycle, the store: what a person asks first. A stable form, ready for JSON."""
+    def status(self) -> Status:
+        """Statistics, the last cycle, the store: what a person asks first."""
         return describe_status(self.engine, self.settings, self._beside, self.past, self.headroom_seconds)
 
     def stats(self) -> Stats:
@@ -268,8 +268,8 @@ class TieredStorage:
 
         return verdicts()
 
-    def verify_told(self, glob: str = "*", *, deep: bool = False) -> AsyncIterator[dict[str, Any]]:
-        """The same, ready for JSON, and behind the segments the holes between them."""
+    def verify_told(self, glob: str = "*", *, deep: bool = False) -> AsyncIterator[VerifiedSegment | Hole]:
+        """The same in short, and behind the segments the holes between them."""
         return verify_told(self.engine, self.verify, glob, deep=deep)
 
     async def prepare(self) -> None:

@@ -16,6 +16,7 @@ from takhin_tiered.engine.verifying import matches
 from takhin_tiered.segments.coverage import written
 from takhin_tiered.segments.model import State, Tier
 from takhin_tiered.segments.names import PLAIN
+from takhin_tiered.segments.results import to_json
 
 _RANGES = ("local", "archived", "holes", "overlaps")
 
@@ -27,21 +28,18 @@ def plan(context: typer.Context, as_json: Json = False) -> None:
         async with open_view(settings) as access:
             found = await access.plan()
         if as_json:
-            print_json(found)
+            print_json(to_json(found))
             return
-        rows = [
-            (s["action"], s["segment_path"], s["policy"], size(s["frees_bytes"]), s["reason"])
-            for s in found["segments"]
-        ]
+        rows = [(s.action, s.segment_path, s.policy, size(s.frees_bytes), s.reason) for s in found.segments]
         columns = ("ACTION", "SEGMENT", "TIER", "FREES", "WHY")
         print_table(columns, rows, right=("FREES",), path="SEGMENT", wraps="WHY")
-        moved = [s for s in found["segments"] if s["action"] != "keep"]
+        moved = [s for s in found.segments if s.action != "keep"]
         console().print(
-            f"\n{counted(len(moved), 'segment')} of {len(found['segments'])} to move: "
-            f"{size(found['bytes_uploaded'])} to upload, {size(found['bytes_freed'])} of files to be unlinked, "
-            f"about ${found['saved_usd_monthly']:.2f} a month saved"
+            f"\n{counted(len(moved), 'segment')} of {len(found.segments)} to move: "
+            f"{size(found.bytes_uploaded)} to upload, {size(found.bytes_freed)} of files to be unlinked, "
+            f"about ${found.saved_usd_monthly:.2f} a month saved"
         )
-        if found["bytes_freed"]:
+        if found.bytes_freed:
             console().print("The space of an unlinked file is free once the broker closes it")
 
     run_work(context, work)

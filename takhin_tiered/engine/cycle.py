@@ -12,7 +12,6 @@ from collections.abc import Awaitable, Callable, Iterable
 from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import groupby, islice
-from typing import Any
 
 from takhin_tiered import logs
 from takhin_tiered.concurrency import all_of, in_thread
@@ -35,6 +34,7 @@ from takhin_tiered.segments.model import Segment
 from takhin_tiered.segments.names import SegmentId
 from takhin_tiered.segments.plan import Plan, Step, Verb, make_plan
 from takhin_tiered.segments.report import iso_time
+from takhin_tiered.segments.results import CycleResult, FailedSegment
 
 _LISTINGS_AT_ONCE = 4
 _WRITES_AT_ONCE = 20_000
@@ -68,20 +68,21 @@ class CycleReport:
     def failed(self) -> bool:
         return bool(self.failures)
 
-    def described(self) -> dict[str, Any]:
-        """Ready for JSON: a stable form."""
-        return {
-            "started_at": iso_time(self.started_at),
-            "ended_at": iso_time(self.ended_at),
-            "archived": self.archived,
-            "copied": self.copied,
-            "evicted": self.evicted,
-            "expired": self.expired,
-            "postponed": self.postponed,
-            "bytes_freed": self.bytes_freed,
-            "trimmed": self.trimmed,
-            "failures": [{"segment_path": path, "error": error} for path, error in self.failures],
-        }
+    @property
+    def result(self) -> CycleResult:
+        """As it stands now, in the stable form."""
+        return CycleResult(
+            started_at=iso_time(self.started_at),
+            ended_at=iso_time(self.ended_at),
+            archived=self.archived,
+            copied=self.copied,
+            evicted=self.evicted,
+            expired=self.expired,
+            postponed=self.postponed,
+            bytes_freed=self.bytes_freed,
+            trimmed=self.trimmed,
+            failures=tuple(FailedSegment(path, error) for path, error in self.failures),
+        )
 
 
 After = Callable[[CycleReport], Awaitable[None]]

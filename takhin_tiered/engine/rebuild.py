@@ -19,6 +19,7 @@ from takhin_tiered.engine.context import Engine, load_manifest
 from takhin_tiered.errors import ObjectCorrupt
 from takhin_tiered.segments.model import Archive, Segment
 from takhin_tiered.segments.names import FileKind, SegmentId, parse_manifest_key, parse_object_key, parse_superseded_key
+from takhin_tiered.segments.results import RebuildResult
 
 _AT_ONCE = 16
 
@@ -35,6 +36,11 @@ class Reconciliation:
     strays: int = 0
     superseded: int = 0
     rewritten: list[SegmentId] = field(default_factory=list)
+
+    @property
+    def result(self) -> RebuildResult:
+        """In the stable form."""
+        return RebuildResult(self.learned, tuple(self.lost), self.strays)
 
 
 @dataclass(slots=True)

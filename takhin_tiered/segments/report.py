@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
 
 from takhin_tiered.segments.cost import saved_monthly
 from takhin_tiered.segments.coverage import Coverage
@@ -13,6 +12,7 @@ from takhin_tiered.segments.model import Segment, State
 from takhin_tiered.segments.names import Partition
 from takhin_tiered.segments.plan import Plan, Step
 from takhin_tiered.segments.policy import Policy, classify
+from takhin_tiered.segments.results import PlannedStep, PlanResult
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,26 +133,25 @@ def describe_partition(
     )
 
 
-def describe_plan(plan: Plan) -> dict[str, Any]:
-    """A plan, ready for JSON: a stable form."""
-    return {
-        "made_at": iso_time(plan.made_at),
-        "bytes_uploaded": plan.bytes_uploaded,
-        "bytes_freed": plan.bytes_freed,
-        "saved_usd_monthly": round(saved_monthly(plan.bytes_freed), 6),
-        "segments": [
-            {
-                "segment_path": step.id.full_path,
-                "action": str(step.verb),
-                "reason": step.reason,
-                "reason_code": step.reason_code,
-                "policy": str(step.tier),
-                "uploads_bytes": step.uploads,
-                "frees_bytes": step.frees,
-            }
+def describe_plan(plan: Plan) -> PlanResult:
+    return PlanResult(
+        made_at=iso_time(plan.made_at),
+        bytes_uploaded=plan.bytes_uploaded,
+        bytes_freed=plan.bytes_freed,
+        saved_usd_monthly=round(saved_monthly(plan.bytes_freed), 6),
+        segments=tuple(
+            PlannedStep(
+                segment_path=step.id.full_path,
+                action=str(step.verb),
+                reason=step.reason,
+                reason_code=step.reason_code,
+                policy=str(step.tier),
+                uploads_bytes=step.uploads,
+                frees_bytes=step.frees,
+            )
             for step in plan.steps
-        ],
-    }
+        ),
+    )
 
 
 def iso_time(seconds: float) -> str | None:

@@ -197,7 +197,7 @@ async def test_a_listing_that_fails_on_its_second_page_loses_no_word_of_the_arch
         between.faults.append(Fault(kind, "GET", query="continuation-token="))
         with pytest.raises(StoreError):
             await storage.reconcile()
-        assert storage.status()["quarantined_segments"] == 0
+        assert storage.status().quarantined_segments == 0
         require_sound(truth, storage, closed)
 
 

@@ -58,7 +58,7 @@ async def test_a_damaged_log_keeps_its_mark_through_restore_and_lease(
         assert (await storage.run_cycle()).evicted == 1
         assert broker.on_disk(bad) == []
         assert "fails its CRC" in storage.segment(bad).damage
-        assert storage.status()["damaged_segments"] == 1
+        assert storage.status().damaged_segments == 1
         assert storage.segment(good).damage == ""
     check()
 

@@ -52,7 +52,7 @@ async def test_a_failed_archive_on_a_dead_store_is_one_outage(broker: Broker) ->
             assert (value(storage, "store_up"), errors_of(storage)) == (0, 1)
             assert value(storage, "store_down_since_timestamp_seconds") == since
             status = storage.status()
-            assert (status["store_reachable"], status["store_down_since"] is None) == (False, False)
+            assert (status.store_reachable, status.store_down_since is None) == (False, False)
 
             with ministack(port):
                 bucket.client.create_bucket(Bucket=bucket.name)
@@ -61,7 +61,7 @@ async def test_a_failed_archive_on_a_dead_store_is_one_outage(broker: Broker) ->
                 assert value(storage, "store_down_since_timestamp_seconds") == 0
                 found = storage.segment(first)
                 assert (found.last_failure, found.in_archive) == ("", True)
-                assert storage.status()["store_down_since"] is None
+                assert storage.status().store_down_since is None
 
             # The next outage has a beginning of its own, and counts once more.
             assert (await archive(second)).status_code == 503
