@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator
-from typing import Literal
+from typing import Any, Literal
 
 from fastapi import APIRouter
 from pydantic import BaseModel, Field, TypeAdapter
@@ -35,7 +35,18 @@ class BrokenOff(BaseModel):
 
 
 _KINDS = (VerifiedSegment, Hole, Finished, BrokenOff)
-_LINE = {"schema": {"title": "VerifyLine", "anyOf": [TypeAdapter(kind).json_schema() for kind in _KINDS]}}
+
+
+def _form_of(kind: type) -> dict[str, Any]:
+    """A pair as a list of two: not every reader of such documents knows ``prefixItems``."""
+    schema = TypeAdapter(kind).json_schema()
+    for described in schema["properties"].values():
+        if pair := described.pop("prefixItems", None):
+            described["items"] = pair[0]
+    return schema
+
+
+_LINE = {"schema": {"title": "VerifyLine", "anyOf": [_form_of(kind) for kind in _KINDS]}}
 
 
 class VerifyRequest(BaseModel):
