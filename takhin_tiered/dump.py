@@ -9,6 +9,7 @@ from typing import Any
 
 from takhin_tiered import logs, work
 from takhin_tiered.segments.report import iso_time
+from takhin_tiered.segments.results import to_json
 from takhin_tiered.tiered_storage import TieredStorage
 
 _TASKS = 100
@@ -37,7 +38,7 @@ def _state(storage: TieredStorage) -> dict[str, Any]:
     return {
         "queue": engine.queued,
         "cycle_running": engine.cycle_lock.locked(),
-        "last_cycle": storage.last_cycle and storage.last_cycle.described(),
+        "last_cycle": storage.last_cycle and to_json(storage.last_cycle.result),
         "last_cycle_problem": storage.last_cycle_problem,
         "store": engine.store.address if storage.settings.has_store else None,
         "store_problem": storage.store_trouble() if storage.settings.has_store else "",

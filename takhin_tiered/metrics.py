@@ -59,7 +59,9 @@ class Metrics:
         self.evictions = counter("tiered_storage_evict_operations_total", "Local copies unlinked, by result.", "result")
         self.uploaded = counter("tiered_storage_s3_bytes_uploaded_total", "Bytes sent to the object store.")
         self.downloaded = counter("tiered_storage_s3_bytes_downloaded_total", "Bytes received from the object store.")
-        self.store_errors = counter("tiered_storage_store_errors_total", "Failed store operations, by code.", "code")
+        self.store_errors = counter(
+            "tiered_storage_store_errors_total", "Errors of the store by code; an outage is one.", "code"
+        )
         self.archive_seconds = seconds("tiered_storage_archive_duration_seconds", "Time to archive one segment.")
         self.restore_seconds = seconds("tiered_storage_restore_duration_seconds", "Time to restore one segment.")
         self.cycle_seconds = seconds("tiered_storage_cycle_duration_seconds", "Time of one whole cycle.")
@@ -68,6 +70,7 @@ class Metrics:
         self.quarantined = gauge(
             "tiered_storage_quarantined_segments", "Segments whose archived copy is missing or bad."
         )
+        self.damaged = gauge("tiered_storage_damaged_segments", "Segments in the bytes of whose log damage was found.")
         self.superseded = gauge(
             "tiered_storage_superseded_generations", "Archived generations that a later one took the place of."
         )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from typing import Any
 
 from takhin_tiered import logs
 from takhin_tiered.catalog.catalog import Catalog
@@ -17,12 +16,13 @@ from takhin_tiered.engine.archive import archive
 from takhin_tiered.engine.beside import Beside
 from takhin_tiered.engine.brokers import look_at_brokers, require_safe_mode, stands_in_kafka
 from takhin_tiered.engine.choosing import Choice, choose
-from takhin_tiered.engine.condition import describe_status
-from takhin_tiered.engine.context import Engine, counted
+from takhin_tiered.engine.condition import describe_status, store_trouble
+from takhin_tiered.engine.context import Engine
 from takhin_tiered.engine.coverage import cover_all
 from takhin_tiered.engine.cycle import plan_now, run_cycle
 from takhin_tiered.engine.gauges import update_gauges
 from takhin_tiered.engine.guards import answering_soon, make_guards
+from takhin_tiered.engine.marks import by_hand
 from takhin_tiered.engine.naming import (
     info_of,
     known_segment,
@@ -41,15 +41,17 @@ from takhin_tiered.engine.scanning import refresh_catalog
 from takhin_tiered.engine.scrub import Verdict, scrub, scrub_one, verify
 from takhin_tiered.engine.superseded import remove_superseded
 from takhin_tiered.engine.verifying import verify_told
-from takhin_tiered.errors import CatalogError, SegmentRefused, StoreError, TakhinError
+from takhin_tiered.errors import CatalogError, SegmentRefused, StoreDenied, StoreError, TakhinError
+from takhin_tiered.metrics import Metrics
 from takhin_tiered.pace import Pace
 from takhin_tiered.segments.choice import Wanted
 from takhin_tiered.segments.model import State, Tier
 from takhin_tiered.segments.names import SegmentId
 from takhin_tiered.segments.plan import Plan
 from takhin_tiered.segments.policy import classify
-from takhin_tiered.segments.report import PartitionInfo, SegmentInfo, describe_partition, iso_time
-from takhin_tiered.store import ObjectStore, open_store
+from takhin_tiered.segments.report import PartitionInfo, SegmentInfo, describe_partition
+from takhin_tiered.segments.results import Hole, Status, VerifiedSegment
+from takhin_tiered.store import ObjectStore, ObservedStore, StoreHealth, is_outage, open_store
 from takhin_tiered.vault.orphans import remove_stale_uploads
 from takhin_tiered.vault.owned import OwnedPrefix
 from takhin_tiered.vault.ownership import Owned
@@ -123,8 +125,10 @@ class TieredStorage:
                 await asyncio.to_thread(require_safe_mode, settings, data_dir, kafka=kafka)
                 if journal is not None and kafka:
                     await journal.set_meta(KAFKA, "yes")
-            store = await stack.enter_async_context(open_store(settings, journal)) if settings.has_store else None
-            engine = make_engine(settings, data_dir, catalog, store, kafka=kafka)
+            health, store = StoreHealth(Metrics()), None
+            if settings.has_store:
+                store = ObservedStore(await stack.enter_async_context(open_store(settings, journal)), health)
+            engine = make_engine(settings, data_dir, catalog, store, health, kafka=kafka)
             storage = cls(settings, engine, store, journal, lock)
             await storage.past.load()
             if journal is not None and await journal.get_meta(INCARNATIONS) == "unknown":
@@ -144,7 +148,7 @@ class TieredStorage:
     async def archive_segment(self, path: str, *, topic_id: str | None = None) -> SegmentInfo:
         """Archive by hand, whatever the segment's age. Success if it was archived already."""
         SegmentId.parse(path)
-        with counted(self.engine, self.engine.metrics.archives):
+        with by_hand(self.engine, self.engine.metrics.archives, path, topic_id):
             owned = await self.prepare()
             await asyncio.to_thread(look_at_brokers, self.engine)
             identity = named_segment(self.engine, path, topic_id)
@@ -161,7 +165,7 @@ class TieredStorage:
         seconds, `Settings.restore_lease_hours` without it.
         """
         SegmentId.parse(path)
-        with counted(self.engine, self.engine.metrics.restores):
+        with by_hand(self.engine, self.engine.metrics.restores, path, topic_id):
             await self._know_archive()
             identity = named_segment(self.engine, path, topic_id)
             if self.engine.policy.kafka and not force and self.engine.catalog.get(identity) is not None:
@@ -225,8 +229,8 @@ class TieredStorage:
         """Note that the segment was read just now: restored copies read longest ago leave first."""
         self.engine.catalog.touch(known_segment(self.engine, path).id, self.engine.clock())
 
-    def status(self) -> dict[str, Any]:
-        """Statistics, the last cycle, the store: what a person asks first. A stable form, ready for JSON."""
+    def status(self) -> Status:
+        """Statistics, the last cycle, the store: what a person asks first."""
         return describe_status(self.engine, self.settings, self._beside, self.past, self.headroom_seconds)
 
     def stats(self) -> Stats:
@@ -269,8 +273,8 @@ class TieredStorage:
 
         return verdicts()
 
-    def verify_told(self, glob: str = "*", *, deep: bool = False) -> AsyncIterator[dict[str, Any]]:
-        """The same, ready for JSON, and behind the segments the holes between them."""
+    def verify_told(self, glob: str = "*", *, deep: bool = False) -> AsyncIterator[VerifiedSegment | Hole]:
+        """The same in short, and behind the segments the holes between them."""
         return verify_told(self.engine, self.verify, glob, deep=deep)
 
     async def prepare(self) -> OwnedPrefix:
@@ -284,6 +288,7 @@ class TieredStorage:
         async with self._claim_lock:
             try:
                 owned, known = await self._guards.own()
+                self.engine.health.recognised()
                 if known is not Owned.ALREADY:
                     # The claim says that nobody else uploads here: what is unfinished is a dead process's.
                     await remove_stale_uploads(owned, self.engine.catalog, 0)
@@ -291,9 +296,9 @@ class TieredStorage:
                     self._reconciled = self._reconciled and known is Owned.AGAIN
                 await self._reconcile_once()
             except StoreError as error:
-                self.engine.note_store(error)
+                if is_outage(error) or isinstance(error, StoreDenied):
+                    self.engine.health.failed(error)
                 raise
-            self.engine.note_store(None)
             return owned
 
     async def _know_archive(self) -> None:
@@ -357,27 +362,20 @@ class TieredStorage:
 
     def store_trouble(self) -> str:
         """Why the store cannot be used, since when, and how long the disk lasts; empty while it answers."""
-        engine = self.engine
-        if not engine.store_problem:
-            return ""
-        since = f", since {iso_time(engine.store_down_since)}" if engine.store_down_since else ""
-        left = self.headroom_seconds
-        lasts = f"; at the present growth the disk is full in {left / 3600:.1f} h" if left is not None else ""
-        return f"{engine.store_problem}{since}{lasts}"
+        return store_trouble(self.engine.health, self.headroom_seconds)
 
     async def check_store(self) -> None:
         """Ask the store whether it answers, and remember what it said. Raises nothing for a store that is down."""
         try:
             async with answering_soon(self.engine.store.address):
                 await self._guards.judge_store()
+                self.engine.health.recognised()
                 await self.engine.store.check()
         except StoreError as error:
-            self.engine.note_store(error)
+            self.engine.health.failed(error)
         except CatalogError as error:
             # It does not tell whether this is the store that is known: the state directory's own trouble.
             logs.logger().error("the store could not be recognised", error=str(error))
-        else:
-            self.engine.note_store(None)
 
     async def look_at_clock(self) -> None:
         """See how far the clock can be believed, before something is removed for its age."""

@@ -17,6 +17,7 @@ from takhin_tiered.engine.choosing import describe_choice
 from takhin_tiered.segments.choice import Wanted
 from takhin_tiered.segments.model import State, Tier
 from takhin_tiered.segments.report import PartitionInfo, SegmentInfo, describe_plan
+from takhin_tiered.segments.results import PlanResult, RebuildResult, Status, to_json
 from takhin_tiered.tiered_storage import TieredStorage
 
 MAX_PAGE = 10_000
@@ -73,10 +74,10 @@ def tiered_routes(storage: TieredStorage) -> APIRouter:
         # What dashboards ask many times a second is written out directly: the form is the dataclass's own.
         return Response(json.dumps(asdict(storage.stats())), media_type="application/json")
 
-    @routes.get("/status", responses=errors())
-    async def status() -> dict[str, Any]:
+    @routes.get("/status", response_model=Status, responses=errors())
+    async def status() -> Response:
         """Statistics, the last cycle, and whether the store answers."""
-        return storage.status()
+        return _answer(storage.status())
 
     @routes.post("/archive", responses=errors(400, 404, 409, 500, 503))
     async def archive(request: SegmentRequest) -> Done:
@@ -129,15 +130,19 @@ def tiered_routes(storage: TieredStorage) -> APIRouter:
         """The offset ranges of each partition and incarnation, local and archived, with holes and overlaps."""
         return PartitionPage(partitions=await storage.partitions())
 
-    @routes.post("/plan", responses=errors(500))
-    async def plan() -> dict[str, Any]:
+    @routes.post("/plan", response_model=PlanResult, responses=errors(500))
+    async def plan() -> Response:
         """What the next cycle would do with each segment, and why. Changes nothing."""
-        return describe_plan(await storage.plan())
+        return _answer(describe_plan(await storage.plan()))
 
-    @routes.post("/rebuild", responses=errors(500, 503))
-    async def rebuild() -> dict[str, Any]:
+    @routes.post("/rebuild", response_model=RebuildResult, responses=errors(500, 503))
+    async def rebuild() -> Response:
         """Rebuild the catalog from the disk and the bucket."""
-        result = await storage.rebuild()
-        return {"learned": result.learned, "lost": result.lost, "strays": result.strays}
+        return _answer((await storage.rebuild()).result)
 
     return routes
+
+
+def _answer(result: Status | PlanResult | RebuildResult) -> Response:
+    """Written as commands read it; the framework knows the form for its document only."""
+    return Response(json.dumps(to_json(result)), media_type="application/json")

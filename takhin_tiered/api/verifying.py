@@ -4,19 +4,49 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator
+from typing import Any, Literal
 
 from fastapi import APIRouter
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, TypeAdapter
 from starlette.responses import StreamingResponse
 
 from takhin_tiered import logs
 from takhin_tiered.api.problems import errors
 from takhin_tiered.errors import TakhinError
+from takhin_tiered.segments.results import Hole, VerifiedSegment, to_json
 from takhin_tiered.tiered_storage import TieredStorage
 
 
 class Lines(StreamingResponse):
     media_type = "application/x-ndjson"
+
+
+class Finished(BaseModel):
+    """The last line of an answer that is complete."""
+
+    done: Literal[True]
+
+
+class BrokenOff(BaseModel):
+    """The last line of one that is not."""
+
+    error: str
+    code: str
+
+
+_KINDS = (VerifiedSegment, Hole, Finished, BrokenOff)
+
+
+def _form_of(kind: type) -> dict[str, Any]:
+    """A pair as a list of two: not every reader of such documents knows ``prefixItems``."""
+    schema = TypeAdapter(kind).json_schema()
+    for described in schema["properties"].values():
+        if pair := described.pop("prefixItems", None):
+            described["items"] = pair[0]
+    return schema
+
+
+_LINE = {"schema": {"title": "VerifyLine", "anyOf": [_form_of(kind) for kind in _KINDS]}}
 
 
 class VerifyRequest(BaseModel):
@@ -27,7 +57,7 @@ class VerifyRequest(BaseModel):
 def verify_routes(storage: TieredStorage) -> APIRouter:
     routes = APIRouter(prefix="/api/v1/tiered", tags=["tiered"])
 
-    @routes.post("/verify", responses={200: {"content": {Lines.media_type: {}}}, **errors(400, 503)})
+    @routes.post("/verify", responses={200: {"content": {Lines.media_type: _LINE}}, **errors(400, 503)})
     async def verify(request: VerifyRequest) -> StreamingResponse:
         """Compare archived segments with their manifests; changes nothing.
 
@@ -38,7 +68,7 @@ def verify_routes(storage: TieredStorage) -> APIRouter:
         async def lines() -> AsyncIterator[str]:
             try:
                 async for told in storage.verify_told(request.glob, deep=request.deep):
-                    yield json.dumps(told) + "\n"
+                    yield json.dumps(to_json(told)) + "\n"
             except TakhinError as error:
                 logs.logger().error("verify broke off", code=error.code, error=str(error))
                 yield json.dumps({"error": str(error), "code": error.code}) + "\n"

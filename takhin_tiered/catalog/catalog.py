@@ -14,8 +14,8 @@ from weakref import WeakValueDictionary
 
 from takhin_tiered.catalog.journal import Journal
 from takhin_tiered.catalog.record import (
+    has_archive,
     head_of,
-    is_archived,
     is_restored,
     is_special,
     is_unproven,
@@ -210,7 +210,7 @@ class Catalog(Rows):
         if lineage.is_seen and lineage.get(lineage.current).topic_id == topic_id:
             return
         rows = self._rows.get(Place(*partition, lineage.current), {})
-        shown = lineage.with_topic(topic_id, is_archived=any(map(is_archived, rows.values())))
+        shown = lineage.with_topic(topic_id, is_archived=any(map(has_archive, rows.values())))
         if shown.current == lineage.current:
             self._set_lineage(partition, shown)
         else:
@@ -325,7 +325,9 @@ class Catalog(Rows):
             return True
         settled = known.local == files or not known.local or not files
         lease = known.lease_until if files.log is not None else 0.0
-        self._replace(replace(known, local=files, active=active, settled=settled, lease_until=lease))
+        # Damage of what is not archived was found in the files that stood there.
+        damage = known.damage if known.archive is not None or known.local.log == files.log else ""
+        self._replace(replace(known, local=files, active=active, settled=settled, lease_until=lease, damage=damage))
         if not settled:
             self._look_again(identity)
         return False

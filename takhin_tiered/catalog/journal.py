@@ -20,7 +20,7 @@ import aiosqlite
 from pydantic import TypeAdapter
 
 from takhin_tiered.catalog.block import blocks, unpack_blocks
-from takhin_tiered.catalog.record import from_schema_2
+from takhin_tiered.catalog.migration import LABELS_SINCE, SCHEMA_VERSION, converter, migrate
 from takhin_tiered.catalog.trouble import reading, translated
 from takhin_tiered.concurrency import in_thread
 from takhin_tiered.errors import CatalogError
@@ -33,9 +33,7 @@ from takhin_tiered.segments.names import Partition, Place, SegmentId
 FILE_NAME = "catalog.db"
 INCARNATIONS = "incarnations"
 """The name, in ``meta``, of whether manifests have yet to be read for them: "unknown", else "known" or nothing."""
-_SCHEMA_VERSION = 4
 _READABLE_VERSION = 2
-_FILES_SINCE, _LABELS_SINCE = 3, 4
 _ROWS_AT_ONCE = 20_000
 _BLOCKS_AT_ONCE = 64
 # A partition is written whole when so many of its rows, and a fourth of them, have changed since it was.
@@ -43,27 +41,7 @@ _MANY_CHANGES = 64
 _GONE = b""
 _Work = list[tuple[str, Iterable[tuple[Any, ...]]]]
 """Statements, each with the rows that it is carried out for."""
-_TABLES = """
-CREATE TABLE IF NOT EXISTS segments (
-    topic TEXT NOT NULL, partition INTEGER NOT NULL, label TEXT NOT NULL, base_offset INTEGER NOT NULL,
-    record BLOB NOT NULL, PRIMARY KEY (topic, partition, label, base_offset)
-) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS blocks (
-    topic TEXT NOT NULL, partition INTEGER NOT NULL, label TEXT NOT NULL, number INTEGER NOT NULL, rows BLOB NOT NULL,
-    PRIMARY KEY (topic, partition, label, number)
-);
-CREATE TABLE IF NOT EXISTS intents (
-    key TEXT PRIMARY KEY, topic TEXT NOT NULL, partition INTEGER NOT NULL, label TEXT NOT NULL,
-    base_offset INTEGER NOT NULL, size INTEGER NOT NULL, sha256 TEXT NOT NULL, part_size INTEGER NOT NULL,
-    since REAL NOT NULL
-) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS lineages (
-    topic TEXT NOT NULL, partition INTEGER NOT NULL, incarnations TEXT NOT NULL, PRIMARY KEY (topic, partition)
-) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-"""
 _LINEAGE = TypeAdapter(Lineage)
-_OLD_TABLES = ("segments", "blocks", "intents")
 
 
 class _Database(aiosqlite.Connection):
@@ -93,14 +71,14 @@ class Journal:
     by row in ``segments``, an empty record for a segment that is gone.
     """
 
-    def __init__(self, database: _Database, path: Path, *, was_clean: bool, version: int = _SCHEMA_VERSION) -> None:
+    def __init__(self, database: _Database, path: Path, *, was_clean: bool, version: int = SCHEMA_VERSION) -> None:
         self._database = database
         self._path = path
         self._changed: Counter[Place] = Counter()
         self.was_clean = was_clean
         # A reader changes nothing, so it takes an earlier release's rows as they stand.
         self._version = version
-        self._label = "label" if version >= _LABELS_SINCE else "''"
+        self._label = "label" if version >= LABELS_SINCE else "''"
 
     def reading(self) -> AbstractContextManager[None]:
         """Within: rows that cannot be understood are damage, as what the database itself calls so."""
@@ -127,7 +105,7 @@ class Journal:
 
     async def lineages(self) -> dict[Partition, Lineage]:
         """What is known of the incarnations of partitions, where it is anything."""
-        if self._version < _LABELS_SINCE:
+        if self._version < LABELS_SINCE:
             return {}
         with reading(self._path):
             cursor = await self._database.execute("SELECT topic, partition, incarnations FROM lineages")
@@ -199,8 +177,8 @@ class Journal:
         return {place: self._in_form(rows) for place, rows in found.items()}
 
     def _in_form(self, rows: dict[int, bytes]) -> dict[int, bytes]:
-        is_old = self._version < _FILES_SINCE
-        return {offset: from_schema_2(row) for offset, row in rows.items()} if is_old else rows
+        convert = converter(self._version)
+        return {offset: convert(row) for offset, row in rows.items()} if convert else rows
 
 
 @asynccontextmanager
@@ -226,11 +204,12 @@ async def open_journal(state_dir: Path, *, read_only: bool = False) -> AsyncIter
             # Of a power cut, unlike of a kill, the last commits may be lost: `was_clean` tells, the bucket knows.
             synchronous = "NORMAL" if await in_thread(can_flush, state_dir) else "OFF"
             await database.executescript(f"PRAGMA synchronous={synchronous}; PRAGMA journal_mode=WAL;")
-            await database.transact(partial(_migrate, version))
+            with reading(path):
+                await database.transact(partial(migrate, version))
             journal = Journal(database, path, was_clean=False)
             journal.was_clean = await journal.get_meta("clean") == "yes"
             # The catalogs of earlier releases do not tell incarnations apart: manifests do.
-            if 0 < version < _LABELS_SINCE:
+            if 0 < version < LABELS_SINCE:
                 await journal.set_meta(INCARNATIONS, "unknown")
             await journal.set_meta("clean", "no")
         yield journal
@@ -277,7 +256,7 @@ async def _require_known_version(database: aiosqlite.Connection, path: Path, *, 
     cursor = await database.execute("PRAGMA user_version")
     row = await cursor.fetchone()
     version = row[0] if row else 0
-    if version > _SCHEMA_VERSION:
+    if version > SCHEMA_VERSION:
         raise CatalogError(f"{path} was written by a later release", hint="Use that release, or a later one")
     if read_only and version == 0:
         raise CatalogError(
@@ -286,55 +265,6 @@ async def _require_known_version(database: aiosqlite.Connection, path: Path, *, 
     if read_only and version < _READABLE_VERSION:
         raise CatalogError(f"{path} was written by an earlier release", hint="Start the daemon of this release once")
     return int(version)
-
-
-def _migrate(version: int, database: sqlite3.Connection) -> None:
-    """Bring the tables and rows of an earlier release into the present form, all or none.
-
-    A database of version 1 lacks the table of blocks.
-    """
-    if version == _SCHEMA_VERSION:
-        return
-    try:
-        database.execute("BEGIN IMMEDIATE")
-        old = {name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-        old &= set(_OLD_TABLES)
-        for table in old:
-            database.execute(f"ALTER TABLE {table} RENAME TO old_{table}")
-        for statement in filter(str.strip, _TABLES.split(";")):
-            database.execute(statement)
-        if old:
-            _take_over(version, old, database)
-        for table in old:
-            database.execute(f"DROP TABLE old_{table}")
-        database.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
-        database.commit()
-    except BaseException:
-        database.rollback()
-        raise
-
-
-def _take_over(version: int, old: set[str], database: sqlite3.Connection) -> None:
-    """Fill the new tables from the old ones, in which no segment had a label."""
-    into_form = from_schema_2 if version < _FILES_SINCE else _as_it_is
-    if "blocks" in old:
-        for *place, packed in database.execute("SELECT topic, partition, number, rows FROM old_blocks").fetchall():
-            rows = {offset: into_form(row) for offset, row in unpack_blocks([packed]).items()}
-            new = [(place[0], place[1], place[2], block) for block in blocks(rows)]
-            database.executemany("INSERT INTO blocks VALUES (?, ?, '', ?, ?)", new)
-    if "segments" in old:
-        found = database.execute("SELECT topic, partition, base_offset, record FROM old_segments")
-        changed = [(*place, into_form(row)) for *place, row in found.fetchall()]
-        database.executemany("INSERT INTO segments VALUES (?, ?, '', ?, ?)", changed)
-    if "intents" in old:
-        database.execute(
-            "INSERT INTO intents SELECT key, topic, partition, '', base_offset, size, sha256, part_size, since "
-            "FROM old_intents"
-        )
-
-
-def _as_it_is(row: bytes) -> bytes:
-    return row
 
 
 def _commit(work: _Work, before: Callable[[], None], database: sqlite3.Connection) -> None:

@@ -6,8 +6,9 @@ them without building a single one. Absent parts take no room: a flag says what 
 
 from __future__ import annotations
 
+import re
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from operator import itemgetter
@@ -30,11 +31,14 @@ from takhin_tiered.segments.names import SegmentId
 
 _ARCHIVE = struct.Struct("<Iqqdq")
 _TIME = struct.Struct("<d")
+_LENGTH = struct.Struct("<I")
 
 # The bits below these, and the local files' after them, are those of a listing's rows.
-_ARCHIVED, _PROVEN_IS_LOCAL, _LEASED, _READ, _PROBLEM = (1 << bit for bit in range(2, 7))
+_ARCHIVED, _PROVEN_IS_LOCAL, _LEASED, _READ, _FAILED = (1 << bit for bit in range(2, 7))
 _PROVEN_SHIFT = LOCAL_SHIFT + KINDS
-_QUARANTINED = 1 << (_PROVEN_SHIFT + KINDS)
+_QUARANTINED, _DAMAGED = (1 << (_PROVEN_SHIFT + KINDS + place) for place in range(2))
+# In this order the texts stand at the end, each behind its length.
+_TEXTS = (_DAMAGED, _FAILED, _QUARANTINED)
 _LOCAL_BITS = ALL_KINDS << LOCAL_SHIFT
 _SEEN_BITS = ACTIVE | SETTLED | _LOCAL_BITS
 # A log's modification time stands behind its size, and its size behind the flags.
@@ -53,8 +57,9 @@ def pack(segment: Segment) -> bytes:
         | (_PROVEN_IS_LOCAL if shared else 0)
         | (_LEASED if segment.lease_until else 0)
         | (_READ if segment.last_access else 0)
-        | (_PROBLEM if segment.problem else 0)
-        | (_QUARANTINED if segment.quarantined else 0)
+        | (_DAMAGED if segment.damage else 0)
+        | (_FAILED if segment.last_failure else 0)
+        | (_QUARANTINED if segment.quarantine else 0)
         | presence(segment.local) << LOCAL_SHIFT
         | (0 if shared else presence(proven) << _PROVEN_SHIFT)
     )
@@ -69,9 +74,26 @@ def pack(segment: Segment) -> bytes:
         pieces.append(_TIME.pack(segment.lease_until))
     if segment.last_access:
         pieces.append(_TIME.pack(segment.last_access))
-    if segment.problem:
-        pieces.append(segment.problem.encode(errors="surrogatepass"))
+    pieces += map(_pack_text, filter(None, (segment.damage, segment.last_failure, segment.quarantine)))
     return b"".join(pieces)
+
+
+def _pack_text(text: str) -> bytes:
+    data = text.encode(errors="surrogatepass")
+    return _LENGTH.pack(len(data)) + data
+
+
+def _texts(row: bytes, at: int, flags: int) -> Iterator[str]:
+    """The texts that stand in a row from ``at``: those of `_TEXTS`, empty where there is none."""
+    for flag in _TEXTS:
+        if not flags & flag:
+            yield ""
+            continue
+        begin = at + _LENGTH.size
+        at = begin + _LENGTH.unpack_from(row, at)[0]
+        if at > len(row):
+            raise struct.error("a text of a row is longer than the row")
+        yield row[begin:at].decode(errors="surrogatepass")
 
 
 def stands_so(row: bytes, seen: bytes, *, active: bool) -> bool:
@@ -82,8 +104,8 @@ def stands_so(row: bytes, seen: bytes, *, active: bool) -> bool:
     return row.startswith(seen[FLAGS.size :], FLAGS.size)
 
 
-def is_archived(row: bytes) -> bool:
-    """Whether the archive holds the segment, wherever else it is."""
+def has_archive(row: bytes) -> bool:
+    """Whether something is known to be archived of the segment, sound or not, wherever else it is."""
     return bool(flags_of(row) & _ARCHIVED)
 
 
@@ -151,6 +173,7 @@ def unpack(identity: SegmentId, row: bytes) -> Segment:
     if flags & _READ:
         last_access = _TIME.unpack_from(row, at)[0]
         at += _TIME.size
+    damage, last_failure, quarantine = _texts(row, at, flags)
     return Segment(
         identity,
         local=local,
@@ -159,8 +182,9 @@ def unpack(identity: SegmentId, row: bytes) -> Segment:
         archive=archive,
         lease_until=lease_until,
         last_access=last_access,
-        problem=row[at:].decode(errors="surrogatepass") if flags & _PROBLEM else "",
-        quarantined=bool(flags & _QUARANTINED),
+        damage=damage,
+        last_failure=last_failure,
+        quarantine=quarantine,
     )
 
 
@@ -176,7 +200,7 @@ def is_special(head: bytes) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """Where rows of certain flags have what, before a problem's text: numbers of the fields that ``reader`` gives.
+    """Where rows of certain flags have what, before their texts: numbers of the fields that ``reader`` gives.
 
     ``archive_size`` and ``mtime`` are -1 where there is none.
     """
@@ -188,26 +212,28 @@ class Form:
     mtime: int
     archived_only: bool
     quarantined: bool
+    damaged: bool
 
 
 @cache
 def form_of(head: bytes) -> Form:
     flags = flags_of(head)
     present, proven = flags >> LOCAL_SHIFT & ALL_KINDS, flags >> _PROVEN_SHIFT & ALL_KINDS
-    has_log, is_archived = bool(present & 1), bool(flags & _ARCHIVED)
+    has_log, has_archive = bool(present & 1), bool(flags & _ARCHIVED)
     sizes = present.bit_count()
     # The size of each file, and of the archive; of the log and the archive the time; and nothing else.
-    local = ("qq8x" + "q16x" * (sizes - 1) if has_log else "q16x" * sizes) + ("4xqq16x" if is_archived else "")
+    local = ("qq8x" + "q16x" * (sizes - 1) if has_log else "q16x" * sizes) + ("4xqq16x" if has_archive else "")
     rest = f"{24 * proven.bit_count() + 8 * bool(flags & _LEASED) + 8 * bool(flags & _READ)}x"
     first_archived = sizes + has_log
     return Form(
         reader=struct.Struct(f"<{FLAGS.size}x{local}{rest}"),
-        fields=sizes + has_log + 2 * is_archived,
+        fields=sizes + has_log + 2 * has_archive,
         local_sizes=(0, *range(2, sizes + 1)) if has_log else tuple(range(sizes)),
-        archive_size=first_archived if is_archived else -1,
-        mtime=1 if has_log else first_archived + 1 if is_archived else -1,
-        archived_only=is_archived and not has_log,
+        archive_size=first_archived if has_archive else -1,
+        mtime=1 if has_log else first_archived + 1 if has_archive else -1,
+        archived_only=has_archive and not has_log,
         quarantined=bool(flags & _QUARANTINED),
+        damaged=bool(flags & _DAMAGED),
     )
 
 
@@ -218,7 +244,10 @@ _UNKNOWN_LAST_OFFSET = struct.pack("<q", -1)
 
 
 def from_schema_2(row: bytes) -> bytes:
-    """A row as releases before 0.2 wrote it: three kinds of file, flags of two bytes, no last offset."""
+    """A row as releases before 0.2 wrote it, in the form of `from_schema_4`.
+
+    It has three kinds of file, flags of two bytes, and no last offset.
+    """
     if not row:
         return row
     (flags,) = _OLD_FLAGS.unpack_from(row)
@@ -229,3 +258,26 @@ def from_schema_2(row: bytes) -> bytes:
         return head + rest
     at = 24 * local.bit_count() + _OLD_ARCHIVE_SIZE
     return head + rest[:at] + _UNKNOWN_LAST_OFFSET + rest[at:]
+
+
+# What a walk over a log's batches finds: see `takhin_tiered.formats.kafka`.
+_DAMAGE = re.compile(
+    r"the batch at byte \d+ of the log fails its CRC|no whole batch stands at byte \d+ of \d+ of the log"
+)
+
+
+def from_schema_4(row: bytes) -> bytes:
+    """A row with one text at its end, which told damage, a failure or the cause of a quarantine."""
+    if not row:
+        return row
+    flags = flags_of(row)
+    if not flags & (_FAILED | _QUARANTINED):
+        return row
+    at = form_of(row[: FLAGS.size]).reader.size
+    data = row[at:] if flags & _FAILED else b""
+    if flags & _QUARANTINED:
+        kind, data = _QUARANTINED, data or b"the archived copy is missing or damaged"
+    else:
+        kind = _DAMAGED if _DAMAGE.fullmatch(data.decode(errors="surrogatepass")) else _FAILED
+    head = FLAGS.pack(flags & ~(_FAILED | _QUARANTINED) | kind)
+    return head + row[FLAGS.size : at] + _LENGTH.pack(len(data)) + data

@@ -12,7 +12,7 @@ from itertools import pairwise
 
 from sortedcontainers import SortedList, SortedSet
 
-from takhin_tiered.catalog.record import archived_end, is_archived, is_unproven, may_have_work, pack, unpack
+from takhin_tiered.catalog.record import archived_end, has_archive, is_unproven, may_have_work, pack, unpack
 from takhin_tiered.catalog.tallies import Stats, Tallies
 from takhin_tiered.segments.lineage import Incarnation, Lineage
 from takhin_tiered.segments.listing import has_local, has_log
@@ -144,7 +144,7 @@ class Rows:
 
     def archived(self) -> Iterator[Segment]:
         """Of `segments`, those that the archive holds, wherever else they are."""
-        return self._chosen(lambda _: lambda _, row: is_archived(row))
+        return self._chosen(lambda _: lambda _, row: has_archive(row))
 
     def may_have_work(self, policy: Policy, now: float) -> Iterator[Segment]:
         """Of `segments`, those that a cycle could do something with; of most a few bytes say that it cannot.
@@ -181,7 +181,7 @@ class Rows:
             rows = self._rows.get(place, {})
             bases = self._archived_bases.get(place)
             if bases is None:
-                found = SortedList(base for base, row in rows.items() if is_archived(row))
+                found = SortedList(base for base, row in rows.items() if has_archive(row))
                 bases = self._archived_bases[place] = found
             at, behind = bases.bisect_left(identity.base_offset), bases.bisect_right(identity.base_offset)
             below = unpack(place.segment(bases[at - 1]), rows[bases[at - 1]]) if at else None
@@ -206,6 +206,11 @@ class Rows:
     def quarantined(self) -> int:
         """How many segments have nothing sound in the archive where there should be something."""
         return self._tallies.quarantined
+
+    @property
+    def damaged(self) -> int:
+        """How many segments have a log in whose bytes damage was found."""
+        return self._tallies.damaged
 
     @property
     def unwritten(self) -> int:
@@ -274,7 +279,11 @@ class Rows:
             self._remove(old)
         else:
             self._replace(replace(segment, local=NO_FILES, active=False, settled=True, lease_until=0.0))
-        self._replace(replace(known, local=segment.local, active=segment.active, settled=segment.settled))
+        # What was found in a log that is not archived was found in these files.
+        damage = known.damage or (segment.damage if segment.archive is None else "")
+        self._replace(
+            replace(known, local=segment.local, active=segment.active, settled=segment.settled, damage=damage)
+        )
 
     def _replace(self, segment: Segment) -> None:
         place, base_offset = segment.id.place, segment.id.base_offset
@@ -303,7 +312,7 @@ class Rows:
         bases = self._archived_bases.get(place)
         if bases is None:
             return
-        was, is_now = old is not None and is_archived(old), new is not None and is_archived(new)
+        was, is_now = old is not None and has_archive(old), new is not None and has_archive(new)
         if is_now and not was:
             bases.add(base_offset)
         elif was and not is_now:

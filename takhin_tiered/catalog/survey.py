@@ -22,6 +22,7 @@ class Survey:
     total: int = 0
     archived: int = 0
     quarantined: int = 0
+    damaged: int = 0
     total_bytes: int = 0
     local_bytes: int = 0
     archived_bytes: int = 0
@@ -47,6 +48,7 @@ def _add(found: Survey, form: record.Form, rows: list[bytes]) -> None:
     found.total += len(rows)
     found.archived += len(rows) if form.archived_only else 0
     found.quarantined += len(rows) if form.quarantined else 0
+    found.damaged += len(rows) if form.damaged else 0
     found.total_bytes += archived if form.archived_only else local
     found.local_bytes += local
     found.archived_bytes += archived

@@ -38,7 +38,7 @@ class Stats:
 class Tallies:
     def __init__(self) -> None:
         self._total = self._archived = 0
-        self.quarantined = 0
+        self.quarantined = self.damaged = 0
         self._total_bytes = self._local_bytes = self._archived_bytes = 0
         self._sorted: SortedList[float] = SortedList()
         # Not sorted in yet: many at once take one sort, instead of an insertion for each.
@@ -52,6 +52,7 @@ class Tallies:
         self._total += found.total
         self._archived += found.archived
         self.quarantined += found.quarantined
+        self.damaged += found.damaged
         self._total_bytes += found.total_bytes
         self._local_bytes += found.local_bytes
         self._archived_bytes += found.archived_bytes
@@ -104,7 +105,8 @@ class Tallies:
         """Add or take away; True if the segment has its place in the sorted array."""
         self._total += sign
         self._archived += sign if segment.state is State.ARCHIVED else 0
-        self.quarantined += sign if segment.quarantined else 0
+        self.quarantined += sign if segment.quarantine else 0
+        self.damaged += sign if segment.damage else 0
         self._total_bytes += sign * segment.size
         self._local_bytes += sign * segment.local.size
         self._archived_bytes += sign * (segment.archive.size if segment.archive else 0)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import asdict
+from dataclasses import asdict, fields, replace
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from takhin_tiered.cli.output import error_console, escape
@@ -19,6 +19,15 @@ from takhin_tiered.engine.choosing import describe_choice
 from takhin_tiered.errors import ConfigError, StoreUnavailable, TakhinError
 from takhin_tiered.segments.choice import Wanted
 from takhin_tiered.segments.report import describe_plan
+from takhin_tiered.segments.results import (
+    DaemonStatus,
+    Hole,
+    PlanResult,
+    RebuildResult,
+    Status,
+    StatusHere,
+    VerifiedSegment,
+)
 from takhin_tiered.tiered_storage import TieredStorage
 
 if TYPE_CHECKING:
@@ -32,9 +41,9 @@ Answer = TypeVar("Answer")
 class View(Protocol):
     """What commands ask for that change nothing. Answers have the form that the API gives them."""
 
-    async def status(self) -> dict[str, Any]: ...
+    async def status(self) -> StatusHere: ...
 
-    async def plan(self) -> dict[str, Any]: ...
+    async def plan(self) -> PlanResult: ...
 
     async def segments(self, *, tier: str | None, state: str | None) -> list[dict[str, Any]]: ...
 
@@ -44,7 +53,7 @@ class View(Protocol):
         """Which segments a restore would bring back, and what stands against others."""
         ...
 
-    def verify(self, glob: str, *, deep: bool) -> AsyncIterator[dict[str, Any]]:
+    def verify(self, glob: str, *, deep: bool) -> AsyncIterator[VerifiedSegment | Hole]:
         """Each archived segment that matches, and then each hole, as they are found."""
         ...
 
@@ -61,7 +70,7 @@ class Access(View, Protocol):
 
     async def restore(self, path: str, *, force: bool, lease_hours: float | None) -> None: ...
 
-    async def rebuild(self, progress: Callable[[int, int], None]) -> dict[str, Any]: ...
+    async def rebuild(self, progress: Callable[[int, int], None]) -> RebuildResult: ...
 
     async def scrub(self, path: str) -> bool:
         """Read a segment back, and take the consequences; True if it was bad and has been healed."""
@@ -105,28 +114,31 @@ async def open_access(settings: Settings) -> AsyncIterator[Access]:
         yield _Local(storage, None)
 
 
-def _state_of(holder: Holder, *, answers: bool | None) -> dict[str, Any]:
-    """Part of ``status``: the process that holds the data directory; ``answers`` is None where it serves no API."""
-    return {"pid": holder.pid, "host": holder.host, "api": holder.api, "answers": answers}
+def _state_of(holder: Holder, *, answers: bool | None) -> DaemonStatus:
+    return DaemonStatus(holder.pid, holder.host, holder.api, answers)
+
+
+def _with_daemon(found: Status, daemon: DaemonStatus | None) -> StatusHere:
+    return StatusHere(**{field.name: getattr(found, field.name) for field in fields(found)} | {"daemon": daemon})
 
 
 class _Local:
-    def __init__(self, storage: TieredStorage, daemon: dict[str, Any] | None) -> None:
+    def __init__(self, storage: TieredStorage, daemon: DaemonStatus | None) -> None:
         self._storage, self._daemon = storage, daemon
 
-    async def status(self) -> dict[str, Any]:
+    async def status(self) -> StatusHere:
         engine = self._storage.engine
         if self._storage.settings.has_store:
             try:
                 async with asyncio.timeout(STORE_SECONDS):
                     await self._storage.check_store()
             except TimeoutError:
-                engine.note_store(
+                engine.health.failed(
                     StoreUnavailable(f"{engine.store.address} does not answer within {STORE_SECONDS:g} s")
                 )
-        return self._storage.status() | {"daemon": self._daemon}
+        return _with_daemon(self._storage.status(), self._daemon)
 
-    async def plan(self) -> dict[str, Any]:
+    async def plan(self) -> PlanResult:
         return describe_plan(await self._storage.plan())
 
     async def segments(self, *, tier: str | None, state: str | None) -> list[dict[str, Any]]:
@@ -149,7 +161,7 @@ class _Local:
     async def restore_plan(self, wanted: Wanted) -> dict[str, Any]:
         return describe_choice(await self._storage.choose_restore(wanted), self._storage.room_bytes())
 
-    def verify(self, glob: str, *, deep: bool) -> AsyncIterator[dict[str, Any]]:
+    def verify(self, glob: str, *, deep: bool) -> AsyncIterator[VerifiedSegment | Hole]:
         return self._storage.verify_told(glob, deep=deep)
 
     @property
@@ -158,8 +170,8 @@ class _Local:
         before = metrics.bytes_moved()
         return lambda: metrics.bytes_moved() - before
 
-    async def rebuild(self, progress: Callable[[int, int], None]) -> dict[str, Any]:
-        return asdict(await self._storage.rebuild(progress))
+    async def rebuild(self, progress: Callable[[int, int], None]) -> RebuildResult:
+        return (await self._storage.rebuild(progress)).result
 
     async def scrub(self, path: str) -> bool:
         return (await self._storage.scrub_segment(path)).healed
@@ -172,11 +184,11 @@ class _Either:
         self._settings, self._holder, self._remote, self._stack = settings, holder, remote, stack
         self._local: _Local | None = None
 
-    async def status(self) -> dict[str, Any]:
+    async def status(self) -> StatusHere:
         found = await self._ask(lambda view: view.status())
-        return found if self._local else found | {"daemon": _state_of(self._holder, answers=True)}
+        return found if self._local else replace(found, daemon=_state_of(self._holder, answers=True))
 
-    async def plan(self) -> dict[str, Any]:
+    async def plan(self) -> PlanResult:
         return await self._ask(lambda view: view.plan())
 
     async def segments(self, *, tier: str | None, state: str | None) -> list[dict[str, Any]]:
@@ -188,7 +200,7 @@ class _Either:
     async def restore_plan(self, wanted: Wanted) -> dict[str, Any]:
         return await self._ask(lambda view: view.restore_plan(wanted))
 
-    async def verify(self, glob: str, *, deep: bool) -> AsyncIterator[dict[str, Any]]:
+    async def verify(self, glob: str, *, deep: bool) -> AsyncIterator[VerifiedSegment | Hole]:
         view: View = self._remote
         if not await self._answers():
             view = await self._open_local()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import suppress
-from typing import Any
 
 from takhin_tiered.cli.output import console, counted, error_console
 from takhin_tiered.config import Settings
@@ -13,32 +12,33 @@ from takhin_tiered.disk.kafka import is_broker_running, is_kafka
 from takhin_tiered.engine.asking import IDLE_HINT, BrokerAddress, connected
 from takhin_tiered.segments.names import parse_partition
 from takhin_tiered.segments.outlook import idle_tails
+from takhin_tiered.segments.results import BrokerStatus, Status
 
 _KAFKAS_RETENTION_HOURS = 168.0
 _WELL_BELOW = 0.75
 _NAMES_SHOWN = 10
 
 
-def broker_words(found: dict[str, Any]) -> str:
+def broker_words(found: BrokerStatus) -> str:
     """One line of ``status``."""
-    if not found["kind"]:
+    if not found.kind:
         return "not Apache Kafka: there is no meta.properties"
-    words = "Apache Kafka (meta.properties), " + ("running (.lock)" if found["running"] else "stopped (.lock)")
-    if found["problem"]:
-        return f"{words}; {found['problem']}"
-    if found["bootstrap"]:
-        words = f"{words}; settings of {found['topics_known']} topics from {found['bootstrap']}"
-        idle = found["idle_tail_topics"]
+    words = "Apache Kafka (meta.properties), " + ("running (.lock)" if found.running else "stopped (.lock)")
+    if found.problem:
+        return f"{words}; {found.problem}"
+    if found.bootstrap:
+        words = f"{words}; settings of {found.topics_known} topics from {found.bootstrap}"
+        idle = found.idle_tail_topics
         its = "its tail" if len(idle) == 1 else "their tails"
         return f"{words}; {counted(len(idle), 'topic')} may lose {its} when idle (segment.ms)" if idle else words
     return f"{words}; its topic settings are not known: set storage.tiered.broker.bootstrap"
 
 
-def kept_words(found: dict[str, Any]) -> str:
+def kept_words(found: Status) -> str:
     """Why nothing was unlinked after an archive by hand."""
-    if found["mode"] == "trim":
+    if found.mode == "trim":
         return "in mode trim a cycle asks the broker to free them"
-    if found["mode"] == "copy":
+    if found.mode == "copy":
         return "mode copy unlinks nothing"
     return "a Kafka broker runs on the directory, and would fail if they went away"
 

@@ -6,6 +6,7 @@ import asyncio
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import replace
 
 import typer
 
@@ -147,17 +148,15 @@ async def _catalog(settings: Settings) -> AsyncIterator[Finding]:
     except TakhinError as error:
         yield Finding("FAILED", "catalog", error.message, error.hint)
         return
-    yield Finding(
-        "ok", "catalog", f"{found['total_segments']} segments, {found['archived_segments']} in the archive only"
-    )
-    daemon = found["daemon"]
+    yield Finding("ok", "catalog", f"{found.total_segments} segments, {found.archived_segments} in the archive only")
+    daemon = found.daemon
     if daemon is None:
         yield Finding("warning", "daemon", daemon_words(found), "Start it, or run cycles by takhin-tiered run --once")
-    elif daemon["answers"] is not False:
+    elif daemon.answers is not False:
         yield Finding("ok", "daemon", daemon_words(found))
-    if found["last_cycle_at"] and not found["last_cycle_problem"]:
-        yield Finding("ok", "last cycle", f"ended {found['last_cycle_at'][:19]} UTC")
-    for problem in problems_of(found | {"store_reachable": None}, time.time()):
+    if found.last_cycle_at and not found.last_cycle_problem:
+        yield Finding("ok", "last cycle", f"ended {found.last_cycle_at[:19]} UTC")
+    for problem in problems_of(replace(found, store_reachable=None), time.time()):
         yield _of_problem(problem)
 
 

@@ -16,6 +16,7 @@ from takhin_tiered.engine.verifying import matches
 from takhin_tiered.segments.coverage import written
 from takhin_tiered.segments.model import State, Tier
 from takhin_tiered.segments.names import PLAIN
+from takhin_tiered.segments.results import to_json
 
 _RANGES = ("local", "archived", "holes", "overlaps")
 
@@ -27,21 +28,18 @@ def plan(context: typer.Context, as_json: Json = False) -> None:
         async with open_view(settings) as access:
             found = await access.plan()
         if as_json:
-            print_json(found)
+            print_json(to_json(found))
             return
-        rows = [
-            (s["action"], s["segment_path"], s["policy"], size(s["frees_bytes"]), s["reason"])
-            for s in found["segments"]
-        ]
+        rows = [(s.action, s.segment_path, s.policy, size(s.frees_bytes), s.reason) for s in found.segments]
         columns = ("ACTION", "SEGMENT", "TIER", "FREES", "WHY")
         print_table(columns, rows, right=("FREES",), path="SEGMENT", wraps="WHY")
-        moved = [s for s in found["segments"] if s["action"] != "keep"]
+        moved = [s for s in found.segments if s.action != "keep"]
         console().print(
-            f"\n{counted(len(moved), 'segment')} of {len(found['segments'])} to move: "
-            f"{size(found['bytes_uploaded'])} to upload, {size(found['bytes_freed'])} of files to be unlinked, "
-            f"about ${found['saved_usd_monthly']:.2f} a month saved"
+            f"\n{counted(len(moved), 'segment')} of {len(found.segments)} to move: "
+            f"{size(found.bytes_uploaded)} to upload, {size(found.bytes_freed)} of files to be unlinked, "
+            f"about ${found.saved_usd_monthly:.2f} a month saved"
         )
-        if found["bytes_freed"]:
+        if found.bytes_freed:
             console().print("The space of an unlinked file is free once the broker closes it")
 
     run_work(context, work)
@@ -53,7 +51,7 @@ def ls(  # noqa: PLR0917 - typer gives them by name
     tier: Annotated[Tier | None, typer.Option(help="Only this tier.")] = None,
     state: Annotated[State | None, typer.Option(help="Only this state.")] = None,
     problem: Annotated[
-        bool, typer.Option("--problem", help="Only what is quarantined, or failed when it was last worked on.")
+        bool, typer.Option("--problem", help="Only what is damaged or quarantined, or failed when last worked on.")
     ] = False,
     partitions: Annotated[bool, typer.Option("--partitions", help="A row for each partition's offset ranges.")] = False,
     as_json: Json = False,
@@ -68,7 +66,7 @@ def ls(  # noqa: PLR0917 - typer gives them by name
             found = await access.segments(tier=tier, state=state)
         chosen = [segment for segment in found if matches(segment["segment_path"], glob)]
         if problem:
-            chosen = [segment for segment in chosen if segment["problem"] or segment["reason_code"] == "quarantined"]
+            chosen = [segment for segment in chosen if segment["problem"]]
         if as_json:
             print_json(chosen)
             return
@@ -79,7 +77,7 @@ def ls(  # noqa: PLR0917 - typer gives them by name
                 s["state"] + (" active" if s["is_active"] else ""),
                 size(s["size_bytes"]),
                 (s["last_modified"] or "")[:19],
-                s["problem"],
+                _problems_of(s),
             )
             for s in chosen
         ]
@@ -87,6 +85,15 @@ def ls(  # noqa: PLR0917 - typer gives them by name
         print_table(columns, rows, right=("SIZE",), path="SEGMENT", wraps="PROBLEM", less=("MODIFIED (UTC)",))
 
     run_work(context, work)
+
+
+def _problems_of(segment: dict[str, Any]) -> str:
+    found = (
+        ("quarantined", segment["quarantine"]),
+        ("damaged", segment["damage"]),
+        ("failed", segment["last_failure"]),
+    )
+    return "; ".join(f"{what}: {text}" for what, text in found if text)
 
 
 def _path_of(segment: dict[str, Any]) -> str:

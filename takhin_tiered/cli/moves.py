@@ -19,6 +19,7 @@ from takhin_tiered.config import Settings
 from takhin_tiered.errors import BucketMissing, SegmentNotFound, StoreDenied, StoreFull, StoreUnavailable, TakhinError
 from takhin_tiered.segments.model import State
 from takhin_tiered.segments.names import PLAIN, SegmentId, parse_partition
+from takhin_tiered.segments.results import Status
 
 _STORE_IS_DOWN = {StoreUnavailable.code, StoreDenied.code, StoreFull.code, BucketMissing.code}
 Paths = Annotated[list[str], typer.Argument(metavar="PATH...", help="orders-0/00000000000000000000.log, or a glob.")]
@@ -47,7 +48,7 @@ def archive(
             poll = access.bytes_moved
             failures = await move_all(list(sizes), access.archive, "archived", sizes=sizes, at_once=together, poll=poll)
             found = await access.status()
-            if found["broker"]["running"] or found["mode"] != "move":
+            if found.broker.running or found.mode != "move":
                 console().print("The local files stay: " + kept_words(found))
             exit_if(failures)
 
@@ -61,10 +62,10 @@ async def _chosen(view: View, paths: list[str], states: set[str]) -> list[tuple[
     return [(path, known.get(path)) for path in chosen]
 
 
-def _print_choice(chosen: list[tuple[str, dict[str, Any] | None]], found: dict[str, Any]) -> None:
+def _print_choice(chosen: list[tuple[str, dict[str, Any] | None]], found: Status) -> None:
     """A dry run: what `archive` would do with each."""
     rows, uploads, unlinked = [], 0, 0
-    stays = found["broker"]["running"] or found["mode"] != "move"
+    stays = found.broker.running or found.mode != "move"
     for path, segment in chosen:
         refusal = _refusal(segment, found)
         if segment is None or refusal:
@@ -82,7 +83,7 @@ def _print_choice(chosen: list[tuple[str, dict[str, Any] | None]], found: dict[s
     moved = sum(row[0] == "archive" for row in rows)
     console().print(
         f"\n{counted(moved, 'segment')} to archive: {size(uploads)} to upload, {size(unlinked)} of files to be "
-        f"unlinked; {size(found['disk_free_bytes'])} of the disk are free"
+        f"unlinked; {size(found.disk_free_bytes)} of the disk are free"
     )
     exit_if(sum(row[0] == "refuse" for row in rows))
 
@@ -91,10 +92,10 @@ def _to_upload(segment: dict[str, Any] | None) -> int:
     return segment["local_size_bytes"] if segment is not None and segment["state"] == State.LOCAL else 0
 
 
-def _refusal(segment: dict[str, Any] | None, found: dict[str, Any]) -> str:
+def _refusal(segment: dict[str, Any] | None, found: Status) -> str:
     if segment is None:
         return "neither on disk nor in the archive"
-    if not found["enabled"]:
+    if not found.enabled:
         return "tiered storage is not enabled"
     if segment["is_active"]:
         return "the active one: the broker still writes to it"

@@ -20,12 +20,12 @@ def rebuild(context: typer.Context) -> None:
         with shown("segments seen:", meter):
             async with open_access(settings) as access:
                 found = await access.rebuild(meter.reach)
-        for path in found["lost"]:
+        for path in found.lost:
             console().print(f"LOST {path}: it is neither in the archive nor on disk")
         console().print(
-            f"{counted(found['learned'], 'archived segment')} learned from the store, {len(found['lost'])} lost, "
-            f"{counted(found['strays'], 'object')} of no archived segment left alone"
+            f"{counted(found.learned, 'archived segment')} learned from the store, {len(found.lost)} lost, "
+            f"{counted(found.strays, 'object')} of no archived segment left alone"
         )
-        exit_if(len(found["lost"]))
+        exit_if(len(found.lost))
 
     run_work(context, work)

@@ -6,7 +6,7 @@ import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import asdict
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 import aiohttp
@@ -14,7 +14,9 @@ import aiohttp
 from takhin_tiered.disk.lock import Holder
 from takhin_tiered.errors import TakhinError
 from takhin_tiered.segments.choice import Wanted
+from takhin_tiered.segments.results import Hole, PlanResult, RebuildResult, StatusHere, VerifiedSegment, from_json
 
+Result = TypeVar("Result")
 _PAGE = 1000
 _OPERATION_SECONDS = 3600.0
 _LOOK_SECONDS = 3.0
@@ -69,11 +71,11 @@ class Remote:
             "A restart loses nothing",
         )
 
-    async def status(self) -> dict[str, Any]:
-        return await self._ask("GET", "status")
+    async def status(self) -> StatusHere:
+        return self._read(StatusHere, await self._ask("GET", "status"))
 
-    async def plan(self) -> dict[str, Any]:
-        return await self._ask("POST", "plan")
+    async def plan(self) -> PlanResult:
+        return self._read(PlanResult, await self._ask("POST", "plan"))
 
     async def segments(self, *, tier: str | None, state: str | None) -> list[dict[str, Any]]:
         query: dict[str, str | int] = {"limit": _PAGE}
@@ -90,7 +92,7 @@ class Remote:
         found: list[dict[str, Any]] = (await self._ask("GET", "partitions"))["partitions"]
         return found
 
-    async def verify(self, glob: str, *, deep: bool) -> AsyncIterator[dict[str, Any]]:
+    async def verify(self, glob: str, *, deep: bool) -> AsyncIterator[VerifiedSegment | Hole]:
         """A line for each; the daemon may read for long before the next one."""
         url = f"{self._holder.api}/api/v1/tiered/verify"
         patient = aiohttp.ClientTimeout(connect=_ALIVE_SECONDS, sock_read=_OPERATION_SECONDS)
@@ -105,7 +107,7 @@ class Remote:
                         raise RemoteError(told["error"], code=told["code"])
                     if told.get("done"):
                         return
-                    yield told
+                    yield self._read(Hole, told) if "offsets" in told else self._read(VerifiedSegment, told)
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError, AttributeError) as error:
             raise self._silent(error) from error
         raise self._silent(EOFError("its answer broke off"))
@@ -124,11 +126,21 @@ class Remote:
     async def restore_plan(self, wanted: Wanted) -> dict[str, Any]:
         return await self._ask("POST", "restore/plan", json=asdict(wanted))
 
-    async def rebuild(self, progress: Callable[[int, int], None]) -> dict[str, Any]:  # noqa: ARG002 - the daemon tells at the end
-        return await self._ask("POST", "rebuild")
+    async def rebuild(self, progress: Callable[[int, int], None]) -> RebuildResult:  # noqa: ARG002 - the daemon tells at the end
+        return self._read(RebuildResult, await self._ask("POST", "rebuild"))
 
     async def scrub(self, path: str) -> bool:
         return bool((await self._ask("POST", "scrub", json={"segment_path": path}))["healed"])
+
+    def _read(self, kind: type[Result], answer: dict[str, Any]) -> Result:
+        try:
+            return from_json(kind, answer)
+        except ValueError as error:
+            raise RemoteError(
+                f"the data directory is held by {self._holder.words}, and its answer is of another form: {error}",
+                hint="It may be of another release: restart it, which loses nothing",
+                code="other_form",
+            ) from error
 
     async def _ask(self, method: str, endpoint: str, **arguments: Any) -> dict[str, Any]:
         url = f"{self._holder.api}/api/v1/tiered/{quote(endpoint)}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -14,10 +14,11 @@ from takhin_tiered.cli.broker import broker_words
 from takhin_tiered.cli.output import Json, console, counted, escape, print_json, print_rows, size
 from takhin_tiered.cli.running import exit_if, run_work
 from takhin_tiered.config import Settings
+from takhin_tiered.segments.results import CycleResult, StatusHere, to_json
 
 _COUNTS = (
-    "{total_segments}: {hot_segments} hot, {warm_segments} warm, {cold_segments} cold; "
-    "{archived_segments} in the archive only"
+    "{it.total_segments}: {it.hot_segments} hot, {it.warm_segments} warm, {it.cold_segments} cold; "
+    "{it.archived_segments} in the archive only"
 )
 _DAY = 86400.0
 _INTERVALS_MISSED = 2.5
@@ -40,7 +41,7 @@ def status(
             found = await view.status()
         problems = list(problems_of(found, time.time())) if check else []
         if as_json:
-            print_json(found | ({"problems": problems} if check else {}))
+            print_json(to_json(found) | ({"problems": problems} if check else {}))
         elif check:
             for problem in problems:
                 console().print(f"[red]PROBLEM[/red] {escape(problem)}", soft_wrap=True)
@@ -53,130 +54,139 @@ def status(
     run_work(context, work)
 
 
-def problems_of(found: dict[str, Any], now: float) -> Iterator[str]:
+def problems_of(found: StatusHere, now: float) -> Iterator[str]:
     """What somebody should look at, a line each; ``found`` is what ``status`` tells."""
-    if found["store_reachable"] is False:
-        yield f"the store is down: {found['store_problem']}"
-    if count := found["quarantined_segments"]:
+    if found.store_reachable is False:
+        yield f"the store is down: {found.store_problem}"
+    if count := found.quarantined_segments:
         yield (
             f"{counted(count, 'segment')} quarantined: the archive's copy is bad or gone. "
             "takhin-tiered ls --problem names them"
         )
-    if found["last_cycle_problem"]:
-        yield f"the last cycle could not run: {found['last_cycle_problem']}"
-    elif failures := (found["last_cycle"] or {}).get("failures", ()):
-        first = f"{failures[0]['segment_path']}: {failures[0]['error']}"
+    if found.last_cycle_problem:
+        yield f"the last cycle could not run: {found.last_cycle_problem}"
+    elif found.last_cycle is not None and (failures := found.last_cycle.failures):
+        first = f"{failures[0].segment_path}: {failures[0].error}"
         yield f"the last cycle failed for {counted(len(failures), 'segment')}, first {first}"
     if words := clock_words(found):
         yield words
-    if found["enabled"]:
-        if lost := found["lost"]:
-            names = ", ".join(each["segment_path"] for each in lost[:_NAMES_SHOWN])
+    if found.enabled:
+        if lost := found.lost:
+            names = ", ".join(each.segment_path for each in lost[:_NAMES_SHOWN])
             yield (
                 f"{counted(len(lost), 'segment')} left the disk before being archived, within the last day: {names}"
                 f"{', …' if len(lost) > _NAMES_SHOWN else ''}. Archive earlier than the broker deletes"
             )
         yield from _late(found, now)
-    left = found["headroom_seconds"]
+    left = found.headroom_seconds
     if left is not None and left < _DAY:
-        yield f"the disk is full in {left / 3600:.1f} h at the present growth: {size(found['disk_free_bytes'])} free"
-    elif not found["disk_free_bytes"]:
+        yield f"the disk is full in {left / 3600:.1f} h at the present growth: {size(found.disk_free_bytes)} free"
+    elif not found.disk_free_bytes:
         yield "the disk of the data directory is full"
     yield from _daemon_problem(found)
 
 
-def clock_words(found: dict[str, Any]) -> str:
+def clock_words(found: StatusHere) -> str:
     """What is wrong with the clock, as the storage tells it; empty where nothing is."""
-    problem = found["clock"]["problem"]
+    problem = found.clock.problem
     if not problem:
         return ""
     return f"{problem}. Until the clocks agree, nothing goes for its age. If ours is right: run --once --accept-clock"
 
 
-def _late(found: dict[str, Any], now: float) -> Iterator[str]:
-    allowed = max(_AT_LEAST, _INTERVALS_MISSED * found["cycle_interval_seconds"])
-    if found["last_cycle_at"] is None:
-        if found["cycle_running_seconds"] is None and not found["daemon"]:
+def _late(found: StatusHere, now: float) -> Iterator[str]:
+    allowed = max(_AT_LEAST, _INTERVALS_MISSED * found.cycle_interval_seconds)
+    if found.last_cycle_at is None:
+        if found.cycle_running_seconds is None and not found.daemon:
             yield "no cycle has run here yet: start the daemon, or run takhin-tiered run --once"
         return
-    ago = now - datetime.fromisoformat(found["last_cycle_at"]).timestamp()
+    ago = now - datetime.fromisoformat(found.last_cycle_at).timestamp()
     # The first cycles of a large disk may well take days: one that is under way is not late.
-    if ago > allowed and found["cycle_running_seconds"] is None:
-        interval = found["cycle_interval_seconds"] / 60
+    if ago > allowed and found.cycle_running_seconds is None:
+        interval = found.cycle_interval_seconds / 60
         yield f"no cycle has ended for {_span(ago)}, and one is due every {interval:g} minutes"
 
 
-def _daemon_problem(found: dict[str, Any]) -> Iterator[str]:
-    daemon = found["daemon"]
-    if daemon is not None and daemon["answers"] is False:
+def _daemon_problem(found: StatusHere) -> Iterator[str]:
+    daemon = found.daemon
+    if daemon is not None and daemon.answers is False:
         yield (
-            f"the daemon, process {daemon['pid']} on {daemon['host']}, does not answer: "
+            f"the daemon, process {daemon.pid} on {daemon.host}, does not answer: "
             "it is stopped or hung. Look at its log; a restart loses nothing"
         )
-    elif daemon is None and found["last_cycle_by"] == "daemon":
+    elif daemon is None and found.last_cycle_by == "daemon":
         yield "the daemon is not running: it ran the last cycle here. Start it, and look at its log"
 
 
-def _print_status(found: dict[str, Any]) -> None:
-    cycle = found["last_cycle"]
+def _print_status(found: StatusHere) -> None:
+    cycle = found.last_cycle
     rows = [
-        ("data directory", found["data_dir"]),
+        ("data directory", found.data_dir),
         ("daemon", daemon_words(found)),
         ("tiered storage", _mode_words(found)),
-        ("broker", broker_words(found["broker"])),
-        ("segments", _COUNTS.format_map(found)),
-        ("on disk", f"{size(found['local_size_bytes'])}, {size(found['disk_free_bytes'])} free{_lasts(found)}"),
-        ("in the archive", size(found["archived_size_bytes"])),
-        ("quarantined", str(found["quarantined_segments"])),
-        ("superseded", f"{counted(found['superseded_generations'], 'generation')} kept in the archive"),
+        ("broker", broker_words(found.broker)),
+        ("segments", _COUNTS.format(it=found)),
+        ("on disk", f"{size(found.local_size_bytes)}, {size(found.disk_free_bytes)} free{_lasts(found)}"),
+        ("in the archive", size(found.archived_size_bytes)),
+        ("quarantined", str(found.quarantined_segments)),
+        ("damaged", _damaged_words(found.damaged_segments)),
+        ("superseded", f"{counted(found.superseded_generations, 'generation')} kept in the archive"),
         ("store", store_words(found)),
         ("last cycle", _cycle_words(cycle) if cycle else "none yet"),
     ]
-    if found["cycle_running_seconds"] is not None:
-        rows.append(("this cycle", f"under way for {_span(found['cycle_running_seconds'])}"))
-    if found["future_segments"]:
-        rows.append(("clock", f"{counted(found['future_segments'], 'segment')} modified in the future"))
+    if found.cycle_running_seconds is not None:
+        rows.append(("this cycle", f"under way for {_span(found.cycle_running_seconds)}"))
+    if found.future_segments:
+        rows.append(("clock", f"{counted(found.future_segments, 'segment')} modified in the future"))
     if words := clock_words(found):
         rows.append(("clock", words))
-    if found["lost"]:
-        rows.append(("lost", f"{counted(found['lost_segments'], 'segment')} left the disk unarchived within a day"))
-    if found["last_cycle_problem"]:
-        rows.append(("problem", f"{found['last_cycle_at'][:19]} UTC: {found['last_cycle_problem']}"))
-    rows += [
-        ("failed", f"{failure['segment_path']}: {failure['error']}") for failure in (cycle or {}).get("failures", ())
-    ]
+    if found.lost:
+        rows.append(("lost", f"{counted(found.lost_segments, 'segment')} left the disk unarchived within a day"))
+    if found.last_cycle_problem:
+        rows.append(("problem", f"{(found.last_cycle_at or '')[:19]} UTC: {found.last_cycle_problem}"))
+    rows += [("failed", f"{failure.segment_path}: {failure.error}") for failure in (cycle.failures if cycle else ())]
     print_rows(rows, (15,))
 
 
-def daemon_words(found: dict[str, Any]) -> str:
-    daemon = found["daemon"]
+def daemon_words(found: StatusHere) -> str:
+    daemon = found.daemon
     if daemon is None:
         return "not running"
-    words = f"process {daemon['pid']} on {daemon['host']}"
-    if daemon["answers"] is None:
+    words = f"process {daemon.pid} on {daemon.host}"
+    if daemon.answers is None:
         return f"{words} holds the data directory, and serves no API"
-    if daemon["answers"]:
-        return f"running, {words}, version {found['version']}, {daemon['api']}"
+    if daemon.answers:
+        return f"running, {words}, version {found.version}, {daemon.api}"
     return f"NOT answering: {words}; what follows is the catalog's word"
 
 
-def store_words(found: dict[str, Any]) -> str:
-    if found["store"] is None:
+def store_words(found: StatusHere) -> str:
+    if found.store is None:
         return "none configured"
-    return f"{found['store']}: " + (
-        "reachable" if found["store_reachable"] else f"NOT reachable, {found['store_problem']}"
+    return f"{found.store}: " + (
+        "reachable" if found.store_reachable else f"NOT reachable{_since(found)}, {found.store_problem}"
     )
 
 
-def _mode_words(found: dict[str, Any]) -> str:
-    if not found["enabled"]:
+def _since(found: StatusHere) -> str:
+    """Since when a daemon has found the store down: a command of its own began to ask just now."""
+    daemon, since = found.daemon, found.store_down_since
+    return f" since {since[:19]} UTC" if since and daemon is not None and daemon.answers else ""
+
+
+def _damaged_words(count: int) -> str:
+    return f"{counted(count, 'log')}: takhin-tiered ls --problem names them" if count else "0"
+
+
+def _mode_words(found: StatusHere) -> str:
+    if not found.enabled:
         return "not enabled: observing only"
-    freed = ", what is archived is to be freed by the broker" if found["mode"] == "trim" else ""
-    return f"enabled, mode {found['mode']}{freed}"
+    freed = ", what is archived is to be freed by the broker" if found.mode == "trim" else ""
+    return f"enabled, mode {found.mode}{freed}"
 
 
-def _lasts(found: dict[str, Any]) -> str:
-    left = found["headroom_seconds"]
+def _lasts(found: StatusHere) -> str:
+    left = found.headroom_seconds
     return "" if left is None else f", full in {_span(left)} at the present growth"
 
 
@@ -187,9 +197,9 @@ def _span(seconds: float) -> str:
     return f"{seconds:.0f} s"
 
 
-def _cycle_words(cycle: dict[str, Any]) -> str:
+def _cycle_words(cycle: CycleResult) -> str:
     return (
-        f"{(cycle['ended_at'] or '')[:19]} UTC: {cycle['archived']} archived, {cycle['copied']} copied, "
-        f"{cycle['evicted']} evicted, {size(cycle['bytes_freed'])} of files unlinked, "
-        f"{len(cycle['failures'])} failed, {cycle['postponed']} postponed"
+        f"{(cycle.ended_at or '')[:19]} UTC: {cycle.archived} archived, {cycle.copied} copied, "
+        f"{cycle.evicted} evicted, {size(cycle.bytes_freed)} of files unlinked, "
+        f"{len(cycle.failures)} failed, {cycle.postponed} postponed"
     )

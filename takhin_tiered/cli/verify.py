@@ -14,6 +14,7 @@ from takhin_tiered.cli.running import exit_if, run_work
 from takhin_tiered.config import Settings
 from takhin_tiered.engine.verifying import matches
 from takhin_tiered.errors import SegmentNotFound, TakhinError
+from takhin_tiered.segments.results import Hole, VerifiedSegment, to_json
 
 
 def verify(
@@ -37,9 +38,11 @@ def verify(
             with shown("verified", meter):
                 async for told in view.verify(glob, deep=deep):
                     found.note(told)
-                    meter.end(told.get("size_bytes", 0))
-                    if told.get("problem") and not as_json:
-                        console().print(f"BAD {told['segment_path']}: {escape(told['problem'])}", soft_wrap=True)
+                    if isinstance(told, Hole):
+                        continue
+                    meter.end(told.size_bytes)
+                    if told.problem and not as_json:
+                        console().print(f"BAD {told.segment_path}: {escape(told.problem)}", soft_wrap=True)
         if glob != "*" and not found.checked:
             raise SegmentNotFound(f"no archived segment matches {glob!r}", hint="takhin-tiered ls shows what there is")
         if as_json:
@@ -60,35 +63,35 @@ def _is_wanted(segment: dict[str, Any], glob: str) -> bool:
 class _Found:
     def __init__(self) -> None:
         self.checked = self.total = self.lacking = 0
-        self.bad: list[dict[str, Any]] = []
-        self.holes: list[dict[str, Any]] = []
+        self.bad: list[VerifiedSegment] = []
+        self.holes: list[Hole] = []
 
-    def note(self, told: dict[str, Any]) -> None:
-        if "offsets" in told:
+    def note(self, told: VerifiedSegment | Hole) -> None:
+        if isinstance(told, Hole):
             self.holes.append(told)
             return
         self.checked += 1
-        self.total += told["size_bytes"]
-        self.lacking += told["may_lack_files"]
-        if told["problem"]:
+        self.total += told.size_bytes
+        self.lacking += told.may_lack_files
+        if told.problem:
             self.bad.append(told)
 
     def described(self) -> dict[str, object]:
         return {
             "verified": self.checked,
             "bytes": self.total,
-            "bad": [{"segment_path": told["segment_path"], "problem": told["problem"]} for told in self.bad],
-            "holes": self.holes,
+            "bad": [{"segment_path": told.segment_path, "problem": told.problem} for told in self.bad],
+            "holes": [to_json(hole) for hole in self.holes],
             "may_lack_files": self.lacking,
         }
 
     def say(self, *, deep: bool) -> None:
         out = console()
         for hole in self.holes:
-            first, last = hole["offsets"]
+            first, last = hole.offsets
             out.print(
-                f"HOLE {hole['partition']}: offsets {first}-{last} are neither archived nor local "
-                f"(incarnation {hole['incarnation']})"
+                f"HOLE {hole.partition}: offsets {first}-{last} are neither archived nor local "
+                f"(incarnation {hole.incarnation})"
             )
         how = "read back" if deep else "by sizes and checksums"
         holes_too = f", {counted(len(self.holes), 'hole')}" if self.holes else ""
@@ -103,7 +106,7 @@ class _Found:
             )
 
 
-async def _scrub(settings: Settings, bad: list[dict[str, Any]], *, quiet: bool) -> None:
+async def _scrub(settings: Settings, bad: list[VerifiedSegment], *, quiet: bool) -> None:
     """Take the consequences of what was found, and say what became of each segment."""
     try:
         async with open_access(settings) as access:
@@ -113,10 +116,10 @@ async def _scrub(settings: Settings, bad: list[dict[str, Any]], *, quiet: bool) 
         error_console().print(f"What is bad was not quarantined: {escape(str(error))}")
 
 
-async def _scrub_one(access: Access, told: dict[str, Any], out: Console) -> None:
-    path = told["segment_path"]
+async def _scrub_one(access: Access, told: VerifiedSegment, out: Console) -> None:
+    path = told.segment_path
     try:
-        if await access.scrub(told["exact_path"]):
+        if await access.scrub(told.exact_path):
             out.print(f"HEALED {path}: stored again from the disk")
         else:
             out.print(f"QUARANTINED {path}: no whole copy is on the disk. Look for an older version")

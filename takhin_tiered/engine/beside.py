@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from takhin_tiered.config import Settings
 from takhin_tiered.engine.asking import BrokerAddress, ask_broker
 from takhin_tiered.engine.context import Engine
@@ -11,6 +9,7 @@ from takhin_tiered.engine.report import CycleReport
 from takhin_tiered.engine.trim import trim
 from takhin_tiered.errors import BrokerError
 from takhin_tiered.segments.outlook import cycle_seconds, idle_tails
+from takhin_tiered.segments.results import BrokerStatus
 
 
 class Beside:
@@ -23,19 +22,19 @@ class Beside:
         )
         engine.view.set_interval(settings.archive_interval_minutes * 60)
 
-    def described(self) -> dict[str, Any]:
-        """What is known of the broker, and from where; ready for JSON."""
+    @property
+    def status(self) -> BrokerStatus:
         policy, view = self._engine.policy, self._engine.view
-        return {
-            "kind": "kafka" if policy.kafka else "",
-            "running": policy.broker_running,
-            "bootstrap": self._address.bootstrap if self._address else "",
-            "problem": view.problem,
-            "topics_known": len(view.topics),
-            "idle_tail_topics": idle_tails(view.topics, policy),
-            "compacted_partitions": len(self._engine.outlook.compacted),
-            "file_problems": [problem for found in view.directories for problem in found.problems],
-        }
+        return BrokerStatus(
+            kind="kafka" if policy.kafka else "",
+            running=policy.broker_running,
+            bootstrap=self._address.bootstrap if self._address else "",
+            problem=view.problem,
+            topics_known=len(view.topics),
+            idle_tail_topics=tuple(idle_tails(view.topics, policy)),
+            compacted_partitions=len(self._engine.outlook.compacted),
+            file_problems=tuple(problem for found in view.directories for problem in found.problems),
+        )
 
     async def ask(self) -> None:
         """Before a cycle: what the broker is about to do, and so when the cycle after it has to be."""

@@ -187,7 +187,7 @@ async def _choose_in(
         problems = [
             gap_problem(directory, candidates, local, archived) if not is_compacted(engine, partition) else "",
             quarantine_problem(
-                directory, candidates, [c for c, s in zip(candidates, away, strict=True) if s.quarantined]
+                directory, candidates, [c for c, s in zip(candidates, away, strict=True) if s.quarantine]
             ),
             await _topic_problem(engine, away[0]),
             log_start_problem(directory, candidates, await in_thread(_log_start, engine, partition)),

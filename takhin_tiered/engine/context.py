@@ -5,13 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from prometheus_client import Counter
-
-from takhin_tiered import logs, machine
+from takhin_tiered import machine
 from takhin_tiered.catalog.catalog import Catalog
 from takhin_tiered.concurrency import in_thread
 from takhin_tiered.disk.access import disk_errors, is_behind
@@ -20,7 +17,7 @@ from takhin_tiered.disk.look import scan_partition
 from takhin_tiered.disk.scan import ScanMemory
 from takhin_tiered.engine.turns import Turns
 from takhin_tiered.engine.view import BrokerView
-from takhin_tiered.errors import ConfigError, SegmentChanged, SegmentNotFound, StoreError, TakhinError
+from takhin_tiered.errors import ConfigError, SegmentChanged, SegmentNotFound, TakhinError
 from takhin_tiered.metrics import Metrics
 from takhin_tiered.pace import Pace
 from takhin_tiered.segments.listing import PartitionListing, pack_seen
@@ -28,7 +25,7 @@ from takhin_tiered.segments.model import LocalFiles, Segment
 from takhin_tiered.segments.names import Partition, SegmentId
 from takhin_tiered.segments.outlook import Outlook
 from takhin_tiered.segments.policy import Policy
-from takhin_tiered.store import ReadableStore
+from takhin_tiered.store import ReadableStore, StoreHealth
 from takhin_tiered.vault.opened import OpenSegment
 
 
@@ -54,6 +51,7 @@ class Engine:
     catalog: Catalog
     object_store: ReadableStore | None
     metrics: Metrics
+    health: StoreHealth
     concurrency: int = 4
     archive_corrupt: bool = True
     reserve_bytes: int = 0
@@ -89,8 +87,6 @@ class Engine:
     # Segments that left the disk before they were archived, with when that was seen; not yet in the journal.
     lost: list[tuple[float, str]] = field(default_factory=list)
     scan_memory: ScanMemory = field(default_factory=ScanMemory)
-    store_problem: str = "not asked yet"
-    store_down_since: float = 0.0
 
     @property
     def store(self) -> ReadableStore:
@@ -116,19 +112,6 @@ class Engine:
     def outlook_now(self) -> Outlook:
         """What the broker is about to do, and how far the clock may be ahead."""
         return replace(self.outlook, clock_ahead=max(0.0, self.clock() - self.sure_now))
-
-    def note_store(self, error: StoreError | None) -> None:
-        """Remember whether the store answered, for readiness and metrics."""
-        if error is not None and not self.store_down_since:
-            logs.logger().error("the store is down", error=str(error))
-        elif error is None and self.store_down_since:
-            logs.logger().info("the store answers again", seconds=round(self.clock() - self.store_down_since))
-        self.store_problem = "" if error is None else str(error)
-        self.metrics.store_up.set(0 if error else 1)
-        self.store_down_since = (self.store_down_since or self.clock()) if error else 0.0
-        self.metrics.store_down_since.set(self.store_down_since)
-        if error is not None:
-            self.metrics.store_errors.labels(error.code).inc()
 
 
 async def refresh(engine: Engine, identity: SegmentId) -> Segment | None:
@@ -236,15 +219,3 @@ def unknown(identity: SegmentId, hint: str = "takhin-tiered ls shows what there 
     return SegmentNotFound(
         f"segment {identity.full_path} is neither on disk nor in the archive", segment=identity.path, hint=hint
     )
-
-
-@contextmanager
-def counted(engine: Engine, failures: Counter) -> Iterator[None]:
-    """Count what fails by hand as the cycle counts its own."""
-    try:
-        yield
-    except TakhinError as error:
-        failures.labels("failure").inc()
-        if isinstance(error, StoreError):
-            engine.metrics.store_errors.labels(error.code).inc()
-        raise

@@ -187,7 +187,7 @@ async def _take_over(engine: Engine, owned: OwnedPrefix, written: Sequence[tuple
             task.opened.stats,
             manifest.end,
         )
-        segment = replace(task.known, archive=archived, problem=manifest.problem, quarantined=False)
+        segment = replace(task.known, archive=archived, damage=manifest.problem, last_failure="", quarantine="")
         if not engine.catalog.is_current(identity):
             # Meanwhile the log was found to be another incarnation from further below on: the files are that one's.
             segment = replace(segment, local=NO_FILES, active=False, lease_until=0.0)

@@ -129,7 +129,7 @@ def _coverage(engine: Engine, log: list[Segment]) -> Coverage:
     every = [(segment, span) for segment, span in zip(log, spans(engine, log), strict=True) if span[1] >= span[0]]
     return coverage(
         (span for segment, span in every if segment.local.log is not None and segment.local.log.size),
-        (span for segment, span in every if segment.archive is not None and not segment.quarantined),
+        (span for segment, span in every if segment.in_archive),
         (span for _, span in every),
     )
 

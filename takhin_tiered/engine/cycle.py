@@ -90,10 +90,6 @@ async def run_cycle(
                 await in_thread(count_holes, engine)
                 if owned is not None:
                     await _clean_up(engine, owned)
-            except StoreError as error:
-                engine.note_store(error)
-                engine.metrics.cycles.labels("failure").inc()
-                raise
             except TakhinError:
                 engine.metrics.cycles.labels("failure").inc()
                 raise

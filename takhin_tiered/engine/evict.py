@@ -125,6 +125,12 @@ async def _require_evictable(engine: Engine, eviction: _Eviction) -> None:
             f"segment {path} stays on the disk, as a lower one does: consumers pass a gap between them without a word",
             segment=path,
         )
+    if segment.quarantine and not eviction.is_done:
+        raise SegmentRefused(
+            f"segment {path} stays on the disk, as its archived copy is quarantined: {segment.quarantine}",
+            segment=path,
+            hint="takhin-tiered verify --deep reads that copy again, and stores it anew from the disk",
+        )
 
 
 async def _require_proof(engine: Engine, eviction: _Eviction) -> None:
@@ -143,7 +149,7 @@ async def _prove_again(engine: Engine, segment: Segment) -> None:
     except (ObjectMissing, ObjectCorrupt):
         # The disk has the last whole copy. Without this word of an archive, the next cycle stores it again.
         if segment.local.log is not None:
-            engine.catalog.put(replace(segment, archive=None))
+            engine.catalog.put(replace(segment, archive=None, quarantine=""))
         raise
     if segment.is_proven and segment.archive is not None and segment.archive.generation == manifest.generation:
         return
@@ -168,8 +174,7 @@ async def _unlink(engine: Engine, evictions: Sequence[_Eviction]) -> None:
             continue
         reached("evict.unlinked")
         segment, freed = eviction.segment, eviction.segment.local.size
-        problem = segment.problem if eviction.copied else ""
-        eviction.segment = replace(segment, local=NO_FILES, settled=True, lease_until=0.0, problem=problem)
+        eviction.segment = replace(segment, local=NO_FILES, settled=True, lease_until=0.0, last_failure="")
         engine.catalog.put(eviction.segment)
         engine.metrics.evictions.labels("success").inc()
         engine.metrics.demotions.inc()

@@ -66,7 +66,9 @@ async def expire(engine: Engine, owned: OwnedPrefix, identity: SegmentId) -> Non
             ):
                 archived = Archive(below.generation, below.size, below.log.mtime_ns, below.archived_at)
                 archived = replace(archived, last_offset=below.end)
-                engine.catalog.put(replace(segment, archive=archived, problem=below.problem))
+                engine.catalog.put(
+                    replace(segment, archive=archived, damage=below.problem, last_failure="", quarantine="")
+                )
             else:
                 engine.catalog.remove(identity)
             await engine.catalog.flush()

@@ -14,6 +14,7 @@ def update_gauges(engine: Engine, stats: Stats) -> None:
     metrics.segments.labels("cold").set(stats.cold_segments)
     metrics.archived_segments.set(stats.archived_segments)
     metrics.quarantined.set(catalog.quarantined)
+    metrics.damaged.set(catalog.damaged)
     metrics.superseded.set(catalog.superseded)
     metrics.intents.set(len(catalog.intents()))
     metrics.local_bytes.set(stats.local_size_bytes)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from takhin_tiered.engine.branching import incarnation_of, require_same_incarnation, require_same_topic
 from takhin_tiered.engine.context import Engine
 from takhin_tiered.engine.outlook import is_compacted
@@ -17,6 +19,9 @@ def judge(engine: Engine, opened: OpenSegment, content: Content, existing: Manif
     identity, summary = opened.identity, content.summary
     require_same_topic(engine, opened)
     if summary.problem and not engine.archive_corrupt:
+        known = engine.catalog.get(identity)
+        if known is not None:
+            engine.catalog.put(replace(known, damage=summary.problem))
         raise SegmentRefused(
             f"segment {identity.path} is damaged: {summary.problem}",
             segment=identity.path,

@@ -91,7 +91,8 @@ def info_of(engine: Engine, segment: Segment, crowded: set[SegmentId] | None = N
     """``crowded`` are the restored segments that outgrow the cache, where they are known already."""
     policy, now, is_current = engine.policy, engine.clock(), engine.catalog.is_current(segment.id)
     if crowded is None:
-        crowded = crowded_out(engine)
+        # While its lease runs no copy is too much: a look at all the others is for those whose lease is over.
+        crowded = crowded_out(engine) if segment.restored and now >= segment.lease_until else set()
     step = explain(segment, policy, now, crowded=crowded, outlook=engine.outlook_now, is_current=is_current)
     return describe_segment(segment, policy, now, incarnation_of(engine, segment.id), step, is_current=is_current)
 

@@ -13,9 +13,8 @@ from takhin_tiered.disk.files import DataDirs
 from takhin_tiered.disk.lock import DataDirLock
 from takhin_tiered.engine.context import Engine
 from takhin_tiered.errors import ConfigError, DiskFull
-from takhin_tiered.metrics import Metrics
 from takhin_tiered.pace import Pace
-from takhin_tiered.store import ReadableStore
+from takhin_tiered.store import ReadableStore, StoreHealth
 from takhin_tiered.users import owner_hint
 
 SUPERSEDED = "superseded"
@@ -24,15 +23,23 @@ KAFKA = "kafka"
 
 
 def make_engine(
-    settings: Settings, data_dir: DataDirs, catalog: Catalog, store: ReadableStore | None, *, kafka: bool
+    settings: Settings,
+    data_dir: DataDirs,
+    catalog: Catalog,
+    store: ReadableStore | None,
+    health: StoreHealth,
+    *,
+    kafka: bool,
 ) -> Engine:
+    """``health`` is that of the store."""
     return Engine(
         policy=settings.policy_for(kafka=kafka),
         data_dir=data_dir,
         catalog=catalog,
         object_store=store,
         reads_others=bool(settings.read_prefixes),
-        metrics=Metrics(),
+        metrics=health.metrics,
+        health=health,
         concurrency=settings.archive_concurrency,
         archive_corrupt=settings.archive_corrupt == "archive",
         reserve_bytes=int(settings.restore_reserve_mb * 1024 * 1024),

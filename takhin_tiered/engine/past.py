@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
 from typing import Any, TypedDict
 
 from takhin_tiered.catalog.journal import Journal
@@ -12,6 +13,7 @@ from takhin_tiered.engine.headroom import lasts
 from takhin_tiered.engine.report import CycleReport
 from takhin_tiered.errors import TakhinError
 from takhin_tiered.segments.report import iso_time
+from takhin_tiered.segments.results import CycleResult, LostSegment, from_json, to_json
 
 _NAME = "last cycle"
 _DAY = 86400.0
@@ -42,7 +44,10 @@ class Past:
         if text is None:
             return
         try:
-            self._kept = _Kept(**{**self._kept, **json.loads(text)})
+            kept = _Kept(**{**self._kept, **json.loads(text)})
+            if kept["report"] is not None:
+                from_json(CycleResult, kept["report"])
+            self._kept = kept
         except (ValueError, TypeError):
             # A later release may have written it otherwise: it is told again after the next cycle.
             return
@@ -56,9 +61,9 @@ class Past:
         engine, kept = self._engine, self._kept
         now = engine.clock()
         if report is not None:
-            described = report.described()
             # Of a hundred thousand failures that are all alike, a hundred tell as much.
-            kept["report"] = described | {"failures": described["failures"][:_FAILURES_KEPT]}
+            result = report.result
+            kept["report"] = to_json(replace(result, failures=result.failures[:_FAILURES_KEPT]))
         kept["problem"] = "" if error is None else str(error)
         kept["ended"], kept["by"] = now, "daemon" if self.daemon else "once"
         kept["lost"] = self._lost(now)[-_LOST_KEPT:]
@@ -67,21 +72,36 @@ class Past:
         if self._journal is not None and self._may_write:
             await self._journal.set_meta(_NAME, json.dumps(kept))
 
-    def described(self, headroom: float | None) -> dict[str, Any]:
-        """Part of ``status``; ``headroom`` is what a daemon knows of how long the disk lasts."""
-        kept, now = self._kept, self._engine.clock()
-        lost = self._lost(now)
-        return {
-            "last_cycle": kept["report"],
-            "last_cycle_problem": kept["problem"],
-            "last_cycle_at": iso_time(kept["ended"]),
-            "last_cycle_by": kept["by"],
-            "cycle_running_seconds": None if self._began is None else round(time.monotonic() - self._began, 3),
-            "cycle_interval_seconds": self._engine.view.cycle_seconds,
-            "lost_segments": len(lost),
-            "lost": [{"segment_path": path, "seen_at": iso_time(at)} for at, path in lost],
-            "headroom_seconds": self._headroom(now) if headroom is None and not self.daemon else headroom,
-        }
+    @property
+    def last_cycle(self) -> CycleResult | None:
+        report = self._kept["report"]
+        return None if report is None else from_json(CycleResult, report)
+
+    @property
+    def problem(self) -> str:
+        """Why the last cycle could do nothing."""
+        return self._kept["problem"]
+
+    @property
+    def ended(self) -> float:
+        return self._kept["ended"]
+
+    @property
+    def by(self) -> str:
+        """Who ran the last cycle: ``daemon`` or ``once``."""
+        return self._kept["by"]
+
+    @property
+    def running_seconds(self) -> float | None:
+        """How long the cycle has run that runs now."""
+        return None if self._began is None else round(time.monotonic() - self._began, 3)
+
+    def lost(self) -> tuple[LostSegment, ...]:
+        return tuple(LostSegment(path, iso_time(at)) for at, path in self._lost(self._engine.clock()))
+
+    def headroom(self, measured: float | None) -> float | None:
+        """How long the disk lasts, in seconds; ``measured`` is what a daemon knows of it."""
+        return self._headroom(self._engine.clock()) if measured is None and not self.daemon else measured
 
     def _lost(self, now: float) -> list[tuple[float, str]]:
         """Within the last day: long enough for whoever looks now and then, and gone by itself."""

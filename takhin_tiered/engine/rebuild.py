@@ -19,6 +19,7 @@ from takhin_tiered.engine.context import Engine
 from takhin_tiered.errors import ObjectCorrupt
 from takhin_tiered.segments.model import Archive, Segment
 from takhin_tiered.segments.names import FileKind, SegmentId, parse_manifest_key, parse_object_key, parse_superseded_key
+from takhin_tiered.segments.results import RebuildResult
 from takhin_tiered.vault.proof import load_manifest
 
 _AT_ONCE = 16
@@ -36,6 +37,11 @@ class Reconciliation:
     strays: int = 0
     superseded: int = 0
     rewritten: list[SegmentId] = field(default_factory=list)
+
+    @property
+    def result(self) -> RebuildResult:
+        """In the stable form."""
+        return RebuildResult(self.learned, tuple(self.lost), self.strays)
 
 
 @dataclass(slots=True)
@@ -137,8 +143,10 @@ async def _learn(engine: Engine, identity: SegmentId) -> bool:
         archived = Archive(manifest.generation, manifest.size, manifest.log.mtime_ns, manifest.archived_at)
         archived = replace(archived, last_offset=manifest.end)
         if known.archive is not None and replace(known.archive, proven=archived.proven) == archived:
-            return False
-        engine.catalog.put(replace(known, archive=archived, problem=manifest.problem))
+            if known.damage == manifest.problem:
+                return False
+            archived = known.archive
+        engine.catalog.put(replace(known, archive=archived, damage=manifest.problem))
         return True
 
 
@@ -156,11 +164,10 @@ async def _missing(engine: Engine, identity: SegmentId, result: Reconciliation) 
             return
         if segment.local.log is not None:
             # Whole on disk: the next cycle archives it again.
-            engine.catalog.put(replace(segment, archive=None))
+            engine.catalog.put(replace(segment, archive=None, quarantine=""))
             return
         what = "its manifest" if manifest is None else f"its object {manifest.log.key}"
-        problem = f"{what} is gone from the archive, and it is not on disk"
-        engine.catalog.put(replace(segment, problem=problem, quarantined=True))
+        engine.catalog.put(replace(segment, quarantine=f"{what} is gone from the archive, and it is not on disk"))
         result.lost.append(identity.full_path)
 
 

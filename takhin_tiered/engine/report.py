@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 from takhin_tiered.segments.plan import Step
 from takhin_tiered.segments.report import iso_time
+from takhin_tiered.segments.results import CycleResult, FailedSegment
 
 
 @dataclass(slots=True)
@@ -36,20 +36,21 @@ class CycleReport:
     def failed(self) -> bool:
         return bool(self.failures)
 
-    def described(self) -> dict[str, Any]:
-        """Ready for JSON: a stable form."""
-        return {
-            "started_at": iso_time(self.started_at),
-            "ended_at": iso_time(self.ended_at),
-            "archived": self.archived,
-            "copied": self.copied,
-            "evicted": self.evicted,
-            "expired": self.expired,
-            "postponed": self.postponed,
-            "bytes_freed": self.bytes_freed,
-            "trimmed": self.trimmed,
-            "failures": [{"segment_path": path, "error": error} for path, error in self.failures],
-        }
+    @property
+    def result(self) -> CycleResult:
+        """As it stands now, in the stable form."""
+        return CycleResult(
+            started_at=iso_time(self.started_at),
+            ended_at=iso_time(self.ended_at),
+            archived=self.archived,
+            copied=self.copied,
+            evicted=self.evicted,
+            expired=self.expired,
+            postponed=self.postponed,
+            bytes_freed=self.bytes_freed,
+            trimmed=self.trimmed,
+            failures=tuple(FailedSegment(path, error) for path, error in self.failures),
+        )
 
 
 Listener = Callable[[Step, str], None]

@@ -190,7 +190,7 @@ async def _adopt(engine: Engine, segment: Segment, lease_until: float) -> Segmen
     if segment.is_proven:
         engine.metrics.cache_hits.inc()
         now = engine.clock()
-        segment = replace(segment, lease_until=lease_until, last_access=now)
+        segment = replace(segment, lease_until=lease_until, last_access=now, last_failure="")
         engine.catalog.put(segment)
         await engine.catalog.flush()
         return segment
@@ -225,8 +225,9 @@ def _restored(engine: Engine, segment: Segment, manifest: Manifest, local: Local
         settled=True,
         lease_until=lease_until,
         last_access=engine.clock(),
-        problem=manifest.problem,
-        quarantined=False,
+        damage=manifest.problem,
+        last_failure="",
+        quarantine="",
     )
     engine.catalog.put(segment)
     return segment

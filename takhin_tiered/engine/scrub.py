@@ -190,13 +190,13 @@ async def _look(engine: Engine, look: Callable[[], Awaitable[Seen]]) -> Seen:
 def _quarantine(engine: Engine, identity: SegmentId, problem: str) -> None:
     known = engine.catalog.get(identity)
     if known is not None:
-        engine.catalog.put(replace(known, quarantined=True, problem=problem))
+        engine.catalog.put(replace(known, quarantine=problem))
 
 
 def _release(engine: Engine, identity: SegmentId) -> None:
     known = engine.catalog.get(identity)
-    if known is not None and known.quarantined:
-        engine.catalog.put(replace(known, quarantined=False, problem=""))
+    if known is not None and known.quarantine:
+        engine.catalog.put(replace(known, quarantine=""))
 
 
 async def _heal(

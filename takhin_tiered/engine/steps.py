@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from itertools import groupby
 
 from takhin_tiered import logs
@@ -17,6 +16,7 @@ from takhin_tiered.engine.context import Engine
 from takhin_tiered.engine.copying import Wanted
 from takhin_tiered.engine.evict import evict, leaves_gap
 from takhin_tiered.engine.expire import expire
+from takhin_tiered.engine.marks import mark_failed, note_failure
 from takhin_tiered.engine.report import CycleReport, Listener
 from takhin_tiered.engine.turns import Turn
 from takhin_tiered.errors import SegmentError, StoreError, StoreFull, TakhinError
@@ -34,7 +34,6 @@ _BYTES_TOGETHER = 8 << 20
 async def carry_out(engine: Engine, owned: OwnedPrefix, plan: Plan, report: CycleReport, listener: Listener) -> None:
     if plan.work:
         await engine.store.check()
-        engine.note_store(None)
     # First what was archived otherwise before: it tells whether the log is another incarnation.
     again = [[step] for step in plan.work if step.again]
     await _carry_out(engine, owned, again, report, listener)
@@ -192,22 +191,16 @@ def _count(step: Step, segment: Segment, report: CycleReport) -> None:
 
 
 def _note_failure(engine: Engine, step: Step, identity: SegmentId, error: TakhinError) -> None:
-    if step.verb is not Verb.EXPIRE:
-        counter = engine.metrics.evictions if step.verb is Verb.EVICT else engine.metrics.archives
-        counter.labels("failure").inc()
-    if isinstance(error, StoreError):
-        engine.metrics.store_errors.labels(error.code).inc()
+    attempts = None if step.verb is Verb.EXPIRE else engine.metrics.archives
+    note_failure(engine, engine.metrics.evictions if step.verb is Verb.EVICT else attempts, error)
     say = logs.logger().warning if isinstance(error, SegmentError) else logs.logger().error
     say("segment failed", verb=str(step.verb), segment=step.id.path, code=error.code, error=str(error))
-    known = engine.catalog.get(identity)
-    if known is not None and known.problem != str(error):
-        engine.catalog.put(replace(known, problem=str(error)))
+    mark_failed(engine.catalog, identity, error)
 
 
 async def _store_answers(engine: Engine) -> bool:
     try:
         await engine.store.check()
-    except StoreError as error:
-        engine.note_store(error)
+    except StoreError:
         return False
     return True

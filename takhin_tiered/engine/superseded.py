@@ -68,7 +68,7 @@ async def _remove_of(engine: Engine, owned: OwnedPrefix, identity: SegmentId, ke
     with verb("remove superseded", identity.path):
         async with engine.catalog.lock(identity):
             segment = engine.catalog.get(identity)
-            if segment is None or segment.archive is None or segment.quarantined:
+            if segment is None or not segment.in_archive:
                 return 0
             if not engine.catalog.is_current(identity):
                 # Of an earlier incarnation nothing leaves by itself.

@@ -89,7 +89,7 @@ def _archived_run(engine: Engine, partition: Partition, offsets: PartitionOffset
 
 
 def _may_go(engine: Engine, segment: Segment, now: float) -> bool:
-    is_kept = segment.active or segment.quarantined or segment.state is State.LOCAL
+    is_kept = segment.active or bool(segment.quarantine) or segment.state is State.LOCAL
     return not is_kept and classify(segment, engine.policy, now) is Tier.COLD
 
 

@@ -1,19 +1,17 @@
-"""``verify``, as it is told on the way: each segment when it is done, and at the end the holes between them.
-
-Each piece is ready for JSON: the daemon sends them on as they come.
-"""
+"""``verify``, as it is told on the way: each segment when it is done, and at the end the holes between them."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from fnmatch import fnmatchcase
-from typing import Any, Protocol
+from typing import Protocol
 
 from takhin_tiered.concurrency import in_thread
 from takhin_tiered.engine.context import Engine
 from takhin_tiered.engine.coverage import ArchivedSpans
 from takhin_tiered.engine.scrub import Verdict
 from takhin_tiered.segments.names import Partition, SegmentId
+from takhin_tiered.segments.results import Hole, VerifiedSegment
 
 
 class Verify(Protocol):
@@ -27,9 +25,10 @@ def matches(path: str, glob: str) -> bool:
     return fnmatchcase(path, glob) or fnmatchcase(SegmentId.parse(path).directory, glob)
 
 
-async def verify_told(engine: Engine, verify: Verify, glob: str, *, deep: bool) -> AsyncIterator[dict[str, Any]]:
-    """Of each archived segment that matches: ``segment_path``, ``exact_path``, ``size_bytes``, ``problem``,
-    ``may_lack_files``; then of each hole ``partition``, ``incarnation``, ``offsets``.
+async def verify_told(
+    engine: Engine, verify: Verify, glob: str, *, deep: bool
+) -> AsyncIterator[VerifiedSegment | Hole]:
+    """Each archived segment that matches, then each hole.
 
     Raises `StoreError` where the store does not answer.
     """
@@ -46,13 +45,13 @@ async def verify_told(engine: Engine, verify: Verify, glob: str, *, deep: bool) 
     async for verdict in verify(wants, deep=deep):
         if verdict.manifest is not None:
             spans.setdefault(verdict.id.place.partition, ArchivedSpans()).note(verdict.manifest)
-        yield {
-            "segment_path": verdict.id.full_path,
-            "exact_path": verdict.id.exact_path,
-            "size_bytes": verdict.size,
-            "problem": verdict.problem,
-            "may_lack_files": verdict.may_lack_files,
-        }
+        yield VerifiedSegment(
+            segment_path=verdict.id.full_path,
+            exact_path=verdict.id.exact_path,
+            size_bytes=verdict.size,
+            problem=verdict.problem,
+            may_lack_files=verdict.may_lack_files,
+        )
     whole = [each for partition, each in sorted(spans.items()) if partition not in in_part]
     for hole in await in_thread(lambda: [found for each in whole for found in each.holes(engine)]):
-        yield {"partition": hole.directory, "incarnation": hole.incarnation, "offsets": list(hole.range)}
+        yield Hole(hole.directory, hole.incarnation, hole.range)

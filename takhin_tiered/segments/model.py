@@ -115,7 +115,9 @@ class Intent:
 class Segment:
     """One segment. Times are seconds since the epoch; ``lease_until`` is 0 for one never restored.
 
-    ``quarantined``: what the archive holds of it is missing or damaged, as ``problem`` says.
+    What is wrong is told by three texts, each empty where nothing is. ``damage`` was found in the bytes of its log, and
+    stays with these bytes. ``last_failure`` is the last attempt that failed; the next success clears it.
+    ``quarantine``: the archived object is missing or damaged, and must not be relied on.
     """
 
     id: SegmentId
@@ -125,8 +127,19 @@ class Segment:
     archive: Archive | None = None
     lease_until: float = 0.0
     last_access: float = 0.0
-    problem: str = ""
-    quarantined: bool = False
+    damage: str = ""
+    last_failure: str = ""
+    quarantine: str = ""
+
+    @property
+    def in_archive(self) -> bool:
+        """Whether a whole copy stands in the store."""
+        return self.archive is not None and not self.quarantine
+
+    @property
+    def archive_only(self) -> bool:
+        """Whether it is in the archive, and nothing of it is local."""
+        return self.in_archive and not self.local
 
     @property
     def is_proven(self) -> bool:

@@ -110,7 +110,8 @@ def _without_gaps(steps: Iterable[Step]) -> Iterator[Step]:
                 yield replace(step, verb=Verb.KEEP, reason=reason, frees=0, reason_code="gap")
             else:
                 yield step
-            stays = stays or (step.verb in {Verb.KEEP, Verb.COPY} and step.reason_code not in _WITHOUT_A_LOG)
+            has_log = step.reason_code not in _WITHOUT_A_LOG or step.local.log is not None
+            stays = stays or (step.verb in {Verb.KEEP, Verb.COPY} and has_log)
 
 
 def explain(
@@ -134,20 +135,24 @@ def _decide(segment: Segment, policy: Policy, now: float, crowded: set[SegmentId
         )
 
     if not segment.local:
-        if segment.quarantined:
-            return keep(f"quarantined: {segment.problem}", "quarantined")
+        if segment.quarantine:
+            return keep(f"quarantined: {segment.quarantine}", "quarantined")
         return keep("in the archive", "archived")
     if not policy.enabled:
         return keep("tiered storage is not enabled: observing only", "disabled")
     if not policy.covers(segment.id.topic):
         return keep("the configuration leaves this topic out", "excluded")
     if segment.local.log is None:
-        if segment.archive is None or not policy.may_unlink or (policy.kafka and not segment.is_proven):
+        is_kept = segment.archive is None or segment.quarantine or not policy.may_unlink
+        if is_kept or (policy.kafka and not segment.is_proven):
             # Kafka makes empty indexes where one is read whose log is gone: they are its own, and hold nothing.
             return keep("index files without a .log", "leftover")
         return evict("left over from an interrupted evict or restore")
     if segment.active:
         return keep("active segment", "active")
+    if segment.quarantine and segment.is_proven:
+        # The local files may be the last whole copy.
+        return replace(keep(f"quarantined: {segment.quarantine}", "quarantined"), local=segment.local)
     place = segment.id.place.partition
     if place in outlook.compacted and not segment.is_proven:
         return keep(f"of a compacted topic, {outlook.compacted[place]}", "compacted")

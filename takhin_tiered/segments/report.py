@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
 
 from takhin_tiered.segments.cost import saved_monthly
 from takhin_tiered.segments.coverage import Coverage
@@ -13,14 +12,18 @@ from takhin_tiered.segments.model import Segment, State
 from takhin_tiered.segments.names import Partition
 from takhin_tiered.segments.plan import Plan, Step
 from takhin_tiered.segments.policy import Policy, classify
+from takhin_tiered.segments.results import PlannedStep, PlanResult
 
 
 @dataclass(frozen=True, slots=True)
 class SegmentInfo:
     """A segment, for people and programs. Times are ISO 8601 in UTC, or None; sizes are bytes.
 
-    ``policy`` is the tier. ``is_archived`` is true where the segment is in the archive only. ``last_offset`` is that of
-    its last record, where the archive tells it. ``incarnation`` is the label in its keys, empty for the plain ones;
+    ``policy`` is the tier. ``in_archive``: a whole copy stands in the store; ``archive_only``: and nothing is local.
+    ``is_archived`` is true in state ``archived``, sound or not. ``damage`` was found in the bytes of its log,
+    ``last_failure`` is the last attempt that failed, ``quarantine`` is why the archived object is not trusted, and
+    ``problem`` all of these in one text. ``last_offset`` is that of its last record, where the archive tells it.
+    ``incarnation`` is the label in its keys, empty for the plain ones;
     ``is_current``: it belongs to the log that is on the disk, or stood there last. ``reason`` is why it stays or is
     moved, for people; ``reason_code`` a stable word for it.
     """
@@ -32,6 +35,8 @@ class SegmentInfo:
     policy: str
     state: str
     is_archived: bool
+    in_archive: bool
+    archive_only: bool
     is_active: bool
     size_bytes: int
     local_size_bytes: int
@@ -42,6 +47,9 @@ class SegmentInfo:
     last_access_at: str | None
     generation: int | None
     problem: str
+    damage: str
+    last_failure: str
+    quarantine: str
     last_offset: int | None
     topic_id: str
     incarnation: str
@@ -68,6 +76,8 @@ def describe_segment(
         policy=str(classify(segment, policy, now)),
         state=str(segment.state),
         is_archived=segment.state is State.ARCHIVED,
+        in_archive=segment.in_archive,
+        archive_only=segment.archive_only,
         is_active=segment.active,
         size_bytes=segment.size,
         local_size_bytes=segment.local.size,
@@ -77,7 +87,10 @@ def describe_segment(
         lease_until=iso_time(segment.lease_until),
         last_access_at=iso_time(segment.last_access),
         generation=archived.generation if archived else None,
-        problem=segment.problem,
+        problem="; ".join(filter(None, (segment.quarantine, segment.damage, segment.last_failure))),
+        damage=segment.damage,
+        last_failure=segment.last_failure,
+        quarantine=segment.quarantine,
         last_offset=archived.last_offset if archived and archived.last_offset >= 0 else None,
         topic_id=incarnation.topic_id,
         incarnation=incarnation.label,
@@ -120,26 +133,25 @@ def describe_partition(
     )
 
 
-def describe_plan(plan: Plan) -> dict[str, Any]:
-    """A plan, ready for JSON: a stable form."""
-    return {
-        "made_at": iso_time(plan.made_at),
-        "bytes_uploaded": plan.bytes_uploaded,
-        "bytes_freed": plan.bytes_freed,
-        "saved_usd_monthly": round(saved_monthly(plan.bytes_freed), 6),
-        "segments": [
-            {
-                "segment_path": step.id.full_path,
-                "action": str(step.verb),
-                "reason": step.reason,
-                "reason_code": step.reason_code,
-                "policy": str(step.tier),
-                "uploads_bytes": step.uploads,
-                "frees_bytes": step.frees,
-            }
+def describe_plan(plan: Plan) -> PlanResult:
+    return PlanResult(
+        made_at=iso_time(plan.made_at),
+        bytes_uploaded=plan.bytes_uploaded,
+        bytes_freed=plan.bytes_freed,
+        saved_usd_monthly=round(saved_monthly(plan.bytes_freed), 6),
+        segments=tuple(
+            PlannedStep(
+                segment_path=step.id.full_path,
+                action=str(step.verb),
+                reason=step.reason,
+                reason_code=step.reason_code,
+                policy=str(step.tier),
+                uploads_bytes=step.uploads,
+                frees_bytes=step.frees,
+            )
             for step in plan.steps
-        ],
-    }
+        ),
+    )
 
 
 def iso_time(seconds: float) -> str | None:

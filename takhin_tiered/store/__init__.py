@@ -11,6 +11,7 @@ from takhin_tiered.store.base import Capabilities, Notes, ObjectInfo, ObjectStor
 from takhin_tiered.store.directory import DirectoryStore
 from takhin_tiered.store.fallback import FallbackStore
 from takhin_tiered.store.memory import MemoryStore
+from takhin_tiered.store.observed import ObservedStore, StoreHealth, is_outage
 from takhin_tiered.store.wire import Deadlines
 
 __all__ = [
@@ -21,7 +22,10 @@ __all__ = [
     "Notes",
     "ObjectInfo",
     "ObjectStore",
+    "ObservedStore",
     "ReadableStore",
+    "StoreHealth",
+    "is_outage",
     "open_store",
 ]
 

@@ -118,7 +118,7 @@ class Identity:
 
     async def _fits(self, found: str | None, *, has_data: bool) -> bool:
         """Whether catalog and store do not contradict each other, where neither of them knows of an ID yet."""
-        archived = list(islice((each for each in self._catalog.archived() if not each.quarantined), _SAMPLE))
+        archived = list(islice((each for each in self._catalog.archived() if each.in_archive), _SAMPLE))
         for segment in archived:
             info = await self._store.head(segment.id.manifest_key)
             if info is not None and not info.read_only:

@@ -145,7 +145,7 @@ async def test_a_listing_that_fails_stops_the_cycle_before_it_begins(
             assert report.failures == []
         else:
             assert isinstance(error, StoreDenied if kind is Kind.DENIED else StoreUnavailable)
-            assert storage.engine.store_problem
+            assert storage.engine.health.problem
             assert all(truth.whole_on_disk(path) for path in closed)
         require_sound(truth, storage, closed)
         between.faults.clear()
@@ -197,7 +197,7 @@ async def test_a_listing_that_fails_on_its_second_page_loses_no_word_of_the_arch
         between.faults.append(Fault(kind, "GET", query="continuation-token="))
         with pytest.raises(StoreError):
             await storage.reconcile()
-        assert storage.status()["quarantined_segments"] == 0
+        assert storage.status().quarantined_segments == 0
         require_sound(truth, storage, closed)
 
 

@@ -25,7 +25,7 @@ async def verified(storage: TieredStorage, *, deep: bool) -> dict[str, Verdict]:
 
 
 def quarantined(storage: TieredStorage) -> set[str]:
-    return {segment.id.path for segment in storage.engine.catalog.segments() if segment.quarantined}
+    return {segment.id.path for segment in storage.engine.catalog.segments() if segment.quarantine}
 
 
 @pytest.mark.parametrize("ending", [".log", ".index", ".manifest.json"])

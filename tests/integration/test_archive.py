@@ -229,7 +229,7 @@ async def test_a_segment_rewritten_after_it_was_copied_gets_a_new_generation(bro
     manifests = {path.replace(".log", ".manifest.json"), path.replace(".log", ".g1.manifest.json")}
     assert set(bucket.keys()) == named | manifests
     async with TieredStorage.open(store_settings(broker, bucket, archive_mode="copy")) as storage:
-        assert storage.status()["superseded_generations"] == 1
+        assert storage.status().superseded_generations == 1
         assert (await storage.rebuild()).superseded == 1
 
 
@@ -313,7 +313,7 @@ async def test_a_store_that_is_down_leaves_everything_on_disk(broker: Broker, bu
         with pytest.raises(StoreUnavailable):
             await storage.run_cycle()
         assert storage.stats().cold_segments == 3
-        assert storage.engine.store_problem
+        assert storage.engine.health.problem
     assert all(broker.is_whole(path) for path in closed)
 
 

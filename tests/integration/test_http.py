@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import platform
 import re
 import shutil
@@ -21,6 +22,7 @@ from structlog.testing import capture_logs
 import takhin_tiered
 from takhin_tiered import TieredStorage
 from takhin_tiered.api.app import make_app
+from takhin_tiered.segments.results import PlanResult, RebuildResult, Status, from_json, to_json
 from tests.support import WARM, Broker, Bucket, daemon, directory_settings, store_settings, wait_until
 
 PREFIX = "/api/v1/tiered"
@@ -32,7 +34,7 @@ async def serving(
 ) -> AsyncIterator[tuple[httpx.AsyncClient, TieredStorage]]:
     async with TieredStorage.open(directory_settings(broker, store, **changes)) as storage:
         transport = httpx.ASGITransport(
-            make_app(storage, lambda: {"catalog": "", "store": storage.engine.store_problem})
+            make_app(storage, lambda: {"catalog": "", "store": storage.engine.health.problem})
         )
         async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
             yield client, storage
@@ -318,3 +320,43 @@ async def test_answers_come_while_segments_move(broker: Broker, bucket: Bucket, 
         assert float(downloaded.split()[1]) == size
         wait_until(lambda: len(bucket.manifests()) == 46)
     assert broker.is_whole(wanted)
+
+
+async def test_the_document_has_the_form_of_each_answer(broker: Broker, tmp_path: Path) -> None:
+    """And what is answered is of that form: the very fields that it names."""
+    broker.segments("orders-0", 2)
+    async with serving(broker, tmp_path / "store") as (client, storage):
+        await storage.run_cycle()
+        document = (await client.get("/openapi.json")).json()
+
+        def form(method: str, endpoint: str) -> dict[str, Any]:
+            answer = document["paths"][f"{PREFIX}/{endpoint}"][method]["responses"]["200"]
+            name = answer["content"]["application/json"]["schema"]["$ref"].rpartition("/")[2]
+            found: dict[str, Any] = document["components"]["schemas"][name]
+            return found
+
+        for method, endpoint, kind in (
+            ("get", "status", Status),
+            ("post", "plan", PlanResult),
+            ("post", "rebuild", RebuildResult),
+            ("get", "stats", None),
+        ):
+            described = form(method, endpoint)
+            answer = (await client.request(method, f"{PREFIX}/{endpoint}")).json()
+            assert list(answer) == list(described["properties"])
+            assert set(described["required"]) <= set(answer)
+            if kind is not None:
+                assert to_json(from_json(kind, answer)) == answer
+        schemas = document["components"]["schemas"]
+        assert {"CycleResult", "BrokerStatus", "ClockStatus", "PlannedStep", "SegmentInfo"} <= set(schemas)
+        assert {"damage", "last_failure", "quarantine", "in_archive", "archive_only"} <= set(
+            schemas["SegmentInfo"]["properties"]
+        )
+
+        lines = (await client.post(f"{PREFIX}/verify", json={})).text.splitlines()
+        content = document["paths"][f"{PREFIX}/verify"]["post"]["responses"]["200"]["content"]
+        forms = content["application/x-ndjson"]["schema"]["anyOf"]
+        fields = [set(each["properties"]) for each in forms]
+        assert {"partition", "incarnation", "offsets"} in fields
+        assert len(lines) == 3
+        assert all(set(json.loads(line)) in fields for line in lines)

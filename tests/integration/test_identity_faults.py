@@ -52,7 +52,7 @@ async def test_an_acceptance_left_in_a_unit_file_is_no_protection_switched_off(
         await storage.run_cycle()
         unmount(tmp_path / "store")
         await storage.check_store()
-        assert storage.status()["store_problem"]
+        assert storage.status().store_problem
     more = broker.segments("orders-1", 2)
     await refused(said)
     assert files(tmp_path / "store") == []
@@ -166,7 +166,7 @@ async def test_who_only_observes_writes_nothing_and_needs_no_right_to(
     async with TieredStorage.open(settings.model_copy(update={"enabled": False})) as storage:
         await storage.run_cycle()
         await storage.check_store()
-        assert storage.status()["store_reachable"]
+        assert storage.status().store_reachable
     assert list((tmp_path / "store").iterdir()) == []
 
 
@@ -191,15 +191,15 @@ async def test_a_store_that_is_mounted_again_is_ready_again(
     await archived(settings)
     async with TieredStorage.open(settings.model_copy(update={"enabled": enabled})) as storage:
         await storage.check_store()
-        assert storage.status()["store_reachable"]
+        assert storage.status().store_reachable
         shutil.copytree(tmp_path / "store", tmp_path / "again")
         unmount(tmp_path / "store")
         await storage.check_store()
-        assert not storage.status()["store_reachable"]
+        assert not storage.status().store_reachable
         (tmp_path / "store").rmdir()
         (tmp_path / "again").rename(tmp_path / "store")
         await storage.check_store()
-        assert storage.status()["store_reachable"]
+        assert storage.status().store_reachable
 
 
 @pytest.mark.parametrize(
@@ -244,8 +244,8 @@ async def test_a_store_that_told_the_time_is_not_forgotten_when_it_does_not(
     start_with(monkeypatch, 400 * DAY)
     async with TieredStorage.open(settings) as storage:
         assert (await storage.run_cycle()).expired == 0
-        assert "ahead of the store's" in storage.status()["clock"]["problem"]
-        assert storage.status()["clock"]["ahead_seconds"] == pytest.approx(400 * DAY, abs=3600)
+        assert "ahead of the store's" in storage.status().clock.problem
+        assert storage.status().clock.ahead_seconds == pytest.approx(400 * DAY, abs=3600)
 
         async def down() -> None:
             raise StoreUnavailable("503")
@@ -300,11 +300,11 @@ async def test_what_is_archived_or_restored_while_the_clock_is_behind_is_not_old
         await storage.restore_segment(other)
         set_clock(storage, -400 * DAY)
         await storage.look_at_clock()
-        assert "back" in storage.status()["clock"]["problem"] or "behind" in storage.status()["clock"]["problem"]
+        assert "back" in storage.status().clock.problem or "behind" in storage.status().clock.problem
         await storage.restore_segment(merged)
         set_clock(storage, 0)
         await storage.run_cycle()
-        assert storage.status()["clock"]["problem"] == ""
+        assert storage.status().clock.problem == ""
         assert broker.is_whole(merged)
         assert storage.stats().archived_segments == 0
 
@@ -332,7 +332,7 @@ async def test_two_cycles_at_once_give_a_store_one_id(broker: Broker, settings: 
     broker.segments("orders-0", 1)
     async with TieredStorage.open(settings) as storage:
         await asyncio.gather(storage.check_store(), storage.run_cycle(), storage.check_store(), storage.prepare())
-        with_problem = storage.status()["store_problem"]
+        with_problem = storage.status().store_problem
         assert with_problem == ""
     before = id_of(settings)
     await archived(settings)

@@ -18,6 +18,7 @@ import pytest
 
 from takhin_tiered import Settings
 from takhin_tiered.cli.status import problems_of
+from takhin_tiered.segments.results import StatusHere, from_json
 from tests.support import HOUR, Broker, command, daemon, directory_settings
 
 pytestmark = pytest.mark.long
@@ -179,10 +180,25 @@ def test_a_store_that_never_answers_keeps_nobody_waiting(broker: Broker) -> None
 
 
 def healthy() -> dict[str, object]:
+    broker = {
+        "kind": "",
+        "running": False,
+        "bootstrap": "",
+        "problem": "",
+        "topics_known": 0,
+        "compacted_partitions": 0,
+    }
+    counts = ("archived", "copied", "evicted", "expired", "postponed", "bytes_freed", "trimmed")
+    sums = ("total", "hot", "warm", "cold", "archived", "future", "lost")
     return {
+        **{f"{name}_segments": 0 for name in sums},
+        **{f"{name}_size_bytes": 0 for name in ("total", "local", "archived")},
+        "version": "", "mode": "move", "store": "s3://bucket", "data_dir": "", "data_dirs": [],
+        "superseded_generations": 0, "broker": broker | {"idle_tail_topics": [], "file_problems": []},
         "store_reachable": True, "store_problem": "", "quarantined_segments": 0, "last_cycle_problem": "",
-        "clock": {"problem": ""},
-        "last_cycle": {"failures": []}, "enabled": True, "lost": [], "headroom_seconds": None, "disk_free_bytes": 1,
+        "clock": {"problem": "", "ahead_seconds": 0},
+        "last_cycle": {"started_at": None, "ended_at": None, "failures": [], **dict.fromkeys(counts, 0)},
+        "enabled": True, "lost": [], "headroom_seconds": None, "disk_free_bytes": 1,
         "last_cycle_at": "1970-01-02T00:00:00+00:00", "cycle_interval_seconds": 3600.0, "cycle_running_seconds": None,
         "daemon": {"pid": 1, "host": "h", "api": "http://h", "answers": True}, "last_cycle_by": "daemon",
     }  # fmt: skip
@@ -200,14 +216,18 @@ DAY = 24 * HOUR
         ({"headroom_seconds": 23 * HOUR}, 1.0, "the disk is full in 23.0 h"),
         ({"headroom_seconds": 25 * HOUR}, 1.0, ""),
         ({"disk_free_bytes": 0}, 1.0, "the disk of the data directory is full"),
-        ({"clock": {"problem": "it jumped by 400 days"}}, 1.0, "it jumped by 400 days. Until the clocks agree"),
+        (
+            {"clock": {"problem": "it jumped by 400 days", "ahead_seconds": 0}},
+            1.0,
+            "it jumped by 400 days. Until the clocks agree",
+        ),
         ({"daemon": None, "last_cycle_by": "once"}, 1.0, ""),
         ({"daemon": None}, 1.0, "the daemon is not running"),
-        ({"enabled": False, "lost": [{"segment_path": "a"}]}, 99.0, ""),
+        ({"enabled": False, "lost": [{"segment_path": "a", "seen_at": None}]}, 99.0, ""),
     ],
 )
 def test_each_problem_has_its_line(change: dict[str, object], hours: float, words: str) -> None:
-    found = list(problems_of(healthy() | change, DAY + hours * HOUR))
+    found = list(problems_of(from_json(StatusHere, healthy() | change), DAY + hours * HOUR))
     assert len(found) == (1 if words else 0), found
     assert not words or words in found[0]
 

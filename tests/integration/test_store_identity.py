@@ -29,7 +29,7 @@ async def refused(settings: Settings) -> str:
         with pytest.raises((StoreChanged, BucketMissing)) as error:
             await storage.run_cycle()
         await storage.check_store()
-        assert storage.status()["store_problem"]
+        assert storage.status().store_problem
         return str(error.value)
 
 
@@ -227,12 +227,10 @@ async def test_a_clock_that_jumps_removes_nothing_for_its_age(broker: Broker, se
             storage.engine.clock = lambda jump=jump: time.time() + jump  # type: ignore[misc]  # a lambda with a default
             report = await storage.run_cycle()
             assert (report.expired, report.evicted) == (0, 0)
-            assert (
-                "400 days" in storage.status()["clock"]["problem"] or "401 days" in storage.status()["clock"]["problem"]
-            )
+            assert "400 days" in storage.status().clock.problem or "401 days" in storage.status().clock.problem
         storage.engine.clock = time.time
         await storage.run_cycle()
-        assert storage.status()["clock"]["problem"] == ""
+        assert storage.status().clock.problem == ""
     assert broker.is_whole(closed[0])
 
 
@@ -242,7 +240,7 @@ async def test_the_clock_of_an_object_store_confirms_or_contradicts_ours(broker:
         await storage.run_cycle()
         storage.engine.clock = lambda: time.time() + 400 * DAY
         assert (await storage.run_cycle()).expired == 0
-        assert "ahead of the store's" in storage.status()["clock"]["problem"]
+        assert "ahead of the store's" in storage.status().clock.problem
 
 
 async def test_an_age_that_passed_while_nobody_looked_counts(broker: Broker, settings: Settings) -> None:
@@ -255,7 +253,7 @@ async def test_an_age_that_passed_while_nobody_looked_counts(broker: Broker, set
     async with TieredStorage.open(accepted) as storage:
         storage.engine.clock = lambda: time.time() + 6 * DAY + 20 * DAY
         await storage.run_cycle()
-        assert storage.status()["clock"]["problem"] == ""
+        assert storage.status().clock.problem == ""
         assert storage.stats().archived_segments == 0
 
 

@@ -91,9 +91,9 @@ async def test_it_goes_when_its_time_is_over_and_not_before(world: World) -> Non
         before = world.store.keys()
         assert await clean(storage, hours_later=47) == 0
         assert world.store.keys() == before
-        assert storage.status()["superseded_generations"] == 1
+        assert storage.status().superseded_generations == 1
         assert await clean(storage) == 1
-        assert storage.status()["superseded_generations"] == 0
+        assert storage.status().superseded_generations == 0
         # Of the first generation the log is gone; the indexes are the second one's too.
         assert set(before) - set(world.store.keys()) == {path, manifest_key(path, 1)}
         assert named_by(world.store, manifest_key(path)) < set(world.store.keys())
@@ -112,7 +112,7 @@ async def test_what_another_generation_names_stays_until_that_one_goes(world: Wo
         pass_time(storage, lambda: 24 * HOUR)
         await rewrite(storage, world.broker, path)
         assert index in named_by(world.store, manifest_key(path, 2)) | named_by(world.store, manifest_key(path, 1))
-        assert storage.status()["superseded_generations"] == 2
+        assert storage.status().superseded_generations == 2
         # The third was archived a day later: the second has been superseded for a day less.
         assert await clean(storage) == 1
         kept = named_by(world.store, manifest_key(path, 2))
@@ -158,7 +158,7 @@ async def test_what_cannot_be_read_of_it_is_left_alone(world: World) -> None:
         assert await clean(storage) == 1
         assert {path, manifest_key(path, 1)} <= set(world.store.keys())
         assert other not in set(world.store.keys())
-        assert storage.status()["superseded_generations"] == 1
+        assert storage.status().superseded_generations == 1
 
 
 @pytest.mark.parametrize("later", [False, True])
@@ -186,7 +186,7 @@ async def test_a_removal_that_is_killed_is_finished_by_the_next(world: World, at
             await clean(storage)
     async with TieredStorage.open(world.settings()) as storage:
         assert await clean(storage) == (point != "superseded.manifest.deleted")
-        assert storage.status()["superseded_generations"] == 0
+        assert storage.status().superseded_generations == 0
         assert set(world.store.keys()) == named_by(world.store, manifest_key(path)) | {manifest_key(path)}
         assert [verdict.problem async for verdict in storage.verify(deep=True)] == [""]
 
@@ -202,7 +202,7 @@ async def test_what_stands_under_a_prefix_that_is_only_read_is_left_alone(broker
     async with TieredStorage.open(settings) as storage:
         await storage.rebuild()
         assert await clean(storage, hours_later=10_000) == 0
-        assert storage.status()["superseded_generations"] == 1
+        assert storage.status().superseded_generations == 1
     assert old.keys() == before
 
 

@@ -100,7 +100,7 @@ async def test_a_segment_lost_from_the_archive_is_told_and_never_dropped(broker:
                 bucket.delete(key)
         result = await storage.reconcile()
         assert result.lost == [lost]
-        assert storage.status()["quarantined_segments"] == 1
+        assert storage.status().quarantined_segments == 1
         assert "gone from the archive" in storage.segment(lost).problem
         assert storage.segment(sound).problem == ""
         await storage.run_cycle()
@@ -154,7 +154,7 @@ async def test_one_flipped_byte_is_named_quarantined_and_never_restored(broker: 
         await scrub(storage.engine, await storage.prepare(), Pace(0))
         assert bad in storage.segment(bad).problem
         assert storage.segment(good).problem == ""
-        assert storage.status()["quarantined_segments"] == 1
+        assert storage.status().quarantined_segments == 1
         with pytest.raises(ObjectCorrupt, match=bad):
             await storage.restore_segment(bad)
         storage.update_metrics()
@@ -199,7 +199,7 @@ async def test_a_bad_object_is_healed_from_the_local_copy(broker: Broker, bucket
         bucket.write(path, bytes(content))
         verdict = await storage.scrub_segment(path)
         assert verdict.healed
-        assert storage.status()["quarantined_segments"] == 0
+        assert storage.status().quarantined_segments == 0
         assert (await storage.scrub_segment(path)).problem == ""
     log = manifest_of(bucket, path)["files"]["log"]
     assert log["key"] != path

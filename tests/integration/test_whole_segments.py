@@ -57,7 +57,7 @@ async def test_a_scrub_finds_a_damaged_object_and_heals_it_from_the_disk(
         assert (of_kind(bad, kind) in verdict.problem, verdict.healed) == (True, True)
         assert (await storage.scrub_segment(bad)).problem == ""
         assert (await storage.scrub_segment(good)).problem == ""
-        assert storage.status()["quarantined_segments"] == 0
+        assert storage.status().quarantined_segments == 0
     entry = files_of(bucket, bad)[kind]
     assert entry["key"] != of_kind(bad, kind)
     assert bucket.read(entry["key"]) == broker.files[of_kind(bad, kind)]
@@ -72,7 +72,7 @@ async def test_a_scrub_quarantines_what_the_disk_cannot_heal(broker: Broker, buc
         await storage.run_cycle()
         flip(bucket, of_kind(path, kind))
         assert not (await storage.scrub_segment(path)).healed
-        assert storage.status()["quarantined_segments"] == 1
+        assert storage.status().quarantined_segments == 1
         with pytest.raises(ObjectCorrupt, match=of_kind(path, kind)):
             await storage.restore_segment(path)
     assert broker.on_disk(path) == []

@@ -205,7 +205,7 @@ def test_restored_and_quarantined_segments_are_counted_as_they_come_and_go() -> 
     catalog = Catalog()
     restored = Segment(ID, LocalFiles(STAT), archive=ARCHIVE, lease_until=9.0)
     catalog.put(restored)
-    catalog.put(Segment(SegmentId("orders", 0, 1), archive=ARCHIVE, quarantined=True))
+    catalog.put(Segment(SegmentId("orders", 0, 1), archive=ARCHIVE, quarantine="gone"))
     assert catalog.restored() == [restored]
     assert catalog.quarantined == 1
     catalog.put(replace(restored, local=LocalFiles(), lease_until=0.0))
@@ -230,7 +230,7 @@ async def test_a_restart_reads_exactly_what_was_flushed(tmp_path: Path) -> None:
         catalog = Catalog(journal)
         catalog.observe(seen(0, 5, 9))
         catalog.observe(seen(3, topic="gone"))
-        catalog.put(replace(known(catalog), archive=ARCHIVE, lease_until=5.0, problem="Zürich", quarantined=True))
+        catalog.put(replace(known(catalog), archive=ARCHIVE, lease_until=5.0, damage="Zürich", quarantine="gone"))
         catalog.intend([INTENT, replace(INTENT, key="settled")])
         await catalog.flush()
         catalog.remove(SegmentId("gone", 0, 3))
@@ -298,12 +298,12 @@ async def test_what_could_not_be_flushed_is_flushed_later(tmp_path: Path, table:
         break_table(tmp_path, table)
         with pytest.raises(CatalogError, match="catalog database"):
             await catalog.flush()
-        catalog.put(Segment(ID, archive=ARCHIVE, problem="newer"))
+        catalog.put(Segment(ID, archive=ARCHIVE, last_failure="newer"))
         mend_table(tmp_path, table)
         await catalog.flush()
         again = Catalog(journal)
         await again.load()
-        assert (len(again), known(again).problem) == (101, "newer")
+        assert (len(again), known(again).last_failure) == (101, "newer")
         assert again.intents() == [INTENT]
 
 
@@ -379,7 +379,7 @@ async def test_many_changes_of_a_partition_write_it_whole_and_few_stand_beside_i
         catalog.observe(seen(1, 2, topic="few"))
         await catalog.flush()
         assert (count(tmp_path, "blocks"), count(tmp_path, "segments")) == (3, 2)
-        catalog.put(Segment(ID, archive=ARCHIVE, problem="Zürich"))
+        catalog.put(Segment(ID, archive=ARCHIVE, damage="Zürich"))
         catalog.remove(SegmentId("orders", 0, 2000))
         await catalog.flush()
         assert (count(tmp_path, "blocks"), count(tmp_path, "segments")) == (3, 4)

@@ -10,6 +10,7 @@ from takhin_tiered.cli.broker import broker_words, idle_words
 from takhin_tiered.segments.broker import TopicSettings
 from takhin_tiered.segments.outlook import idle_tails
 from takhin_tiered.segments.policy import Policy
+from takhin_tiered.segments.results import BrokerStatus
 
 POLICY = Policy(True, True, True, warm_age=100.0, cold_age=1000.0, lease=50.0, cache_size=1000, kafka=True)
 DAY = 24 * 3600 * 1000
@@ -45,12 +46,18 @@ def test_only_topics_that_are_archived() -> None:
 
 
 def test_what_is_said() -> None:
-    found = {
-        "kind": "kafka", "running": True, "problem": "", "bootstrap": "broker:9092", "topics_known": 3,
-        "idle_tail_topics": ["orders"],
-    }  # fmt: skip
+    found = BrokerStatus(
+        kind="kafka",
+        running=True,
+        problem="",
+        bootstrap="broker:9092",
+        topics_known=3,
+        idle_tail_topics=("orders",),
+        compacted_partitions=0,
+        file_problems=(),
+    )
     assert "1 topic may lose its tail when idle (segment.ms)" in broker_words(found)
-    assert "idle" not in broker_words({**found, "idle_tail_topics": []})
+    assert "idle" not in broker_words(replace(found, idle_tail_topics=()))
     assert idle_words([]) == ""
     said = idle_words([f"topic-{number}" for number in range(12)])
     assert "topic-0, topic-1" in said

@@ -12,6 +12,7 @@ from takhin_tiered.segments.names import SegmentId
 from takhin_tiered.segments.plan import Plan, Step, Verb, make_plan
 from takhin_tiered.segments.policy import Policy
 from takhin_tiered.segments.report import describe_plan
+from takhin_tiered.segments.results import to_json
 
 NOW = 1_700_000_000.0
 POLICY = Policy(True, True, False, warm_age=100.0, cold_age=1000.0, lease=50.0, cache_size=10_000)
@@ -316,7 +317,7 @@ def test_an_empty_plan() -> None:
 
 
 def test_a_plan_in_json_tells_each_segment_with_its_reason() -> None:
-    told = describe_plan(plan([cold(0, size=10**9), archived(1)]))
+    told = to_json(describe_plan(plan([cold(0, size=10**9), archived(1)])))
     assert told["saved_usd_monthly"] == pytest.approx(0.057, abs=1e-6)
     assert told["bytes_freed"] == told["bytes_uploaded"] == 10**9 + 20
     assert [(row["segment_path"], row["action"], row["reason"]) for row in told["segments"]] == [

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from takhin_tiered.catalog.record import from_schema_2, pack, stands_so, unpack
+from takhin_tiered.catalog.record import from_schema_2, from_schema_4, pack, stands_so, unpack
 from takhin_tiered.segments.listing import local_files, pack_seen
 from takhin_tiered.segments.model import NO_FILES, Archive, FileStat, LocalFiles, Segment
 from takhin_tiered.segments.names import MAX_OFFSET, MAX_PARTITION, FileKind, SegmentId
@@ -42,8 +42,9 @@ def segments(draw: st.DrawFn) -> Segment:
         archive=draw(st.none() | archive),
         lease_until=draw(st.just(0.0) | times),
         last_access=draw(st.just(0.0) | times),
-        problem=draw(st.text(max_size=50)),
-        quarantined=draw(st.booleans()),
+        damage=draw(st.text(max_size=50)),
+        last_failure=draw(st.text(max_size=50)),
+        quarantine=draw(st.text(max_size=50)),
     )
 
 
@@ -54,7 +55,7 @@ offsets = st.integers(0, MAX_OFFSET)
 @example(Segment(ID))
 @example(Segment(ID, LocalFiles(STAT), archive=Archive(1, 5, 6, 7.0, LocalFiles(STAT))))
 @example(Segment(ID, LocalFiles(STAT), archive=Archive(1, 5, 6, 7.0, LocalFiles(offset_index=STAT))))
-@example(Segment(ID, LocalFiles(STAT), archive=Archive(1, 5, 6, 7.0, NO_FILES), problem="Zürich\n\0"))
+@example(Segment(ID, LocalFiles(STAT), archive=Archive(1, 5, 6, 7.0, NO_FILES), damage="Zürich\n\0", quarantine="gone"))
 def test_a_row_is_read_as_it_is_written(segment: Segment) -> None:
     assert unpack(segment.id, pack(segment)) == segment
 
@@ -64,8 +65,9 @@ def test_rows_differ_exactly_where_segments_do(segment: Segment) -> None:
     row = pack(segment)
     assert pack(unpack(segment.id, row)) == row
     assert pack(replace(segment, settled=not segment.settled)) != row
-    assert pack(replace(segment, quarantined=not segment.quarantined)) != row
-    assert pack(replace(segment, problem=segment.problem + "!")) != row
+    assert pack(replace(segment, damage=segment.damage + "!")) != row
+    assert pack(replace(segment, last_failure=segment.last_failure + "!")) != row
+    assert pack(replace(segment, quarantine=segment.quarantine + "!")) != row
 
 
 def test_what_is_not_there_takes_no_room() -> None:
@@ -78,8 +80,13 @@ def test_what_is_not_there_takes_no_room() -> None:
 
 def test_a_problem_that_names_a_path_of_any_bytes_is_kept() -> None:
     """The file system's names are bytes; Python writes those that are no UTF-8 as lone surrogates."""
-    segment = Segment(ID, problem="the store directory refuses: '/srv/archiv-\udce4'")
+    segment = Segment(ID, last_failure="the store directory refuses: '/srv/archiv-\udce4'")
     assert unpack(ID, pack(segment)) == segment
+
+
+def test_a_text_that_is_cut_off_is_damage() -> None:
+    with pytest.raises(struct.error, match="longer than the row"):
+        unpack(ID, pack(Segment(ID, damage="the batch at byte 0"))[:-1])
 
 
 @pytest.mark.parametrize("cut", [0, 1])
@@ -114,7 +121,7 @@ def test_a_row_of_the_release_before_becomes_one_of_this() -> None:
 
     assert unpack(ID, from_schema_2(local)) == Segment(ID, log)
     assert unpack(ID, from_schema_2(archived)) == Segment(ID, triple, archive=Archive(2, 5, 6, 7.0, log))
-    assert unpack(ID, from_schema_2(bad)) == Segment(
-        ID, archive=Archive(1, 5, 6, 7.0), problem="it is gone", quarantined=True
+    assert unpack(ID, from_schema_4(from_schema_2(bad))) == Segment(
+        ID, archive=Archive(1, 5, 6, 7.0), quarantine="it is gone"
     )
-    assert from_schema_2(b"") == b""
+    assert from_schema_4(from_schema_2(b"")) == b""

@@ -31,7 +31,8 @@ segments = st.builds(
     active=st.booleans(),
     archive=st.none() | archives,
     lease_until=st.sampled_from([0.0, 9000.0, 10_000.0, 10_001.0]),
-    quarantined=st.booleans(),
+    damage=st.sampled_from(["", "a batch fails its CRC"]),
+    quarantine=st.sampled_from(["", "its manifest is gone"]),
 )
 
 
@@ -52,7 +53,8 @@ def recount(known: Known, now: float) -> dict[str, int]:
 
 def assert_right(tallies: Tallies, known: Known, now: float) -> None:
     assert asdict(tallies.stats(POLICY, now)) == recount(known, now)
-    assert tallies.quarantined == sum(segment.quarantined for segment in known.values())
+    assert tallies.quarantined == sum(bool(segment.quarantine) for segment in known.values())
+    assert tallies.damaged == sum(bool(segment.damage) for segment in known.values())
     restored = [segment for segment in known.values() if segment.lease_until > 0 and segment.local.log is not None]
     assert sorted(tallies.restored(), key=lambda segment: segment.id) == sorted(restored, key=lambda s: s.id)
 

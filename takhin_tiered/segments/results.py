@@ -1,0 +1,255 @@
+"""What the storage tells of itself, as values; and the one pair of functions that writes them for JSON and reads them.
+
+The forms are stable: the API answers in them, commands print them with ``--json``, and read a daemon's answers by them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import MISSING, dataclass, fields, is_dataclass
+from functools import cache
+from types import NoneType, UnionType
+from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
+
+
+@dataclass(frozen=True, slots=True)
+class FailedSegment:
+    segment_path: str
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class CycleResult:
+    """What one cycle did; ``postponed`` steps were not begun, ``bytes_freed`` are those of unlinked files."""
+
+    started_at: str | None
+    ended_at: str | None
+    archived: int
+    copied: int
+    evicted: int
+    expired: int
+    postponed: int
+    bytes_freed: int
+    trimmed: int
+    failures: tuple[FailedSegment, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ClockStatus:
+    """``problem`` is empty where the clocks agree."""
+
+    problem: str
+    ahead_seconds: int
+
+
+@dataclass(frozen=True, slots=True)
+class BrokerStatus:
+    """What is known of the broker beside us, and from where; ``kind`` is ``kafka`` or empty."""
+
+    kind: str
+    running: bool
+    bootstrap: str
+    problem: str
+    topics_known: int
+    idle_tail_topics: tuple[str, ...]
+    compacted_partitions: int
+    file_problems: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LostSegment:
+    """It left the disk before it was archived."""
+
+    segment_path: str
+    seen_at: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Status:
+    """What a person asks first, and what a monitor checks. Times are ISO 8601 in UTC, or None; sizes are bytes.
+
+    ``archived_segments`` are those only in the archive. ``damaged_segments`` have a log in which damage was found.
+    ``store_down_since``: when the outage began that lasts still. ``store_reachable`` is None where no store is
+    configured.
+    """
+
+    version: str
+    total_segments: int
+    hot_segments: int
+    warm_segments: int
+    cold_segments: int
+    archived_segments: int
+    total_size_bytes: int
+    local_size_bytes: int
+    archived_size_bytes: int
+    damaged_segments: int = 0
+    quarantined_segments: int
+    superseded_generations: int
+    future_segments: int
+    clock: ClockStatus
+    enabled: bool
+    mode: str
+    broker: BrokerStatus
+    data_dir: str
+    data_dirs: tuple[str, ...]
+    disk_free_bytes: int
+    store: str | None
+    store_reachable: bool | None
+    store_problem: str
+    store_down_since: str | None = None
+    last_cycle: CycleResult | None
+    last_cycle_problem: str
+    last_cycle_at: str | None
+    last_cycle_by: str
+    cycle_running_seconds: float | None
+    cycle_interval_seconds: float
+    lost_segments: int
+    lost: tuple[LostSegment, ...]
+    headroom_seconds: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class DaemonStatus:
+    """The process that holds the data directory; ``answers`` is None where it serves no API."""
+
+    pid: int
+    host: str
+    api: str
+    answers: bool | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StatusHere(Status):
+    """What the command ``status`` tells: with the process that holds the data directory, if one does."""
+
+    daemon: DaemonStatus | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedStep:
+    """What the next cycle does with a segment; ``reason`` is for people, ``reason_code`` for programs."""
+
+    segment_path: str
+    action: str
+    reason: str
+    reason_code: str
+    policy: str
+    uploads_bytes: int
+    frees_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class PlanResult:
+    made_at: str | None
+    bytes_uploaded: int
+    bytes_freed: int
+    saved_usd_monthly: float
+    segments: tuple[PlannedStep, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RebuildResult:
+    """``learned``: manifests taken over; ``lost``: archived, but not in the bucket; ``strays``: of no archive."""
+
+    learned: int
+    lost: tuple[str, ...]
+    strays: int
+
+
+@dataclass(frozen=True, slots=True)
+class VerifiedSegment:
+    """``problem`` is empty where the archive has what its manifest says. ``exact_path`` names the incarnation too."""
+
+    segment_path: str
+    exact_path: str
+    size_bytes: int
+    problem: str
+    may_lack_files: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Hole:
+    """Offsets, first and last, that are neither archived nor local."""
+
+    partition: str
+    incarnation: str
+    offsets: tuple[int, int]
+
+
+Result = TypeVar("Result")
+_Reader = Callable[[Any], Any]
+
+
+def to_json(result: Any) -> dict[str, Any]:
+    """A value of this module, or of a class like these, as `json.dumps` takes it."""
+    kind: Any = type(result)
+    return {name: _plain(getattr(result, name)) for name in _names(kind)}
+
+
+def from_json(kind: type[Result], data: Any) -> Result:
+    """What `to_json` wrote; what is there besides is passed over. `ValueError` where it is of another form.
+
+    Texts may have bytes of file names that are no UTF-8, which pydantic refuses.
+    """
+    if not isinstance(data, dict):
+        raise _wrong(f"no {kind.__name__}", data)
+    values, form = {}, _form(cast(Any, kind))
+    for name, read, is_required in form:
+        if name in data:
+            values[name] = read(data[name])
+        elif is_required:
+            raise ValueError(f"a {kind.__name__} without {name}")
+    return kind(**values)
+
+
+def _wrong(what: str, value: object) -> ValueError:
+    return ValueError(f"{what}: {value!r:.100}")
+
+
+@cache
+def _names(kind: Any) -> tuple[str, ...]:
+    return tuple(field.name for field in fields(kind))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple | list):
+        return [_plain(each) for each in value]
+    return to_json(value) if is_dataclass(value) else value
+
+
+@cache
+def _form(kind: Any) -> tuple[tuple[str, _Reader, bool], ...]:
+    hints = get_type_hints(kind)
+    found = fields(kind)
+    return tuple((each.name, _reader(hints[each.name]), each.default is MISSING) for each in found)
+
+
+def _reader(hint: Any) -> _Reader:
+    arguments = get_args(hint)
+    if get_origin(hint) in {Union, UnionType}:
+        (inner,) = (_reader(each) for each in arguments if each is not NoneType)
+        return lambda value: None if value is None else inner(value)
+    if get_origin(hint) is tuple:
+        return _tuple_reader(arguments)
+    if is_dataclass(hint) and isinstance(hint, type):
+        return lambda value: from_json(hint, value)
+    wanted = (int, float) if hint is float else hint
+
+    def read(value: Any) -> Any:
+        if not isinstance(value, wanted):
+            raise _wrong(f"not of type {hint.__name__}", value)
+        return value
+
+    return read
+
+
+def _tuple_reader(arguments: tuple[Any, ...]) -> _Reader:
+    each = _reader(arguments[0])
+    length = None if arguments[-1] is Ellipsis else len(arguments)
+
+    def read(value: Any) -> tuple[Any, ...]:
+        if not isinstance(value, list | tuple) or length not in {None, len(value)}:
+            raise _wrong("no such list", value)
+        return tuple(map(each, value))
+
+    return read
