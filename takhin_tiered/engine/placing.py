@@ -166,6 +166,9 @@ class Placement:
             if isinstance(error, FileExistsError):
                 raise appeared from error
             raise
+        # Where it got its name by a second link, the first one may still stand there.
+        with suppress(OSError):
+            partition.unlink(identity.file(FileKind.LOG) + TEMP_SUFFIX)
         self._placed[identity] = names
         insort(self._logs, identity.base_offset)
         return local
