@@ -69,6 +69,35 @@ async def _to_its_end(work: asyncio.Future[Result], give_up: Callable[[], None] 
         raise
 
 
+class Shared:
+    """A look whose answer serves all who asked before it began: of many at a time, the first and the next one look."""
+
+    def __init__(self, look: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        self._look, self._one_looks = look, asyncio.Lock()
+        # How many looks have begun, and which of them ended last.
+        self._begun = self._ended = 0
+        self._error: Exception | None = None
+
+    async def look(self) -> None:
+        """Raises what the look raises."""
+        asked = self._begun
+        async with self._one_looks:
+            if self._ended <= asked:
+                self._begun += 1
+                self._error = await self._outcome()
+                # One that is cancelled does not come by here, and serves nobody.
+                self._ended = self._begun
+            if self._error is not None:
+                raise self._error
+
+    async def _outcome(self) -> Exception | None:
+        try:
+            await self._look()
+        except Exception as error:  # noqa: BLE001 - whoever asked gets it, whatever it is
+            return error
+        return None
+
+
 async def all_of(coroutines: Iterable[Coroutine[Any, Any, Result]]) -> list[Result]:
     """Every result, in order. The first failure cancels the others, and is raised by itself, not in a group.
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from takhin_tiered.concurrency import Shared
 from takhin_tiered.config import Settings
 from takhin_tiered.engine.clock import ClockWatch
 from takhin_tiered.engine.context import Engine
@@ -39,6 +40,10 @@ class Guards:
     clock: ClockWatch
     identity: Identity | None = None
     ownership: Ownership | None = None
+    _to_read: Shared = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_to_read", Shared(self._judge_store_to_read))
 
     async def own(self) -> tuple[OwnedPrefix, Owned]:
         """See `Ownership.own`; `ConfigError` where nothing can be written to."""
@@ -56,6 +61,9 @@ class Guards:
 
     async def judge_store_to_read(self) -> None:
         """The same, but for an archive that never had an ID; `StoreUnavailable` where it does not answer soon."""
+        await self._to_read.look()
+
+    async def _judge_store_to_read(self) -> None:
         if self.identity is not None:
             async with answering_soon(self.identity.address):
                 await self.identity.judge_to_read()

@@ -196,16 +196,19 @@ async def test_a_record_that_is_not_to_be_read_yet_is_tried_again(root: Path) ->
 async def test_of_two_that_find_the_same_dead_process_one_removes_and_overwrites(root: Path) -> None:
     dead = replace(party("x"), machine="m/pid", pid=2**22 - 1, started=1)
     await claim_of(DirectoryStore(root), dead).take()
-    gate = asyncio.Event()
+    arrived, gate = asyncio.Event(), asyncio.Event()
 
     class Slow(DirectoryStore):
         async def delete(self, keys: Any) -> None:
+            arrived.set()
             await gate.wait()
             await super().delete(keys)
 
     first, second = (replace(party(name), machine="m/pid") for name in ("b", "c"))
     fast_one, slow_one = claim_of(DirectoryStore(root), first), claim_of(Slow(root), second)
     late = asyncio.create_task(slow_one.take())
+    # Both have found the dead one's record by then.
+    await arrived.wait()
     await fast_one.take()
     gate.set()
     await asyncio.gather(late, return_exceptions=True)
