@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from enum import Enum, auto
 from uuid import uuid4
 
 from takhin_tiered.disk.files import DataDirs
+from takhin_tiered.errors import ClaimGone
 from takhin_tiered.store import ObjectStore
 from takhin_tiered.vault.claim import Claim, describe_self
 from takhin_tiered.vault.identity import Identity, Meta
@@ -41,6 +43,10 @@ class Ownership:
         judged = await self._identity.judge()
         claim = self._claim = self._claim or await self._make_claim()
         owned = Owned.ALREADY
+        if claim.is_owned:
+            # By the store's own word, before a verb begins. A record that is gone is written anew.
+            with suppress(ClaimGone):
+                await claim.require(fresh=True)
         if not claim.is_owned:
             owned = Owned.AGAIN if await claim.take() else Owned.ANEW
         if self._watch is None or self._watch.done():
