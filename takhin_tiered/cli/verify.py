@@ -33,6 +33,7 @@ def verify(
         found = _Found()
         async with open_view(settings) as view:
             known = [s for s in await view.segments(tier=None, state=None) if _is_wanted(s, glob)]
+            quarantined = {segment["segment_path"] for segment in known if segment.get("quarantine")}
             total = sum(segment["archived_size_bytes"] for segment in known)
             meter = Meter(total, len(known), view.bytes_moved if deep else None)
             with shown("verified", meter):
@@ -41,6 +42,8 @@ def verify(
                     if isinstance(told, Hole):
                         continue
                     meter.end(told.size_bytes)
+                    if deep and not told.problem and told.segment_path.partition("@")[0] in quarantined:
+                        found.sound.append(told)
                     if told.problem and not as_json:
                         console().print(f"BAD {told.segment_path}: {escape(told.problem)}", soft_wrap=True)
         if glob != "*" and not found.checked:
@@ -49,8 +52,8 @@ def verify(
             print_json(found.described())
         else:
             found.say(deep=deep)
-        if found.bad:
-            await _scrub(settings, found.bad, quiet=as_json)
+        if found.bad or found.sound:
+            await _scrub(settings, [*found.bad, *found.sound], quiet=as_json)
         exit_if(len(found.bad) + len(found.holes))
 
     run_work(context, work)
@@ -64,6 +67,8 @@ class _Found:
     def __init__(self) -> None:
         self.checked = self.total = self.lacking = 0
         self.bad: list[VerifiedSegment] = []
+        # Quarantined, and found to be sound.
+        self.sound: list[VerifiedSegment] = []
         self.holes: list[Hole] = []
 
     def note(self, told: VerifiedSegment | Hole) -> None:
@@ -113,15 +118,18 @@ async def _scrub(settings: Settings, bad: list[VerifiedSegment], *, quiet: bool)
             for told in bad:
                 await _scrub_one(access, told, error_console() if quiet else console())
     except TakhinError as error:
-        error_console().print(f"What is bad was not quarantined: {escape(str(error))}")
+        error_console().print(f"What was found is not noted: {escape(str(error))}")
 
 
 async def _scrub_one(access: Access, told: VerifiedSegment, out: Console) -> None:
     path = told.segment_path
     try:
-        if await access.scrub(told.exact_path):
+        healed = await access.scrub(told.exact_path)
+        if not told.problem:
+            out.print(f"RELEASED {path}: its archived copy is sound")
+        elif healed:
             out.print(f"HEALED {path}: stored again from the disk")
         else:
             out.print(f"QUARANTINED {path}: no whole copy is on the disk. Look for an older version")
     except TakhinError as error:
-        error_console().print(f"{path} was not quarantined: {escape(str(error))}")
+        error_console().print(f"{path}: what was found is not noted: {escape(str(error))}")

@@ -35,7 +35,8 @@ async def prove(
         raise ObjectCorrupt(f"object {key} has {answer.size} bytes, not {size}", segment=segment, key=key)
     if answer.sha256 == checksum.sha256:
         return
-    if answer.sha256 is None or ("-" in answer.sha256) != ("-" in checksum.sha256):
+    # A checksum of parts says nothing of the bytes where the parts are others, as in a bucket that was copied.
+    if answer.sha256 is None or "-" in answer.sha256 or "-" in checksum.sha256:
         found = await read_checksum(store, key, checksum.part_size)
         if found == (size, checksum.sha256):
             return

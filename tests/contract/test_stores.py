@@ -26,7 +26,7 @@ from takhin_tiered.pace import Pace
 from takhin_tiered.store import DirectoryStore, FallbackStore, MemoryStore, ObjectStore
 from takhin_tiered.store.s3 import S3Store, open_s3
 from takhin_tiered.store.wire import Deadlines, Sink
-from takhin_tiered.vault.proof import read_checksum
+from takhin_tiered.vault.proof import prove, read_checksum
 from tests.support import REGION, Bucket, find_minio, free_port
 
 _S3 = ["s3", *(["minio"] if find_minio() else [])]
@@ -176,6 +176,15 @@ async def test_an_object_in_parts_is_one_object(store: ObjectStore, if_absent: b
         await put(store, "big", os.urandom(2 * PART), part_size=PART, if_absent=True)
     assert await get(store, "big", 100, 110) == data[100:110]
     assert await store.remove_stale_uploads(0) == 0
+
+
+async def test_an_object_that_was_copied_in_other_parts_is_proven_by_its_bytes(store: ObjectStore) -> None:
+    data = os.urandom(2 * PART + 12_345)
+    await put(store, "copied", data, part_size=2 * PART)
+    await prove(store, "copied", len(data), checksum_of(bytes_source(data), len(data), PART), segment="")
+    other = bytes([data[0] ^ 1]) + data[1:]
+    with pytest.raises(ObjectCorrupt):
+        await prove(store, "copied", len(data), checksum_of(bytes_source(other), len(data), PART), segment="")
 
 
 async def test_a_cancelled_write_leaves_nothing(store: ObjectStore) -> None:

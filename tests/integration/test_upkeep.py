@@ -168,6 +168,26 @@ async def test_one_flipped_byte_is_named_quarantined_and_never_restored(broker: 
     assert broker.on_disk(bad) == []
 
 
+async def test_verify_deep_releases_a_quarantined_segment_whose_copy_is_sound_again(
+    broker: Broker, bucket: Bucket
+) -> None:
+    (path,) = broker.segments("orders-0", 1)
+    settings = store_settings(broker, bucket)
+    async with TieredStorage.open(settings) as storage:
+        await storage.run_cycle()
+    whole = bucket.read(path)
+    bucket.write(path, b"x" + whole[1:])
+    assert command(settings, "verify", "--deep").returncode == 1
+    assert path in command(settings, "ls", "--problem").stdout
+    bucket.write(path, whole)
+    verified = command(settings, "verify", "--deep")
+    assert (verified.returncode, verified.stderr) == (0, "")
+    assert f"RELEASED {path}" in verified.stdout
+    assert path not in command(settings, "ls", "--problem").stdout
+    again = command(settings, "verify", "--deep")
+    assert "RELEASED" not in again.stdout
+
+
 @pytest.mark.parametrize("served", [False, True], ids=["alone", "daemon"])
 async def test_verify_heals_a_bad_object_from_the_local_copy(
     broker: Broker, bucket: Bucket, tmp_path: Path, served: bool
