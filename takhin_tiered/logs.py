@@ -12,8 +12,9 @@ import stat
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, MutableMapping
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from types import ModuleType
 from typing import Any, NamedTuple
 from uuid import uuid4
@@ -33,6 +34,7 @@ class _Style(NamedTuple):
         last: Any = processors.JSONRenderer() if self.as_json else dev.ConsoleRenderer(colors=self.colours)
         return [
             contextvars.merge_contextvars,
+            _name_operation,
             processors.add_log_level,
             processors.TimeStamper(fmt="iso", utc=True),
             processors.format_exc_info,
@@ -40,6 +42,16 @@ class _Style(NamedTuple):
         ]
 
 
+class _Operation(NamedTuple):
+    """What a verb's log lines tell besides their own words."""
+
+    correlation_id: str
+    verb: str
+    segment: str
+
+
+# Of our own, as a batch enters and leaves it many times for each segment, and structlog's take longer.
+_operation: ContextVar[_Operation | None] = ContextVar("operation", default=None)
 _style: _Style | None = None
 _is_set_up = False
 
@@ -200,7 +212,9 @@ _LAST_RESORT: Any = _StandardError()
 
 
 def logger() -> Any:
-    return _structlog().get_logger()
+    """Each line tells the operation that it belongs to."""
+    plain = _structlog().get_logger()
+    return plain if (current := _operation.get()) is None else plain.bind(**current._asdict())
 
 
 def always() -> Any:
@@ -215,15 +229,26 @@ def new_correlation_id() -> str:
     return uuid4().hex[:16]
 
 
+def _name_operation(_: object, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """A processor of structlog, for what libraries say within an operation."""
+    if (current := _operation.get()) is not None:
+        event.update({name: value for name, value in current._asdict().items() if name not in event})
+    return event
+
+
 def correlation_id() -> str:
     """The one that is bound to the lines of this caller; a new one where there is none."""
-    return str(_structlog().contextvars.get_contextvars().get("correlation_id") or new_correlation_id())
+    if (current := _operation.get()) is not None:
+        return current.correlation_id
+    bound = sys.modules["structlog"].contextvars.get_contextvars() if "structlog" in sys.modules else {}
+    return str(bound.get("correlation_id") or new_correlation_id())
 
 
 @contextmanager
 def operation(verb: str, segment: str, correlation: str = "") -> Iterator[None]:
     """Bind the segment, the verb and a correlation id, the caller's if none is given, to every line within."""
-    contextvars = _structlog().contextvars
-    identifier = correlation or correlation_id()
-    with contextvars.bound_contextvars(correlation_id=identifier, verb=verb, segment=segment):
+    token = _operation.set(_Operation(correlation or correlation_id(), verb, segment))
+    try:
         yield
+    finally:
+        _operation.reset(token)
