@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from takhin_tiered import work
 from takhin_tiered.concurrency import all_of, in_thread
+from takhin_tiered.disk.access import disk_errors
 from takhin_tiered.disk.files import PartitionDir
 from takhin_tiered.engine.context import Engine
 from takhin_tiered.engine.incoming import Incoming, Range
@@ -61,23 +62,28 @@ class Fetch:
             return await self._engine.store.read(file.key, limit=file.size + 1)
 
     async def _fetch_large(self, incoming: Incoming) -> None:
-        store, archived, ranges = self._engine.store, incoming.archived, incoming.ranges
+        ranges = incoming.ranges
         try:
             await in_thread(incoming.create)
             if len(ranges) == 1:
-                await store.fetch(archived.key, ranges[0].take)
+                await self._fetch_range(incoming, ranges[0], None)
             else:
-                await all_of([self._fetch_range(incoming, each) for each in ranges])
+                await all_of([self._fetch_one_of(incoming, each) for each in ranges])
             await in_thread(incoming.finish)
         finally:
             incoming.close()
 
-    async def _fetch_range(self, incoming: Incoming, part: Range) -> None:
-        archived = incoming.archived
+    async def _fetch_one_of(self, incoming: Incoming, part: Range) -> None:
         # The last one goes on to the end, wherever that is: an object that grew is not what was archived.
-        end = part.end if part.end < archived.size else None
+        end = part.end if part.end < incoming.archived.size else None
         async with self._engine.ranges:
-            await self._engine.store.fetch(archived.key, part.take, start=part.start, end=end)
+            await self._fetch_range(incoming, part, end)
+
+    async def _fetch_range(self, incoming: Incoming, part: Range, end: int | None) -> None:
+        with disk_errors(incoming.identity):
+            await self._engine.store.fetch_into(
+                incoming.archived.key, incoming.fd, start=part.start, end=end, seen=part.see
+            )
 
 
 def write_all(fetches: Sequence[Fetch]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 
 from takhin_tiered import filesystems, work
 from takhin_tiered.codec.checksums import Hasher, sha256_of_parts
@@ -13,11 +12,10 @@ from takhin_tiered.engine.context import Engine
 from takhin_tiered.errors import ObjectCorrupt
 from takhin_tiered.segments.manifest import ManifestFile
 from takhin_tiered.segments.names import FileKind, SegmentId
+from takhin_tiered.store.landing import write_sparse
 
 _RANGES = 4
 _RANGE_SIZE = 32 << 20
-_BLOCK = 4096
-_ZEROS = memoryview(bytes(_BLOCK))
 
 
 class Incoming:
@@ -54,7 +52,9 @@ class Incoming:
     def write_whole(self, data: bytes) -> None:
         try:
             self.create()
-            self.ranges[0].take(memoryview(data))
+            self.ranges[0].see(memoryview(data))
+            with disk_errors(self.identity):
+                write_sparse(self.fd, memoryview(data), 0)
             self.finish()
         finally:
             self.close()
@@ -75,7 +75,7 @@ class Incoming:
 
 
 class Range:
-    """Bytes ``start`` to ``end`` (exclusive) of an incoming file; `take` is a `Sink`, and ranges come side by side."""
+    """Bytes ``start`` to ``end`` (exclusive) of an incoming file; ranges come side by side."""
 
     def __init__(self, incoming: Incoming, start: int, end: int) -> None:
         self._incoming, self.start, self.end = incoming, start, end
@@ -85,13 +85,12 @@ class Range:
     def missing(self) -> int:
         return self.end - self.start - self.hasher.size
 
-    def take(self, piece: memoryview) -> None:
+    def see(self, piece: memoryview) -> None:
+        """Before a piece is written: more than there should be is refused, and the others wait their turn."""
         if len(piece) > self.missing:
             raise self._incoming.corrupt()
-        engine, offset = self._incoming.engine, self.start + self.hasher.size
+        engine = self._incoming.engine
         engine.downloads.spend_here(len(piece))
-        with disk_errors(self._incoming.identity):
-            _write(self._incoming.fd, piece, offset)
         self.hasher.update(piece)
         engine.metrics.downloaded.inc(len(piece))
         work.moved(len(piece))
@@ -105,37 +104,6 @@ def ranges_of(size: int, part_size: int) -> list[tuple[int, int]]:
     parts = -(-size // part_size)
     step = -(-parts // count) * part_size
     return [(start, min(start + step, size)) for start in range(0, size, step)]
-
-
-def _write(fd: int, piece: memoryview, offset: int) -> None:
-    """All of a piece but its blocks of zeros: a new file has holes there, as the archived one may have had."""
-    at = 0
-    for start, end in _holes(piece, offset):
-        _write_all(fd, piece[at:start], offset + at)
-        at = end
-    _write_all(fd, piece[at:], offset + at)
-
-
-def _holes(piece: memoryview, offset: int) -> Iterator[tuple[int, int]]:
-    """Where in a piece all that it has of a block of the file is zeros."""
-    first = min(-offset % _BLOCK, len(piece))
-    if first and piece[:first] == _ZEROS[:first]:
-        yield 0, first
-    # One look at each block's first byte: of records hardly one is zero.
-    leading = bytes(piece[first::_BLOCK])
-    number = leading.find(0)
-    while number >= 0:
-        start = first + number * _BLOCK
-        end = min(start + _BLOCK, len(piece))
-        if piece[start:end] == _ZEROS[: end - start]:
-            yield start, end
-        number = leading.find(0, number + 1)
-
-
-def _write_all(fd: int, piece: memoryview, offset: int) -> None:
-    while piece:
-        count = os.pwrite(fd, piece, offset)
-        piece, offset = piece[count:], offset + count
 
 
 def _set_size(fd: int, size: int) -> None:

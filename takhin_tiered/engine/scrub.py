@@ -26,7 +26,7 @@ from takhin_tiered.points import reached
 from takhin_tiered.segments.manifest import Manifest
 from takhin_tiered.segments.model import State
 from takhin_tiered.segments.names import FileKind, SegmentId, parse_manifest_key
-from takhin_tiered.store.answers import NotReadable
+from takhin_tiered.store.base import NotReadable
 from takhin_tiered.vault.owned import OwnedPrefix
 from takhin_tiered.vault.proof import load_manifest, prove_file, read_checksum
 from takhin_tiered.verbs import verb

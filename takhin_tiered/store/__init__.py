@@ -8,11 +8,11 @@ from pathlib import Path
 
 from takhin_tiered.config import Settings
 from takhin_tiered.store.base import Capabilities, Notes, ObjectInfo, ObjectStore, ReadableStore
+from takhin_tiered.store.deadlines import Deadlines
 from takhin_tiered.store.directory import DirectoryStore
 from takhin_tiered.store.fallback import FallbackStore
 from takhin_tiered.store.memory import MemoryStore
 from takhin_tiered.store.observed import ObservedStore, StoreHealth, is_outage
-from takhin_tiered.store.wire import Deadlines
 
 __all__ = [
     "Capabilities",
@@ -42,8 +42,8 @@ async def open_store(settings: Settings, notes: Notes | None = None) -> AsyncIte
         yield _over(DirectoryStore(settings.directory_path, to_read=not settings.enabled), others)
         return
     # Imported here, as the SDK takes half a second that the directory store need not wait for.
-    from takhin_tiered.store.calls import Demands
     from takhin_tiered.store.s3 import open_s3
+    from takhin_tiered.store.s3.calls import Demands
 
     async with open_s3(
         settings.s3_bucket,

@@ -5,13 +5,14 @@ Keys are relative: a store adds its bucket and prefix on the way in, and takes t
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
 from takhin_tiered.codec.checksums import Checksum, Source
-from takhin_tiered.store.wire import Sink
+from takhin_tiered.errors import StoreUnavailable
+from takhin_tiered.store.landing import Seen, unseen
 
 OWNER_KEY = "takhin-tiered.owner.json"
 CHALLENGE_KEY = "takhin-tiered.challenge.json"
@@ -19,6 +20,18 @@ ANSWER_KEY = "takhin-tiered.answer.json"
 LAST_OWNER_KEY = "takhin-tiered.last-owner.json"
 STORE_KEY = "takhin-tiered.store.json"
 PROBE_KEY = "takhin-tiered.probe"
+
+
+class NotSupported(StoreUnavailable):
+    """The server refuses the request as it is: it does not know it, or a header of it."""
+
+
+class Conflict(StoreUnavailable):
+    """Another request for the same key came between: the write is to be tried again."""
+
+
+class NotReadable(StoreUnavailable):
+    """The object is there, in a storage class that has to be thawed before it can be read."""
 
 
 def is_of_the_prefix(key: str) -> bool:
@@ -160,10 +173,20 @@ class ReadableStore(Protocol):
         """A small object, whole; never more than ``limit`` bytes of it. `ObjectMissing` where there is none."""
         ...
 
-    async def fetch(self, key: str, sink: Sink, *, start: int = 0, end: int | None = None) -> None:
-        """Bytes ``start`` to ``end`` (exclusive; None: to the end), each piece given to ``sink`` in a thread.
+    def open(self, key: str, start: int = 0, end: int | None = None) -> AsyncGenerator[bytes, None]:
+        """Bytes ``start`` to ``end`` (exclusive; None: to the end), in pieces of which few are in memory at a time.
 
-        Raises `ObjectMissing` where there is none. What ``sink`` raises goes up, and ends it.
+        Raises `ObjectMissing` where there is none. Whoever does not read to the end closes it (`aclosing`).
+        """
+        ...
+
+    async def fetch_into(
+        self, key: str, file: int, *, start: int = 0, end: int | None = None, seen: Seen = unseen
+    ) -> None:
+        """Write bytes ``start`` to ``end`` into an open file, at the offsets that they have in the object.
+
+        Blocks of zeros are left out. Each piece is first given to ``seen``, in order, in a thread. What that raises
+        goes up, and ends it, as does an `OSError` of the file. Raises `ObjectMissing` where there is no object.
         """
         ...
 

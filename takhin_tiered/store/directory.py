@@ -11,7 +11,7 @@ import errno
 import os
 import stat
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from io import FileIO
 from pathlib import Path
@@ -34,7 +34,7 @@ from takhin_tiered.errors import (
     StoreUnavailable,
 )
 from takhin_tiered.store.base import ObjectInfo, StoreTime
-from takhin_tiered.store.wire import Sink
+from takhin_tiered.store.landing import Seen, unseen, write_sparse
 from takhin_tiered.users import owner_hint
 
 _TEMP_DIR = ".takhin-tmp"
@@ -161,21 +161,42 @@ class DirectoryStore:
             file = wrap(await in_thread(lambda: stack.enter_context(self._open(key))))
             return bytes(await file.read(limit))
 
-    async def fetch(self, key: str, sink: Sink, *, start: int = 0, end: int | None = None) -> None:
+    async def open(self, key: str, start: int = 0, end: int | None = None) -> AsyncGenerator[bytes, None]:
+        with ExitStack() as stack:
+            with _translated(key):
+                file = await in_thread(lambda: stack.enter_context(self._open(key)))
+            at = start
+            while end is None or at < end:
+                with _translated(key):
+                    wanted = READ_SIZE if end is None else min(READ_SIZE, end - at)
+                    piece = await in_thread(os.pread, file.fileno(), wanted, at)
+                if not piece:
+                    return
+                at += len(piece)
+                yield piece
+
+    async def fetch_into(
+        self, key: str, file: int, *, start: int = 0, end: int | None = None, seen: Seen = unseen
+    ) -> None:
         given_up = Event()
 
         def work() -> None:
-            with self._open(key) as file:
-                file.seek(start)
-                buffer = memoryview(bytearray(_FETCH_SIZE))
-                left = _FETCH_SIZE if end is None else end - start
-                while left > 0 and not given_up.is_set() and (count := file.readinto(buffer[:left])):
-                    if end is not None:
-                        left -= count
-                    sink(buffer[:count])
+            at, buffer = start, memoryview(bytearray(_FETCH_SIZE))
+            with _translated(key):
+                source = self._open(key)
+            with source:
+                while not given_up.is_set() and (end is None or at < end):
+                    room = buffer if end is None else buffer[: end - at]
+                    # Not what happens to the file that is written to.
+                    with _translated(key):
+                        count = os.preadv(source.fileno(), [room], at)
+                    if not count:
+                        return
+                    seen(room[:count])
+                    write_sparse(file, room[:count], at)
+                    at += count
 
-        with _translated(key):
-            await in_bulk_thread(given_up.set, work)
+        await in_bulk_thread(given_up.set, work)
 
     def _open(self, key: str) -> FileIO:
         self._require_mount()

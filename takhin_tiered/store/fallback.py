@@ -7,13 +7,14 @@ one of its own hides theirs of the same key. So an object that stands in another
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import aclosing
 from dataclasses import replace
 
 from takhin_tiered.codec.checksums import Checksum, Source
 from takhin_tiered.errors import ObjectMissing
 from takhin_tiered.store.base import Capabilities, ObjectInfo, ObjectStore, StoreTime, is_of_the_prefix
-from takhin_tiered.store.wire import Sink
+from takhin_tiered.store.landing import Seen, unseen
 
 
 class FallbackStore:
@@ -61,23 +62,42 @@ class FallbackStore:
                 continue
         return await last.read(key, limit=limit)
 
-    async def fetch(self, key: str, sink: Sink, *, start: int = 0, end: int | None = None) -> None:
-        begun = False
-
-        def take(piece: memoryview) -> None:
-            nonlocal begun
-            begun = True
-            sink(piece)
-
+    async def open(self, key: str, start: int = 0, end: int | None = None) -> AsyncGenerator[bytes, None]:
         *first, last = self._that_may_have(key)
+        begun = False
         for store in first:
             try:
-                return await store.fetch(key, take, start=start, end=end)
+                async with aclosing(store.open(key, start, end)) as pieces:
+                    async for piece in pieces:
+                        begun = True
+                        yield piece
+                return
             except ObjectMissing:
                 # One that was deleted in the middle cannot be gone on with from another place.
                 if begun:
                     raise
-        return await last.fetch(key, sink, start=start, end=end)
+        async with aclosing(last.open(key, start, end)) as pieces:
+            async for piece in pieces:
+                yield piece
+
+    async def fetch_into(
+        self, key: str, file: int, *, start: int = 0, end: int | None = None, seen: Seen = unseen
+    ) -> None:
+        begun = False
+
+        def see(piece: memoryview) -> None:
+            nonlocal begun
+            begun = True
+            seen(piece)
+
+        *first, last = self._that_may_have(key)
+        for store in first:
+            try:
+                return await store.fetch_into(key, file, start=start, end=end, seen=see)
+            except ObjectMissing:
+                if begun:
+                    raise
+        return await last.fetch_into(key, file, start=start, end=end, seen=seen)
 
     async def list(self, prefix: str = "") -> AsyncIterator[ObjectInfo]:
         listings = [store.list(prefix) for store in (self._own, *self._others)]

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 
 from takhin_tiered.codec.checksums import Checksum, Source, bytes_source, checksum_of
 from takhin_tiered.concurrency import in_thread
 from takhin_tiered.errors import ObjectCorrupt, ObjectExists, ObjectMissing
 from takhin_tiered.store.base import ObjectInfo, StoreTime
-from takhin_tiered.store.wire import Sink
+from takhin_tiered.store.landing import Seen, unseen, write_sparse
 
 
 class MemoryStore:
@@ -60,9 +60,21 @@ class MemoryStore:
             raise ObjectMissing("there is no such object", key=key)
         return self._objects[key][0][:limit]
 
-    async def fetch(self, key: str, sink: Sink, *, start: int = 0, end: int | None = None) -> None:
+    async def open(self, key: str, start: int = 0, end: int | None = None) -> AsyncGenerator[bytes, None]:
         if piece := (await self.read(key, limit=sys.maxsize))[start:end]:
-            await in_thread(sink, memoryview(piece))
+            yield piece
+
+    async def fetch_into(
+        self, key: str, file: int, *, start: int = 0, end: int | None = None, seen: Seen = unseen
+    ) -> None:
+        piece = memoryview((await self.read(key, limit=sys.maxsize))[start:end])
+
+        def land() -> None:
+            seen(piece)
+            write_sparse(file, piece, start)
+
+        if piece:
+            await in_thread(land)
 
     async def list(self, prefix: str = "") -> AsyncIterator[ObjectInfo]:
         for key in sorted(self._objects):

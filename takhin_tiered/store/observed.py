@@ -7,16 +7,23 @@ operations fail in it.
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
+from contextlib import aclosing, contextmanager
 
 from takhin_tiered import logs
 from takhin_tiered.codec.checksums import Checksum, Source
 from takhin_tiered.errors import BucketMissing, StoreChanged, StoreDenied, StoreError, StoreUnavailable
 from takhin_tiered.metrics import Metrics
-from takhin_tiered.store.answers import Conflict, NotReadable, NotSupported
-from takhin_tiered.store.base import Capabilities, ObjectInfo, ObjectStore, StoreTime
-from takhin_tiered.store.wire import Sink
+from takhin_tiered.store.base import (
+    Capabilities,
+    Conflict,
+    NotReadable,
+    NotSupported,
+    ObjectInfo,
+    ObjectStore,
+    StoreTime,
+)
+from takhin_tiered.store.landing import Seen, unseen
 
 _ANSWERS = (Conflict, NotReadable, NotSupported)
 """What a store says of one request, while it may well serve others."""
@@ -139,9 +146,17 @@ class ObservedStore:
         with self._asking():
             return await self._inner.read(key, limit=limit)
 
-    async def fetch(self, key: str, sink: Sink, *, start: int = 0, end: int | None = None) -> None:
+    async def open(self, key: str, start: int = 0, end: int | None = None) -> AsyncGenerator[bytes, None]:
         with self._asking():
-            await self._inner.fetch(key, sink, start=start, end=end)
+            async with aclosing(self._inner.open(key, start, end)) as pieces:
+                async for piece in pieces:
+                    yield piece
+
+    async def fetch_into(
+        self, key: str, file: int, *, start: int = 0, end: int | None = None, seen: Seen = unseen
+    ) -> None:
+        with self._asking():
+            await self._inner.fetch_into(key, file, start=start, end=end, seen=seen)
 
     async def list(self, prefix: str = "") -> AsyncIterator[ObjectInfo]:
         with self._asking():

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 from takhin_tiered import work
 from takhin_tiered.codec.checksums import Checksum, Hasher
 from takhin_tiered.errors import ObjectCorrupt, ObjectMissing
@@ -51,15 +54,18 @@ async def read_checksum(store: ReadableStore, key: str, part_size: int, pace: Pa
         hasher.update(piece)
         work.moved(len(piece))
 
-    if pace is None or not pace.rate:
-        await store.fetch(key, take)
-        return hasher.size, hasher.checksum().sha256
-    at_end = False
-    while not at_end:
-        begin = hasher.size
-        await store.fetch(key, take, start=begin, end=begin + _PACED_READ)
-        at_end = hasher.size - begin < _PACED_READ
-        await pace.spend(hasher.size - begin)
+    # Into nothing, and hashed on the way: to bring each piece to the event loop takes a third more of the processor.
+    with Path(os.devnull).open("wb", buffering=0) as nothing:  # noqa: ASYNC230 - it never blocks
+        into = nothing.fileno()
+        if pace is None or not pace.rate:
+            await store.fetch_into(key, into, seen=take)
+            return hasher.size, hasher.checksum().sha256
+        at_end = False
+        while not at_end:
+            begin = hasher.size
+            await store.fetch_into(key, into, start=begin, end=begin + _PACED_READ, seen=take)
+            at_end = hasher.size - begin < _PACED_READ
+            await pace.spend(hasher.size - begin)
     return hasher.size, hasher.checksum().sha256
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+import tempfile
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from pathlib import Path
 from uuid import uuid4
 
@@ -24,8 +25,9 @@ from takhin_tiered.errors import (
 )
 from takhin_tiered.pace import Pace
 from takhin_tiered.store import DirectoryStore, FallbackStore, MemoryStore, ObjectStore
+from takhin_tiered.store.deadlines import Deadlines
+from takhin_tiered.store.landing import Seen, unseen
 from takhin_tiered.store.s3 import S3Store, open_s3
-from takhin_tiered.store.wire import Deadlines, Sink
 from takhin_tiered.vault.proof import prove, read_checksum
 from tests.support import REGION, Bucket, find_minio, free_port
 
@@ -65,11 +67,17 @@ async def put(store: ObjectStore, key: str, data: bytes, *, if_absent: bool = Fa
 
 
 async def get(store: ObjectStore, key: str, start: int = 0, end: int | None = None) -> bytes:
-    fetched = bytearray()
-    await store.fetch(key, fetched.extend, start=start, end=end)
+    """As each of the ways to read gives it."""
+    fetched = b"".join([piece async for piece in store.open(key, start, end)])
+    seen = bytearray()
+    with tempfile.TemporaryFile() as file:
+        await store.fetch_into(key, file.fileno(), start=start, end=end, seen=seen.extend)
+        # Zeros at the end are a hole that nobody has made yet.
+        written = os.pread(file.fileno(), len(fetched), start).ljust(len(fetched), b"\0")
+        assert fetched == seen == written
     if not start and end is not None:
         assert await store.read(key, limit=end) == fetched
-    return bytes(fetched)
+    return fetched
 
 
 async def keys(store: ObjectStore, prefix: str = "") -> list[str]:
@@ -386,14 +394,23 @@ async def test_a_prefix_that_cannot_be_read_is_told_and_its_objects_are_not_call
 
 async def test_an_object_that_goes_in_the_middle_is_not_gone_on_with_elsewhere() -> None:
     class Breaking(MemoryStore):
-        async def fetch(self, key: str, sink: Sink, *, start: int = 0, end: int | None = None) -> None:
-            sink(memoryview(b"half"))
+        async def open(self, key: str, start: int = 0, end: int | None = None) -> AsyncGenerator[bytes, None]:
+            yield b"half"
+            raise ObjectMissing("deleted meanwhile", key=key)
+
+        async def fetch_into(
+            self, key: str, file: int, *, start: int = 0, end: int | None = None, seen: Seen = unseen
+        ) -> None:
+            seen(memoryview(b"half"))
             raise ObjectMissing("deleted meanwhile", key=key)
 
     other = MemoryStore()
     await put(other, "t-0/a", b"whole")
+    store = FallbackStore(Breaking(), [other])
     with pytest.raises(ObjectMissing, match="meanwhile"):
-        await get(FallbackStore(Breaking(), [other]), "t-0/a")
+        await get(store, "t-0/a")
+    with tempfile.TemporaryFile() as file, pytest.raises(ObjectMissing, match="meanwhile"):
+        await store.fetch_into("t-0/a", file.fileno())
 
 
 async def test_what_a_server_can_do_is_told(store: ObjectStore, request: pytest.FixtureRequest) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from takhin_tiered.store.wire import Deadlines
+from takhin_tiered.store.deadlines import Deadlines
 from tests.faults.proxy import Proxy, proxy
 from tests.faults.truth import TALLY
 from tests.support import Broker, Bucket

@@ -17,8 +17,8 @@ import pytest
 from takhin_tiered import ObjectCorrupt, ObjectExists, StoreDenied, StoreUnavailable, TakhinError, TieredStorage
 from takhin_tiered.codec.checksums import Checksum, bytes_source, checksum_of
 from takhin_tiered.store.base import Check
-from takhin_tiered.store.calls import Demands
 from takhin_tiered.store.s3 import S3Store, open_s3
+from takhin_tiered.store.s3.calls import Demands
 from takhin_tiered.vault.proof import prove
 from tests.conftest import new_bucket
 from tests.faults.proxy import Head, Proxy, proxy
@@ -494,7 +494,7 @@ async def test_what_is_remembered_is_asked_again_after_a_day(bucket: Bucket, mon
         async with opened(bucket, between, notes=kept) as store:
             await put(store, "a", b"x")
             asked = probes(between)
-            monkeypatch.setattr("takhin_tiered.store.server._ASK_AGAIN", 0.0)
+            monkeypatch.setattr("takhin_tiered.store.s3.server._ASK_AGAIN", 0.0)
         async with opened(bucket, between, notes=kept) as store:
             await put(store, "b", b"x")
         assert probes(between) > asked

@@ -64,6 +64,7 @@ def faulty(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> FaultyOs:
     stand_in = FaultyOs(scene.broker.root)
     monkeypatch.setattr("takhin_tiered.disk.files.os", stand_in)
     monkeypatch.setattr("takhin_tiered.engine.incoming.os", stand_in)
+    monkeypatch.setattr("takhin_tiered.store.landing.os", stand_in)
     monkeypatch.setattr("takhin_tiered.filesystems.os", stand_in)
     return stand_in
 
@@ -231,6 +232,7 @@ def small_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path
         stand_in = FaultyOs(root)
         stand_in.faults.append(DiskFault("pwrite", ".takhin-tmp", ERRORS["ENOSPC"]))
         monkeypatch.setattr("takhin_tiered.engine.incoming.os", stand_in)
+        monkeypatch.setattr("takhin_tiered.store.landing.os", stand_in)
     yield root
     if mounted:
         subprocess.run(["umount", "-l", str(root)], check=True, capture_output=True)

@@ -10,8 +10,8 @@ from __future__ import annotations
 import asyncio
 import os
 import tempfile
-from collections.abc import Callable, Coroutine, Sequence
-from contextlib import AsyncExitStack, ExitStack, suppress
+from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
+from contextlib import AsyncExitStack, ExitStack, aclosing, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -114,8 +114,18 @@ class MortalStore:
     async def delete(self, keys: Sequence[str]) -> None:
         await self._ask(lambda: self._store.delete(keys))
 
-    async def fetch(self, key: str, sink: Any, **ranges: Any) -> None:
-        await self._ask(lambda: self._store.fetch(key, sink, **ranges))
+    async def open(self, key: str, start: int = 0, end: int | None = None) -> AsyncGenerator[bytes, None]:
+        self._world.step()
+        if self._world.request_fails(after=False):
+            raise StoreUnavailable("made to fail before anything was read")
+        async with aclosing(self._store.open(key, start, end)) as pieces:
+            async for piece in pieces:
+                yield piece
+        if self._world.request_fails(after=True):
+            raise StoreUnavailable("made to fail although all was read")
+
+    async def fetch_into(self, key: str, file: int, **how: Any) -> None:
+        await self._ask(lambda: self._store.fetch_into(key, file, **how))
 
     async def read(self, key: str, *, limit: int = 1 << 20) -> bytes:
         return await self._ask(lambda: self._store.read(key, limit=limit))
@@ -130,7 +140,7 @@ class Interleavings(RuleBasedStateMachine):
         home = Path(self.cleanup.enter_context(tempfile.TemporaryDirectory()))
         self.runner = self.cleanup.enter_context(asyncio.Runner())
         self.world, self.now, self.random = World(), 1_700_000_000.0, 0
-        for module in ("disk.files", "engine.incoming"):
+        for module in ("disk.files", "engine.incoming", "store.landing"):
             self.cleanup.enter_context(mock.patch(f"takhin_tiered.{module}.os", MortalOs(self.world)))
         self.cleanup.callback(setattr, points, "hook", None)
         (home / "data").mkdir()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from takhin_tiered import Settings, StoreError, StoreUnavailable, TieredStorage, Verdict
-from takhin_tiered.store.answers import NotReadable
+from takhin_tiered.store.base import NotReadable
 from tests.faults.proxy import Fault, Kind, Proxy
 from tests.support import Broker, Bucket, command, find_minio, minio, store_settings
 

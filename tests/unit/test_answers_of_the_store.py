@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from takhin_tiered.errors import StoreDenied
-from takhin_tiered.store.answers import meaning
+from takhin_tiered.store.s3.answers import meaning
 
 
 def answer(code: str, status: int = 403) -> dict[str, dict[str, object]]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import takhin_tiered
@@ -98,10 +100,20 @@ def test_there_is_no_circle_within_a_room() -> None:
 
 def test_only_requests_to_s3_know_the_aws_library() -> None:
     knowing = {module for module, tree in modules().items() if {room(name) for name in imported(tree)} & AWS}
-    assert knowing == {f"store.{name}" for name in ("s3", "requests", "calls", "client", "credentials", "expect")}
+    assert knowing == {
+        f"store.s3.{name}" for name in ("receiving", "requests", "calls", "client", "credentials", "expect")
+    }
     speaking = {module for module, tree in modules().items() if "aiohttp" in {room(name) for name in imported(tree)}}
-    ours = {f"store.{name}" for name in ("s3", "body", "requests", "calls", "expect")}
+    ours = {f"store.s3.{name}" for name in ("receiving", "body", "requests", "calls", "expect")}
     assert speaking == {*ours, "cli.remote"}
+
+
+def test_only_who_opens_an_s3_store_loads_the_aws_library() -> None:
+    """It takes half a second."""
+    loaded = "import sys, takhin_tiered.cli.start, takhin_tiered.store; print(*sys.modules)"
+    modules = subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True, check=True).stdout.split()
+    assert {"takhin_tiered.store.directory"} <= set(modules)
+    assert {name.partition(".")[0] for name in modules} & {*AWS, "_awscrt"} == set()
 
 
 def test_only_one_room_knows_the_kafka_library() -> None:

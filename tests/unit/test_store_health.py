@@ -16,7 +16,7 @@ from takhin_tiered.errors import (
 )
 from takhin_tiered.metrics import Metrics
 from takhin_tiered.store import StoreHealth, is_outage
-from takhin_tiered.store.answers import NotReadable
+from takhin_tiered.store.base import NotReadable
 
 
 @pytest.fixture

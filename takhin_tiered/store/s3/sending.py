@@ -12,8 +12,8 @@ from takhin_tiered.codec.checksums import Checksum, Source
 from takhin_tiered.concurrency import all_of
 from takhin_tiered.errors import StoreError
 from takhin_tiered.store.base import Check
-from takhin_tiered.store.body import SourceBody
-from takhin_tiered.store.calls import Calls
+from takhin_tiered.store.s3.body import SourceBody
+from takhin_tiered.store.s3.calls import Calls
 
 _PARTS_AT_ONCE = 4
 

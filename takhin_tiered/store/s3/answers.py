@@ -19,6 +19,7 @@ from takhin_tiered.errors import (
     StoreFull,
     StoreUnavailable,
 )
+from takhin_tiered.store.base import Conflict, NotReadable, NotSupported
 
 _DENIED = {
     "AccessDenied", "403", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken",
@@ -67,18 +68,6 @@ class Answer(dict[str, Any]):
     def pieces(self, name: str) -> list[Answer]:
         """The entries of a list in it; none where there is no list."""
         return [Answer(piece) for piece in self.get(name, ())]
-
-
-class NotSupported(StoreUnavailable):
-    """The server refuses the request as it is: it does not know it, or a header of it."""
-
-
-class Conflict(StoreUnavailable):
-    """Another request for the same key came between: the write is to be tried again."""
-
-
-class NotReadable(StoreUnavailable):
-    """The object is there, in a storage class that has to be thawed before it can be read."""
 
 
 class EmptyRange(StoreError):

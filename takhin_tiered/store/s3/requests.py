@@ -27,10 +27,10 @@ from botocore.exceptions import BotoCoreError, ClientError
 from botocore.handlers import add_expect_header
 
 from takhin_tiered.concurrency import is_cancelled
-from takhin_tiered.store.answers import EmptyRange
-from takhin_tiered.store.client import USER_AGENT, Client
-from takhin_tiered.store.credentials import LiveCredentials
-from takhin_tiered.store.expect import impatient
+from takhin_tiered.store.s3.answers import EmptyRange
+from takhin_tiered.store.s3.client import USER_AGENT, Client
+from takhin_tiered.store.s3.credentials import LiveCredentials
+from takhin_tiered.store.s3.expect import impatient
 
 _METHODS = {"put_object": "PUT", "get_object": "GET", "head_object": "HEAD"}
 _HEADERS = {

@@ -10,9 +10,8 @@ import asyncio
 import os
 import select
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any
 
 from takhin_tiered.codec.checksums import READ_SIZE
@@ -21,19 +20,6 @@ from takhin_tiered.concurrency import in_bulk_thread, in_thread
 WORTH_IT = 256 << 10
 _BUFFER = 256 << 10
 _SEND_AT_ONCE = 4 << 20
-
-
-@dataclass(frozen=True, slots=True)
-class Deadlines:
-    """Seconds. A whole operation may take ``base`` and its bytes at ``slowest`` bytes a second."""
-
-    connect: float = 5.0
-    read: float = 30.0
-    base: float = 90.0
-    slowest: float = 1 << 20
-
-    def operation(self, size: int) -> float:
-        return self.base + size / self.slowest
 
 
 Sink = Callable[[memoryview], None]
@@ -69,28 +55,59 @@ async def send(transport: Any, connection: socket.socket, file: int, offset: int
 async def take_body(body: Any, length: int, sink: Sink, patience: float, hand: Hand = in_thread) -> None:
     """An answer's body to its end; a large one past the HTTP library, whose connection is of no use after that."""
     async with body:
-        is_large = body.connection is not None and length >= WORTH_IT
-        connection = bare_socket(body.connection.transport) if is_large else None
+        connection = _connection_of(body, length)
         if connection is None:
             while piece := await read_piece(body, patience):
                 await hand(sink, memoryview(piece))
             return
         with connection:
             try:
-                # Making room lets the library take in more at once, perhaps all: then it has let go of the connection.
-                arrived = b""
-                while piece := body.content.read_nowait(-1):
-                    arrived += piece
-                if body.connection is not None:
-                    # From here on nobody else reads from it.
-                    body.connection.transport.pause_reading()
-                elif len(arrived) < length:
-                    raise ConnectionResetError(f"the connection ended {length - len(arrived)} bytes early")
-                if arrived:
+                if arrived := _take_over(body, length):
                     await in_thread(sink, memoryview(arrived))
                 await receive(connection, sink, length - len(arrived), patience)
             finally:
                 body.close()
+
+
+async def pieces_of(body: Any, length: int, patience: float) -> AsyncGenerator[bytes, None]:
+    """As `take_body`, for a reader who says when: in pieces of at most `READ_SIZE`."""
+    async with body:
+        connection = _connection_of(body, length)
+        if connection is None:
+            while piece := await read_piece(body, patience):
+                yield piece
+            return
+        with connection:
+            try:
+                if arrived := _take_over(body, length):
+                    yield arrived
+                left = length - len(arrived)
+                while left:
+                    size = min(left, READ_SIZE)
+                    piece = await in_bulk_thread(lambda: _cut(connection), _receive_piece, connection, size, patience)
+                    left -= len(piece)
+                    yield piece
+            finally:
+                body.close()
+
+
+def _connection_of(body: Any, length: int) -> socket.socket | None:
+    """That on which a large body comes; None where it is left to the HTTP library."""
+    is_large = body.connection is not None and length >= WORTH_IT
+    return bare_socket(body.connection.transport) if is_large else None
+
+
+def _take_over(body: Any, length: int) -> bytes:
+    """What has come of a body already; the rest stays on the connection, from which nobody else reads any more."""
+    # Making room lets the library take in more at once, perhaps all: then it has let go of the connection.
+    arrived = b""
+    while piece := body.content.read_nowait(-1):
+        arrived += piece
+    if body.connection is not None:
+        body.connection.transport.pause_reading()
+    elif len(arrived) < length:
+        raise ConnectionResetError(f"the connection ended {length - len(arrived)} bytes early")
+    return arrived
 
 
 async def read_piece(body: Any, patience: float) -> bytes:
@@ -137,21 +154,38 @@ def _send(connection: socket.socket, file: int, offset: int, size: int, patience
 
 def _receive(connection: socket.socket, sink: Sink, size: int, patience: float) -> None:
     buffer = memoryview(bytearray(min(size, _BUFFER)))
-    poller = select.poll()
-    poller.register(connection.fileno(), select.POLLIN)
     left = size
     while left:
-        room, filled = buffer[: min(left, len(buffer))], 0
-        while filled < len(room):
-            try:
-                count = connection.recv_into(room[filled:])
-            except BlockingIOError:
-                if not poller.poll(patience * 1000):
-                    raise TimeoutError(f"nothing came for {patience:g} s") from None
-                continue
-            if not count:
-                sink(room[:filled])
-                raise ConnectionResetError(f"the connection ended {left - filled} bytes early")
-            filled += count
-        sink(room)
+        room = buffer[: min(left, len(buffer))]
+        filled = _fill(connection, room, patience)
+        sink(room[:filled])
         left -= filled
+        if filled < len(room):
+            raise ConnectionResetError(f"the connection ended {left} bytes early")
+
+
+def _receive_piece(connection: socket.socket, size: int, patience: float) -> bytes:
+    """As many bytes, fewer where the connection ends."""
+    room = memoryview(bytearray(size))
+    filled = _fill(connection, room, patience)
+    if not filled:
+        raise ConnectionResetError("the connection ended early")
+    return bytes(room[:filled])
+
+
+def _fill(connection: socket.socket, room: memoryview, patience: float) -> int:
+    """How many bytes came: fewer than there is room for where the connection ends."""
+    filled = 0
+    poller = select.poll()
+    poller.register(connection.fileno(), select.POLLIN)
+    while filled < len(room):
+        try:
+            count = connection.recv_into(room[filled:])
+        except BlockingIOError:
+            if not poller.poll(patience * 1000):
+                raise TimeoutError(f"nothing came for {patience:g} s") from None
+            continue
+        if not count:
+            break
+        filled += count
+    return filled

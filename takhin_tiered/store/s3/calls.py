@@ -27,9 +27,9 @@ from botocore.exceptions import (
 from takhin_tiered.concurrency import is_cancelled
 from takhin_tiered.errors import ObjectExists, ObjectMissing, StoreDenied, StoreUnavailable
 from takhin_tiered.segments.names import parse_object_key
-from takhin_tiered.store.answers import Answer, address_of, meaning
-from takhin_tiered.store.requests import AlreadyThere, NotThere, Requests
-from takhin_tiered.store.wire import Deadlines
+from takhin_tiered.store.deadlines import Deadlines
+from takhin_tiered.store.s3.answers import Answer, address_of, meaning
+from takhin_tiered.store.s3.requests import AlreadyThere, NotThere, Requests
 
 _CREDENTIALS = (
     NoCredentialsError,

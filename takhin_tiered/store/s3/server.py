@@ -25,10 +25,9 @@ from takhin_tiered.errors import (
     StoreError,
     TakhinError,
 )
-from takhin_tiered.store.answers import Conflict, NotSupported
-from takhin_tiered.store.base import PROBE_KEY, Capabilities, Check, Notes
-from takhin_tiered.store.calls import Calls
-from takhin_tiered.store.sending import Parcel
+from takhin_tiered.store.base import PROBE_KEY, Capabilities, Check, Conflict, Notes, NotSupported
+from takhin_tiered.store.s3.calls import Calls
+from takhin_tiered.store.s3.sending import Parcel
 
 _META = "store_capabilities"
 _ASK_AGAIN = 24 * 3600.0

@@ -3,45 +3,30 @@
 Each upload carries the SHA-256 of its body, which the server checks before it stores anything, over plain
 HTTP too; for one that does not, or cannot do something else, see `server`. Large objects go in parts, each checked in
 the same way, and an upload that fails is aborted. Retries are botocore's; only a download that breaks off in its body
-is taken up again here. Source: Amazon S3 API reference, PutObject, UploadPart, CompleteMultipartUpload.
+is taken up again here, in `receiving`. Source: Amazon S3 API reference, PutObject, UploadPart, CompleteMultipartUpload.
 """
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
-import aiohttp
-from botocore.exceptions import BotoCoreError
-
 from takhin_tiered.codec.checksums import Checksum, Source, header_to_hex
-from takhin_tiered.concurrency import in_thread
-from takhin_tiered.errors import ObjectMissing, StoreDenied, StoreUnavailable
-from takhin_tiered.store import wire
-from takhin_tiered.store.answers import (
-    EmptyRange,
-    NotReadable,
-    NotSupported,
-    date_of,
-    is_of_this_machine,
-    size_of_all,
-    word_by_md5,
-)
-from takhin_tiered.store.base import Capabilities, Check, Notes, ObjectInfo, StoreTime
-from takhin_tiered.store.calls import Calls, Demands, Place
-from takhin_tiered.store.clearing import delete_objects, find_whether_listed, remove_uploads
-from takhin_tiered.store.client import Client
-from takhin_tiered.store.listing import list_objects, list_page
-from takhin_tiered.store.requests import Requests
-from takhin_tiered.store.sending import Parcel, put_object
-from takhin_tiered.store.server import Server
-from takhin_tiered.store.wire import Deadlines, Sink
-
-_DOWNLOAD_TRIES = 4
-_BROKEN = (aiohttp.ClientError, BotoCoreError, OSError, TimeoutError)
+from takhin_tiered.errors import ObjectMissing, StoreDenied
+from takhin_tiered.store.base import Capabilities, Check, Notes, NotReadable, NotSupported, ObjectInfo, StoreTime
+from takhin_tiered.store.deadlines import Deadlines
+from takhin_tiered.store.landing import Seen, unseen
+from takhin_tiered.store.s3.answers import EmptyRange, date_of, is_of_this_machine, word_by_md5
+from takhin_tiered.store.s3.calls import Calls, Demands, Place
+from takhin_tiered.store.s3.clearing import delete_objects, find_whether_listed, remove_uploads
+from takhin_tiered.store.s3.client import Client
+from takhin_tiered.store.s3.listing import list_objects, list_page
+from takhin_tiered.store.s3.receiving import Download, ask_for
+from takhin_tiered.store.s3.requests import Requests
+from takhin_tiered.store.s3.sending import Parcel, put_object
+from takhin_tiered.store.s3.server import Server
 
 
 class S3Store:
@@ -132,33 +117,15 @@ class S3Store:
         return await self._calls.send("head", "head_object", key)
 
     async def read(self, key: str, *, limit: int = 1 << 20) -> bytes:
-        pieces: list[bytes] = []
-        await self._fetch(key, lambda piece: pieces.append(bytes(piece)), 0, limit, wire.at_once)
-        return b"".join(pieces)
+        return await Download(self._calls, key, 0, limit).into_memory()
 
-    async def fetch(self, key: str, sink: Sink, *, start: int = 0, end: int | None = None) -> None:
-        await self._fetch(key, sink, start, end, in_thread)
+    def open(self, key: str, start: int = 0, end: int | None = None) -> AsyncGenerator[bytes, None]:
+        return Download(self._calls, key, start, end).pieces()
 
-    async def _fetch(self, key: str, sink: Sink, start: int, end: int | None, hand: wire.Hand) -> None:
-        deadlines = self._calls.deadlines
-        at, tries = start, 1
-
-        def take(piece: memoryview) -> None:
-            nonlocal at
-            sink(piece)
-            at += len(piece)
-
-        while (answer := await self._get(key, at, end)) is not None:
-            length = answer.get("ContentLength", 0)
-            try:
-                # Other ranges of the same object may share the line.
-                async with asyncio.timeout(deadlines.operation(size_of_all(answer))):
-                    await wire.take_body(answer["Body"], length, take, deadlines.read, hand)
-                return
-            except _BROKEN as error:
-                if tries == _DOWNLOAD_TRIES:
-                    raise StoreUnavailable(f"the download broke off at byte {at}: {error!r}", key=key) from error
-                tries += 1
+    async def fetch_into(
+        self, key: str, file: int, *, start: int = 0, end: int | None = None, seen: Seen = unseen
+    ) -> None:
+        await Download(self._calls, key, start, end).into_file(file, seen)
 
     async def list(self, prefix: str = "") -> AsyncIterator[ObjectInfo]:
         async for info in list_objects(self._calls, self._server, prefix):
@@ -178,7 +145,7 @@ class S3Store:
     async def _is_there(self, key: str) -> bool:
         """By a byte of it: after a HEAD that says no, and no length, the HTTP library closes the connection."""
         try:
-            answer = await self._ask_for(key, 0, 1)
+            answer = await ask_for(self._calls, key, 0, 1)
         except ObjectMissing:
             return False
         except (EmptyRange, NotReadable):
@@ -190,24 +157,6 @@ class S3Store:
         """The checksum in an answer; None where it is only what the upload claimed, as the server never looks."""
         header = answer.get("ChecksumSHA256")
         return header_to_hex(header) if header and await self._server.checks() is Check.SHA256 else None
-
-    async def _get(self, key: str, start: int, end: int | None) -> Any:
-        if end is not None and end <= start:
-            return None
-        try:
-            answer = await self._ask_for(key, start, end)
-        except EmptyRange:
-            return None
-        is_whole = not start and (end is None or answer.get("ContentLength", 0) <= end)
-        if "ContentRange" not in answer and not is_whole:
-            answer["Body"].close()
-            raise StoreUnavailable("the server does not answer a range with that range", key=key)
-        return answer
-
-    async def _ask_for(self, key: str, start: int, end: int | None) -> Any:
-        is_range = start or end is not None
-        wanted: dict[str, Any] = {"Range": f"bytes={start}-{'' if end is None else end - 1}"} if is_range else {}
-        return await self._calls.send("get", "get_object", key, **wanted)
 
 
 @asynccontextmanager

@@ -11,10 +11,11 @@ from typing import Any
 from takhin_tiered import logs
 from takhin_tiered.concurrency import all_of
 from takhin_tiered.errors import ObjectMissing, StoreDenied
-from takhin_tiered.store.answers import Answer, Conflict, NotSupported
-from takhin_tiered.store.calls import Calls
-from takhin_tiered.store.sending import abort
-from takhin_tiered.store.server import Server
+from takhin_tiered.store.base import Conflict, NotSupported
+from takhin_tiered.store.s3.answers import Answer
+from takhin_tiered.store.s3.calls import Calls
+from takhin_tiered.store.s3.sending import abort
+from takhin_tiered.store.s3.server import Server
 
 _BATCH = 1000
 _SINGLY_AT_ONCE = 8

@@ -19,8 +19,8 @@ from botocore.exceptions import BotoCoreError
 from botocore.utils import parse_timestamp
 
 from takhin_tiered.errors import StoreDenied
-from takhin_tiered.store.credentials import LiveCredentials
-from takhin_tiered.store.wire import Deadlines
+from takhin_tiered.store.deadlines import Deadlines
+from takhin_tiered.store.s3.credentials import LiveCredentials
 
 USER_AGENT = "takhin-tiered"
 

@@ -10,7 +10,7 @@ from aiohttp.payload import Payload
 
 from takhin_tiered.codec.checksums import READ_SIZE, Source
 from takhin_tiered.concurrency import in_thread
-from takhin_tiered.store import wire
+from takhin_tiered.store.s3 import wire
 
 # Written by the HTTP library itself, so that the answer cannot come before it knows that all was sent: it closes
 # a connection whose answer overtakes it.

@@ -10,10 +10,10 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from takhin_tiered.errors import StoreUnavailable
-from takhin_tiered.store.answers import Answer, NotSupported
-from takhin_tiered.store.base import ObjectInfo
-from takhin_tiered.store.calls import Calls
-from takhin_tiered.store.server import Server
+from takhin_tiered.store.base import NotSupported, ObjectInfo
+from takhin_tiered.store.s3.answers import Answer
+from takhin_tiered.store.s3.calls import Calls
+from takhin_tiered.store.s3.server import Server
 
 
 async def list_objects(calls: Calls, server: Server, prefix: str) -> AsyncIterator[ObjectInfo]:
