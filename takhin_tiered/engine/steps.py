@@ -27,7 +27,7 @@ from takhin_tiered.vault.opened import SMALL
 from takhin_tiered.vault.owned import OwnedPrefix
 
 # So many small segments go together, as each holds its files open and in memory.
-_TOGETHER = 32
+_TOGETHER = 16
 _BYTES_TOGETHER = 8 << 20
 
 
