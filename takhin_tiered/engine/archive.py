@@ -116,10 +116,10 @@ class Archiver:
                 await close_all([task.opened for task in tasks])
 
     async def _compare_below(self, owned: OwnedPrefix, identity: SegmentId) -> SegmentId:
-        """First what is below on the disk, and not as it was archived: it tells whether the log is another incarnation.
+        """Archive changed segments below first: they tell whether the log is another incarnation.
 
-        Else this segment would be filed with the old one. Returns what the segment is then. A lower segment never waits
-        for a higher one.
+        Else this segment would be filed with the old one. Returns the segment's identity after that. A lower segment
+        never waits for a higher one.
         """
         if self.situation.policy.takes_compacted or not self.catalog.is_current(identity):
             return identity
@@ -160,7 +160,7 @@ class Archiver:
                 task.segment = result
 
     async def _look(self, tasks: Sequence[Task]) -> None:
-        """How they stand now; their files are opened by the way, and the small ones read."""
+        """Refresh the segments. The same thread call opens their files, and reads small ones."""
         if not tasks:
             return
         opened = {task.id: task.opened for task in tasks}
@@ -180,7 +180,7 @@ class Archiver:
             return
         self._require_movable(segment)
         if task.before is not None and task.before != segment.local:
-            # What is changing now may change without a trace in its times: it is read after the wait, not before.
+            # A file that changes now may change without a trace in its times. So it is read after the wait, not before.
             await in_thread(task.opened.close)
             task.segment = await self._require_settled(segment, by_plan=task.wanted.expected is not None)
 
@@ -203,11 +203,11 @@ class Archiver:
                 f"segment {path} is the active one of its partition: the broker still writes to it", segment=path
             )
         if segment.id in self.situation.outlook.unsafe and not segment.is_proven:
-            # Whatever stands above it, the broker may write to the segment that its high watermark lies in.
+            # The broker may write to the segment that its high watermark lies in, whatever stands above it.
             raise SegmentActive(f"segment {path} is {self.situation.outlook.unsafe[segment.id]}", segment=path)
 
     async def _require_settled(self, segment: Segment, *, by_plan: bool) -> Segment:
-        """A segment that changed since it was last seen waits for the next cycle; by hand, it is looked at twice."""
+        """A segment that changed since the last scan waits for the next cycle. By hand, it is looked at twice."""
         if not by_plan:
             await asyncio.sleep(_SETTLE_SECONDS)
             again = require_known(await refresh(self.catalog, self.data_dir, segment.id), segment.id)

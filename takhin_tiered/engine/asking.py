@@ -35,7 +35,7 @@ class BrokerAddress:
 
 @asynccontextmanager
 async def connected(address: BrokerAddress) -> AsyncIterator[BrokerClient]:
-    # Imported here: who has no broker to ask need not wait for the library.
+    # Imported here: the library is slow to load, and only needed where a broker is configured.
     from takhin_tiered.broker.client import open_broker
 
     async with open_broker(address.bootstrap, address.options) as client:
@@ -43,7 +43,7 @@ async def connected(address: BrokerAddress) -> AsyncIterator[BrokerClient]:
 
 
 async def ask_broker(situation: Situation, catalog: Catalog, address: BrokerAddress) -> None:
-    """Renew the view. Where the broker does not answer, what it told last stands, and the reason is told."""
+    """Bring the view up to date. If the broker does not answer, the last answers stay, and the view has the problem."""
     view = situation.view
     partitions = known_partitions(catalog, situation.policy)
     try:

@@ -14,7 +14,7 @@ from takhin_tiered.segments.results import BrokerStatus
 
 
 class Beside:
-    """Without ``broker.bootstrap`` nobody is asked, and cycles come as configured."""
+    """Without ``broker.bootstrap`` no broker is asked, and the configured interval is in effect."""
 
     def __init__(self, catalog: Catalog, situation: Situation, trimmer: Trimmer, settings: Settings) -> None:
         self._catalog, self._situation, self._trimmer, self._settings = catalog, situation, trimmer, settings
@@ -38,7 +38,7 @@ class Beside:
         )
 
     async def ask(self) -> None:
-        """Before a cycle: what the broker is about to do, and so when the cycle after it has to be."""
+        """Before a cycle: ask what the broker is about to do, and set the pause to the next cycle by it."""
         situation = self._situation
         if self._address is None:
             return
@@ -51,7 +51,7 @@ class Beside:
         )
 
     async def trim(self, report: CycleReport) -> None:
-        """After a cycle in mode trim; what was refused is among the report's failures."""
+        """After a cycle, in mode trim. What the broker refuses is added to the report's failures."""
         if self._address is None or not self._situation.policy.trims or not self._situation.policy.enabled:
             return
         try:

@@ -70,7 +70,7 @@ def require_same_incarnation(
 
 
 def _are_apart(*times: int | None) -> bool:
-    """Whether the times of two logs, first and last of each, have nothing in common."""
+    """Whether the time ranges of two logs are disjoint. ``times``: first and last of each."""
     first, last, other_first, other_last = times
     if first is None or last is None or other_first is None or other_last is None or min(first, other_first) < 0:
         return False
@@ -80,11 +80,11 @@ def _are_apart(*times: int | None) -> bool:
 async def branch(
     catalog: Catalog, store: ReadableStore, opened: OpenSegment, found: OtherIncarnation, topic_id: str
 ) -> SegmentId:
-    """From this segment on the partition's log is another incarnation; returns what the segment is now."""
+    """Begin another incarnation of the partition's log at this segment. Returns the segment's identity in it."""
     old = opened.identity
     existing = await load_manifest(store, old)
     if existing is not None:
-        # What the archive tells of its own topic may be news: then the one on the disk is known to be another.
+        # The archived manifest may name a topic ID that the catalog does not know yet.
         catalog.learn(old.place.partition, existing.incarnation)
     new = catalog.branch(old, topic_id=topic_id, is_other_topic=found.is_other_topic)
     await catalog.flush()

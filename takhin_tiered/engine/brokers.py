@@ -23,7 +23,7 @@ def stands_in_kafka(data_dirs: DataDirs) -> bool:
 
 
 def runs_on(root: DataDir) -> bool:
-    """Whether a broker holds this directory's lock. Where that cannot be asked, one has to be assumed; blocking."""
+    """Whether a broker holds this directory's lock; blocking. Where that cannot be found out, one is assumed."""
     try:
         return is_broker_running(root.fd)
     except OSError:
@@ -41,7 +41,7 @@ def look_at_brokers(situation: Situation, data_dir: DataDirs) -> None:
 
 
 def learn_kafka(situation: Situation) -> None:
-    """From here on the directories are Kafka's: an empty new disk shows it only by what the archive tells."""
+    """From now on the directories are taken for Kafka's. On an empty new disk only the archive shows it."""
     policy = situation.policy
     if not policy.kafka:
         logs.logger().warning("the data directory is Apache Kafka's: no local file is removed unless a mode is set")
@@ -60,7 +60,7 @@ def require_no_broker(data_dir: DataDirs, identity: SegmentId) -> None:
 
 
 def require_safe_mode(settings: Settings, data_dirs: DataDirs, *, kafka: bool) -> None:
-    """Beside Kafka: refuse a mode that would halt the broker, and say which one holds where none was set."""
+    """Beside Kafka: refuse a mode that would halt the broker, and log the mode in effect where none was set."""
     if not kafka:
         return
     if settings.archive_mode is None:

@@ -143,7 +143,7 @@ class Chooser:
         head, slash, _ = path.partition("/")
         for partition in self.catalog.partitions():
             directory = f"{partition[0]}-{partition[1]}"
-            # A star without a slash behind it goes on into the names of segments.
+            # A star at the end, without a slash behind it, also matches the names of segments.
             whole = fnmatchcase(directory, path) or (not slash and fnmatchcase(f"{directory}/", path))
             if not whole and not fnmatchcase(directory, head) and not head.endswith("*.log"):
                 continue
@@ -159,7 +159,7 @@ class Chooser:
             yield from self.catalog.log_of(partition, label, is_meant)
 
     async def _choose_in(self, wanted: Wanted, partition: Partition, group: list[Segment], choice: Choice) -> None:
-        """Of one partition: all that is wanted, or what stands against it."""
+        """Choose the segments of one partition, or note the problems that prevent it."""
         label = None
         if not all(self.catalog.is_current(segment.id) for segment in group):
             label = (
@@ -173,7 +173,7 @@ class Chooser:
                 "incarnations: restore one of them, and the other to another data directory",
                 segment=mixed[0].id.path,
             )
-        # What an expire has removed meanwhile is wanted no more.
+        # An expire may have removed some meanwhile.
         group = [segment for segment in group if segment.id in span_of]
         explicit = {SegmentId.parse(path).path for path in wanted.paths if _is_exact(path)}
         meant = [segment for segment in group if meets(wanted.offsets, *span_of[segment.id])]
@@ -222,9 +222,9 @@ class Chooser:
         choice.segments += sorted([*away, *here], key=lambda segment: segment.id.base_offset, reverse=True)
 
     async def _topic_problem(self, segment: Segment) -> str:
-        """Why Kafka would not know whose log this is; empty where it would.
+        """Why Kafka would not know the topic of this log; empty where it would.
 
-        Without a topic ID it takes the directory for a stray one. Earlier releases have archived none.
+        Without a topic ID Kafka takes the directory for a stray one. Earlier releases archived no topic ID.
         """
         identity = segment.id
 
@@ -251,14 +251,14 @@ class Chooser:
                 try:
                     return await load_manifest(self.store, identity)
                 except ObjectCorrupt:
-                    # The restore of that segment tells it.
+                    # The restore of that segment reports it.
                     return None
 
         found = await asyncio.gather(*(load(segment.id) for segment in segments))
         return {manifest.id: manifest for manifest in found if manifest is not None}
 
     def _local_spans(self, log: list[Segment], span_of: dict[SegmentId, Range]) -> list[Range]:
-        """What stands on the disk now: of a log that the last scan did not see, where it begins."""
+        """The offsets on the disk now. Of a log that the last scan did not see, only the base offset is known."""
         listing = scan_partition(self.data_dir, log[0].id.directory)
         bases = {base for base, row in listing.rows.items() if has_log(row)} if listing else set[int]()
         known = {segment.id.base_offset: span_of[segment.id] for segment in log}

@@ -28,7 +28,7 @@ class ClockWatch:
     ) -> None:
         self._clock, self._store, self._meta = clock, store, meta
         self._may_write, self._confirmed = may_write, confirmed
-        # Where boots have no names, no two processes are known to be of the same one.
+        # Without boot IDs, no two processes are known to be of the same boot.
         self._boot = machine.boot_id() or uuid4().hex
 
     async def look(self, *, ask_store: bool) -> None:

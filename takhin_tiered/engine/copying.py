@@ -1,4 +1,4 @@
-"""The archive's middle part: segments that are open and may be moved come into the store, with their locks held."""
+"""Copy open segments into the store, with their locks held: the middle part of an archive."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _GENERATIONS_TRIED = 100
 
 @dataclass(slots=True, eq=False)
 class Wanted:
-    """A segment to be archived; ``expected`` is how a plan saw its files: if they stand otherwise now, they stay."""
+    """A segment to be archived. ``expected``: its files as a plan saw them. If they differ now, nothing is moved."""
 
     id: SegmentId
     expected: LocalFiles | None = None
@@ -52,7 +52,7 @@ class Task:
     before: LocalFiles | None = None
     is_done: bool = False
     error: TakhinError | OtherIncarnation | None = None
-    # Where its log turned out to be another incarnation: what it is then.
+    # Its identity where the log turned out to be another incarnation.
     becomes: SegmentId | None = None
 
     @property
@@ -70,7 +70,7 @@ class Task:
 
 
 async def for_each(tasks: Sequence[Task], step: Callable[[Task], Awaitable[None]]) -> None:
-    """A step for each that is still to be done, side by side. One that fails keeps its error, and takes no more."""
+    """Run a step for all unfinished tasks at once. One that fails keeps its error, and takes no later step."""
 
     async def one(task: Task) -> None:
         try:
@@ -126,7 +126,7 @@ class Copier:
             # Either another generation is committed that the catalog does not know, or an upload broke off.
             existing = await load_manifest(owned.store, task.id)
             generation = max(writings[task].generation, existing.generation if existing else 0) + 1
-            # Each attempt reads what it sends.
+            # Each attempt reads the files again.
             task.opened.content = None
             writings[task] = await self._begin(task, existing, generation, distrusted)
 
@@ -171,7 +171,7 @@ class Copier:
         return Writing(opened, content, draft, existing, generation, distrusted, task.work)
 
     async def _read(self, opened: OpenSegment, existing: Manifest | None) -> Content:
-        """Where the archive has a file, its checksum is in the form that the archive has."""
+        """Read the files. A file that is archived gets its checksum in the same form, whole or of parts."""
         if opened.content is not None and existing is None:
             return opened.content
         part_sizes: dict[FileKind, int] = {}
@@ -185,7 +185,7 @@ class Copier:
                 return await in_thread(opened.read, part_sizes, with_md5=with_md5)
 
     async def _take_over(self, owned: OwnedPrefix, written: Sequence[tuple[Task, Writing]]) -> None:
-        """What was committed is known as archived, in one commit of the journal."""
+        """Mark the committed segments as archived, in one commit of the journal."""
         for task, writing in written:
             manifest, identity = writing.manifest, task.id
             assert manifest is not None
@@ -199,7 +199,8 @@ class Copier:
             )
             segment = replace(task.known, archive=archived, damage=manifest.problem, last_failure="", quarantine="")
             if not self.catalog.is_current(identity):
-                # Meanwhile the log was found to be another incarnation from further below on: the files are that one's.
+                # Meanwhile the log was found to be another incarnation from a lower segment on. The files belong to
+                # that one.
                 segment = replace(segment, local=NO_FILES, active=False, lease_until=0.0)
             self.catalog.put(segment)
             task.segment = segment
@@ -214,7 +215,7 @@ class Copier:
             await self._after(owned, task, writing)
 
     async def _after(self, owned: OwnedPrefix, task: Task, writing: Writing) -> None:
-        """What a later generation, or a compacted one, means for what was archived before."""
+        """Handle what was archived before: a later generation supersedes it, and compaction removes it."""
         manifest, existing = writing.manifest, writing.existing
         assert manifest is not None
         replaced = existing is not None and manifest.generation != existing.generation

@@ -56,8 +56,8 @@ class CoverageReader:
     def spans(self, log: list[Segment]) -> list[Range]:
         """The offsets of each segment of a log, in order.
 
-        The end of one that is not archived is told by the next one's base, and of the last one by its own records. So
-        it is where compaction has left nothing between two segments.
+        A segment that is not archived ends where the next one begins, and the last one at its last record. So does a
+        segment behind which compaction has left a gap.
         """
         has_gaps = bool(log) and self.is_compacted(log[0].id.place.partition)
         found: list[Range] = []
@@ -66,7 +66,7 @@ class CoverageReader:
             following = log[number + 1].id.base_offset - 1 if number + 1 < len(log) else None
             end = segment.archive.last_offset if segment.archive is not None else -1
             if segment.local.log is not None and not segment.is_proven:
-                # Only where the archive's word fits to what follows, the log need not be asked itself.
+                # The log itself need not be read where the archived end agrees with the next segment.
                 is_sure = following is not None and end in {-1, following}
                 end = following if is_sure and following is not None else self._end_of(segment)
             elif end < 0:
@@ -76,7 +76,7 @@ class CoverageReader:
             if end >= base:
                 found.append((base, end))
             else:
-                # It holds no record, or none that is understood.
+                # It holds no record, or none of a known format.
                 found.append((base, base - 1 if following is None else max(base - 1, following)))
         return found
 
@@ -119,12 +119,12 @@ class ArchivedSpans:
     def note(self, manifest: Manifest) -> None:
         place = manifest.id.place
         self._lineages[place.partition] = self._lineages.get(place.partition, Lineage()).learned(manifest.incarnation)
-        # What stands behind the last batch that is understood, such as zeros, may have been records: that is told as
-        # damage of the segment, and where it ends nobody knows.
+        # Bytes behind the last valid batch, such as zeros, may have been records. That is damage of the segment, and
+        # its end is not known.
         self._ends.setdefault(place, {})[manifest.id.base_offset] = -1 if manifest.problem else manifest.end
 
     def holes(self, coverage: CoverageReader) -> Iterator[Hole]:
-        """Of each incarnation. What is local, of the one on the disk, is no hole; blocking."""
+        """The holes of each incarnation. Offsets of local files are no holes; blocking."""
         for partition, lineage in sorted(self._lineages.items()):
             if coverage.is_compacted(partition):
                 continue
@@ -136,7 +136,7 @@ class ArchivedSpans:
                     log = coverage.catalog.log_of(partition)
                     local = zip(log, coverage.spans(log), strict=True)
                     found += [span for segment, span in local if segment.local.log and span[1] >= span[0]]
-                # Between manifests: what the broker itself lacks above them is no loss of the archive's.
+                # Only between manifests: above the last one, the archive has lost nothing.
                 for hole in (hole for hole in holes(found) if hole[0] < last):
                     yield Hole(f"{partition[0]}-{partition[1]}", incarnation.name, hole)
 
@@ -149,7 +149,7 @@ class ArchivedSpans:
         }
         following = dict(pairwise(sorted(ends)))
         for base, last in ends.items():
-            # Where a format tells no last offset, the segment goes on to the next one.
+            # Where a format has no last offset, the segment ends where the next one begins.
             yield base, last if last >= base else max(base, following.get(base, base + 1) - 1)
 
 

@@ -37,7 +37,7 @@ After = Callable[[CycleReport], Awaitable[None]]
 
 
 async def _nothing(_: CycleReport) -> None:
-    """Where only the steps of the plan are to be done."""
+    """Do nothing after the steps of the plan."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ class Cycle:
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def scan(self) -> None:
-        """What stands on the disk is taken over, and nothing is done about it."""
+        """Only scan: the catalog is brought up to date."""
         async with self.lock:
             await self.scanner.scan()
 
@@ -104,7 +104,7 @@ class Cycle:
     async def run(
         self, owned: OwnedPrefix | None, listener: Listener = lambda *_: None, after: After = _nothing
     ) -> CycleReport:
-        """One cycle; ``after`` is what is to be done once all is archived. Without a prefix of its own it only looks.
+        """Run one cycle, and ``after`` once everything is archived. Without an owned prefix it only looks.
 
         Raises `DiskError` or `StoreError` where nothing can be done at all.
         """
@@ -117,7 +117,7 @@ class Cycle:
                         report.failures.append((listing.directory, f"the partition cannot be read: {listing.problem}"))
                     for listing in found.unfinished:
                         await remove_unfinished(self.catalog, self.data_dir, listing)
-                    # In a thread: a look at a million rows takes the loop's time for as long as a person would notice.
+                    # In a thread: a plan over a million rows would block the loop for too long.
                     plan = await self.read_only.leave(await in_thread(self._plan_work))
                     report.planned, self.progress.planned_bytes = len(plan.work), plan.bytes_uploaded
                     self.progress.planned_segments = report.planned
@@ -148,13 +148,13 @@ class Cycle:
             return report
 
     async def _clean_up(self, owned: OwnedPrefix) -> None:
-        """Take away what uploads that broke off left."""
+        """Remove what interrupted uploads left in the store."""
         try:
             if self.catalog.intents():
                 await remove_orphans(owned, self.catalog, self.clock.sure_now)
         except StoreError as error:
             logs.logger().warning("what broken uploads left was not looked for", error=str(error))
             return
-        # A clock that is ahead makes none of them older.
+        # An upload must not seem older because the clock is ahead.
         ahead = max(0.0, self.clock.now() - self.clock.sure_now())
         await remove_stale_uploads(owned, self.catalog, _STALE_UPLOAD_SECONDS + ahead)

@@ -77,7 +77,7 @@ class Evictor:
     ) -> list[Segment | TakhinError]:
         """Evict segments of one partition while their locks are held: one look at the owner, one turn of a thread.
 
-        Each is as it stands then, or an error; see `evict_held`. Raises what concerns all of them.
+        Returns each segment after that, or its error; see `evict_held`. Raises errors that concern all of them.
         """
         evictions = [_Eviction(segment, copied.get(segment.id)) for segment in segments]
         await _each(evictions, self._require_evictable)
@@ -86,7 +86,7 @@ class Evictor:
         if any(eviction.copied is None for eviction in todo):
             await self.catalog.flush()
         if todo:
-            # The archive that was proven is the one that we own, now.
+            # The proof was read from the prefix that this process still owns.
             await owned.require()
             await self._unlink(todo)
         return [eviction.error or eviction.segment for eviction in evictions]
@@ -120,12 +120,12 @@ class Evictor:
             raise SegmentChanged(f"the files of segment {path} are not the ones that were archived", segment=path)
 
     async def _prove_again(self, segment: Segment) -> None:
-        """Time has passed since these files were archived: is all of it still in the store, and are these they?"""
+        """Prove what was archived some time ago: the store still has all objects, and the files are the same."""
         identity, path = segment.id, segment.id.path
         try:
             manifest = await prove_archived(self.store, identity)
         except (ObjectMissing, ObjectCorrupt):
-            # The disk has the last whole copy. Without this word of an archive, the next cycle stores it again.
+            # The disk has the last whole copy. With the mark of the archive removed, the next cycle stores it again.
             if segment.local.log is not None:
                 self.catalog.put(replace(segment, archive=None, quarantine=""))
             raise
@@ -145,7 +145,7 @@ class Evictor:
         await in_thread(self._unlink_files, evictions)
         for eviction in evictions:
             if eviction.error is not None:
-                # Some may be gone: what is known of the segment is what stands there.
+                # Some files may be gone: the catalog takes over what is left.
                 with suppress(TakhinError):
                     await refresh(self.catalog, self.data_dir, eviction.id)
                 continue
@@ -163,7 +163,7 @@ class Evictor:
                 reached("evict.journaled")
 
     def _unlink_files(self, evictions: Sequence[_Eviction]) -> None:
-        """Of each, or its error; the directory is flushed once, at the end."""
+        """Unlink the files of each, or set its error. The directory is flushed once, at the end."""
         for eviction in evictions:
             if eviction.copied is not None:
                 eviction.copied.close()
@@ -189,14 +189,15 @@ class Evictor:
             raise SegmentChanged(
                 f"the files of segment {identity.path} are another incarnation's by now", segment=identity.path
             )
-        # The proof may have taken minutes, in which a broker that truncates can have made this the active segment.
+        # The proof may have taken minutes. Meanwhile a broker may have truncated the log, so that this is the active
+        # segment.
         if not is_behind(partition, identity, self.catalog.active_offset(identity)):
             listing = scan_partition(self.data_dir, identity.directory)
             if listing is not None and listing.active == identity.base_offset:
                 raise SegmentActive(
                     f"segment {identity.path} became the active one of its partition", segment=identity.path
                 )
-        # Last, as what was listed is the directory of that name, whichever that is.
+        # Last, as the listing above is of whatever directory has that name now.
         if not partition.is_in_place():
             raise SegmentChanged(f"the directory of segment {identity.path} was moved away", segment=identity.path)
         for kind, stat in expected.items():
@@ -233,7 +234,7 @@ class _Eviction:
 
 
 async def _each(evictions: Sequence[_Eviction], step: Callable[[_Eviction], Awaitable[None]]) -> None:
-    """A step for each that is still to be done, side by side. One that fails keeps its error, and takes no more."""
+    """Run a step for all unfinished evictions at once. One that fails keeps its error, and takes no later step."""
 
     async def one(eviction: _Eviction) -> None:
         try:

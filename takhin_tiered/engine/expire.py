@@ -1,10 +1,10 @@
 """Expire: remove from the archive what its retention no longer holds, the manifest first.
 
-Without its manifest a segment is not archived; its objects are then orphans of ours, by the intents written down
-before, so that an expire that is killed is finished by the removal of orphans.
+Intents for the objects are journaled first. Without its manifest a segment is not archived, and its objects are
+orphans. So the removal of orphans finishes an expire that was killed.
 
-What stands only under a prefix that is only read is refused. Where one of that name stands there beneath the own
-copy, it is what the archive has once that one is gone.
+A segment that stands only under a read-only prefix is refused. Where such a prefix also has a copy of the segment, the
+archive has that copy once the own one is removed.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Expirer:
     async def expire(self, owned: OwnedPrefix, identity: SegmentId) -> None:
         """Remove one archived segment for good.
 
-        `SegmentRefused` where it has a local file, as it is in use then, and where it stands under a prefix only read.
+        `SegmentRefused` where it has a local file, as it is in use then, and where it stands under a read-only prefix.
         """
         with verb("expire", identity.path):
             async with self.catalog.lock(identity):

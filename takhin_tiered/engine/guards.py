@@ -1,4 +1,4 @@
-"""What stands between a storage and a mistake: is this the store that is known, is its prefix ours, what time is it."""
+"""Guards against mistakes: is this the known store, is its prefix ours, can the clock be believed."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ANSWER_SECONDS = 5.0
 
 @asynccontextmanager
 async def answering_soon(address: str) -> AsyncIterator[None]:
-    """Within: a small question, to which a store that works has the answer in seconds. `StoreUnavailable` otherwise."""
+    """Within: a small request, which a healthy store answers in seconds. `StoreUnavailable` otherwise."""
     try:
         async with asyncio.timeout(ANSWER_SECONDS):
             yield
@@ -89,9 +89,9 @@ def make_guards(
     meta: Meta | None,
     is_ours: bool,
 ) -> Guards:
-    """``store`` is the bare one; ``is_ours``: the data directory is locked, and the journal may be written."""
+    """``is_ours``: the data directory is locked, and the journal may be written."""
     accepted = settings.accepted
-    # Who only observes writes nothing to the store, and a directory is asked for its time by a write.
+    # A directory store tells its time by a write, and a process that only observes writes nothing.
     timed = store if settings.enabled else None
     watch = ClockWatch(clock, timed, meta, may_write=is_ours, confirmed=accepted.clock)
     if store is None:

@@ -114,7 +114,7 @@ def ranges_of(size: int, part_size: int) -> list[tuple[int, int]]:
 
 
 def _set_size(fd: int, size: int) -> None:
-    """A file that ends in a hole is as long as what was written last, until then."""
+    """A file that ends in a hole is too short until its size is set."""
     if os.fstat(fd).st_size == size:
         return
     try:

@@ -1,4 +1,4 @@
-"""What may be archived, by what its files hold; and what its manifest says of it."""
+"""Whether a segment may be archived, by the content of its files; and the draft of its manifest."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from takhin_tiered.vault.opened import Content, OpenSegment
 
 
 def judge(catalog: Catalog, policy: Policy, opened: OpenSegment, content: Content, existing: Manifest | None) -> None:
-    """Raise `SegmentChanged`, `SegmentRefused` or `OtherIncarnation` where it may not be archived so."""
+    """Raise `SegmentChanged`, `SegmentRefused` or `OtherIncarnation` where it must not be archived."""
     identity, summary = opened.identity, content.summary
     require_same_topic(catalog, opened)
     if summary.problem and not policy.takes_corrupt:
@@ -37,19 +37,20 @@ def judge(catalog: Catalog, policy: Policy, opened: OpenSegment, content: Conten
             hint="It stays on disk. storage.tiered.topics.compacted: archive takes compacted topics too",
         )
     if not policy.takes_compacted:
-        # Else the cleaner rewrites segments, and merges them into the lowest: that contradicts nothing.
+        # In a compacted topic the cleaner rewrites segments, and merges them: other bytes are no other incarnation
+        # there.
         require_same_incarnation(catalog, opened, summary, existing, content.checksums[FileKind.LOG].sha256)
 
 
 def is_compacting(situation: Situation, catalog: Catalog, identity: SegmentId, summary: LogSummary) -> bool:
-    """Whether compaction rewrites this log, and what it rewrote is archived again."""
-    # What the cleaner leaves may have no gaps: a segment of which it has left nothing, for one.
+    """Whether compaction rewrites this log, and rewritten segments are archived again."""
+    # A compacted segment may have no gaps, for example where the cleaner has left no record of it.
     compacts = summary.has_gaps or is_compacted(situation.view, catalog, identity.place.partition)
     return compacts and situation.policy.kafka and situation.policy.takes_compacted
 
 
 def draft_manifest(catalog: Catalog, policy: Policy, opened: OpenSegment, content: Content) -> Manifest:
-    """The manifest, but for its objects, its generation and its time."""
+    """The manifest without its objects, its generation and its time."""
     incarnation, summary = incarnation_of(catalog, opened.identity), content.summary
     return Manifest(
         id=opened.identity,

@@ -19,7 +19,7 @@ class Limits:
     uploads: Pace = field(default_factory=lambda: Pace(0))
     downloads: Pace = field(default_factory=lambda: Pace(0))
     turns: Turns = field(default_factory=Turns)
-    # Segments read for their checksums at a time: more would only keep the processors from all else.
+    # Segments read for their checksums at a time: more would only take the processors from everything else.
     reading: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(os.cpu_count() or 1))
     # Requests for small objects at a time, whatever the number of segments that go together.
     requests: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(24))

@@ -1,4 +1,4 @@
-"""What compaction has replaced or merged away leaves the archive: it holds deleted keys, which are to be gone."""
+"""Remove from the archive what compaction has replaced or merged: it holds keys that were deleted on purpose."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class MergedRemover:
     superseded: SupersededRemover
 
     async def expire_merged(self, owned: OwnedPrefix, manifest: Manifest) -> None:
-        """The cleaner merges segments into the lowest of them: those above it are in that one now."""
+        """The cleaner merges segments into the lowest of them: remove those that it contains now."""
         for other in self.catalog.log_of(manifest.id.place.partition):
             if manifest.id.base_offset < other.id.base_offset <= manifest.end and other.local.log is None:
                 logs.logger().info("a segment was merged into one below it by compaction", merged=other.id.path)

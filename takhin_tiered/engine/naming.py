@@ -1,4 +1,4 @@
-"""Which segment people mean: by its path, and where there are several incarnations, by the one that they name."""
+"""Find the segment that a path names, and of several incarnations the one that is meant."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def known_segment(catalog: Catalog, path: str, topic_id: str | None = None) -> S
 
 
 def where_else(catalog: Catalog, identity: SegmentId) -> str:
-    """What to do about a segment that this incarnation lacks: others may have one of its name."""
+    """A hint for a segment that this incarnation lacks: another one may have it."""
     partition = identity.place.partition
     others = [
         each.name
@@ -98,7 +98,7 @@ class SegmentInfos:
         """``crowded`` are the restored segments that outgrow the cache, where they are known already."""
         policy, now, is_current = self.situation.policy, self.clock.now(), self.catalog.is_current(segment.id)
         if crowded is None:
-            # While its lease runs no copy is too much: a look at all the others is for those whose lease is over.
+            # A copy may only be too much once its lease is over. Only then are all others counted.
             crowded = self.crowded_out() if segment.restored and now >= segment.lease_until else set()
         step = explain(
             segment,

@@ -31,7 +31,7 @@ class OutlookReader:
     situation: Situation
 
     def look_ahead(self) -> Outlook:
-        """After a scan; blocking. Nothing is known, and nothing held back, where no Kafka keeps its files."""
+        """After a scan; blocking. Empty where the directories are not Kafka's."""
         if not self.situation.policy.kafka:
             return Outlook()
         view = self.situation.view
@@ -72,7 +72,7 @@ class OutlookReader:
         whole = sum(segment.local.size for segment in logs)
         growth = max(0, whole - view.sizes.get(partition, whole)) * _CYCLES_BEFORE
         view.sizes[partition] = whole
-        # The broker looks for old segments at its own times, and rolls by its own.
+        # The broker checks for old segments, and rolls, at its own intervals.
         margin = view.cycle_seconds * _CYCLES_BEFORE + min(view.check_seconds, (settings.retention_ms or 0) / 2000)
         with suppress(OSError), self.data_dir.partition(logs[0].id.directory) as directory:
             found = [LocalLog(s.id.base_offset, s.local.size, _timestamp(view, directory, s)) for s in logs]
@@ -90,7 +90,7 @@ def read_directories(view: BrokerView, data_dir: DataDirs) -> None:
 
 
 def high_watermark(view: BrokerView, partition: Partition) -> int | None:
-    """The broker's own word, or the one in its checkpoint; None where neither tells."""
+    """As the broker reports it, or its checkpoint; None where neither does."""
     told = view.offsets.get(partition)
     found = [d.high_watermarks[partition] for d in view.directories if partition in d.high_watermarks]
     return max(found, default=None) if told is None else max([told.high_watermark, *found])

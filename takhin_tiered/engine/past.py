@@ -1,4 +1,4 @@
-"""What is remembered of cycles after their process has ended: the last one, what was lost, how the disk filled up."""
+"""What outlives the process of a cycle: its report, which segments were lost, how the disk filled up."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class _Kept(TypedDict):
 
 
 class Past:
-    """Kept in the catalog's database where there is one; ``daemon``: whoever runs the cycles is one."""
+    """Kept in the catalog's database where there is one. ``daemon``: this process is the daemon."""
 
     def __init__(
         self, clock: Clock, data_dir: DataDirs, scanner: Scanner, journal: Journal | None, *, may_write: bool
@@ -54,18 +54,18 @@ class Past:
                 from_json(CycleResult, kept["report"])
             self._kept = kept
         except (ValueError, TypeError):
-            # A later release may have written it otherwise: it is told again after the next cycle.
+            # A later release may have written another form. The next cycle writes it again.
             return
 
     def begin(self) -> None:
         self._began = time.monotonic()
 
     async def end(self, report: CycleReport | None, error: TakhinError | None) -> None:
-        """Remember a cycle that ended; one that could do nothing leaves what the one before it did."""
+        """Remember a cycle that ended. One that failed as a whole leaves the report of the one before."""
         self._began = None
         kept, now = self._kept, self._clock.now()
         if report is not None:
-            # Of a hundred thousand failures that are all alike, a hundred tell as much.
+            # A hundred failures are enough to see what is wrong.
             result = report.result
             kept["report"] = to_json(replace(result, failures=result.failures[:_FAILURES_KEPT]))
         kept["problem"] = "" if error is None else str(error)
@@ -97,7 +97,7 @@ class Past:
 
     @property
     def running_seconds(self) -> float | None:
-        """How long the cycle has run that runs now."""
+        """How long the running cycle has taken so far."""
         return None if self._began is None else round(time.monotonic() - self._began, 3)
 
     def lost(self) -> tuple[LostSegment, ...]:
@@ -108,7 +108,7 @@ class Past:
         return self._headroom(self._clock.now()) if measured is None and not self.daemon else measured
 
     def _lost(self, now: float) -> list[tuple[float, str]]:
-        """Within the last day: long enough for whoever looks now and then, and gone by itself."""
+        """Segments that were lost within the last day."""
         return [(at, path) for at, path in (*self._kept["lost"], *self._scanner.lost) if now - at < _DAY]
 
     def _free(self) -> int:

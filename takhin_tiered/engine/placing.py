@@ -41,9 +41,9 @@ _KINDS_OF_VERSION_1 = {FileKind.LOG, FileKind.INDEX, FileKind.TIMEINDEX}
 
 
 class Placement:
-    """Segments of one partition, as they get their places in its open directory. Its methods block.
+    """Places restored segments of one partition in its open directory. Its methods block.
 
-    `look` lists the directory once for all of them; what is placed afterwards is known here without another look.
+    `look` lists the directory once for all of them, and `place` adds to what it found.
     """
 
     def __init__(self, catalog: Catalog, data_dir: DataDirs, partition: PartitionDir, identity: SegmentId) -> None:
@@ -126,7 +126,7 @@ class Placement:
             )
 
     def _is_of_archive(self, base: int) -> bool:
-        """Whether a local segment has the time of the archived one, as a restore gives it, killed or not."""
+        """Whether a local segment has the modification time of the archived one: then a restore placed it."""
         identity = _local(self._catalog, self._id, base)
         if identity in self._placed:
             return True
@@ -157,7 +157,7 @@ class Placement:
                     partition.place_temp(name, replace=kind is not FileKind.LOG)
                     names.append(name)
                 elif manifest.version > 1 or kind in _KINDS_OF_VERSION_1:
-                    # Recorded as missing: what an earlier log of this name left would be a wrong index.
+                    # The manifest records this file as missing: one that an earlier log left would be a wrong index.
                     with suppress(FileNotFoundError):
                         partition.unlink(name)
                 reached(f"restore.{kind}.placed")
@@ -167,7 +167,7 @@ class Placement:
             if isinstance(error, FileExistsError):
                 raise appeared from error
             raise
-        # Where it got its name by a second link, the first one may still stand there.
+        # Where the final name is a hard link, the temporary one may still be there.
         with suppress(OSError):
             partition.unlink(identity.file(FileKind.LOG) + TEMP_SUFFIX)
         self._placed[identity] = names
@@ -175,7 +175,7 @@ class Placement:
         return local
 
     def flush(self) -> None:
-        """The names are on the disk from then on. `OSError`: then all that was placed is taken back."""
+        """Flush the new names to the disk. `OSError`: then all that was placed is removed again."""
         try:
             if self._placed:
                 self._partition.fsync()
@@ -187,14 +187,14 @@ class Placement:
 
 
 def _take_back(partition: PartitionDir, placed: list[str]) -> None:
-    """The log first; where it cannot be taken away its indexes stay with it, and the segment stands there whole."""
+    """Remove the log first. Where that fails, its indexes stay too, and the segment is whole."""
     with suppress(OSError):
         for name in reversed(placed):
             partition.unlink(name)
 
 
 def remove_temps(partition: PartitionDir, identities: Iterable[SegmentId]) -> None:
-    """Take away what was fetched of these; blocking."""
+    """Remove the temporary files of these; blocking."""
     for identity in identities:
         for kind in FileKind:
             with suppress(OSError):
@@ -212,8 +212,8 @@ class Neighbours:
     async def require(self, placement: Placement, identity: SegmentId) -> None:
         """Raise `SegmentConflict` where the logs beside it on the disk are not the ones that were archived with it.
 
-        What is known of them may come from the archive alone, and another log may stand there: one that was restored,
-        before the catalog was lost.
+        The catalog may know them from the archive alone, while other files stand on the disk: restored ones, for
+        example, where the catalog was lost since.
         """
         for other in placement.neighbours(identity):
             segment = self.catalog.get(other)
@@ -232,7 +232,7 @@ class Neighbours:
                     )
 
     async def _of_another_incarnation(self, segment: Segment) -> str:
-        """The path of the archived segment that this local one is, in another incarnation; empty if it is of none."""
+        """The path of the segment of another incarnation that has the bytes of this local one; empty if none has."""
         for incarnation in self.catalog.lineage(segment.id.place.partition).incarnations:
             other = replace(segment.id, label=incarnation.label)
             known = self.catalog.get(other)
@@ -255,10 +255,10 @@ _MIXED = "Nothing was restored, as a consumer would read both mixed. Restore it 
 
 
 def complete_partition(data_dir: DataDirs, partition: PartitionDir, manifest: Manifest) -> bool:
-    """Before a segment is placed: what Kafka needs to know the partition by, if it is not there.
+    """Before a segment is placed: write what Kafka needs to recognise the partition, if it is missing.
 
-    Without its topic ID a broker takes the directory for a stray. Leader epochs are merged in while no broker runs, as
-    a running one keeps its own in memory and writes them over. Returns whether something was written.
+    Without a topic ID a broker takes the directory for a stray. Leader epochs are merged in only while no broker runs:
+    a running one keeps its own in memory, and overwrites the file. Returns whether something was written.
     """
     has_written = False
     if manifest.topic_id and not partition.exists(PARTITION_METADATA):

@@ -51,9 +51,9 @@ class Preparation:
                 owned, known = await self._guards.own()
                 self._health.recognised()
                 if known is not Owned.ALREADY:
-                    # The claim says that nobody else uploads here: what is unfinished is a dead process's.
+                    # This process owns the prefix, so unfinished uploads are those of a dead process.
                     await remove_stale_uploads(owned, self._catalog, 0)
-                    # What another owner did meanwhile, the catalog does not know.
+                    # The catalog does not know what another owner did meanwhile.
                     self.is_reconciled = self.is_reconciled and known is Owned.AGAIN
                 await self._reconcile_once()
             except StoreError as error:
@@ -69,7 +69,7 @@ class Preparation:
             await self._reconcile_once()
 
     async def rebuild(self, *, full: bool, progress: Callable[[int, int], None] = lambda *_: None) -> Reconciliation:
-        """See `Rebuilder.rebuild`. What is ``full`` has learned all that the archive tells."""
+        """See `Rebuilder.rebuild`. A ``full`` one has also learned every incarnation."""
         result = await self._rebuilder.rebuild(full=full, progress=progress)
         if full and self._has_all_to_learn and self._may_write and self._journal is not None:
             await self._journal.set_meta(INCARNATIONS, "known")

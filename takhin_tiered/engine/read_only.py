@@ -1,6 +1,6 @@
-"""What stands only under a prefix that is only read: retention leaves it alone, as nothing is removed there.
+"""Segments that stand only under a read-only prefix. Retention keeps them: nothing is removed there.
 
-Were it forgotten instead, the next rebuild would learn it again, and the next cycle would forget it again.
+If the catalog forgot them instead, each rebuild would learn them again, and each cycle forget them again.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class ReadOnlyPrefixes:
         return info is not None and info.read_only
 
     async def leave(self, plan: Plan) -> Plan:
-        """The plan, with such segments kept instead of expired. Each is asked for once, until it is archived anew.
+        """The plan, with such segments kept instead of expired. The store is asked once for each archive.
 
         Where the store does not answer, steps stay as they are: an expire asks again, before it removes anything.
         """
@@ -61,7 +61,7 @@ class ReadOnlyPrefixes:
         return self.found.get(identity) == self._archived_at(identity)
 
     def _archived_at(self, identity: SegmentId) -> float:
-        """When it was archived last, in seconds since the epoch: what is known of an older archive holds no more."""
+        """When it was archived last, in seconds since the epoch: an answer for an older archive is out of date."""
         segment = self.catalog.get(identity)
         return segment.archive.archived_at if segment is not None and segment.archive is not None else -1.0
 

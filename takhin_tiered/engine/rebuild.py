@@ -1,9 +1,9 @@
-"""Rebuild and reconcile: hold the catalog against the bucket, and mend it, always toward more copies.
+"""Rebuild and reconcile: compare the catalog with the bucket, and correct it, always toward more copies.
 
 - A manifest that the catalog does not know: the segment is archived.
 - The catalog says archived, and the manifest or the log's object is gone: a segment that is whole on disk is archived
-  again; one that is not is quarantined, and told at every reconcile, never dropped.
-- Objects without a manifest are counted and told. They are removed only if an intent says that they are ours.
+  again; one that is not is quarantined, reported at every reconcile, and never dropped.
+- Objects without a manifest are counted and reported. They are removed only if an intent says that they are ours.
 """
 
 from __future__ import annotations
@@ -156,7 +156,7 @@ class Rebuilder:
             return True
 
     async def _missing(self, identity: SegmentId, result: Reconciliation) -> None:
-        """The catalog says archived, and a listing does not: ask the store itself before that is believed."""
+        """The listing lacks an archived segment. Ask the store for it before that is believed."""
         async with self.catalog.lock(identity):
             segment = self.catalog.get(identity)
             if segment is None or segment.archive is None:

@@ -1,4 +1,4 @@
-"""Look at single segments again: what the catalog knows of them becomes what stands on the disk now."""
+"""Refresh single segments: the catalog takes over how their files stand on the disk now."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ async def refresh_together(
 ) -> list[Segment | TakhinError | None]:
     """The same for segments of one partition, in one look; an error for each that cannot be looked at.
 
-    Those that have an `OpenSegment` are opened by the way: if they can be; whoever needs them opens them where not.
+    Segments that have an `OpenSegment` are opened in the same thread call. One that cannot be opened stays closed.
     """
-    # What stands on the disk under the name of one that is not current is another incarnation's.
+    # Files under the name of a segment that is not current belong to another incarnation.
     current = [identity for identity in identities if catalog.is_current(identity)]
     active = catalog.active_offset(identities[0])
     listings = await in_thread(_look_again, data_dir, current, active, opened or {}) if current else {}
@@ -76,7 +76,7 @@ def _take_over(catalog: Catalog, identity: SegmentId, listing: PartitionListing)
 def _look_again(
     data_dir: DataDirs, identities: Sequence[SegmentId], active: int, opened: Mapping[SegmentId, OpenSegment]
 ) -> dict[SegmentId, PartitionListing | TakhinError]:
-    """Few looks for each, where the log that was active at the last scan is still there; else the whole partition."""
+    """Stat the files of each, where the log that was active is still there; else scan the partition."""
     found: dict[SegmentId, PartitionListing | TakhinError] = {}
     first = identities[0]
     nothing = PartitionListing(first.topic, first.partition, {}, None)

@@ -107,7 +107,7 @@ class Restorer:
         """
         async with AsyncExitStack() as stack:
             tasks = [_Task(each, stack.enter_context(work.shown("restore", each.id.path))) for each in wanted]
-            # The lowest first, as whoever else takes several does.
+            # The lowest first, as an archive does: so neither waits for the other for ever.
             for task in sorted(tasks, key=lambda task: task.id.base_offset):
                 await stack.enter_async_context(self.catalog.lock(task.id))
             found = await refresh_together(self.catalog, self.data_dir, [task.id for task in tasks])
@@ -176,7 +176,7 @@ class Restorer:
         )
 
     async def _adopt(self, segment: Segment, lease_until: float) -> Segment:
-        """The log is on disk. If it is what the archive holds, that is a restore with nothing to do."""
+        """The log is on disk. If it is the archived one, the restore only renews the lease."""
         identity, path = segment.id, segment.id.path
         if segment.active:
             raise SegmentActive(f"segment {path} is the active one of its partition, and on disk", segment=path)
@@ -210,7 +210,7 @@ class Restorer:
         return segment
 
     def _restored(self, segment: Segment, manifest: Manifest, local: LocalFiles, lease_until: float) -> Segment:
-        """It stands on the disk as it is archived: the catalog knows it from now on, the journal at its next flush."""
+        """Tell the catalog that the segment is restored. The journal has it after the next flush."""
         archived = Archive(
             manifest.generation, manifest.size, manifest.log.mtime_ns, manifest.archived_at, local, manifest.end
         )
@@ -288,7 +288,7 @@ class Restorer:
             task.error = fetches[task].error
 
     async def _place_all(self, placement: Placement, tasks: Sequence[_Task]) -> list[tuple[_Task, LocalFiles]]:
-        """With `Limits.placing` held. Others may have been placed while these came."""
+        """With `Limits.placing` held. Other restores may have placed segments during the download."""
         await in_thread(_require_places, placement, [task for task in tasks if task.is_to_do])
         await _each(tasks, lambda task: self.neighbours.require(placement, task.id))
         todo = [task for task in tasks if task.is_to_do]
@@ -296,7 +296,7 @@ class Restorer:
             return []
         if not placement.is_empty:
             return await in_thread(_place_in_turn, placement, todo)
-        # The first decides whose log stands there; the others are compared with it once it does.
+        # The first one decides which incarnation stands there. The others are then compared with it.
         label = todo[0].wanted.log
         label = _log_of(self.catalog, todo[0].id) if label is None else label
         return await self._place_first(placement, todo, label)
@@ -304,7 +304,7 @@ class Restorer:
     async def _place_first(
         self, placement: Placement, tasks: Sequence[_Task], label: str
     ) -> list[tuple[_Task, LocalFiles]]:
-        """Before the first file has its name it is known whose log stands there from then on, even after a kill."""
+        """Journal the incarnation of the log before its first file is placed, so that it is known even after a kill."""
         partition = tasks[0].id.place.partition
         before = self.catalog.adopt(partition, label)
         placed: list[tuple[_Task, LocalFiles]] = []
@@ -320,7 +320,7 @@ class Restorer:
 
 
 async def _each(tasks: Sequence[_Task], step: Callable[[_Task], Awaitable[None]]) -> None:
-    """A step for each that is still to be done, side by side. One that fails keeps its error, and takes no more."""
+    """Run a step for all unfinished tasks at once. One that fails keeps its error, and takes no later step."""
 
     async def one(task: _Task) -> None:
         try:
@@ -344,7 +344,7 @@ def _free_for(data_dir: DataDirs, identity: SegmentId) -> tuple[DataDir, int]:
 
 
 def _require_places(placement: Placement, tasks: Sequence[_Task]) -> None:
-    """Before anything is fetched: the same look as before it is placed."""
+    """Check that the segments may stand there: before the download, and again before they are placed."""
     placement.look()
     for task in tasks:
         try:
@@ -386,7 +386,7 @@ async def remove_unfinished(catalog: Catalog, data_dir: DataDirs, listing: Parti
                 partition.unlink(name)
 
         if catalog.is_held(identity):
-            # A restore is at work, and its files are not left over.
+            # A running restore is still using its temporary files.
             continue
         async with catalog.lock(identity):
             await in_thread(remove)

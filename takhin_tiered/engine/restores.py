@@ -1,4 +1,4 @@
-"""Restores as they are asked for, one by one: small ones of a partition that are asked for together go together."""
+"""Restores are requested one by one. Small ones of a partition that are requested together share a batch."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ class Restores:
         known = self._catalog.get(wanted.id)
         if known is not None and known.archive is not None and known.archive.size <= SMALL:
             return await self._gatherer.ask((wanted.id.place, wanted.log), wanted)
-        # The bytes of a large one take the time, and nobody should wait for them.
+        # A large one takes long, and no other should wait for it.
         [result] = await self._together([wanted])
         if isinstance(result, TakhinError):
             raise result
         return result
 
     async def _together(self, wanted: Sequence[Wanted]) -> list[Segment | TakhinError]:
-        # The highest first: in Kafka's log the next one to be placed stands right below it.
+        # The highest first: in Kafka's log each one has to stand right below what is on the disk.
         ordered = sorted(wanted, key=lambda each: each.id.base_offset, reverse=True)
         results = await self._restorer.restore_together(ordered)
         found = {each.id: result for each, result in zip(ordered, results, strict=True)}

@@ -71,7 +71,7 @@ class Scanner:
                         self._tell_gone(self.catalog.observe(listing), listing)
                         if listing.unfinished:
                             found.unfinished.append(listing)
-                        # Whoever asks for something meanwhile is answered between two partitions.
+                        # Other tasks of the loop run between two partitions.
                         await asyncio.sleep(0)
                     if self.catalog.unwritten > _WRITES_AT_ONCE:
                         await self.catalog.flush()
@@ -90,7 +90,7 @@ class Scanner:
         return found
 
     def _tell_gone(self, identities: list[SegmentId], listing: PartitionListing | None) -> None:
-        """Segments that the broker deleted before they were archived: their records are nowhere any more."""
+        """Report segments that the broker deleted before they were archived: their records are lost."""
         bases = sorted({identity.base_offset for identity in identities} | set(listing.rows if listing else ()))
         if identities and self.situation.policy.kafka:
             # The cleaner, which merges segments, may have begun since the last look.

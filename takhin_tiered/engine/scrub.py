@@ -1,8 +1,8 @@
 """Scrub: read archived bytes again, before somebody needs them; quarantine what is bad, and heal what can be.
 
-A bad copy is told, and never restored. Where the segment still stands whole on disk, what is bad is
-stored again from there, as a new generation. An object that the store cannot read, while it serves all others, is bad
-too: damage on a server's disk shows so. A store that serves none ends the work, and nothing is quarantined.
+A bad copy is reported, and never restored. Where the segment still stands whole on disk, bad objects are stored again
+from there, as a new generation. An object that the store cannot read, while it serves others, is bad too: so damage of
+a server's disk shows. A store that serves none ends the scrub, and nothing is quarantined.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ class Verifier:
             with work.working("verify", identity.path):
                 manifest, problems = await self.examiner.examine(identity, self.limits.downloads if deep else None)
         except StoreError as error:
-            # Where it is not this object alone, that is told instead.
+            # Where the store fails as a whole, raise that instead.
             await self.store.check()
             return Verdict(identity, 0, str(error), unreadable=True)
         lacks = manifest is not None and manifest.may_lack_files
@@ -130,7 +130,7 @@ class Scrubber:
         `StoreError` where the store serves nothing any more.
         """
         archived = self.catalog.archived()
-        # In a thread: the next one may stand behind a million that are on disk only.
+        # In a thread: a million rows of segments on disk may come before the next archived one.
         while (segment := await in_thread(next, archived, None)) is not None:
             await self.limits.turns.give_way(Turn.SCRUB)
             if self.stopping.is_set():
@@ -153,7 +153,7 @@ class Scrubber:
                     return Verdict(identity, size, "")
                 problem = "; ".join(problems.values())
                 if manifest is not None and await load_manifest(self.store, identity) != manifest:
-                    # It was archived anew while it was read: the next scrub looks at that.
+                    # It was archived again while it was read. The next scrub reads that copy.
                     return Verdict(identity, size, "")
                 logs.logger().error("the archive's copy of a segment is bad", problem=problem)
                 _quarantine(self.catalog, identity, problem)
@@ -171,7 +171,7 @@ class Scrubber:
     async def _heal(
         self, owned: OwnedPrefix, identity: SegmentId, manifest: Manifest | None, bad: frozenset[FileKind]
     ) -> bool:
-        """Store what is bad again from the disk, if the very bytes that were archived stand there."""
+        """Store bad objects again from the disk, if the archived bytes stand there."""
         segment = await refresh(self.catalog, self.data_dir, identity)
         if segment is None or segment.local.log is None or segment.active:
             return False
@@ -220,7 +220,8 @@ class Examiner:
     async def _repeat(self, look: Callable[[], Awaitable[Seen]]) -> Seen:
         """Look at an object, twice if need be. `Unreadable` where the store serves others, and not this one.
 
-        What has to be thawed first, or may not be read, is not damaged: that goes up as it is, and so does an outage.
+        An object that has to be thawed first, or that these credentials may not read, is not damaged: that error is
+        raised as it is, and so is an outage.
         """
         for left in reversed(range(_LOOKS)):
             try:

@@ -57,7 +57,7 @@ class StepRunner:
     async def carry_out(self, owned: OwnedPrefix, plan: Plan, report: CycleReport, listener: Listener) -> None:
         if plan.work:
             await self.store.check()
-        # First what was archived otherwise before: it tells whether the log is another incarnation.
+        # First segments that were archived with other bytes: they tell whether the log is another incarnation.
         again = [[step] for step in plan.work if step.again]
         await self._carry_out(owned, again, report, listener)
         others = [step for step in plan.work if not step.again]
@@ -84,7 +84,7 @@ class StepRunner:
             yield batch
 
     def _may_go_together(self, step: Step) -> bool:
-        # What the cleaner merged away is expired by the archive of a lower segment, so each goes alone.
+        # The archive of a lower segment may expire one that was merged into it. So each goes alone.
         return step.verb in {Verb.ARCHIVE, Verb.COPY} and not self.situation.policy.takes_compacted
 
     async def _carry_out(
@@ -100,9 +100,9 @@ class StepRunner:
                 batch = todo.popleft()
                 self._note_queue(sum(map(len, todo)))
                 with self.metrics.in_flight.track_inprogress(), self.limits.turns.take(Turn.ARCHIVE):
-                    useless = await self._carry_out_batch(owned, batch, report, listener)
-                    if useless:
-                        left = [batch for batch in todo if batch[0].verb not in useless]
+                    blocked = await self._carry_out_batch(owned, batch, report, listener)
+                    if blocked:
+                        left = [batch for batch in todo if batch[0].verb not in blocked]
                         report.postponed += sum(map(len, todo)) - sum(map(len, left))
                         todo.clear()
                         todo.extend(left)
@@ -116,7 +116,7 @@ class StepRunner:
         self.metrics.queued.set(length)
 
     async def _evict_in_order(self, owned: OwnedPrefix, plan: Plan, report: CycleReport) -> None:
-        """Of Kafka's logs, from the lowest segment up: what is archived, and could not go before those below it."""
+        """Evict archived segments of Kafka's logs from the lowest up: none could go before those below it."""
         if not self.situation.policy.kafka:
             return
         wanted = [step for step in plan.work if step.verb in {Verb.ARCHIVE, Verb.EVICT}]
@@ -140,7 +140,7 @@ class StepRunner:
     async def _carry_out_batch(
         self, owned: OwnedPrefix, steps: list[Step], report: CycleReport, listener: Listener
     ) -> frozenset[Verb]:
-        """Carry out steps; returns what there is no sense in going on with: that waits for the next cycle, on disk."""
+        """Carry out steps. Returns the verbs that are blocked until the next cycle, as the store is full or down."""
         for step in steps:
             listener(step, "begin")
         first = steps[0]

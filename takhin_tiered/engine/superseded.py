@@ -1,17 +1,17 @@
 """Superseded generations whose time is over leave the archive: `storage.tiered.archive.superseded.keep.hours`.
 
-The objects go first, and the manifest that names them goes last. An expire goes the other way, and its intents let the
-removal of orphans finish it. Here nobody would finish it: of an intent for an earlier generation the removal of orphans
-keeps its hands, as earlier releases intended removals that are not safe. So what a removal that was killed has left is
-found by its manifest, at the next look, and removed again from the start.
+The objects go first, and the manifest that names them goes last. So a removal that was killed is found by its manifest,
+and begins again. An expire goes the other way, and the removal of orphans finishes it by its intents. That does not
+work here: the removal of orphans never touches an earlier generation, as earlier releases journaled such intents for
+removals that are not safe.
 
-Such a generation may be the only copy of some records, and whoever sets the key gives those up. What has to be sure is
-that the segment stays: the current manifest is read from the store, and each of its objects is proven, right before the
-removal, with the segment's lock held. No object goes that another manifest of the segment names, the current one or a
-superseded one. Where one of them cannot be read, nothing goes.
+Such a generation may be the only copy of some records: whoever sets the key gives those up. The segment itself must
+stay. So, with its lock held, right before the removal, the current manifest is read from the store, and each of its
+objects is proven. No object goes that another manifest of the segment names, current or superseded. Where one of them
+cannot be read, nothing goes.
 
-When it was superseded is told by the store's time of its superseded manifest, and by the time at which the generation
-after it was archived. Both have to be long ago: so neither a clock that is wrong nor a copied bucket makes it early.
+Two times say when it was superseded: the store's time of its superseded manifest, and when the next generation was
+archived. Both have to be long ago, so that neither a wrong clock nor a copied bucket makes the removal early.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ class SupersededRemover:
     async def remove(self, owned: OwnedPrefix, identities: Iterable[SegmentId], keep: float) -> int:
         """Remove what was superseded more than ``keep`` seconds ago; returns how many generations. 0 seconds: for ever.
 
-        A segment that cannot be judged keeps all of its generations, and is told; a store
-        that does not answer ends the look, and the next one goes on.
+        A segment that cannot be judged keeps all of its generations, with a warning. A store that does not answer ends
+        the removal; the next call begins again.
         """
         removed = 0
         for identity in identities if keep else ():
@@ -83,7 +83,7 @@ class SupersededRemover:
                 if segment is None or not segment.in_archive:
                     return 0
                 if not self.catalog.is_current(identity):
-                    # Of an earlier incarnation nothing leaves by itself.
+                    # Nothing of an earlier incarnation is removed automatically.
                     return 0
                 now = self.clock.sure_now()
                 found = await self._superseded(identity)
@@ -96,7 +96,7 @@ class SupersededRemover:
                 removed = 0
                 for generation in sorted(old):
                     after = min((n for n in manifests if n > generation), default=None)
-                    # One that nothing took the place of: its successor was never committed.
+                    # No later generation was committed: this one was never replaced.
                     if after is None or generation >= current.generation or now - manifests[after].archived_at <= keep:
                         continue
                     await self._remove_generation(owned, manifests.pop(generation), manifests.values())

@@ -112,7 +112,7 @@ class Trimmer:
         return not is_kept and classify(segment, self.situation.policy, now) is Tier.COLD
 
     async def _prove_run(self, run: list[Segment]) -> tuple[list[Segment], str]:
-        """Those that the store, and the disk, still show as they were archived, up to the first that they do not."""
+        """The segments up to the first that is not proven, and what is wrong with that one."""
         proven: list[Segment] = []
         for segment in run:
             try:

@@ -1,4 +1,4 @@
-"""``verify``, as it is told on the way: each segment when it is done, and at the end the holes between them."""
+"""``verify`` with results on the way: each segment when it is done, and at the end the holes between them."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ async def verify_told(
     def wants(identity: SegmentId) -> bool:
         if matches(identity.path, glob):
             return True
-        # What lies between some of a partition's segments tells nothing.
+        # Only part of this partition is verified: gaps there are no holes.
         in_part.add(identity.place.partition)
         return False
 
