@@ -24,7 +24,7 @@ from takhin_tiered.engine.opening import KAFKA, SUPERSEDED, acquire, open_data_d
 from takhin_tiered.engine.progress import Progress
 from takhin_tiered.engine.rebuild import Reconciliation
 from takhin_tiered.engine.report import CycleReport, Listener
-from takhin_tiered.engine.restore import Wanted as ToRestore
+from takhin_tiered.engine.restore import ToRestore
 from takhin_tiered.engine.scanning import measure_room
 from takhin_tiered.engine.scrub import Verdict
 from takhin_tiered.engine.verifying import verify_told
@@ -104,7 +104,7 @@ class TieredStorage:
                 settings, data_dir, catalog, journal, store=store, health=health, kafka=kafka, is_ours=is_ours
             )
             storage = cls(settings, parts, journal, lock)
-            await parts.past.load()
+            await parts.history.load()
             await parts.preparation.load()
             stack.push_async_callback(storage._close)
             if scan:
@@ -172,7 +172,7 @@ class TieredStorage:
         """Tell commands on this machine where this process serves its API."""
         assert self._lock is not None
         self._lock.announce(api)
-        self._parts.past.daemon = True
+        self._parts.history.daemon = True
 
     async def archive_segment(self, path: str, *, topic_id: str | None = None) -> SegmentInfo:
         """Archive by hand, whatever the segment's age. Success if it was archived already."""
@@ -218,7 +218,7 @@ class TieredStorage:
     async def choose_restore(self, wanted: Wanted) -> Choice:
         """Which segments a restore would bring back, and what stands against others. Changes nothing on the disk."""
         await self._parts.preparation.know_archive()
-        await self._parts.beside.ask()
+        await self._parts.broker.ask()
         return await self._parts.chooser.choose(wanted)
 
     def segment(self, path: str, *, topic_id: str | None = None) -> SegmentInfo:
@@ -270,24 +270,24 @@ class TieredStorage:
     async def plan(self) -> Plan:
         """What a cycle would do now, after a fresh look at the disk."""
         await self._parts.guards.clock.look(ask_store=False)
-        await self._parts.beside.ask()
+        await self._parts.broker.ask()
         return await self._parts.cycle.plan()
 
     async def run_cycle(self, listener: Listener = lambda *_: None) -> CycleReport:
         """One cycle now; failures of single segments are in the report. `TakhinError` where nothing could be done."""
-        self._parts.past.begin()
+        self._parts.history.begin()
         try:
             owned = await self._prepare_or_look() if self._parts.situation.policy.enabled else None
             await self.look_at_clock()
-            await self._parts.beside.ask()
-            self.last_cycle = await self._parts.cycle.run(owned, listener, self._parts.beside.trim)
+            await self._parts.broker.ask()
+            self.last_cycle = await self._parts.cycle.run(owned, listener, self._parts.broker.trim)
         except TakhinError as error:
             self.last_cycle_problem, self.last_cycle_code = str(error), error.code
             with suppress(CatalogError):
-                await self._parts.past.end(None, error)
+                await self._parts.history.end(None, error)
             raise
         self.last_cycle_problem = self.last_cycle_code = ""
-        await self._parts.past.end(self.last_cycle, None)
+        await self._parts.history.end(self.last_cycle, None)
         return self.last_cycle
 
     def verify(

@@ -18,7 +18,7 @@ from takhin_tiered.catalog.catalog import Catalog
 from takhin_tiered.concurrency import in_thread
 from takhin_tiered.disk.files import DataDirs
 from takhin_tiered.engine.branching import OtherIncarnation, branch
-from takhin_tiered.engine.copying import Copier, Task, Wanted, for_each
+from takhin_tiered.engine.copying import Copier, Task, ToArchive, for_each
 from takhin_tiered.engine.evict import Evictor
 from takhin_tiered.engine.refresh import refresh, refresh_together, require_known
 from takhin_tiered.engine.situation import Situation
@@ -56,13 +56,13 @@ class Archiver:
         Raises `SegmentNotFound`, `SegmentActive`, `SegmentChanged`, `SegmentConflict`, `SegmentRefused`,
         `StoreError` or `DiskError`; the local files are whole then, and nothing half done counts as archived.
         """
-        [result] = await self.archive_together(owned, [Wanted(identity, expected)], evict=evict)
+        [result] = await self.archive_together(owned, [ToArchive(identity, expected)], evict=evict)
         if isinstance(result, TakhinError):
             raise result
         return result
 
     async def archive_together(
-        self, owned: OwnedPrefix, wanted: Sequence[Wanted], *, evict: bool
+        self, owned: OwnedPrefix, wanted: Sequence[ToArchive], *, evict: bool
     ) -> list[Segment | TakhinError]:
         """Archive segments of one partition, in the order of their base offsets: each as it stands then, or its error.
 
@@ -101,7 +101,7 @@ class Archiver:
         return [results[number] for number in range(len(wanted))]
 
     @asynccontextmanager
-    async def _tasks(self, wanted: Iterable[Wanted]) -> AsyncIterator[list[Task]]:
+    async def _tasks(self, wanted: Iterable[ToArchive]) -> AsyncIterator[list[Task]]:
         """With all locks held, the lowest taken first. At the end one turn of a thread closes all that was opened."""
         async with AsyncExitStack() as stack:
             tasks: list[Task] = []
@@ -137,7 +137,7 @@ class Archiver:
     async def _archive_held(self, owned: OwnedPrefix, tasks: Sequence[Task], *, evict: bool) -> None:
         for task in tasks:
             task.before = task.wanted.expected or _last_seen(self.catalog, task.id)
-        await self._look(tasks)
+        await self._refresh(tasks)
         await for_each(tasks, self._require_ready)
         to_copy = [task for task in tasks if task.is_to_do and not task.known.is_proven]
         began = time.monotonic()
@@ -159,7 +159,7 @@ class Archiver:
             else:
                 task.segment = result
 
-    async def _look(self, tasks: Sequence[Task]) -> None:
+    async def _refresh(self, tasks: Sequence[Task]) -> None:
         """Refresh the segments. The same thread call opens their files, and reads small ones."""
         if not tasks:
             return

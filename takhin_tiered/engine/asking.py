@@ -58,10 +58,10 @@ async def ask_broker(situation: Situation, catalog: Catalog, address: BrokerAddr
         view.problem = str(error)
     else:
         view.problem = ""
-        _tell_idle_tails(situation)
+        _warn_of_idle_tails(situation)
 
 
-def _tell_idle_tails(situation: Situation) -> None:
+def _warn_of_idle_tails(situation: Situation) -> None:
     topics = idle_tails(situation.view.topics, situation.policy)
     if fresh := [topic for topic in topics if topic not in situation.view.told_idle]:
         logs.logger().warning(

@@ -11,7 +11,6 @@ from takhin_tiered.catalog.journal import Journal
 from takhin_tiered.config import Settings
 from takhin_tiered.disk.files import DataDirs
 from takhin_tiered.engine.archive import Archiver
-from takhin_tiered.engine.beside import Beside
 from takhin_tiered.engine.choosing import Chooser
 from takhin_tiered.engine.clock import Clock
 from takhin_tiered.engine.condition import StatusReporter
@@ -21,11 +20,12 @@ from takhin_tiered.engine.cycle import Cycle
 from takhin_tiered.engine.evict import Evictor
 from takhin_tiered.engine.expire import Expirer
 from takhin_tiered.engine.guards import Guards, make_guards
+from takhin_tiered.engine.history import CycleHistory
 from takhin_tiered.engine.limits import Limits
+from takhin_tiered.engine.live_broker import LiveBroker
 from takhin_tiered.engine.merged import MergedRemover
 from takhin_tiered.engine.naming import SegmentInfos
 from takhin_tiered.engine.outlook import OutlookReader
-from takhin_tiered.engine.past import Past
 from takhin_tiered.engine.placing import Neighbours
 from takhin_tiered.engine.preparation import Preparation
 from takhin_tiered.engine.progress import Progress
@@ -81,10 +81,10 @@ class Assembly:
     rebuilder: Rebuilder
     superseded: SupersededRemover
     cycle: Cycle
-    beside: Beside
+    broker: LiveBroker
     coverage: CoverageReader
     infos: SegmentInfos
-    past: Past
+    history: CycleHistory
     status: StatusReporter
 
     def apply(self, settings: Settings) -> None:
@@ -139,8 +139,8 @@ def assemble(
     holes = HoleCounter(catalog, metrics, coverage)
     cycle = Cycle(catalog, data_dir, clock, situation, metrics, progress, scanner, read_only, steps, holes)
     trimmer = Trimmer(catalog, data_dir, readable, clock, situation, metrics)
-    beside = Beside(catalog, situation, trimmer, settings)
-    past = Past(clock, data_dir, scanner, journal, may_write=is_ours)
+    broker = LiveBroker(catalog, situation, trimmer, settings)
+    history = CycleHistory(clock, data_dir, scanner, journal, may_write=is_ours)
     guards = make_guards(settings, clock, catalog, data_dir, store=store, meta=journal, is_ours=is_ours)
     rebuilder = Rebuilder(catalog, readable, situation)
     return Assembly(
@@ -167,9 +167,9 @@ def assemble(
         rebuilder=rebuilder,
         superseded=superseded,
         cycle=cycle,
-        beside=beside,
+        broker=broker,
         coverage=coverage,
         infos=SegmentInfos(catalog, clock, situation),
-        past=past,
-        status=StatusReporter(catalog, data_dir, readable, clock, situation, health, beside, past),
+        history=history,
+        status=StatusReporter(catalog, data_dir, readable, clock, situation, health, broker, history),
     )

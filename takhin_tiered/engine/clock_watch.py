@@ -39,7 +39,7 @@ class ClockWatch:
         reading = await self._reading(ask_store=ask_store)
         confirmed = self._confirmed and self._may_write and (ask_store or self._store is None)
         judged = judge(anchor, reading, confirmed=confirmed, asks_store=self._store is not None and self._may_write)
-        self._tell(judged, reading)
+        self._set_span(judged, reading)
         if self._may_write and judged.anchor is not None and (confirmed or _is_worth_writing(anchor, judged.anchor)):
             await self._meta.set_meta(_ANCHOR, judged.anchor.dump())
             self._confirmed = self._confirmed and not confirmed
@@ -54,7 +54,7 @@ class ClockWatch:
             return here
         return Reading(here.wall, here.uptime, here.boot, told.seconds, told.is_independent)
 
-    def _tell(self, judged: Judgement, now: Reading) -> None:
+    def _set_span(self, judged: Judgement, now: Reading) -> None:
         if judged.problem and judged.problem != self._clock.span.problem:
             logs.logger().error("the clock cannot be believed", problem=judged.problem, hint=_HINT)
         self._clock.span = Span(judged.earliest, judged.latest, now.uptime, judged.problem)

@@ -8,9 +8,9 @@ import takhin_tiered
 from takhin_tiered.catalog.catalog import Catalog
 from takhin_tiered.config import Settings
 from takhin_tiered.disk.files import DataDirs
-from takhin_tiered.engine.beside import Beside
 from takhin_tiered.engine.clock import Clock
-from takhin_tiered.engine.past import Past
+from takhin_tiered.engine.history import CycleHistory
+from takhin_tiered.engine.live_broker import LiveBroker
 from takhin_tiered.engine.scanning import future_segments
 from takhin_tiered.engine.situation import Situation
 from takhin_tiered.segments.report import iso_time
@@ -28,12 +28,12 @@ class StatusReporter:
     clock: Clock
     situation: Situation
     health: StoreHealth
-    beside: Beside
-    past: Past
+    broker: LiveBroker
+    history: CycleHistory
 
     def describe(self, settings: Settings, headroom: float | None) -> Status:
         """``headroom`` is what a daemon knows of how long the disk lasts, in seconds."""
-        lost, health = self.past.lost(), self.health
+        lost, health = self.history.lost(), self.health
         return Status(
             version=takhin_tiered.__version__,
             **asdict(self.catalog.stats(self.situation.policy, self.clock.now())),
@@ -44,7 +44,7 @@ class StatusReporter:
             clock=ClockStatus(self.clock.span.problem, round(self.clock.now() - self.clock.sure_now())),
             enabled=self.situation.policy.enabled,
             mode=settings.mode(kafka=self.situation.policy.kafka),
-            broker=self.beside.status,
+            broker=self.broker.status,
             data_dir=",".join(map(str, settings.data_dirs)),
             data_dirs=tuple(map(str, settings.data_dirs)),
             disk_free_bytes=self.data_dir.free_bytes(),
@@ -52,15 +52,15 @@ class StatusReporter:
             store_reachable=not health.problem if settings.has_store else None,
             store_problem=health.problem if settings.has_store else "",
             store_down_since=iso_time(health.down_since),
-            last_cycle=self.past.last_cycle,
-            last_cycle_problem=self.past.problem,
-            last_cycle_at=iso_time(self.past.ended),
-            last_cycle_by=self.past.by,
-            cycle_running_seconds=self.past.running_seconds,
+            last_cycle=self.history.last_cycle,
+            last_cycle_problem=self.history.problem,
+            last_cycle_at=iso_time(self.history.ended),
+            last_cycle_by=self.history.by,
+            cycle_running_seconds=self.history.running_seconds,
             cycle_interval_seconds=self.situation.view.cycle_seconds,
             lost_segments=len(lost),
             lost=lost,
-            headroom_seconds=self.past.headroom(headroom),
+            headroom_seconds=self.history.headroom(headroom),
         )
 
 

@@ -33,7 +33,7 @@ _GENERATIONS_TRIED = 100
 
 
 @dataclass(slots=True, eq=False)
-class Wanted:
+class ToArchive:
     """A segment to be archived. ``expected``: its files as a plan saw them. If they differ now, nothing is moved."""
 
     id: SegmentId
@@ -44,7 +44,7 @@ class Wanted:
 class Task:
     """One segment through all steps: ``segment`` is how it stands, until the end or an ``error``."""
 
-    wanted: Wanted
+    wanted: ToArchive
     opened: OpenSegment
     work: work.Work
     segment: Segment | None = None
@@ -103,7 +103,7 @@ class Copier:
         Raises what `archive` does, and `OtherIncarnation`.
         """
         with work.shown("archive", segment.id.path) as shown:
-            task = Task(Wanted(segment.id), OpenSegment(segment.id), shown, segment)
+            task = Task(ToArchive(segment.id), OpenSegment(segment.id), shown, segment)
             try:
                 await self.copy(owned, [task], distrusted)
             finally:

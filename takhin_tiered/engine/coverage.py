@@ -18,6 +18,7 @@ from takhin_tiered.segments.lineage import Incarnation, Lineage
 from takhin_tiered.segments.manifest import Manifest
 from takhin_tiered.segments.model import Segment
 from takhin_tiered.segments.names import Partition, Place
+from takhin_tiered.segments.results import Hole
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,15 +99,6 @@ class CoverageReader:
                 if (end := end_on_disk(partition, segment.id)) is not None:
                     return end
         return segment.id.base_offset - 1
-
-
-@dataclass(frozen=True, slots=True)
-class Hole:
-    """Offsets of a log that lie between what is archived or local, and are neither."""
-
-    directory: str
-    incarnation: str
-    range: Range
 
 
 class ArchivedSpans:

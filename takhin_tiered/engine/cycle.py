@@ -65,7 +65,7 @@ class Cycle:
         """What a cycle would do now, after a fresh scan."""
         async with self.lock:
             await self.scanner.scan()
-            return await self.read_only.leave(await in_thread(self._plan_all))
+            return await self.read_only.keep(await in_thread(self._plan_all))
 
     def _plan_all(self) -> Plan:
         """Every segment, with the reason why it stays."""
@@ -118,7 +118,7 @@ class Cycle:
                     for listing in found.unfinished:
                         await remove_unfinished(self.catalog, self.data_dir, listing)
                     # In a thread: a plan over a million rows would block the loop for too long.
-                    plan = await self.read_only.leave(await in_thread(self._plan_work))
+                    plan = await self.read_only.keep(await in_thread(self._plan_work))
                     report.planned, self.progress.planned_bytes = len(plan.work), plan.bytes_uploaded
                     self.progress.planned_segments = report.planned
                     if owned is not None:

@@ -36,4 +36,4 @@ class MergedRemover:
             if manifest.id.base_offset < other.id.base_offset <= manifest.end and other.local.log is None:
                 logs.logger().info("a segment was merged into one below it by compaction", merged=other.id.path)
                 await self.expirer.expire(owned, other.id)
-                await self.superseded.forget(owned, other.id)
+                await self.superseded.remove_all(owned, other.id)

@@ -35,7 +35,7 @@ class ReadOnlyPrefixes:
         info = await self.store.head(identity.manifest_key)
         return info is not None and info.read_only
 
-    async def leave(self, plan: Plan) -> Plan:
+    async def keep(self, plan: Plan) -> Plan:
         """The plan, with such segments kept instead of expired. The store is asked once for each archive.
 
         Where the store does not answer, steps stay as they are: an expire asks again, before it removes anything.
@@ -52,9 +52,9 @@ class ReadOnlyPrefixes:
                 )
         except StoreError:
             return plan
-        return replace(plan, steps=tuple(_kept(step) if self._is_left(step) else step for step in plan.steps))
+        return replace(plan, steps=tuple(_kept(step) if self._is_to_keep(step) else step for step in plan.steps))
 
-    def _is_left(self, step: Step) -> bool:
+    def _is_to_keep(self, step: Step) -> bool:
         return step.verb is Verb.EXPIRE and self._is_known(step.id)
 
     def _is_known(self, identity: SegmentId) -> bool:

@@ -104,7 +104,7 @@ class Rebuilder:
             await self._missing(identity, result)
         await self.catalog.flush()
         self.catalog.superseded = result.superseded
-        _tell(result)
+        _log(result)
         return result
 
     async def _segments(self) -> AsyncIterator[_Found]:
@@ -176,7 +176,7 @@ class Rebuilder:
             result.lost.append(identity.full_path)
 
 
-def _tell(result: Reconciliation) -> None:
+def _log(result: Reconciliation) -> None:
     log = logs.logger()
     for path in result.lost:
         log.error("a segment is neither in the archive nor on disk", segment=path)

@@ -47,7 +47,7 @@ _LONGEST_LEASE = 10 * 365 * 86400.0
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class ToRestore:
     """A segment to be restored; ``lease`` is in seconds, ten years at most, None for the configured one.
 
     ``log`` is the label of the incarnation that is wanted, where several share the segment; ``correlation`` is the
@@ -64,7 +64,7 @@ class Wanted:
 class _Task:
     """One segment through all steps: ``segment`` is how it stands, until the end or an ``error``."""
 
-    wanted: Wanted
+    wanted: ToRestore
     work: work.Work
     segment: Segment | None = None
     manifest: Manifest | None = None
@@ -98,7 +98,7 @@ class Restorer:
     metrics: Metrics
     neighbours: Neighbours
 
-    async def restore_together(self, wanted: Sequence[Wanted]) -> list[Segment | TakhinError]:
+    async def restore_together(self, wanted: Sequence[ToRestore]) -> list[Segment | TakhinError]:
         """Bring segments of one partition back to the disk, or renew the lease of those that are there.
 
         Each as it stands then, or its error: `SegmentNotFound`, `SegmentActive`, `SegmentConflict` (other bytes stand

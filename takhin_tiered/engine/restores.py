@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from takhin_tiered.catalog.catalog import Catalog
 from takhin_tiered.engine.fetching import SMALL
 from takhin_tiered.engine.gathering import Gatherer
-from takhin_tiered.engine.restore import Restorer, Wanted
+from takhin_tiered.engine.restore import Restorer, ToRestore
 from takhin_tiered.errors import TakhinError
 from takhin_tiered.segments.model import Segment
 from takhin_tiered.segments.names import Place
@@ -18,11 +18,11 @@ _TOGETHER = 32
 class Restores:
     def __init__(self, catalog: Catalog, restorer: Restorer) -> None:
         self._catalog, self._restorer = catalog, restorer
-        self._gatherer: Gatherer[tuple[Place, str | None], Wanted, Segment] = Gatherer(
+        self._gatherer: Gatherer[tuple[Place, str | None], ToRestore, Segment] = Gatherer(
             self._together, lambda wanted: wanted.id, _TOGETHER
         )
 
-    async def restore(self, wanted: Wanted) -> Segment:
+    async def restore(self, wanted: ToRestore) -> Segment:
         """See `Restorer.restore_together`; an error is raised."""
         known = self._catalog.get(wanted.id)
         if known is not None and known.archive is not None and known.archive.size <= SMALL:
@@ -33,7 +33,7 @@ class Restores:
             raise result
         return result
 
-    async def _together(self, wanted: Sequence[Wanted]) -> list[Segment | TakhinError]:
+    async def _together(self, wanted: Sequence[ToRestore]) -> list[Segment | TakhinError]:
         # The highest first: in Kafka's log each one has to stand right below what is on the disk.
         ordered = sorted(wanted, key=lambda each: each.id.base_offset, reverse=True)
         results = await self._restorer.restore_together(ordered)

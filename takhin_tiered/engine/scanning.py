@@ -68,7 +68,7 @@ class Scanner:
                         if listing.problem:
                             found.unreadable.append(listing)
                             continue
-                        self._tell_gone(self.catalog.observe(listing), listing)
+                        self._report_lost(self.catalog.observe(listing), listing)
                         if listing.unfinished:
                             found.unfinished.append(listing)
                         # Other tasks of the loop run between two partitions.
@@ -80,16 +80,16 @@ class Scanner:
                 f"the data directory {error.filename or self.data_dir} cannot be read: {error.strerror or error}",
                 hint="Nothing is moved until it can",
             ) from error
-        self._tell_gone(self.catalog.observe_missing(seen), None)
+        self._report_lost(self.catalog.observe_missing(seen), None)
         self.situation.outlook = await in_thread(self.outlook_reader.look_ahead)
         await self.catalog.flush()
         await in_thread(measure_room, self.data_dir, self.metrics)
-        _tell_of_the_future(self.catalog, self.clock)
+        _warn_of_future_times(self.catalog, self.clock)
         for listing in found.unreadable:
             logs.logger().error("a partition cannot be read", partition=listing.directory, error=listing.problem)
         return found
 
-    def _tell_gone(self, identities: list[SegmentId], listing: PartitionListing | None) -> None:
+    def _report_lost(self, identities: list[SegmentId], listing: PartitionListing | None) -> None:
         """Report segments that the broker deleted before they were archived: their records are lost."""
         bases = sorted({identity.base_offset for identity in identities} | set(listing.rows if listing else ()))
         if identities and self.situation.policy.kafka:
@@ -130,7 +130,7 @@ def future_segments(catalog: Catalog, clock: Clock) -> int:
     return catalog.later_than(clock.now() + _CLOCKS_DIFFER_SECONDS)
 
 
-def _tell_of_the_future(catalog: Catalog, clock: Clock) -> None:
+def _warn_of_future_times(catalog: Catalog, clock: Clock) -> None:
     if count := future_segments(catalog, clock):
         logs.logger().warning(
             "segments were modified in the future, and do not grow cold until then",

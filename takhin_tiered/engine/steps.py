@@ -15,7 +15,7 @@ from takhin_tiered import logs
 from takhin_tiered.catalog.catalog import Catalog
 from takhin_tiered.concurrency import all_of
 from takhin_tiered.engine.archive import Archiver
-from takhin_tiered.engine.copying import Wanted
+from takhin_tiered.engine.copying import ToArchive
 from takhin_tiered.engine.evict import Evictor
 from takhin_tiered.engine.expire import Expirer
 from takhin_tiered.engine.limits import Limits
@@ -147,7 +147,7 @@ class StepRunner:
         results: list[Segment | TakhinError | None]
         if first.verb in {Verb.ARCHIVE, Verb.COPY}:
             # A step before this one may have found the log to be another incarnation.
-            wanted = [Wanted(_current(self.catalog, step), step.local) for step in steps]
+            wanted = [ToArchive(_current(self.catalog, step), step.local) for step in steps]
             try:
                 results = [*await self.archiver.archive_together(owned, wanted, evict=first.verb is Verb.ARCHIVE)]
             except TakhinError as error:

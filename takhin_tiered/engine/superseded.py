@@ -66,7 +66,7 @@ class SupersededRemover:
                     break
         return removed
 
-    async def forget(self, owned: OwnedPrefix, identity: SegmentId) -> None:
+    async def remove_all(self, owned: OwnedPrefix, identity: SegmentId) -> None:
         """Remove all superseded generations of a segment that is archived no more, as compaction has merged it away."""
         async with self.catalog.lock(identity):
             if self.catalog.get(identity) is not None:

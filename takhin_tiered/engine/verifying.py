@@ -53,4 +53,4 @@ async def verify_told(
         )
     whole = [each for partition, each in sorted(spans.items()) if partition not in in_part]
     for hole in await in_thread(lambda: [found for each in whole for found in each.holes(coverage)]):
-        yield Hole(hole.directory, hole.incarnation, hole.range)
+        yield hole

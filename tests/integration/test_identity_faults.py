@@ -254,13 +254,13 @@ async def test_a_jump_after_the_look_is_a_jump(broker: Broker, settings: Setting
     broker.segments("orders-0", 2)
     await archived(keeping)
     async with TieredStorage.open(keeping) as storage:
-        real = parts(storage).beside.ask
+        real = parts(storage).broker.ask
 
         async def ask() -> None:
             set_clock(storage, 400 * DAY)
             await real()
 
-        parts(storage).beside.ask = ask  # type: ignore[method-assign]  # the clock jumps while the broker is asked
+        parts(storage).broker.ask = ask  # type: ignore[method-assign]  # the clock jumps while the broker is asked
         assert (await storage.run_cycle()).expired == 0
 
 

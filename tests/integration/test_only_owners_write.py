@@ -26,7 +26,7 @@ VERBS = [
     cycle.Cycle.run, evict.Evictor.evict, evict.Evictor.evict_held, evict.Evictor.evict_together,
     expire.Expirer.expire, merged.MergedRemover.expire_merged, merged.forget_compacted, orphans.remove_orphans,
     orphans.remove_stale_uploads, orphans.settle_held, scrub.Scrubber.scrub, scrub.Scrubber.scrub_one,
-    steps.StepRunner.carry_out, superseded.SupersededRemover.forget, superseded.SupersededRemover.remove,
+    steps.StepRunner.carry_out, superseded.SupersededRemover.remove_all, superseded.SupersededRemover.remove,
     writer.Writer.__init__,
 ]  # fmt: skip
 

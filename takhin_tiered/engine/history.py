@@ -32,7 +32,7 @@ class _Kept(TypedDict):
     free: list[tuple[float, int]]
 
 
-class Past:
+class CycleHistory:
     """Kept in the catalog's database where there is one. ``daemon``: this process is the daemon."""
 
     def __init__(

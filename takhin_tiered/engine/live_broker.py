@@ -13,7 +13,7 @@ from takhin_tiered.segments.outlook import cycle_seconds, idle_tails
 from takhin_tiered.segments.results import BrokerStatus
 
 
-class Beside:
+class LiveBroker:
     """Without ``broker.bootstrap`` no broker is asked, and the configured interval is in effect."""
 
     def __init__(self, catalog: Catalog, situation: Situation, trimmer: Trimmer, settings: Settings) -> None:
