@@ -14,7 +14,6 @@ from itertools import cycle, islice
 from typing import Any
 
 from takhin_tiered import Settings, TieredStorage
-from takhin_tiered.engine.scanning import refresh_catalog
 from takhin_tiered.segments.names import SegmentId
 from takhin_tiered.segments.policy import classify
 
@@ -36,11 +35,11 @@ async def scan() -> dict[str, Any]:
         before, times, cpu = resident(), [], []
         for _ in range(1 + _RESCANS):
             started, burnt = time.perf_counter(), time.process_time()
-            await refresh_catalog(storage.engine)
+            await storage._parts.scanner.scan()
             times.append(time.perf_counter() - started)
             cpu.append(time.process_time() - burnt)
         return {
-            "segments": len(storage.engine.catalog),
+            "segments": storage.segment_count,
             "scan": times[0],
             "scan_cpu": cpu[0],
             "rescans": times[1:],
@@ -53,18 +52,18 @@ async def load() -> dict[str, Any]:
     before, started = resident(), time.perf_counter()
     async with TieredStorage.open(Settings.load(), scan=False) as storage:
         took = time.perf_counter() - started
-        return {"segments": len(storage.engine.catalog), "load": took, "bytes": resident() - before}
+        return {"segments": storage.segment_count, "load": took, "bytes": resident() - before}
 
 
 async def metadata() -> dict[str, Any]:
     """Nanoseconds of each operation on a catalog that is there."""
     async with TieredStorage.open(Settings.load(), scan=False) as storage:
-        paths = [segment.id.path for segment in islice(storage.engine.catalog.segments(), 5000)]
+        paths = [segment.id.path for segment in islice(storage._parts.catalog.segments(), 5000)]
         identities = [SegmentId.parse(path) for path in paths]
-        segments = list(islice(storage.engine.catalog.segments(), 5000))
-        policy, now = storage.engine.policy, time.time()
+        segments = list(islice(storage._parts.catalog.segments(), 5000))
+        policy, now = storage._parts.situation.policy, time.time()
         found = {
-            "lookup": _nanoseconds(storage.engine.catalog.get, identities),
+            "lookup": _nanoseconds(storage._parts.catalog.get, identities),
             "lookup by path": _nanoseconds(storage.is_segment_archived, paths),
             "policy check": _nanoseconds(lambda segment: classify(segment, policy, now), segments),
             "policy check by path": _nanoseconds(storage.segment_policy, paths),

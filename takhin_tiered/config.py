@@ -341,6 +341,7 @@ class Settings(BaseSettings):
             exclude=self.topics_exclude,
             trims=self.archive_mode == "trim",
             takes_compacted=self.topics_compacted == "archive",
+            takes_corrupt=self.archive_corrupt == "archive",
             before_retention=self.archive_before_retention,
             mode_is_set=self.archive_mode is not None,
             kafka=kafka,

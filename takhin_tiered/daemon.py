@@ -59,7 +59,7 @@ class _Daemon:
         self._load = load
         self._reload = asyncio.Event()
         self._reloaded = asyncio.Event()
-        self._stopping = storage.engine.stopping
+        self._stopping = storage.stopping
         self._shutdown = Shutdown(self._stopping)
         self._systemd = sdnotify.SystemdNotifier()
 
@@ -77,8 +77,7 @@ class _Daemon:
         log = logs.logger()
         # A thread that hashes or walks a log must not hold an answer up for the usual 5 ms at each turn.
         sys.setswitchinterval(0.0005)
-        # Nor are all processors to hash at once.
-        self._storage.engine.reading = asyncio.Semaphore(max(1, (os.cpu_count() or 1) // 2))
+        self._storage.share_processors()
         # The SDK's models are half a million objects that stay: a collection that walks them stops the loop for 0.1 s.
         gc.collect()
         gc.freeze()
@@ -123,12 +122,12 @@ class _Daemon:
             "version": takhin_tiered.__version__,
             "python": platform.python_version(),
             "api": _address(settings, listener),
-            "store": storage.engine.store.address if settings.has_store else None,
+            "store": storage.store_address,
             "enabled": settings.enabled,
-            "mode": settings.mode(kafka=storage.engine.policy.kafka),
+            "mode": storage.mode,
             "data_dirs": [str(path) for path in settings.data_dirs],
             "state_dir": str(settings.state_dir),
-            "segments": len(storage.engine.catalog),
+            "segments": storage.segment_count,
         }
 
     async def _cycles(self) -> None:
@@ -153,7 +152,7 @@ class _Daemon:
         """Until the interval that is set, also by a reload meanwhile, is over, or the daemon stops."""
         began = time.monotonic()
         while not self._stopping.is_set():
-            pause = min(at_most, self._storage.engine.view.cycle_seconds) - (time.monotonic() - began)
+            pause = min(at_most, self._storage.cycle_seconds) - (time.monotonic() - began)
             if pause <= 0:
                 return
             self._reloaded.clear()

@@ -34,16 +34,15 @@ def dump(storage: TieredStorage | None = None) -> None:
 
 
 def _state(storage: TieredStorage) -> dict[str, Any]:
-    engine = storage.engine
     return {
-        "queue": engine.queued,
-        "cycle_running": engine.cycle_lock.locked(),
+        "queue": storage.progress.queued,
+        "cycle_running": storage.is_cycle_running,
         "last_cycle": storage.last_cycle and to_json(storage.last_cycle.result),
         "last_cycle_problem": storage.last_cycle_problem,
-        "store": engine.store.address if storage.settings.has_store else None,
+        "store": storage.store_address,
         "store_problem": storage.store_trouble() if storage.settings.has_store else "",
-        "restores_hold_bytes": sum(engine.data_dir.held.values()),
-        "stopping": engine.stopping.is_set(),
+        "restores_hold_bytes": storage.restoring_bytes,
+        "stopping": storage.stopping.is_set(),
     }
 
 

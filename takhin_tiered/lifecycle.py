@@ -135,7 +135,7 @@ async def run_once(settings: Settings, watch: Watch = _unwatched) -> int:
     """
     async with TieredStorage.open(settings, scan=False) as storage, contextlib.AsyncExitStack() as stack:
         listener = stack.enter_context(watch(storage))
-        shutdown = Shutdown(storage.engine.stopping)
+        shutdown = Shutdown(storage.stopping)
         also: dict[int, OnSignal] = {signal.SIGUSR1: lambda _: dump(storage)}
         if signal.SIGHUP in _handlers:
             also[signal.SIGHUP] = shutdown.signalled

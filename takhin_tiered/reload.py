@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 from pydantic import ValidationError
 
@@ -55,10 +54,10 @@ async def reload(storage: TieredStorage, load: Callable[[], Settings]) -> None:
     try:
         mixed = old.with_changes(new, applied)
     except ValidationError as error:
-        said = "; ".join(problem["msg"] for problem in error.errors())
-        _refuse("the configuration can only be applied by a restart", said, waiting)
+        problems = "; ".join(problem["msg"] for problem in error.errors())
+        _refuse("the configuration can only be applied by a restart", problems, waiting)
         return
-    _apply(storage, mixed)
+    storage.apply(mixed)
     if _OF_THE_LOG & set(applied):
         logs.configure(mixed.log_level, mixed.log_format)
     logs.always().info("configuration reloaded", applied=[_key(name) for name in applied], needs_restart=waiting)
@@ -66,19 +65,6 @@ async def reload(storage: TieredStorage, load: Callable[[], Settings]) -> None:
 
 def _refuse(what: str, why: str, keys: list[str]) -> None:
     logs.logger().error(f"{what}: the one before stays in effect", error=why, needs_restart=keys)
-
-
-def _apply(storage: TieredStorage, settings: Settings) -> None:
-    engine = storage.engine
-    policy = settings.policy_for(kafka=engine.policy.kafka)
-    engine.policy = replace(policy, broker_running=engine.policy.broker_running)
-    engine.concurrency = settings.archive_concurrency
-    engine.archive_corrupt = settings.archive_corrupt == "archive"
-    engine.reserve_bytes = int(settings.restore_reserve_mb * 1024 * 1024)
-    engine.uploads.rate = settings.throttle_upload_mbps * 1e6
-    engine.downloads.rate = settings.throttle_download_mbps * 1e6
-    engine.view.set_interval(settings.archive_interval_minutes * 60)
-    storage.settings = settings
 
 
 def _key(name: str) -> str:

@@ -8,40 +8,27 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
 from takhin_tiered import logs
 from takhin_tiered.catalog.catalog import Catalog
-from takhin_tiered.catalog.journal import INCARNATIONS, Journal, open_journal
+from takhin_tiered.catalog.journal import Journal, open_journal
 from takhin_tiered.catalog.tallies import Stats
 from takhin_tiered.config import Settings
 from takhin_tiered.disk.lock import DataDirLock
-from takhin_tiered.engine.archive import archive
-from takhin_tiered.engine.beside import Beside
+from takhin_tiered.engine.assembly import Assembly, assemble
 from takhin_tiered.engine.brokers import look_at_brokers, require_safe_mode, stands_in_kafka
-from takhin_tiered.engine.choosing import Choice, choose
-from takhin_tiered.engine.condition import describe_status, store_trouble
-from takhin_tiered.engine.context import Engine
-from takhin_tiered.engine.coverage import cover_all
-from takhin_tiered.engine.cycle import plan_now, run_cycle
+from takhin_tiered.engine.choosing import Choice
+from takhin_tiered.engine.condition import store_trouble
 from takhin_tiered.engine.gauges import update_gauges
-from takhin_tiered.engine.guards import answering_soon, make_guards
+from takhin_tiered.engine.guards import answering_soon
 from takhin_tiered.engine.marks import by_hand
-from takhin_tiered.engine.naming import (
-    info_of,
-    known_segment,
-    list_segments,
-    named_incarnation,
-    named_segment,
-)
-from takhin_tiered.engine.opening import KAFKA, SUPERSEDED, acquire, make_engine, open_data_dirs, was_kafka
-from takhin_tiered.engine.past import Past
-from takhin_tiered.engine.read_only import leave_read_only
-from takhin_tiered.engine.rebuild import Reconciliation, rebuild
+from takhin_tiered.engine.naming import known_segment, named_incarnation, named_segment
+from takhin_tiered.engine.opening import KAFKA, SUPERSEDED, acquire, open_data_dirs, was_kafka
+from takhin_tiered.engine.progress import Progress
+from takhin_tiered.engine.rebuild import Reconciliation
 from takhin_tiered.engine.report import CycleReport, Listener
-from takhin_tiered.engine.restore import Wanted as ToRestore
-from takhin_tiered.engine.restores import Restores
-from takhin_tiered.engine.scanning import refresh_catalog
-from takhin_tiered.engine.scrub import Verdict, scrub, scrub_one, verify
-from takhin_tiered.engine.superseded import remove_superseded
+from takhin_tiered.engine.restore import ToRestore
+from takhin_tiered.engine.scanning import measure_room
+from takhin_tiered.engine.scrub import Verdict
 from takhin_tiered.engine.verifying import verify_told
-from takhin_tiered.errors import CatalogError, SegmentRefused, StoreDenied, StoreError, TakhinError
+from takhin_tiered.errors import CatalogError, SegmentRefused, StoreError, StoreUnavailable, TakhinError
 from takhin_tiered.metrics import Metrics
 from takhin_tiered.pace import Pace
 from takhin_tiered.segments.choice import Wanted
@@ -51,10 +38,8 @@ from takhin_tiered.segments.plan import Plan
 from takhin_tiered.segments.policy import classify
 from takhin_tiered.segments.report import PartitionInfo, SegmentInfo, describe_partition
 from takhin_tiered.segments.results import Hole, Status, VerifiedSegment
-from takhin_tiered.store import ObjectStore, ObservedStore, StoreHealth, is_outage, open_store
-from takhin_tiered.vault.orphans import remove_stale_uploads
+from takhin_tiered.store import ObservedStore, StoreHealth, open_store
 from takhin_tiered.vault.owned import OwnedPrefix
-from takhin_tiered.vault.ownership import Owned
 
 
 class TieredStorage:
@@ -69,29 +54,15 @@ class TieredStorage:
     where nothing is known of such a segment.
     """
 
-    def __init__(
-        self,
-        settings: Settings,
-        engine: Engine,
-        store: ObjectStore | None,
-        journal: Journal | None,
-        lock: DataDirLock | None,
-    ) -> None:
+    def __init__(self, settings: Settings, parts: Assembly, journal: Journal | None, lock: DataDirLock | None) -> None:
         self.settings = settings
-        self.engine = engine
         self.last_cycle: CycleReport | None = None
         self.last_cycle_problem = ""
         self.last_cycle_code = ""
         self.headroom_seconds: float | None = None
-        self.past = Past(engine, journal, may_write=lock is not None)
+        self._parts = parts
         self._journal = journal
         self._lock = lock
-        self._beside = Beside(engine, settings)
-        self._restores = Restores(engine)
-        self._claim_lock = asyncio.Lock()
-        self._guards = make_guards(settings, engine, store, journal, is_ours=lock is not None)
-        self._reconciled = journal is not None and journal.was_clean
-        self._has_all_to_learn = False
 
     @classmethod
     @asynccontextmanager
@@ -128,32 +99,91 @@ class TieredStorage:
             health, store = StoreHealth(Metrics()), None
             if settings.has_store:
                 store = ObservedStore(await stack.enter_async_context(open_store(settings, journal)), health)
-            engine = make_engine(settings, data_dir, catalog, store, health, kafka=kafka)
-            storage = cls(settings, engine, store, journal, lock)
-            await storage.past.load()
-            if journal is not None and await journal.get_meta(INCARNATIONS) == "unknown":
-                storage._has_all_to_learn, storage._reconciled = True, False
+            is_ours = lock is not None
+            parts = assemble(
+                settings, data_dir, catalog, journal, store=store, health=health, kafka=kafka, is_ours=is_ours
+            )
+            storage = cls(settings, parts, journal, lock)
+            await parts.history.load()
+            await parts.preparation.load()
             stack.push_async_callback(storage._close)
             if scan:
-                await refresh_catalog(engine)
-            await storage._guards.clock.look(ask_store=False)
+                await parts.scanner.scan()
+            await parts.guards.clock.look(ask_store=False)
             yield storage
+
+    @property
+    def metrics(self) -> Metrics:
+        return self._parts.metrics
+
+    @property
+    def stopping(self) -> asyncio.Event:
+        """Set it, and nothing more is begun: a cycle, a scrub or a removal ends after what it does now."""
+        return self._parts.stopping
+
+    @property
+    def progress(self) -> Progress:
+        """How far the running cycle is."""
+        return self._parts.progress
+
+    @property
+    def store_address(self) -> str | None:
+        """Where the archive is, for people; None where no store is configured."""
+        return self._parts.store.address if self.settings.has_store else None
+
+    @property
+    def mode(self) -> str:
+        """The archive mode in effect: it depends on whether the data directory is Kafka's."""
+        return self.settings.mode(kafka=self._parts.situation.policy.kafka)
+
+    @property
+    def cycle_seconds(self) -> float:
+        """The pause from the beginning of one cycle to the next: the broker's retention may shorten it."""
+        return self._parts.situation.view.cycle_seconds
+
+    @property
+    def is_cycle_running(self) -> bool:
+        return self._parts.cycle.lock.locked()
+
+    @property
+    def restoring_bytes(self) -> int:
+        """Bytes of the disk that running restores have reserved."""
+        return sum(self._parts.data_dir.held.values())
+
+    @property
+    def segment_count(self) -> int:
+        """How many segments are known."""
+        return len(self._parts.catalog)
+
+    def share_processors(self) -> None:
+        """This process also serves requests: checksums leave it half of the processors."""
+        self._parts.limits.share_processors()
+
+    def measure_room(self) -> dict[int, int]:
+        """Free bytes of each file system, by device, also for the metrics; blocking."""
+        return measure_room(self._parts.data_dir, self.metrics)
+
+    def apply(self, settings: Settings) -> None:
+        """Settings that were read anew. They may differ in what takes effect without a restart."""
+        self._parts.apply(settings)
+        self.settings = settings
 
     def announce(self, api: str) -> None:
         """Tell commands on this machine where this process serves its API."""
         assert self._lock is not None
         self._lock.announce(api)
-        self.past.daemon = True
+        self._parts.history.daemon = True
 
     async def archive_segment(self, path: str, *, topic_id: str | None = None) -> SegmentInfo:
         """Archive by hand, whatever the segment's age. Success if it was archived already."""
         SegmentId.parse(path)
-        with by_hand(self.engine, self.engine.metrics.archives, path, topic_id):
+        parts = self._parts
+        with by_hand(parts.catalog, parts.health, parts.metrics.archives, path, topic_id):
             owned = await self.prepare()
-            await asyncio.to_thread(look_at_brokers, self.engine)
-            identity = named_segment(self.engine, path, topic_id)
-            segment = await archive(self.engine, owned, identity, evict=self.engine.policy.may_unlink)
-        return info_of(self.engine, segment)
+            await asyncio.to_thread(look_at_brokers, parts.situation, parts.data_dir)
+            identity = named_segment(parts.catalog, path, topic_id)
+            segment = await parts.archiver.archive(owned, identity, evict=parts.situation.policy.may_unlink)
+        return parts.infos.info_of(segment)
 
     async def restore_segment(
         self, path: str, *, topic_id: str | None = None, force: bool = False, lease: float | None = None
@@ -165,33 +195,34 @@ class TieredStorage:
         seconds, `Settings.restore_lease_hours` without it.
         """
         SegmentId.parse(path)
-        with by_hand(self.engine, self.engine.metrics.restores, path, topic_id):
-            await self._know_archive()
-            identity = named_segment(self.engine, path, topic_id)
-            if self.engine.policy.kafka and not force and self.engine.catalog.get(identity) is not None:
+        parts = self._parts
+        with by_hand(parts.catalog, parts.health, parts.metrics.restores, path, topic_id):
+            await self._parts.preparation.know_archive()
+            identity = named_segment(parts.catalog, path, topic_id)
+            if parts.situation.policy.kafka and not force and parts.catalog.get(identity) is not None:
                 choice = await self.choose_restore(Wanted((identity.exact_path,)))
                 if choice.problems:
                     raise SegmentRefused("; ".join(choice.problems), segment=identity.path)
             partition = identity.place.partition
-            log = named_incarnation(self.engine, partition, topic_id) if topic_id else None
-            segment = await self._restores.restore(ToRestore(identity, lease, log, logs.correlation_id()))
-        return info_of(self.engine, segment)
+            log = named_incarnation(parts.catalog, partition, topic_id) if topic_id else None
+            segment = await parts.restores.restore(ToRestore(identity, lease, log, logs.correlation_id()))
+        return parts.infos.info_of(segment)
 
     def room_bytes(self) -> tuple[int, int]:
         """What restores may take of the disk, and what the local cache has left, in bytes."""
-        engine = self.engine
-        cached = sum(segment.local.size for segment in engine.catalog.restored())
-        free = engine.data_dir.free_bytes() - engine.reserve_bytes
-        return max(0, free), max(0, engine.policy.cache_size - cached)
+        parts = self._parts
+        cached = sum(segment.local.size for segment in parts.catalog.restored())
+        free = parts.data_dir.free_bytes() - parts.limits.reserve_bytes
+        return max(0, free), max(0, parts.situation.policy.cache_size - cached)
 
     async def choose_restore(self, wanted: Wanted) -> Choice:
         """Which segments a restore would bring back, and what stands against others. Changes nothing on the disk."""
-        await self._know_archive()
-        await self._beside.ask()
-        return await choose(self.engine, wanted)
+        await self._parts.preparation.know_archive()
+        await self._parts.broker.ask()
+        return await self._parts.chooser.choose(wanted)
 
     def segment(self, path: str, *, topic_id: str | None = None) -> SegmentInfo:
-        return info_of(self.engine, known_segment(self.engine, path, topic_id))
+        return self._parts.infos.info_of(known_segment(self._parts.catalog, path, topic_id))
 
     def segments(
         self,
@@ -207,11 +238,11 @@ class TieredStorage:
         Of all incarnations, or of the one that ``topic_id`` names.
         """
         start = SegmentId.parse(after) if after else None
-        return list_segments(self.engine, topic=topic, tier=tier, state=state, after=start, topic_id=topic_id)
+        return self._parts.infos.list(topic=topic, tier=tier, state=state, after=start, topic_id=topic_id)
 
     async def partitions(self) -> list[PartitionInfo]:
         """The offset ranges of each partition and incarnation, with what is missing, and what is there twice."""
-        found = await asyncio.to_thread(lambda: list(cover_all(self.engine)))
+        found = await asyncio.to_thread(lambda: list(self._parts.coverage.cover_all()))
         return [
             describe_partition(each.partition, each.incarnation, each.coverage, is_current=each.is_current)
             for each in found
@@ -219,46 +250,44 @@ class TieredStorage:
 
     def segment_policy(self, path: str) -> Tier:
         """Hot, warm or cold, as it stands now."""
-        return classify(known_segment(self.engine, path), self.engine.policy, self.engine.clock())
+        return classify(known_segment(self._parts.catalog, path), self._parts.situation.policy, self._parts.clock.now())
 
     def is_segment_archived(self, path: str) -> bool:
         """Whether the segment is in the archive only."""
-        return known_segment(self.engine, path).state is State.ARCHIVED
+        return known_segment(self._parts.catalog, path).state is State.ARCHIVED
 
     def update_access_time(self, path: str) -> None:
         """Note that the segment was read just now: restored copies read longest ago leave first."""
-        self.engine.catalog.touch(known_segment(self.engine, path).id, self.engine.clock())
+        self._parts.catalog.touch(known_segment(self._parts.catalog, path).id, self._parts.clock.now())
 
     def status(self) -> Status:
         """Statistics, the last cycle, the store: what a person asks first."""
-        return describe_status(self.engine, self.settings, self._beside, self.past, self.headroom_seconds)
+        return self._parts.status.describe(self.settings, self.headroom_seconds)
 
     def stats(self) -> Stats:
-        return self.engine.catalog.stats(self.engine.policy, self.engine.clock())
+        return self._parts.catalog.stats(self._parts.situation.policy, self._parts.clock.now())
 
     async def plan(self) -> Plan:
         """What a cycle would do now, after a fresh look at the disk."""
-        await self._guards.clock.look(ask_store=False)
-        await self._beside.ask()
-        async with self.engine.cycle_lock:
-            await refresh_catalog(self.engine)
-            return await leave_read_only(self.engine, await asyncio.to_thread(plan_now, self.engine))
+        await self._parts.guards.clock.look(ask_store=False)
+        await self._parts.broker.ask()
+        return await self._parts.cycle.plan()
 
     async def run_cycle(self, listener: Listener = lambda *_: None) -> CycleReport:
         """One cycle now; failures of single segments are in the report. `TakhinError` where nothing could be done."""
-        self.past.begin()
+        self._parts.history.begin()
         try:
-            owned = await self._prepare_or_look() if self.engine.policy.enabled else None
+            owned = await self._prepare_or_look() if self._parts.situation.policy.enabled else None
             await self.look_at_clock()
-            await self._beside.ask()
-            self.last_cycle = await run_cycle(self.engine, owned, listener, self._beside.trim)
+            await self._parts.broker.ask()
+            self.last_cycle = await self._parts.cycle.run(owned, listener, self._parts.broker.trim)
         except TakhinError as error:
             self.last_cycle_problem, self.last_cycle_code = str(error), error.code
             with suppress(CatalogError):
-                await self.past.end(None, error)
+                await self._parts.history.end(None, error)
             raise
         self.last_cycle_problem = self.last_cycle_code = ""
-        await self.past.end(self.last_cycle, None)
+        await self._parts.history.end(self.last_cycle, None)
         return self.last_cycle
 
     def verify(
@@ -267,15 +296,15 @@ class TieredStorage:
         """Compare the archive with its manifests; ``deep`` reads every byte back."""
 
         async def verdicts() -> AsyncIterator[Verdict]:
-            await self._guards.judge_store_to_read()
-            async for verdict in verify(self.engine, wanted, deep=deep):
+            await self._parts.guards.judge_store_to_read()
+            async for verdict in self._parts.verifier.verify(wanted, deep=deep):
                 yield verdict
 
         return verdicts()
 
     def verify_told(self, glob: str = "*", *, deep: bool = False) -> AsyncIterator[VerifiedSegment | Hole]:
         """The same in short, and behind the segments the holes between them."""
-        return verify_told(self.engine, self.verify, glob, deep=deep)
+        return verify_told(self._parts.coverage, self.verify, glob, deep=deep)
 
     async def prepare(self) -> OwnedPrefix:
         """Before the archive is written to: own the prefix, and know what is in it.
@@ -285,112 +314,85 @@ class TieredStorage:
         Raises `HeldElsewhere` where another owner is alive or may be, `StoreChanged` where the store is not the one
         that was archived to, and other `StoreError`.
         """
-        async with self._claim_lock:
-            try:
-                owned, known = await self._guards.own()
-                self.engine.health.recognised()
-                if known is not Owned.ALREADY:
-                    # The claim says that nobody else uploads here: what is unfinished is a dead process's.
-                    await remove_stale_uploads(owned, self.engine.catalog, 0)
-                    # What another owner did meanwhile, the catalog does not know.
-                    self._reconciled = self._reconciled and known is Owned.AGAIN
-                await self._reconcile_once()
-            except StoreError as error:
-                if is_outage(error) or isinstance(error, StoreDenied):
-                    self.engine.health.failed(error)
-                raise
-            return owned
-
-    async def _know_archive(self) -> None:
-        """Before something is read by its name: know what the archive holds, and of which incarnation it is."""
-        await self._guards.judge_store_to_read()
-        async with self._claim_lock:
-            await self._reconcile_once()
+        return await self._parts.preparation.own()
 
     async def wait_claim_lost(self) -> None:
         """Until another owner has the prefix; for ever where there is no store."""
-        await self._guards.wait_lost()
-
-    async def _reconcile_once(self) -> None:
-        if not self._reconciled:
-            await self._rebuild(full=self._has_all_to_learn)
-
-    async def _rebuild(self, *, full: bool, progress: Callable[[int, int], None] = lambda *_: None) -> Reconciliation:
-        result = await rebuild(self.engine, full=full, progress=progress)
-        if full and self._has_all_to_learn and self._lock is not None and self._journal is not None:
-            await self._journal.set_meta(INCARNATIONS, "known")
-        self._has_all_to_learn = self._has_all_to_learn and not full
-        self._reconciled = True
-        return result
+        await self._parts.guards.wait_lost()
 
     async def rebuild(self, progress: Callable[[int, int], None] = lambda *_: None) -> Reconciliation:
         """Learn from the disk and the bucket what there is, whatever the catalog says."""
-        await refresh_catalog(self.engine)
+        await self._parts.scanner.scan()
         # What it learns of an archive without an ID makes that one no more the known one.
-        await self._guards.judge_store_to_read()
-        return await self._rebuild(full=True, progress=progress)
+        await self._parts.guards.judge_store_to_read()
+        return await self._parts.preparation.rebuild(full=True, progress=progress)
 
     async def reconcile(self) -> Reconciliation:
         """Hold the catalog against the bucket, and mend it."""
-        await self._guards.judge_store_to_read()
-        return await rebuild(self.engine, full=False)
+        await self._parts.guards.judge_store_to_read()
+        return await self._parts.rebuilder.rebuild(full=False)
 
     async def scrub(self) -> None:
         """Read the whole archive once, at the configured pace; see `scrub_segment`."""
-        await scrub(self.engine, await self.prepare(), Pace(self.settings.scrub_mbps * 1e6))
+        await self._parts.scrubber.scrub(await self.prepare(), Pace(self.settings.scrub_mbps * 1e6))
 
     async def scrub_segment(self, path: str, *, topic_id: str | None = None) -> Verdict:
         """Read one archived segment back; a bad one is quarantined, and healed if it stands whole on disk."""
-        identity = known_segment(self.engine, path, topic_id).id
-        return await scrub_one(self.engine, await self.prepare(), identity, Pace(0))
+        identity = known_segment(self._parts.catalog, path, topic_id).id
+        return await self._parts.scrubber.scrub_one(await self.prepare(), identity, Pace(0))
 
     async def remove_superseded(self, identities: Iterable[SegmentId], keep: float) -> int:
         """Remove generations that were superseded more than ``keep`` seconds ago; returns how many."""
         owned = await self.prepare()
         await self.look_at_clock()
-        return await remove_superseded(self.engine, owned, identities, keep)
+        return await self._parts.superseded.remove(owned, identities, keep)
 
     async def _prepare_or_look(self) -> OwnedPrefix:
         """`prepare`; while the store is down, what stands on the disk is still told."""
         try:
             return await self.prepare()
         except StoreError:
-            self.engine.metrics.cycles.labels("failure").inc()
-            async with self.engine.cycle_lock:
-                await refresh_catalog(self.engine)
+            self.metrics.cycles.labels("failure").inc()
+            await self._parts.cycle.scan()
             raise
 
     def store_trouble(self) -> str:
         """Why the store cannot be used, since when, and how long the disk lasts; empty while it answers."""
-        return store_trouble(self.engine.health, self.headroom_seconds)
+        return store_trouble(self._parts.health, self.headroom_seconds)
 
-    async def check_store(self) -> None:
-        """Ask the store whether it answers, and remember what it said. Raises nothing for a store that is down."""
+    async def check_store(self, *, seconds: float | None = None) -> None:
+        """Ask the store whether it answers, and remember what it answered. Raises nothing for a store that is down.
+
+        One that does not answer within so many ``seconds``, where they are given, is down.
+        """
+        health, store = self._parts.health, self._parts.store
         try:
-            async with answering_soon(self.engine.store.address):
-                await self._guards.judge_store()
-                self.engine.health.recognised()
-                await self.engine.store.check()
+            async with asyncio.timeout(seconds), answering_soon(store.address):
+                await self._parts.guards.judge_store()
+                health.recognised()
+                await store.check()
         except StoreError as error:
-            self.engine.health.failed(error)
+            health.failed(error)
+        except TimeoutError:
+            health.failed(StoreUnavailable(f"{store.address} does not answer within {seconds:g} s"))
         except CatalogError as error:
             # It does not tell whether this is the store that is known: the state directory's own trouble.
             logs.logger().error("the store could not be recognised", error=str(error))
 
     async def look_at_clock(self) -> None:
         """See how far the clock can be believed, before something is removed for its age."""
-        await self._guards.clock.look(ask_store=True)
+        await self._parts.guards.clock.look(ask_store=True)
 
     def update_metrics(self) -> None:
         """Bring the gauges up to date, before they are read."""
-        update_gauges(self.engine, self.stats())
+        update_gauges(self.metrics, self._parts.catalog, self._parts.clock, self.stats())
 
     async def _close(self) -> None:
         if self._journal is not None and self._lock is not None:
-            await self.engine.catalog.flush()
-            if self.engine.policy.kafka:
+            await self._parts.catalog.flush()
+            if self._parts.situation.policy.kafka:
                 await self._journal.set_meta(KAFKA, "yes")
-            if self._reconciled:
-                await self._journal.set_meta(SUPERSEDED, str(self.engine.catalog.superseded))
+            if self._parts.preparation.is_reconciled:
+                await self._journal.set_meta(SUPERSEDED, str(self._parts.catalog.superseded))
                 await self._journal.set_meta("clean", "yes")
-        await self._guards.close()
+        await self._parts.guards.close()

@@ -8,7 +8,6 @@ import time
 from takhin_tiered import logs
 from takhin_tiered.concurrency import in_thread
 from takhin_tiered.engine.headroom import Headroom
-from takhin_tiered.engine.scanning import measure_room
 from takhin_tiered.errors import StoreError, TakhinError
 from takhin_tiered.tiered_storage import TieredStorage
 
@@ -20,9 +19,9 @@ _LOOK_SECONDS = 60.0
 async def watch(storage: TieredStorage) -> None:
     """Ask the store, and look at the disk, now and then, so that readiness and metrics speak of now."""
     headrooms: dict[int, Headroom] = {}
-    metrics = storage.engine.metrics
+    metrics = storage.metrics
     while True:
-        for device, free in (await in_thread(measure_room, storage.engine)).items():
+        for device, free in (await in_thread(storage.measure_room)).items():
             headrooms.setdefault(device, Headroom()).note(time.monotonic(), free)
         # The disk that is full first: room on another one is of no use to its partitions.
         lasting = [seconds for headroom in headrooms.values() if (seconds := headroom.seconds()) is not None]

@@ -23,6 +23,7 @@ from botocore.config import Config
 
 from takhin_tiered import TieredStorage, machine
 from takhin_tiered.config import Settings
+from takhin_tiered.engine.assembly import Assembly
 from takhin_tiered.formats.sample import make_segment
 
 REGION = "us-east-1"
@@ -174,11 +175,16 @@ class Bucket:
         self.client.close()
 
 
+def parts(storage: TieredStorage) -> Assembly:
+    """The inner parts, for a test of one of them. A program gets what `TieredStorage` offers."""
+    return storage._parts
+
+
 def pass_time(storage: TieredStorage, passed: Callable[[], float]) -> None:
     """Let so many seconds pass for a storage: by the machine's clocks, and without a store's that contradicts them."""
-    storage.engine.clock = lambda: time.time() + passed()
-    storage.engine.uptime = lambda: machine.uptime() + passed()
-    storage._guards.clock._store = None
+    parts(storage).clock.wall = lambda: time.time() + passed()
+    parts(storage).clock.uptime = lambda: machine.uptime() + passed()
+    parts(storage).guards.clock._store = None
 
 
 def store_settings(broker: Broker, bucket: Bucket, **changes: Any) -> Settings:

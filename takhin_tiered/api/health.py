@@ -29,7 +29,7 @@ def health_routes(storage: TieredStorage, readiness: Readiness) -> APIRouter:
         """Whether the catalog is loaded, the disk is read and the store answers."""
         checks = readiness()
         ready = not any(checks.values())
-        storage.engine.metrics.ready.set(1 if ready else 0)
+        storage.metrics.ready.set(1 if ready else 0)
         return JSONResponse(
             {
                 "status": "ready" if ready else "not ready",
@@ -43,7 +43,7 @@ def health_routes(storage: TieredStorage, readiness: Readiness) -> APIRouter:
     async def metrics() -> Response:
         """For Prometheus."""
         storage.update_metrics()
-        storage.engine.metrics.ready.set(0 if any(readiness().values()) else 1)
-        return Response(storage.engine.metrics.render(), media_type=CONTENT_TYPE)
+        storage.metrics.ready.set(0 if any(readiness().values()) else 1)
+        return Response(storage.metrics.render(), media_type=CONTENT_TYPE)
 
     return routes

@@ -6,7 +6,6 @@ where the daemon does not answer, and says so.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict, fields, replace
@@ -16,7 +15,7 @@ from takhin_tiered.cli.output import error_console, escape
 from takhin_tiered.config import Settings
 from takhin_tiered.disk.lock import Holder, read_holder
 from takhin_tiered.engine.choosing import describe_choice
-from takhin_tiered.errors import ConfigError, StoreUnavailable, TakhinError
+from takhin_tiered.errors import ConfigError, TakhinError
 from takhin_tiered.segments.choice import Wanted
 from takhin_tiered.segments.report import describe_plan
 from takhin_tiered.segments.results import (
@@ -127,15 +126,8 @@ class _Local:
         self._storage, self._daemon = storage, daemon
 
     async def status(self) -> StatusHere:
-        engine = self._storage.engine
         if self._storage.settings.has_store:
-            try:
-                async with asyncio.timeout(STORE_SECONDS):
-                    await self._storage.check_store()
-            except TimeoutError:
-                engine.health.failed(
-                    StoreUnavailable(f"{engine.store.address} does not answer within {STORE_SECONDS:g} s")
-                )
+            await self._storage.check_store(seconds=STORE_SECONDS)
         return _with_daemon(self._storage.status(), self._daemon)
 
     async def plan(self) -> PlanResult:
@@ -166,7 +158,7 @@ class _Local:
 
     @property
     def bytes_moved(self) -> Callable[[], int] | None:
-        metrics = self._storage.engine.metrics
+        metrics = self._storage.metrics
         before = metrics.bytes_moved()
         return lambda: metrics.bytes_moved() - before
 

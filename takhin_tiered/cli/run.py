@@ -51,12 +51,11 @@ def run(
 
 @contextmanager
 def _watched(storage: TieredStorage) -> Iterator[Listener]:
-    engine = storage.engine
     meter = _CycleMeter(storage)
 
     def listen(_: Step, event: str) -> None:
         if event == "begin":
-            meter.total, meter.segments = engine.planned_bytes, engine.planned_segments
+            meter.total, meter.segments = storage.progress.planned_bytes, storage.progress.planned_segments
         else:
             meter.end()
 
@@ -70,7 +69,7 @@ class _CycleMeter(Meter):
     total_comes_later = True
 
     def __init__(self, storage: TieredStorage) -> None:
-        metrics = storage.engine.metrics
+        metrics = storage.metrics
         before = metrics.bytes_moved()
         super().__init__(None, None, lambda: metrics.bytes_moved() - before)
 

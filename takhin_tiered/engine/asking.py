@@ -8,10 +8,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from takhin_tiered import logs
-from takhin_tiered.engine.context import Engine
+from takhin_tiered.catalog.catalog import Catalog
+from takhin_tiered.engine.situation import Situation
 from takhin_tiered.errors import BrokerError
 from takhin_tiered.segments.names import Partition
 from takhin_tiered.segments.outlook import idle_tails
+from takhin_tiered.segments.policy import Policy
 
 if TYPE_CHECKING:
     from takhin_tiered.broker.client import BrokerClient
@@ -33,17 +35,17 @@ class BrokerAddress:
 
 @asynccontextmanager
 async def connected(address: BrokerAddress) -> AsyncIterator[BrokerClient]:
-    # Imported here: who has no broker to ask need not wait for the library.
+    # Imported here: the library is slow to load, and only needed where a broker is configured.
     from takhin_tiered.broker.client import open_broker
 
     async with open_broker(address.bootstrap, address.options) as client:
         yield client
 
 
-async def ask_broker(engine: Engine, address: BrokerAddress) -> None:
-    """Renew the view. Where the broker does not answer, what it told last stands, and the reason is told."""
-    view = engine.view
-    partitions = known_partitions(engine)
+async def ask_broker(situation: Situation, catalog: Catalog, address: BrokerAddress) -> None:
+    """Bring the view up to date. If the broker does not answer, the last answers stay, and the view has the problem."""
+    view = situation.view
+    partitions = known_partitions(catalog, situation.policy)
     try:
         async with connected(address) as client:
             view.topics = await client.topic_settings({topic for topic, _ in partitions})
@@ -56,20 +58,20 @@ async def ask_broker(engine: Engine, address: BrokerAddress) -> None:
         view.problem = str(error)
     else:
         view.problem = ""
-        _tell_idle_tails(engine)
+        _warn_of_idle_tails(situation)
 
 
-def _tell_idle_tails(engine: Engine) -> None:
-    topics = idle_tails(engine.view.topics, engine.policy)
-    if fresh := [topic for topic in topics if topic not in engine.view.told_idle]:
+def _warn_of_idle_tails(situation: Situation) -> None:
+    topics = idle_tails(situation.view.topics, situation.policy)
+    if fresh := [topic for topic in topics if topic not in situation.view.told_idle]:
         logs.logger().warning(
             "if these topics fall idle, Kafka deletes their last segment before it can be archived",
             topics=fresh,
             hint=IDLE_HINT,
         )
-        engine.view.told_idle.update(fresh)
+        situation.view.told_idle.update(fresh)
 
 
-def known_partitions(engine: Engine) -> set[Partition]:
+def known_partitions(catalog: Catalog, policy: Policy) -> set[Partition]:
     """Those that the configuration covers, and that have files here."""
-    return {partition for partition in engine.catalog.local_partitions() if engine.policy.covers(partition[0])}
+    return {partition for partition in catalog.local_partitions() if policy.covers(partition[0])}

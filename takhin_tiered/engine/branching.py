@@ -7,13 +7,14 @@ Then it is archived under keys of its own, and what was archived before stays as
 from __future__ import annotations
 
 from takhin_tiered import logs
-from takhin_tiered.engine.context import Engine
+from takhin_tiered.catalog.catalog import Catalog
 from takhin_tiered.errors import SegmentChanged
 from takhin_tiered.formats.checkpoints import contradict
 from takhin_tiered.formats.kafka import LogSummary
 from takhin_tiered.segments.lineage import Incarnation
 from takhin_tiered.segments.manifest import Manifest
 from takhin_tiered.segments.names import SegmentId
+from takhin_tiered.store import ReadableStore
 from takhin_tiered.vault.opened import OpenSegment
 from takhin_tiered.vault.proof import load_manifest
 
@@ -29,10 +30,10 @@ class OtherIncarnation(Exception):
         self.is_other_topic = is_other_topic
 
 
-def require_same_topic(engine: Engine, opened: OpenSegment) -> None:
+def require_same_topic(catalog: Catalog, opened: OpenSegment) -> None:
     """Raise `SegmentChanged` where the partition was made anew since the last scan: the next one sees it."""
     identity = opened.identity
-    known = incarnation_of(engine, identity).topic_id
+    known = incarnation_of(catalog, identity).topic_id
     if opened.topic_id and known and opened.topic_id != known:
         raise SegmentChanged(
             f"{identity.directory} belongs to topic ID {opened.topic_id} now, and belonged to {known} at the last scan",
@@ -42,15 +43,12 @@ def require_same_topic(engine: Engine, opened: OpenSegment) -> None:
 
 
 def require_same_incarnation(
-    engine: Engine, opened: OpenSegment, summary: LogSummary, existing: Manifest | None, sha256: str
+    catalog: Catalog, opened: OpenSegment, summary: LogSummary, existing: Manifest | None, sha256: str
 ) -> None:
     """Raise `OtherIncarnation` where records, epochs or times contradict what is archived.
 
     ``existing`` is the manifest under the segment's name; ``sha256`` is of the local log, in the form that it has.
     """
-    if engine.policy.takes_compacted:
-        # The cleaner rewrites segments, and merges them into the lowest: that contradicts nothing.
-        return
     if existing is not None and existing.topic_id and opened.topic_id and existing.topic_id != opened.topic_id:
         raise OtherIncarnation(f"it is of topic ID {opened.topic_id}, and that one is not", is_other_topic=False)
     if existing is not None and existing.log.sha256 != sha256:
@@ -64,7 +62,7 @@ def require_same_incarnation(
     if summary.last_offset is None:
         return
     identity = opened.identity
-    below, above = engine.catalog.archived_beside(identity)
+    below, above = catalog.archived_beside(identity)
     if below is not None and below.archive is not None and below.archive.last_offset >= identity.base_offset:
         raise OtherIncarnation(f"it overlaps {below.id.full_path}, which is archived", is_other_topic=False)
     if above is not None and summary.last_offset >= above.id.base_offset:
@@ -72,22 +70,24 @@ def require_same_incarnation(
 
 
 def _are_apart(*times: int | None) -> bool:
-    """Whether the times of two logs, first and last of each, have nothing in common."""
+    """Whether the time ranges of two logs are disjoint. ``times``: first and last of each."""
     first, last, other_first, other_last = times
     if first is None or last is None or other_first is None or other_last is None or min(first, other_first) < 0:
         return False
     return first > other_last or last < other_first
 
 
-async def branch(engine: Engine, opened: OpenSegment, found: OtherIncarnation, topic_id: str) -> SegmentId:
-    """From this segment on the partition's log is another incarnation; returns what the segment is now."""
+async def branch(
+    catalog: Catalog, store: ReadableStore, opened: OpenSegment, found: OtherIncarnation, topic_id: str
+) -> SegmentId:
+    """Begin another incarnation of the partition's log at this segment. Returns the segment's identity in it."""
     old = opened.identity
-    existing = await load_manifest(engine.store, old)
+    existing = await load_manifest(store, old)
     if existing is not None:
-        # What the archive tells of its own topic may be news: then the one on the disk is known to be another.
-        engine.catalog.learn(old.place.partition, existing.incarnation)
-    new = engine.catalog.branch(old, topic_id=topic_id, is_other_topic=found.is_other_topic)
-    await engine.catalog.flush()
+        # The archived manifest may name a topic ID that the catalog does not know yet.
+        catalog.learn(old.place.partition, existing.incarnation)
+    new = catalog.branch(old, topic_id=topic_id, is_other_topic=found.is_other_topic)
+    await catalog.flush()
     logs.logger().warning(
         "a log is not the one that was archived under its name: it is archived as another incarnation",
         because=str(found),
@@ -98,5 +98,5 @@ async def branch(engine: Engine, opened: OpenSegment, found: OtherIncarnation, t
     return new
 
 
-def incarnation_of(engine: Engine, identity: SegmentId) -> Incarnation:
-    return engine.catalog.lineage(identity.place.partition).get(identity.label)
+def incarnation_of(catalog: Catalog, identity: SegmentId) -> Incarnation:
+    return catalog.lineage(identity.place.partition).get(identity.label)

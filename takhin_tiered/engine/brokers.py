@@ -12,7 +12,7 @@ from takhin_tiered import logs
 from takhin_tiered.config import Settings
 from takhin_tiered.disk.files import DataDir, DataDirs
 from takhin_tiered.disk.kafka import is_broker_running, is_kafka
-from takhin_tiered.engine.context import Engine
+from takhin_tiered.engine.situation import Situation
 from takhin_tiered.errors import ConfigError, SegmentRefused
 from takhin_tiered.segments.names import SegmentId
 
@@ -23,34 +23,34 @@ def stands_in_kafka(data_dirs: DataDirs) -> bool:
 
 
 def runs_on(root: DataDir) -> bool:
-    """Whether a broker holds this directory's lock. Where that cannot be asked, one has to be assumed; blocking."""
+    """Whether a broker holds this directory's lock; blocking. Where that cannot be found out, one is assumed."""
     try:
         return is_broker_running(root.fd)
     except OSError:
         return True
 
 
-def look_at_brokers(engine: Engine) -> None:
+def look_at_brokers(situation: Situation, data_dir: DataDirs) -> None:
     """Bring the policy up to date with the brokers' locks; blocking."""
-    if stands_in_kafka(engine.data_dir):
-        learn_kafka(engine)
-    running = any(runs_on(root) for root in engine.data_dir.roots)
-    if running != engine.policy.broker_running:
+    if stands_in_kafka(data_dir):
+        learn_kafka(situation)
+    running = any(runs_on(root) for root in data_dir.roots)
+    if running != situation.policy.broker_running:
         logs.logger().info("a Kafka broker runs on the data directory" if running else "no Kafka broker runs here now")
-    engine.policy = replace(engine.policy, broker_running=running)
+    situation.policy = replace(situation.policy, broker_running=running)
 
 
-def learn_kafka(engine: Engine) -> None:
-    """From here on the directories are Kafka's: an empty new disk shows it only by what the archive tells."""
-    policy = engine.policy
+def learn_kafka(situation: Situation) -> None:
+    """From now on the directories are taken for Kafka's. On an empty new disk only the archive shows it."""
+    policy = situation.policy
     if not policy.kafka:
         logs.logger().warning("the data directory is Apache Kafka's: no local file is removed unless a mode is set")
-        engine.policy = replace(policy, kafka=True, keep_local=policy.keep_local or not policy.mode_is_set)
+        situation.policy = replace(policy, kafka=True, keep_local=policy.keep_local or not policy.mode_is_set)
 
 
-def require_no_broker(engine: Engine, identity: SegmentId) -> None:
+def require_no_broker(data_dir: DataDirs, identity: SegmentId) -> None:
     """Raise `SegmentRefused` where a Kafka runs on the segment's directory; blocking, so right before an unlink."""
-    root = engine.data_dir.root_of(identity.directory)
+    root = data_dir.root_of(identity.directory)
     if root is not None and runs_on(root):
         raise SegmentRefused(
             f"a Kafka broker runs on {root.path}, and would fail if the files of {identity.path} went away",
@@ -60,7 +60,7 @@ def require_no_broker(engine: Engine, identity: SegmentId) -> None:
 
 
 def require_safe_mode(settings: Settings, data_dirs: DataDirs, *, kafka: bool) -> None:
-    """Beside Kafka: refuse a mode that would halt the broker, and say which one holds where none was set."""
+    """Beside Kafka: refuse a mode that would halt the broker, and log the mode in effect where none was set."""
     if not kafka:
         return
     if settings.archive_mode is None:

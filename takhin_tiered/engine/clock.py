@@ -1,66 +1,47 @@
-"""Looks at the clocks, and remembers in the journal when they last agreed; `takhin_tiered.segments.clock` judges."""
+"""The time of this machine, and how far it can be believed."""
 
 from __future__ import annotations
 
-from contextlib import suppress
-from uuid import uuid4
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
-from takhin_tiered import logs, machine
-from takhin_tiered.engine.context import Engine, Span
-from takhin_tiered.errors import StoreError
-from takhin_tiered.segments.clock import Anchor, Judgement, Reading, judge
-from takhin_tiered.store import ObjectStore
-from takhin_tiered.vault.identity import Meta
-
-_ANCHOR = "clock"
-_WORTH_WRITING = 60.0
-_HINT = (
-    "Until the clocks agree, nothing is removed for its age: retention, leases and leftovers wait. "
-    "Set the clock right; if it is right: takhin-tiered run --once --accept-clock"
-)
+from takhin_tiered import machine
 
 
-class ClockWatch:
-    """``store`` is asked for its time, where there is one; ``may_write``: whether the journal is ours."""
+@dataclass(frozen=True, slots=True)
+class Span:
+    """The time at the last look, by all that is known: see `takhin_tiered.segments.clock.Judgement`.
 
-    def __init__(
-        self, engine: Engine, store: ObjectStore | None, meta: Meta | None, *, may_write: bool, confirmed: bool
-    ) -> None:
-        self._engine, self._store, self._meta = engine, store, meta
-        self._may_write, self._confirmed = may_write, confirmed
-        # Where boots have no names, no two processes are known to be of the same one.
-        self._boot = machine.boot_id() or uuid4().hex
+    ``uptime`` is when that was. Before the first look, the wall clock is believed.
+    """
 
-    async def look(self, *, ask_store: bool) -> None:
-        """Tell the engine what is sure now. A store that does not answer tells no time."""
-        if self._meta is None:
-            return
-        anchor = Anchor.parse(await self._meta.get_meta(_ANCHOR))
-        reading = await self._reading(ask_store=ask_store)
-        confirmed = self._confirmed and self._may_write and (ask_store or self._store is None)
-        judged = judge(anchor, reading, confirmed=confirmed, asks_store=self._store is not None and self._may_write)
-        self._tell(judged, reading)
-        if self._may_write and judged.anchor is not None and (confirmed or _is_worth_writing(anchor, judged.anchor)):
-            await self._meta.set_meta(_ANCHOR, judged.anchor.dump())
-            self._confirmed = self._confirmed and not confirmed
-
-    async def _reading(self, *, ask_store: bool) -> Reading:
-        told = None
-        if ask_store and self._store is not None:
-            with suppress(StoreError):
-                told = await self._store.now()
-        here = Reading(self._engine.clock(), self._engine.uptime(), self._boot)
-        if told is None:
-            return here
-        return Reading(here.wall, here.uptime, here.boot, told.seconds, told.is_independent)
-
-    def _tell(self, judged: Judgement, now: Reading) -> None:
-        if judged.problem and judged.problem != self._engine.time.problem:
-            logs.logger().error("the clock cannot be believed", problem=judged.problem, hint=_HINT)
-        self._engine.time = Span(judged.earliest, judged.latest, now.uptime, judged.problem)
+    earliest: float = float("inf")
+    latest: float = float("-inf")
+    uptime: float = 0.0
+    problem: str = ""
 
 
-def _is_worth_writing(old: Anchor | None, new: Anchor) -> bool:
-    if old is None or old.boot != new.boot:
-        return True
-    return old != new and abs(new.wall - old.wall) + abs(new.uptime - old.uptime) > _WORTH_WRITING
+@dataclass(slots=True)
+class Clock:
+    """Times are in seconds since the epoch. `ClockWatch` sets ``span``: how far ``wall`` can be believed."""
+
+    wall: Callable[[], float] = time.time
+    uptime: Callable[[], float] = machine.uptime
+    span: Span = field(default_factory=Span)
+
+    def now(self) -> float:
+        """The time by the wall clock."""
+        return self.wall()
+
+    def sure_now(self) -> float:
+        """The time by which something may go for its age: never later than it is."""
+        return min(self.wall(), self.span.earliest + self.uptime() - self.span.uptime)
+
+    def stamp_now(self) -> float:
+        """The time from which an age begins: never earlier than it is."""
+        return max(self.wall(), self.span.latest + self.uptime() - self.span.uptime)
+
+    def ahead(self) -> float:
+        """By how many seconds the wall clock may be ahead."""
+        return max(0.0, self.wall() - self.sure_now())

@@ -2,50 +2,66 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 
 import takhin_tiered
+from takhin_tiered.catalog.catalog import Catalog
 from takhin_tiered.config import Settings
-from takhin_tiered.engine.beside import Beside
-from takhin_tiered.engine.context import Engine
-from takhin_tiered.engine.past import Past
+from takhin_tiered.disk.files import DataDirs
+from takhin_tiered.engine.clock import Clock
+from takhin_tiered.engine.history import CycleHistory
+from takhin_tiered.engine.live_broker import LiveBroker
 from takhin_tiered.engine.scanning import future_segments
+from takhin_tiered.engine.situation import Situation
 from takhin_tiered.segments.report import iso_time
 from takhin_tiered.segments.results import ClockStatus, Status
-from takhin_tiered.store import StoreHealth
+from takhin_tiered.store import ReadableStore, StoreHealth
 
 
-def describe_status(engine: Engine, settings: Settings, beside: Beside, past: Past, headroom: float | None) -> Status:
-    """``headroom`` is what a daemon knows of how long the disk lasts, in seconds."""
-    lost, health = past.lost(), engine.health
-    return Status(
-        version=takhin_tiered.__version__,
-        **asdict(engine.catalog.stats(engine.policy, engine.clock())),
-        damaged_segments=engine.catalog.damaged,
-        quarantined_segments=engine.catalog.quarantined,
-        superseded_generations=engine.catalog.superseded,
-        future_segments=future_segments(engine),
-        clock=ClockStatus(engine.time.problem, round(engine.clock() - engine.sure_now)),
-        enabled=engine.policy.enabled,
-        mode=settings.mode(kafka=engine.policy.kafka),
-        broker=beside.status,
-        data_dir=",".join(map(str, settings.data_dirs)),
-        data_dirs=tuple(map(str, settings.data_dirs)),
-        disk_free_bytes=engine.data_dir.free_bytes(),
-        store=engine.store.address if settings.has_store else None,
-        store_reachable=not health.problem if settings.has_store else None,
-        store_problem=health.problem if settings.has_store else "",
-        store_down_since=iso_time(health.down_since),
-        last_cycle=past.last_cycle,
-        last_cycle_problem=past.problem,
-        last_cycle_at=iso_time(past.ended),
-        last_cycle_by=past.by,
-        cycle_running_seconds=past.running_seconds,
-        cycle_interval_seconds=engine.view.cycle_seconds,
-        lost_segments=len(lost),
-        lost=lost,
-        headroom_seconds=past.headroom(headroom),
-    )
+@dataclass(frozen=True, slots=True)
+class StatusReporter:
+    """Tells what a person asks first. Changes nothing."""
+
+    catalog: Catalog
+    data_dir: DataDirs
+    store: ReadableStore
+    clock: Clock
+    situation: Situation
+    health: StoreHealth
+    broker: LiveBroker
+    history: CycleHistory
+
+    def describe(self, settings: Settings, headroom: float | None) -> Status:
+        """``headroom`` is what a daemon knows of how long the disk lasts, in seconds."""
+        lost, health = self.history.lost(), self.health
+        return Status(
+            version=takhin_tiered.__version__,
+            **asdict(self.catalog.stats(self.situation.policy, self.clock.now())),
+            damaged_segments=self.catalog.damaged,
+            quarantined_segments=self.catalog.quarantined,
+            superseded_generations=self.catalog.superseded,
+            future_segments=future_segments(self.catalog, self.clock),
+            clock=ClockStatus(self.clock.span.problem, round(self.clock.now() - self.clock.sure_now())),
+            enabled=self.situation.policy.enabled,
+            mode=settings.mode(kafka=self.situation.policy.kafka),
+            broker=self.broker.status,
+            data_dir=",".join(map(str, settings.data_dirs)),
+            data_dirs=tuple(map(str, settings.data_dirs)),
+            disk_free_bytes=self.data_dir.free_bytes(),
+            store=self.store.address if settings.has_store else None,
+            store_reachable=not health.problem if settings.has_store else None,
+            store_problem=health.problem if settings.has_store else "",
+            store_down_since=iso_time(health.down_since),
+            last_cycle=self.history.last_cycle,
+            last_cycle_problem=self.history.problem,
+            last_cycle_at=iso_time(self.history.ended),
+            last_cycle_by=self.history.by,
+            cycle_running_seconds=self.history.running_seconds,
+            cycle_interval_seconds=self.situation.view.cycle_seconds,
+            lost_segments=len(lost),
+            lost=lost,
+            headroom_seconds=self.history.headroom(headroom),
+        )
 
 
 def store_trouble(health: StoreHealth, headroom: float | None) -> str:

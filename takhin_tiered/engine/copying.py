@@ -1,4 +1,4 @@
-"""The archive's middle part: segments that are open and may be moved come into the store, with their locks held."""
+"""Copy open segments into the store, with their locks held: the middle part of an archive."""
 
 from __future__ import annotations
 
@@ -6,17 +6,23 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 
 from takhin_tiered import logs, work
+from takhin_tiered.catalog.catalog import Catalog
 from takhin_tiered.concurrency import all_of, in_thread
 from takhin_tiered.disk.access import disk_errors, open_partition
+from takhin_tiered.disk.files import DataDirs
 from takhin_tiered.engine.branching import OtherIncarnation
-from takhin_tiered.engine.context import Engine
+from takhin_tiered.engine.clock import Clock
 from takhin_tiered.engine.judging import draft_manifest, is_compacting, judge
-from takhin_tiered.engine.merged import expire_merged, forget_compacted
+from takhin_tiered.engine.limits import Limits
+from takhin_tiered.engine.merged import MergedRemover, forget_compacted
+from takhin_tiered.engine.situation import Situation
 from takhin_tiered.errors import SegmentConflict, TakhinError
+from takhin_tiered.metrics import Metrics
 from takhin_tiered.points import reached
 from takhin_tiered.segments.manifest import Manifest
 from takhin_tiered.segments.model import NO_FILES, Archive, LocalFiles, Segment
 from takhin_tiered.segments.names import FileKind, SegmentId
+from takhin_tiered.store import ReadableStore
 from takhin_tiered.vault.opened import Content, OpenSegment, close_all
 from takhin_tiered.vault.owned import OwnedPrefix
 from takhin_tiered.vault.proof import load_manifest
@@ -27,8 +33,8 @@ _GENERATIONS_TRIED = 100
 
 
 @dataclass(slots=True, eq=False)
-class Wanted:
-    """A segment to be archived; ``expected`` is how a plan saw its files: if they stand otherwise now, they stay."""
+class ToArchive:
+    """A segment to be archived. ``expected``: its files as a plan saw them. If they differ now, nothing is moved."""
 
     id: SegmentId
     expected: LocalFiles | None = None
@@ -38,7 +44,7 @@ class Wanted:
 class Task:
     """One segment through all steps: ``segment`` is how it stands, until the end or an ``error``."""
 
-    wanted: Wanted
+    wanted: ToArchive
     opened: OpenSegment
     work: work.Work
     segment: Segment | None = None
@@ -46,7 +52,7 @@ class Task:
     before: LocalFiles | None = None
     is_done: bool = False
     error: TakhinError | OtherIncarnation | None = None
-    # Where its log turned out to be another incarnation: what it is then.
+    # Its identity where the log turned out to be another incarnation.
     becomes: SegmentId | None = None
 
     @property
@@ -64,7 +70,7 @@ class Task:
 
 
 async def for_each(tasks: Sequence[Task], step: Callable[[Task], Awaitable[None]]) -> None:
-    """A step for each that is still to be done, side by side. One that fails keeps its error, and takes no more."""
+    """Run a step for all unfinished tasks at once. One that fails keeps its error, and takes no later step."""
 
     async def one(task: Task) -> None:
         try:
@@ -76,150 +82,159 @@ async def for_each(tasks: Sequence[Task], step: Callable[[Task], Awaitable[None]
     await all_of([one(task) for task in tasks if task.is_to_do])
 
 
-async def copy_held(
-    engine: Engine, owned: OwnedPrefix, segment: Segment, distrusted: frozenset[FileKind] = frozenset()
-) -> Segment:
-    """Bring a segment into the store while its lock is held; ``distrusted`` files are stored anew.
+@dataclass(frozen=True, slots=True)
+class Copier:
+    """Brings segments into the store, with their locks held."""
 
-    Raises what `archive` does, and `OtherIncarnation`.
-    """
-    with work.shown("archive", segment.id.path) as shown:
-        task = Task(Wanted(segment.id), OpenSegment(segment.id), shown, segment)
-        try:
-            await copy(engine, owned, [task], distrusted)
-        finally:
-            await close_all([task.opened])
-    if task.error is not None:
-        raise task.error
-    return task.known
+    catalog: Catalog
+    data_dir: DataDirs
+    store: ReadableStore
+    clock: Clock
+    situation: Situation
+    limits: Limits
+    metrics: Metrics
+    merged: MergedRemover
 
+    async def copy_held(
+        self, owned: OwnedPrefix, segment: Segment, distrusted: frozenset[FileKind] = frozenset()
+    ) -> Segment:
+        """Bring a segment into the store while its lock is held; ``distrusted`` files are stored anew.
 
-async def copy(
-    engine: Engine, owned: OwnedPrefix, tasks: Sequence[Task], distrusted: frozenset[FileKind] = frozenset()
-) -> None:
-    """Bring segments of one partition into the store; each is as it stands then, or has its error."""
-    writings: dict[Task, Writing] = {}
+        Raises what `archive` does, and `OtherIncarnation`.
+        """
+        with work.shown("archive", segment.id.path) as shown:
+            task = Task(ToArchive(segment.id), OpenSegment(segment.id), shown, segment)
+            try:
+                await self.copy(owned, [task], distrusted)
+            finally:
+                await close_all([task.opened])
+        if task.error is not None:
+            raise task.error
+        return task.known
 
-    async def begin(task: Task) -> None:
-        existing = await load_manifest(owned.store, task.id) if task.known.archive else None
-        writings[task] = await _begin(engine, task, existing, existing.generation if existing else 1, distrusted)
+    async def copy(
+        self, owned: OwnedPrefix, tasks: Sequence[Task], distrusted: frozenset[FileKind] = frozenset()
+    ) -> None:
+        """Bring segments of one partition into the store; each is as it stands then, or has its error."""
+        writings: dict[Task, Writing] = {}
 
-    async def next_generation(task: Task) -> None:
-        # Either another generation is committed that the catalog does not know, or an upload broke off.
-        existing = await load_manifest(owned.store, task.id)
-        generation = max(writings[task].generation, existing.generation if existing else 0) + 1
-        # Each attempt reads what it sends.
-        task.opened.content = None
-        writings[task] = await _begin(engine, task, existing, generation, distrusted)
+        async def begin(task: Task) -> None:
+            existing = await load_manifest(owned.store, task.id) if task.known.archive else None
+            writings[task] = await self._begin(task, existing, existing.generation if existing else 1, distrusted)
 
-    await for_each(tasks, begin)
-    writer = Writer(
-        owned,
-        engine.catalog,
-        engine.data_dir,
-        pace=engine.uploads,
-        requests=engine.requests,
-        metrics=engine.metrics,
-        stamp=lambda: engine.stamp_now,
-    )
-    todo = [task for task in tasks if task.is_to_do]
-    for _ in range(_GENERATIONS_TRIED):
-        if not todo:
-            break
-        await writer.write([writings[task] for task in todo])
-        again = [task for task in todo if isinstance(writings[task].error, OtherBytes)]
-        await for_each(again, next_generation)
-        todo = [task for task in again if task.is_to_do]
-    for task in todo:
-        path = task.id.path
-        task.error = SegmentConflict(f"{_GENERATIONS_TRIED} generations of {path} are taken", segment=path)
-    for task in tasks:
-        if task.error is None and isinstance(error := writings[task].error, TakhinError):
-            task.error = error
-    await _take_over(engine, owned, [(task, writings[task]) for task in tasks if task.is_to_do])
+        async def next_generation(task: Task) -> None:
+            # Either another generation is committed that the catalog does not know, or an upload broke off.
+            existing = await load_manifest(owned.store, task.id)
+            generation = max(writings[task].generation, existing.generation if existing else 0) + 1
+            # Each attempt reads the files again.
+            task.opened.content = None
+            writings[task] = await self._begin(task, existing, generation, distrusted)
 
-
-async def _begin(
-    engine: Engine, task: Task, existing: Manifest | None, generation: int, distrusted: frozenset[FileKind]
-) -> Writing:
-    """Read what is to be written, and judge whether it may be. Raises what `archive` does, and `OtherIncarnation`."""
-    opened = task.opened
-    if not opened.files:
-        await in_thread(_open, engine, opened)
-    if opened.stats != task.known.local or FileKind.LOG not in opened.files:
-        raise changed(task.id, "before it was read")
-    content = await _read(engine, opened, existing)
-    judge(engine, opened, content, existing)
-    draft = draft_manifest(engine, opened, content)
-    return Writing(opened, content, draft, existing, generation, distrusted, task.work)
-
-
-def _open(engine: Engine, opened: OpenSegment) -> None:
-    with open_partition(engine.data_dir, opened.identity) as partition:
-        opened.open(partition)
-
-
-async def _read(engine: Engine, opened: OpenSegment, existing: Manifest | None) -> Content:
-    """Where the archive has a file, its checksum is in the form that the archive has."""
-    if opened.content is not None and existing is None:
-        return opened.content
-    part_sizes: dict[FileKind, int] = {}
-    for kind in opened.files:
-        size = opened.size(kind)
-        archived = existing.files.get(kind) if existing else None
-        part_sizes[kind] = archived.part_size if archived and archived.size == size else part_size_for(size)
-    with_md5 = await engine.store.wants_md5()
-    async with engine.reading:
-        with disk_errors(opened.identity):
-            return await in_thread(opened.read, part_sizes, with_md5=with_md5)
-
-
-async def _take_over(engine: Engine, owned: OwnedPrefix, written: Sequence[tuple[Task, Writing]]) -> None:
-    """What was committed is known as archived, in one commit of the journal."""
-    for task, writing in written:
-        manifest, identity = writing.manifest, task.id
-        assert manifest is not None
-        archived = Archive(
-            manifest.generation,
-            manifest.size,
-            manifest.log.mtime_ns,
-            manifest.archived_at,
-            task.opened.stats,
-            manifest.end,
+        await for_each(tasks, begin)
+        writer = Writer(
+            owned,
+            self.catalog,
+            self.data_dir,
+            pace=self.limits.uploads,
+            requests=self.limits.requests,
+            metrics=self.metrics,
+            stamp=self.clock.stamp_now,
         )
-        segment = replace(task.known, archive=archived, damage=manifest.problem, last_failure="", quarantine="")
-        if not engine.catalog.is_current(identity):
-            # Meanwhile the log was found to be another incarnation from further below on: the files are that one's.
-            segment = replace(segment, local=NO_FILES, active=False, lease_until=0.0)
-        engine.catalog.put(segment)
-        task.segment = segment
-        engine.catalog.learn(identity.place.partition, manifest.incarnation)
-        engine.catalog.settle(file.key for file in manifest.files.values())
-        reached("archive.committed")
-    if not written:
-        return
-    await engine.catalog.flush()
-    for task, writing in written:
-        reached("archive.journaled")
-        await _after(engine, owned, task, writing)
+        todo = [task for task in tasks if task.is_to_do]
+        for _ in range(_GENERATIONS_TRIED):
+            if not todo:
+                break
+            await writer.write([writings[task] for task in todo])
+            again = [task for task in todo if isinstance(writings[task].error, OtherBytes)]
+            await for_each(again, next_generation)
+            todo = [task for task in again if task.is_to_do]
+        for task in todo:
+            path = task.id.path
+            task.error = SegmentConflict(f"{_GENERATIONS_TRIED} generations of {path} are taken", segment=path)
+        for task in tasks:
+            if task.error is None and isinstance(error := writings[task].error, TakhinError):
+                task.error = error
+        await self._take_over(owned, [(task, writings[task]) for task in tasks if task.is_to_do])
+
+    async def _begin(
+        self, task: Task, existing: Manifest | None, generation: int, distrusted: frozenset[FileKind]
+    ) -> Writing:
+        """Read what is to be written, and judge whether it may be. Raises as `archive` does, and `OtherIncarnation`."""
+        opened = task.opened
+        if not opened.files:
+            await in_thread(_open, self.data_dir, opened)
+        if opened.stats != task.known.local or FileKind.LOG not in opened.files:
+            raise changed(task.id, "before it was read")
+        content = await self._read(opened, existing)
+        judge(self.catalog, self.situation.policy, opened, content, existing)
+        draft = draft_manifest(self.catalog, self.situation.policy, opened, content)
+        return Writing(opened, content, draft, existing, generation, distrusted, task.work)
+
+    async def _read(self, opened: OpenSegment, existing: Manifest | None) -> Content:
+        """Read the files. A file that is archived gets its checksum in the same form, whole or of parts."""
+        if opened.content is not None and existing is None:
+            return opened.content
+        part_sizes: dict[FileKind, int] = {}
+        for kind in opened.files:
+            size = opened.size(kind)
+            archived = existing.files.get(kind) if existing else None
+            part_sizes[kind] = archived.part_size if archived and archived.size == size else part_size_for(size)
+        with_md5 = await self.store.wants_md5()
+        async with self.limits.reading:
+            with disk_errors(opened.identity):
+                return await in_thread(opened.read, part_sizes, with_md5=with_md5)
+
+    async def _take_over(self, owned: OwnedPrefix, written: Sequence[tuple[Task, Writing]]) -> None:
+        """Mark the committed segments as archived, in one commit of the journal."""
+        for task, writing in written:
+            manifest, identity = writing.manifest, task.id
+            assert manifest is not None
+            archived = Archive(
+                manifest.generation,
+                manifest.size,
+                manifest.log.mtime_ns,
+                manifest.archived_at,
+                task.opened.stats,
+                manifest.end,
+            )
+            segment = replace(task.known, archive=archived, damage=manifest.problem, last_failure="", quarantine="")
+            if not self.catalog.is_current(identity):
+                # Meanwhile the log was found to be another incarnation from a lower segment on. The files belong to
+                # that one.
+                segment = replace(segment, local=NO_FILES, active=False, lease_until=0.0)
+            self.catalog.put(segment)
+            task.segment = segment
+            self.catalog.learn(identity.place.partition, manifest.incarnation)
+            self.catalog.settle(file.key for file in manifest.files.values())
+            reached("archive.committed")
+        if not written:
+            return
+        await self.catalog.flush()
+        for task, writing in written:
+            reached("archive.journaled")
+            await self._after(owned, task, writing)
+
+    async def _after(self, owned: OwnedPrefix, task: Task, writing: Writing) -> None:
+        """Handle what was archived before: a later generation supersedes it, and compaction removes it."""
+        manifest, existing = writing.manifest, writing.existing
+        assert manifest is not None
+        replaced = existing is not None and manifest.generation != existing.generation
+        compacts = is_compacting(self.situation, self.catalog, task.id, writing.content.summary)
+        try:
+            with named("archive", task.id.path):
+                if replaced and compacts and existing is not None:
+                    await forget_compacted(owned, existing, manifest)
+                elif replaced and existing is not None:
+                    self.catalog.superseded += 1
+                    logs.logger().warning(
+                        "other bytes were archived before under this name, and are kept", generation=existing.generation
+                    )
+                if compacts:
+                    await self.merged.expire_merged(owned, manifest)
+        except TakhinError as error:
+            task.error = error
 
 
-async def _after(engine: Engine, owned: OwnedPrefix, task: Task, writing: Writing) -> None:
-    """What a later generation, or a compacted one, means for what was archived before."""
-    manifest, existing = writing.manifest, writing.existing
-    assert manifest is not None
-    replaced = existing is not None and manifest.generation != existing.generation
-    compacts = is_compacting(engine, task.id, writing.content.summary)
-    try:
-        with named("archive", task.id.path):
-            if replaced and compacts and existing is not None:
-                await forget_compacted(owned, existing, manifest)
-            elif replaced and existing is not None:
-                engine.catalog.superseded += 1
-                logs.logger().warning(
-                    "other bytes were archived before under this name, and are kept", generation=existing.generation
-                )
-            if compacts:
-                await expire_merged(engine, owned, manifest)
-    except TakhinError as error:
-        task.error = error
+def _open(data_dir: DataDirs, opened: OpenSegment) -> None:
+    with open_partition(data_dir, opened.identity) as partition:
+        opened.open(partition)

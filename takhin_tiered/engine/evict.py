@@ -11,12 +11,14 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from takhin_tiered import logs
+from takhin_tiered.catalog.catalog import Catalog
 from takhin_tiered.concurrency import all_of, in_thread
 from takhin_tiered.disk.access import disk_errors, is_behind, open_partition, read_local_checksum
-from takhin_tiered.disk.files import PartitionDir
+from takhin_tiered.disk.files import DataDirs, PartitionDir
 from takhin_tiered.disk.look import scan_partition
 from takhin_tiered.engine.brokers import require_no_broker
-from takhin_tiered.engine.context import Engine, refresh, require_known
+from takhin_tiered.engine.refresh import refresh, require_known
+from takhin_tiered.engine.situation import Situation
 from takhin_tiered.errors import (
     ObjectCorrupt,
     ObjectMissing,
@@ -26,39 +28,191 @@ from takhin_tiered.errors import (
     SegmentRefused,
     TakhinError,
 )
+from takhin_tiered.metrics import Metrics
 from takhin_tiered.points import reached
 from takhin_tiered.segments.model import NO_FILES, FileStat, Segment
 from takhin_tiered.segments.names import FileKind, SegmentId
+from takhin_tiered.store import ReadableStore
 from takhin_tiered.vault.opened import OpenSegment
 from takhin_tiered.vault.owned import OwnedPrefix
 from takhin_tiered.vault.proof import prove_archived
 from takhin_tiered.verbs import named, verb
 
 
-async def evict(engine: Engine, owned: OwnedPrefix, identity: SegmentId) -> bool:
-    """Take a segment off the disk; False where nothing stood there. See `evict_held` for what is raised."""
-    with verb("evict", identity.path):
-        async with engine.catalog.lock(identity):
-            segment = require_known(await refresh(engine, identity), identity)
-            evicted = await evict_held(engine, owned, segment)
-            return evicted != segment
+@dataclass(frozen=True, slots=True)
+class Evictor:
+    """Takes archived segments off the disk."""
 
+    catalog: Catalog
+    data_dir: DataDirs
+    store: ReadableStore
+    situation: Situation
+    metrics: Metrics
 
-def leaves_gap(engine: Engine, identity: SegmentId) -> bool:
-    """Whether Kafka's log would have a gap without this segment, as a lower one stands on the disk."""
-    return engine.policy.kafka and engine.catalog.has_local_below(identity)
+    async def evict(self, owned: OwnedPrefix, identity: SegmentId) -> bool:
+        """Take a segment off the disk; False where nothing stood there. See `evict_held` for what is raised."""
+        with verb("evict", identity.path):
+            async with self.catalog.lock(identity):
+                segment = require_known(await refresh(self.catalog, self.data_dir, identity), identity)
+                evicted = await self.evict_held(owned, segment)
+                return evicted != segment
 
+    def leaves_gap(self, identity: SegmentId) -> bool:
+        """Whether Kafka's log would have a gap without this segment, as a lower one stands on the disk."""
+        return self.situation.policy.kafka and self.catalog.has_local_below(identity)
 
-async def evict_held(engine: Engine, owned: OwnedPrefix, segment: Segment) -> Segment:
-    """Evict while the segment's lock is held.
+    async def evict_held(self, owned: OwnedPrefix, segment: Segment) -> Segment:
+        """Evict while the segment's lock is held.
 
-    Raises `SegmentActive`, `SegmentChanged`, `SegmentConflict`, `SegmentRefused`, `ObjectMissing`,
-    `ObjectCorrupt`, `StoreUnavailable` or `DiskError`; what is not unlinked then is whole.
-    """
-    [result] = await evict_together(engine, owned, [segment], {})
-    if isinstance(result, TakhinError):
-        raise result
-    return result
+        Raises `SegmentActive`, `SegmentChanged`, `SegmentConflict`, `SegmentRefused`, `ObjectMissing`,
+        `ObjectCorrupt`, `StoreUnavailable` or `DiskError`; what is not unlinked then is whole.
+        """
+        [result] = await self.evict_together(owned, [segment], {})
+        if isinstance(result, TakhinError):
+            raise result
+        return result
+
+    async def evict_together(
+        self, owned: OwnedPrefix, segments: Sequence[Segment], copied: Mapping[SegmentId, OpenSegment]
+    ) -> list[Segment | TakhinError]:
+        """Evict segments of one partition while their locks are held: one look at the owner, one turn of a thread.
+
+        Returns each segment after that, or its error; see `evict_held`. Raises errors that concern all of them.
+        """
+        evictions = [_Eviction(segment, copied.get(segment.id)) for segment in segments]
+        await _each(evictions, self._require_evictable)
+        await _each(evictions, self._require_proof)
+        todo = [eviction for eviction in evictions if eviction.is_to_do]
+        if any(eviction.copied is None for eviction in todo):
+            await self.catalog.flush()
+        if todo:
+            # The proof was read from the prefix that this process still owns.
+            await owned.require()
+            await self._unlink(todo)
+        return [eviction.error or eviction.segment for eviction in evictions]
+
+    async def _require_evictable(self, eviction: _Eviction) -> None:
+        segment, path = eviction.segment, eviction.id.path
+        if self.situation.policy.keep_local:
+            raise SegmentRefused("this mode never deletes a local file", segment=path)
+        if segment.active:
+            raise SegmentActive(f"segment {path} is the active one of its partition", segment=path)
+        if not segment.local or not self.catalog.is_current(segment.id):
+            eviction.is_done = True
+        elif self.leaves_gap(segment.id):
+            raise SegmentRefused(
+                f"segment {path} stays on the disk, as a lower one does: consumers pass a gap between them "
+                "without a word",
+                segment=path,
+            )
+        if segment.quarantine and not eviction.is_done:
+            raise SegmentRefused(
+                f"segment {path} stays on the disk, as its archived copy is quarantined: {segment.quarantine}",
+                segment=path,
+                hint="takhin-tiered verify --deep reads that copy again, and stores it anew from the disk",
+            )
+
+    async def _require_proof(self, eviction: _Eviction) -> None:
+        if eviction.copied is None:
+            await self._prove_again(eviction.segment)
+        elif not eviction.segment.is_proven:
+            path = eviction.id.path
+            raise SegmentChanged(f"the files of segment {path} are not the ones that were archived", segment=path)
+
+    async def _prove_again(self, segment: Segment) -> None:
+        """Prove what was archived some time ago: the store still has all objects, and the files are the same."""
+        identity, path = segment.id, segment.id.path
+        try:
+            manifest = await prove_archived(self.store, identity)
+        except (ObjectMissing, ObjectCorrupt):
+            # The disk has the last whole copy. With the mark of the archive removed, the next cycle stores it again.
+            if segment.local.log is not None:
+                self.catalog.put(replace(segment, archive=None, quarantine=""))
+            raise
+        if segment.is_proven and segment.archive is not None and segment.archive.generation == manifest.generation:
+            return
+        for kind, stat in segment.local.items():
+            archived = manifest.files.get(kind)
+            if archived is None or archived.size != stat.size:
+                raise SegmentConflict(f"{identity.file(kind)} is not what the archive holds", segment=path)
+            checksum = await read_local_checksum(self.data_dir, identity, kind, archived.part_size)
+            if checksum != archived.sha256:
+                raise SegmentConflict(f"{identity.file(kind)} is not what the archive holds", segment=path)
+
+    async def _unlink(self, evictions: Sequence[_Eviction]) -> None:
+        for _ in evictions:
+            reached("evict.begin")
+        await in_thread(self._unlink_files, evictions)
+        for eviction in evictions:
+            if eviction.error is not None:
+                # Some files may be gone: the catalog takes over what is left.
+                with suppress(TakhinError):
+                    await refresh(self.catalog, self.data_dir, eviction.id)
+                continue
+            reached("evict.unlinked")
+            segment, freed = eviction.segment, eviction.segment.local.size
+            eviction.segment = replace(segment, local=NO_FILES, settled=True, lease_until=0.0, last_failure="")
+            self.catalog.put(eviction.segment)
+            self.metrics.evictions.labels("success").inc()
+            self.metrics.demotions.inc()
+            with named("evict", eviction.id.path):
+                logs.logger().info("evicted", bytes=freed)
+        await self.catalog.flush()
+        for eviction in evictions:
+            if eviction.error is None:
+                reached("evict.journaled")
+
+    def _unlink_files(self, evictions: Sequence[_Eviction]) -> None:
+        """Unlink the files of each, or set its error. The directory is flushed once, at the end."""
+        for eviction in evictions:
+            if eviction.copied is not None:
+                eviction.copied.close()
+        try:
+            with open_partition(self.data_dir, evictions[0].id) as partition:
+                try:
+                    for eviction in evictions:
+                        try:
+                            with disk_errors(eviction.id):
+                                self._unlink_one(partition, eviction)
+                        except TakhinError as error:
+                            eviction.error = error
+                finally:
+                    partition.fsync()
+        except TakhinError as error:
+            for eviction in evictions:
+                eviction.error = eviction.error or error
+
+    def _unlink_one(self, partition: PartitionDir, eviction: _Eviction) -> None:
+        identity = eviction.id
+        expected: dict[FileKind, FileStat] = dict(eviction.segment.local.items())
+        if not self.catalog.is_current(identity):
+            raise SegmentChanged(
+                f"the files of segment {identity.path} are another incarnation's by now", segment=identity.path
+            )
+        # The proof may have taken minutes. Meanwhile a broker may have truncated the log, so that this is the active
+        # segment.
+        if not is_behind(partition, identity, self.catalog.active_offset(identity)):
+            listing = scan_partition(self.data_dir, identity.directory)
+            if listing is not None and listing.active == identity.base_offset:
+                raise SegmentActive(
+                    f"segment {identity.path} became the active one of its partition", segment=identity.path
+                )
+        # Last, as the listing above is of whatever directory has that name now.
+        if not partition.is_in_place():
+            raise SegmentChanged(f"the directory of segment {identity.path} was moved away", segment=identity.path)
+        for kind, stat in expected.items():
+            if partition.stat(identity.file(kind)) != stat:
+                raise SegmentChanged(
+                    f"{identity.directory}/{identity.file(kind)} changed after it was archived",
+                    segment=identity.path,
+                    hint="The local files stay",
+                )
+        # The log goes first: a broker that starts now sees no log without its indexes.
+        for kind in FileKind:
+            if kind in expected:
+                require_no_broker(self.data_dir, identity)
+                partition.unlink(identity.file(kind))
+                reached(f"evict.{kind}.unlinked")
 
 
 @dataclass(slots=True, eq=False)
@@ -79,28 +233,8 @@ class _Eviction:
         return not self.is_done and self.error is None
 
 
-async def evict_together(
-    engine: Engine, owned: OwnedPrefix, segments: Sequence[Segment], copied: Mapping[SegmentId, OpenSegment]
-) -> list[Segment | TakhinError]:
-    """Evict segments of one partition while their locks are held: one look at the owner, one turn of a thread.
-
-    Each is as it stands then, or an error; see `evict_held`. Raises what concerns all of them.
-    """
-    evictions = [_Eviction(segment, copied.get(segment.id)) for segment in segments]
-    await _each(evictions, lambda eviction: _require_evictable(engine, eviction))
-    await _each(evictions, lambda eviction: _require_proof(engine, eviction))
-    todo = [eviction for eviction in evictions if eviction.is_to_do]
-    if any(eviction.copied is None for eviction in todo):
-        await engine.catalog.flush()
-    if todo:
-        # The archive that was proven is the one that we own, now.
-        await owned.require()
-        await _unlink(engine, todo)
-    return [eviction.error or eviction.segment for eviction in evictions]
-
-
 async def _each(evictions: Sequence[_Eviction], step: Callable[[_Eviction], Awaitable[None]]) -> None:
-    """A step for each that is still to be done, side by side. One that fails keeps its error, and takes no more."""
+    """Run a step for all unfinished evictions at once. One that fails keeps its error, and takes no later step."""
 
     async def one(eviction: _Eviction) -> None:
         try:
@@ -110,130 +244,3 @@ async def _each(evictions: Sequence[_Eviction], step: Callable[[_Eviction], Awai
             eviction.error = error
 
     await all_of([one(eviction) for eviction in evictions if eviction.is_to_do])
-
-
-async def _require_evictable(engine: Engine, eviction: _Eviction) -> None:
-    segment, path = eviction.segment, eviction.id.path
-    if engine.policy.keep_local:
-        raise SegmentRefused("this mode never deletes a local file", segment=path)
-    if segment.active:
-        raise SegmentActive(f"segment {path} is the active one of its partition", segment=path)
-    if not segment.local or not engine.catalog.is_current(segment.id):
-        eviction.is_done = True
-    elif leaves_gap(engine, segment.id):
-        raise SegmentRefused(
-            f"segment {path} stays on the disk, as a lower one does: consumers pass a gap between them without a word",
-            segment=path,
-        )
-    if segment.quarantine and not eviction.is_done:
-        raise SegmentRefused(
-            f"segment {path} stays on the disk, as its archived copy is quarantined: {segment.quarantine}",
-            segment=path,
-            hint="takhin-tiered verify --deep reads that copy again, and stores it anew from the disk",
-        )
-
-
-async def _require_proof(engine: Engine, eviction: _Eviction) -> None:
-    if eviction.copied is None:
-        await _prove_again(engine, eviction.segment)
-    elif not eviction.segment.is_proven:
-        path = eviction.id.path
-        raise SegmentChanged(f"the files of segment {path} are not the ones that were archived", segment=path)
-
-
-async def _prove_again(engine: Engine, segment: Segment) -> None:
-    """Time has passed since these files were archived: is all of it still in the store, and are these they?"""
-    identity, path = segment.id, segment.id.path
-    try:
-        manifest = await prove_archived(engine.store, identity)
-    except (ObjectMissing, ObjectCorrupt):
-        # The disk has the last whole copy. Without this word of an archive, the next cycle stores it again.
-        if segment.local.log is not None:
-            engine.catalog.put(replace(segment, archive=None, quarantine=""))
-        raise
-    if segment.is_proven and segment.archive is not None and segment.archive.generation == manifest.generation:
-        return
-    for kind, stat in segment.local.items():
-        archived = manifest.files.get(kind)
-        if archived is None or archived.size != stat.size:
-            raise SegmentConflict(f"{identity.file(kind)} is not what the archive holds", segment=path)
-        checksum = await read_local_checksum(engine.data_dir, identity, kind, archived.part_size)
-        if checksum != archived.sha256:
-            raise SegmentConflict(f"{identity.file(kind)} is not what the archive holds", segment=path)
-
-
-async def _unlink(engine: Engine, evictions: Sequence[_Eviction]) -> None:
-    for _ in evictions:
-        reached("evict.begin")
-    await in_thread(_unlink_files, engine, evictions)
-    for eviction in evictions:
-        if eviction.error is not None:
-            # Some may be gone: what is known of the segment is what stands there.
-            with suppress(TakhinError):
-                await refresh(engine, eviction.id)
-            continue
-        reached("evict.unlinked")
-        segment, freed = eviction.segment, eviction.segment.local.size
-        eviction.segment = replace(segment, local=NO_FILES, settled=True, lease_until=0.0, last_failure="")
-        engine.catalog.put(eviction.segment)
-        engine.metrics.evictions.labels("success").inc()
-        engine.metrics.demotions.inc()
-        with named("evict", eviction.id.path):
-            logs.logger().info("evicted", bytes=freed)
-    await engine.catalog.flush()
-    for eviction in evictions:
-        if eviction.error is None:
-            reached("evict.journaled")
-
-
-def _unlink_files(engine: Engine, evictions: Sequence[_Eviction]) -> None:
-    """Of each, or its error; the directory is flushed once, at the end."""
-    for eviction in evictions:
-        if eviction.copied is not None:
-            eviction.copied.close()
-    try:
-        with open_partition(engine.data_dir, evictions[0].id) as partition:
-            try:
-                for eviction in evictions:
-                    try:
-                        with disk_errors(eviction.id):
-                            _unlink_one(engine, partition, eviction)
-                    except TakhinError as error:
-                        eviction.error = error
-            finally:
-                partition.fsync()
-    except TakhinError as error:
-        for eviction in evictions:
-            eviction.error = eviction.error or error
-
-
-def _unlink_one(engine: Engine, partition: PartitionDir, eviction: _Eviction) -> None:
-    identity = eviction.id
-    expected: dict[FileKind, FileStat] = dict(eviction.segment.local.items())
-    if not engine.catalog.is_current(identity):
-        raise SegmentChanged(
-            f"the files of segment {identity.path} are another incarnation's by now", segment=identity.path
-        )
-    # The proof may have taken minutes, in which a broker that truncates can have made this the active segment.
-    if not is_behind(partition, identity, engine.catalog.active_offset(identity)):
-        listing = scan_partition(engine.data_dir, identity.directory)
-        if listing is not None and listing.active == identity.base_offset:
-            raise SegmentActive(
-                f"segment {identity.path} became the active one of its partition", segment=identity.path
-            )
-    # Last, as what was listed is the directory of that name, whichever that is.
-    if not partition.is_in_place():
-        raise SegmentChanged(f"the directory of segment {identity.path} was moved away", segment=identity.path)
-    for kind, stat in expected.items():
-        if partition.stat(identity.file(kind)) != stat:
-            raise SegmentChanged(
-                f"{identity.directory}/{identity.file(kind)} changed after it was archived",
-                segment=identity.path,
-                hint="The local files stay",
-            )
-    # The log goes first: a broker that starts now sees no log without its indexes.
-    for kind in FileKind:
-        if kind in expected:
-            require_no_broker(engine, identity)
-            partition.unlink(identity.file(kind))
-            reached(f"evict.{kind}.unlinked")

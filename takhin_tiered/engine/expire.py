@@ -1,76 +1,92 @@
 """Expire: remove from the archive what its retention no longer holds, the manifest first.
 
-Without its manifest a segment is not archived; its objects are then orphans of ours, by the intents written down
-before, so that an expire that is killed is finished by the removal of orphans.
+Intents for the objects are journaled first. Without its manifest a segment is not archived, and its objects are
+orphans. So the removal of orphans finishes an expire that was killed.
 
-What stands only under a prefix that is only read is refused. Where one of that name stands there beneath the own
-copy, it is what the archive has once that one is gone.
+A segment that stands only under a read-only prefix is refused. Where such a prefix also has a copy of the segment, the
+archive has that copy once the own one is removed.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from takhin_tiered import logs
-from takhin_tiered.engine.context import Engine, refresh, require_known
-from takhin_tiered.engine.read_only import REASON, is_read_only
+from takhin_tiered.catalog.catalog import Catalog
+from takhin_tiered.disk.files import DataDirs
+from takhin_tiered.engine.clock import Clock
+from takhin_tiered.engine.read_only import REASON, ReadOnlyPrefixes
+from takhin_tiered.engine.refresh import refresh, require_known
 from takhin_tiered.errors import SegmentRefused
 from takhin_tiered.points import reached
 from takhin_tiered.segments.model import Archive, Intent, State
 from takhin_tiered.segments.names import SegmentId
+from takhin_tiered.store import ReadableStore
 from takhin_tiered.vault.owned import OwnedPrefix
 from takhin_tiered.vault.proof import load_manifest
 from takhin_tiered.verbs import verb
 
 
-def _require_current(engine: Engine, identity: SegmentId) -> None:
-    if not engine.catalog.is_current(identity):
+def _require_current(catalog: Catalog, identity: SegmentId) -> None:
+    if not catalog.is_current(identity):
         raise SegmentRefused(
             f"segment {identity.full_path} is of an earlier incarnation, and is not removed by itself",
             segment=identity.path,
         )
 
 
-async def expire(engine: Engine, owned: OwnedPrefix, identity: SegmentId) -> None:
-    """Remove one archived segment for good.
+@dataclass(frozen=True, slots=True)
+class Expirer:
+    """Removes segments from the archive."""
 
-    `SegmentRefused` where it has a local file, as it is in use then, and where it stands under a prefix only read.
-    """
-    with verb("expire", identity.path):
-        async with engine.catalog.lock(identity):
-            segment = require_known(await refresh(engine, identity), identity)
-            _require_current(engine, identity)
-            if segment.state is not State.ARCHIVED or segment.local:
-                raise SegmentRefused(f"segment {identity.path} is on disk, and is not removed", segment=identity.path)
-            if await is_read_only(engine, identity):
-                raise SegmentRefused(f"segment {identity.path} {REASON}", segment=identity.path)
-            manifest = await load_manifest(engine.store, identity)
-            if manifest is not None:
-                now = engine.stamp_now
-                engine.catalog.intend(
-                    Intent(file.key, identity, file.size, file.sha256, file.part_size, now)
-                    for file in manifest.files.values()
-                )
-                await engine.catalog.flush()
-                reached("expire.intended")
-                _require_current(engine, identity)
-                await owned.delete([identity.manifest_key])
-                reached("expire.manifest.deleted")
-                keys = [file.key for file in manifest.files.values()]
-                await owned.delete(keys)
-                reached("expire.objects.deleted")
-                engine.catalog.settle(keys)
-            if (
-                await is_read_only(engine, identity)
-                and (below := await load_manifest(engine.store, identity)) is not None
-            ):
-                archived = Archive(below.generation, below.size, below.log.mtime_ns, below.archived_at)
-                archived = replace(archived, last_offset=below.end)
-                engine.catalog.put(
-                    replace(segment, archive=archived, damage=below.problem, last_failure="", quarantine="")
-                )
-            else:
-                engine.catalog.remove(identity)
-            await engine.catalog.flush()
-            reached("expire.journaled")
-            logs.logger().info("expired", bytes=segment.size)
+    catalog: Catalog
+    data_dir: DataDirs
+    store: ReadableStore
+    clock: Clock
+    read_only: ReadOnlyPrefixes
+
+    async def expire(self, owned: OwnedPrefix, identity: SegmentId) -> None:
+        """Remove one archived segment for good.
+
+        `SegmentRefused` where it has a local file, as it is in use then, and where it stands under a read-only prefix.
+        """
+        with verb("expire", identity.path):
+            async with self.catalog.lock(identity):
+                segment = require_known(await refresh(self.catalog, self.data_dir, identity), identity)
+                _require_current(self.catalog, identity)
+                if segment.state is not State.ARCHIVED or segment.local:
+                    raise SegmentRefused(
+                        f"segment {identity.path} is on disk, and is not removed", segment=identity.path
+                    )
+                if await self.read_only.is_read_only(identity):
+                    raise SegmentRefused(f"segment {identity.path} {REASON}", segment=identity.path)
+                manifest = await load_manifest(self.store, identity)
+                if manifest is not None:
+                    now = self.clock.stamp_now()
+                    self.catalog.intend(
+                        Intent(file.key, identity, file.size, file.sha256, file.part_size, now)
+                        for file in manifest.files.values()
+                    )
+                    await self.catalog.flush()
+                    reached("expire.intended")
+                    _require_current(self.catalog, identity)
+                    await owned.delete([identity.manifest_key])
+                    reached("expire.manifest.deleted")
+                    keys = [file.key for file in manifest.files.values()]
+                    await owned.delete(keys)
+                    reached("expire.objects.deleted")
+                    self.catalog.settle(keys)
+                if (
+                    await self.read_only.is_read_only(identity)
+                    and (below := await load_manifest(self.store, identity)) is not None
+                ):
+                    archived = Archive(below.generation, below.size, below.log.mtime_ns, below.archived_at)
+                    archived = replace(archived, last_offset=below.end)
+                    self.catalog.put(
+                        replace(segment, archive=archived, damage=below.problem, last_failure="", quarantine="")
+                    )
+                else:
+                    self.catalog.remove(identity)
+                await self.catalog.flush()
+                reached("expire.journaled")
+                logs.logger().info("expired", bytes=segment.size)

@@ -8,12 +8,14 @@ from takhin_tiered import work
 from takhin_tiered.concurrency import all_of, in_thread
 from takhin_tiered.disk.access import disk_errors
 from takhin_tiered.disk.files import PartitionDir
-from takhin_tiered.engine.context import Engine
 from takhin_tiered.engine.incoming import Incoming, Range
+from takhin_tiered.engine.limits import Limits
 from takhin_tiered.errors import TakhinError
+from takhin_tiered.metrics import Metrics
 from takhin_tiered.points import reached
 from takhin_tiered.segments.manifest import Manifest
 from takhin_tiered.segments.names import FileKind
+from takhin_tiered.store import ReadableStore
 
 SMALL = 256 << 10
 """Bytes, up to which a file is fetched into memory, and written in one turn of a thread with others."""
@@ -23,8 +25,18 @@ LOG_LAST = (*(kind for kind in FileKind if kind is not FileKind.LOG), FileKind.L
 class Fetch:
     """The files of one segment on their way. `fetch` first, then `write` in a thread."""
 
-    def __init__(self, engine: Engine, partition: PartitionDir, manifest: Manifest, work: work.Work) -> None:
-        self._engine, self._partition, self._manifest, self._work = engine, partition, manifest, work
+    def __init__(
+        self,
+        store: ReadableStore,
+        limits: Limits,
+        metrics: Metrics,
+        *,
+        partition: PartitionDir,
+        manifest: Manifest,
+        work: work.Work,
+    ) -> None:
+        self._store, self._limits, self._metrics = store, limits, metrics
+        self._partition, self._manifest, self._work = partition, manifest, work
         self._small: dict[FileKind, bytes] = {}
         self.error: TakhinError | None = None
 
@@ -53,13 +65,20 @@ class Fetch:
         return self._manifest.files[kind].size <= SMALL
 
     def _incoming(self, kind: FileKind) -> Incoming:
-        return Incoming(self._engine, self._partition, self._manifest.id, kind, self._manifest.files[kind])
+        return Incoming(
+            self._partition,
+            self._manifest.id,
+            kind,
+            self._manifest.files[kind],
+            pace=self._limits.downloads,
+            metrics=self._metrics,
+        )
 
     async def _read(self, kind: FileKind) -> bytes:
         file = self._manifest.files[kind]
-        async with self._engine.requests:
+        async with self._limits.requests:
             # One more than it should have shows an object that grew.
-            return await self._engine.store.read(file.key, limit=file.size + 1)
+            return await self._store.read(file.key, limit=file.size + 1)
 
     async def _fetch_large(self, incoming: Incoming) -> None:
         ranges = incoming.ranges
@@ -76,14 +95,12 @@ class Fetch:
     async def _fetch_one_of(self, incoming: Incoming, part: Range) -> None:
         # The last one goes on to the end, wherever that is: an object that grew is not what was archived.
         end = part.end if part.end < incoming.archived.size else None
-        async with self._engine.ranges:
+        async with self._limits.ranges:
             await self._fetch_range(incoming, part, end)
 
     async def _fetch_range(self, incoming: Incoming, part: Range, end: int | None) -> None:
         with disk_errors(incoming.identity):
-            await self._engine.store.fetch_into(
-                incoming.archived.key, incoming.fd, start=part.start, end=end, seen=part.see
-            )
+            await self._store.fetch_into(incoming.archived.key, incoming.fd, start=part.start, end=end, seen=part.see)
 
 
 def write_all(fetches: Sequence[Fetch]) -> None:

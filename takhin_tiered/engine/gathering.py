@@ -1,4 +1,4 @@
-"""Requests that come while others of their kind are under way go together: as callers of one commit do."""
+"""Requests that arrive while others of their kind run are gathered into one batch, as in a group commit."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ class _Batch(Generic[Request, Result]):
 class Gatherer(Generic[Key, Request, Result]):
     """``carry_out`` takes up to ``at_most`` requests of one key, and answers each with its result or its error.
 
-    For each key one call of it runs, and a second one beside it: what comes meanwhile is the next call's. No two
-    requests of the same ``name`` go together: the second one finds what the first one did.
+    For each key at most two calls run at the same time; later requests wait for the next call. Two requests of the same
+    ``name`` never share a call: the second one sees the result of the first.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class Gatherer(Generic[Key, Request, Result]):
 
     async def _run(self, key: Key) -> None:
         while self._waiting.get(key):
-            # Whoever asks in the same turn of the loop is here by then.
+            # Requests of the same turn of the loop are in the queue by then.
             await asyncio.sleep(0)
             if batch := self._take(key):
                 await self._answer(batch)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from takhin_tiered.catalog.catalog import Catalog
 from takhin_tiered.catalog.tallies import Stats
-from takhin_tiered.engine.context import Engine
+from takhin_tiered.engine.clock import Clock
+from takhin_tiered.metrics import Metrics
 
 
-def update_gauges(engine: Engine, stats: Stats) -> None:
-    metrics, catalog = engine.metrics, engine.catalog
-    metrics.clock_in_doubt.set(bool(engine.time.problem))
+def update_gauges(metrics: Metrics, catalog: Catalog, clock: Clock, stats: Stats) -> None:
+    metrics.clock_in_doubt.set(bool(clock.span.problem))
     metrics.segments.labels("hot").set(stats.hot_segments)
     metrics.segments.labels("warm").set(stats.warm_segments)
     metrics.segments.labels("cold").set(stats.cold_segments)

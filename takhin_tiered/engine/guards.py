@@ -1,4 +1,4 @@
-"""What stands between a storage and a mistake: is this the store that is known, is its prefix ours, what time is it."""
+"""Guards against mistakes: is this the known store, is its prefix ours, can the clock be believed."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
+from takhin_tiered.catalog.catalog import Catalog
 from takhin_tiered.concurrency import Shared
 from takhin_tiered.config import Settings
-from takhin_tiered.engine.clock import ClockWatch
-from takhin_tiered.engine.context import Engine
+from takhin_tiered.disk.files import DataDirs
+from takhin_tiered.engine.clock import Clock
+from takhin_tiered.engine.clock_watch import ClockWatch
 from takhin_tiered.errors import ConfigError, StoreUnavailable
 from takhin_tiered.store import ObjectStore
 from takhin_tiered.vault.identity import Identity, Meta
@@ -22,7 +24,7 @@ ANSWER_SECONDS = 5.0
 
 @asynccontextmanager
 async def answering_soon(address: str) -> AsyncIterator[None]:
-    """Within: a small question, to which a store that works has the answer in seconds. `StoreUnavailable` otherwise."""
+    """Within: a small request, which a healthy store answers in seconds. `StoreUnavailable` otherwise."""
     try:
         async with asyncio.timeout(ANSWER_SECONDS):
             yield
@@ -78,16 +80,23 @@ class Guards:
 
 
 def make_guards(
-    settings: Settings, engine: Engine, store: ObjectStore | None, meta: Meta | None, *, is_ours: bool
+    settings: Settings,
+    clock: Clock,
+    catalog: Catalog,
+    data_dir: DataDirs,
+    *,
+    store: ObjectStore | None,
+    meta: Meta | None,
+    is_ours: bool,
 ) -> Guards:
-    """``store`` is the bare one; ``is_ours``: the data directory is locked, and the journal may be written."""
+    """``is_ours``: the data directory is locked, and the journal may be written."""
     accepted = settings.accepted
-    # Who only observes writes nothing to the store, and a directory is asked for its time by a write.
+    # A directory store tells its time by a write, and a process that only observes writes nothing.
     timed = store if settings.enabled else None
-    clock = ClockWatch(engine, timed, meta, may_write=is_ours, confirmed=accepted.clock)
+    watch = ClockWatch(clock, timed, meta, may_write=is_ours, confirmed=accepted.clock)
     if store is None:
-        return Guards(clock)
-    identity = Identity(store, meta, engine.catalog, accepted.store, may_write=is_ours)
+        return Guards(watch)
+    identity = Identity(store, meta, catalog, accepted.store, may_write=is_ours)
     if meta is None or not is_ours:
-        return Guards(clock, identity)
-    return Guards(clock, identity, Ownership(store, identity, meta, engine.data_dir))
+        return Guards(watch, identity)
+    return Guards(watch, identity, Ownership(store, identity, meta, data_dir))

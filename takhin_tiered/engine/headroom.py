@@ -12,8 +12,8 @@ _NOTABLE = 0.01
 def lasts(seconds: float, before: int, free: int) -> float | None:
     """How long ``free`` bytes last, if ``before`` were free so many seconds ago; None where nothing can be said.
 
-    So it is where the samples span less than a minute, and where less than a hundredth went: that may be one file of
-    somebody's, and as a rate it would call people at night.
+    So it is where the samples span less than a minute, and where less than a hundredth was used: one file could explain
+    that, and a rate made from it would raise a false alarm.
     """
     lost = before - free
     if seconds < _ENOUGH or lost <= 0 or lost < _NOTABLE * free:

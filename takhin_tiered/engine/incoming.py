@@ -8,8 +8,9 @@ from takhin_tiered import filesystems, work
 from takhin_tiered.codec.checksums import Hasher, sha256_of_parts
 from takhin_tiered.disk.access import disk_errors
 from takhin_tiered.disk.files import PartitionDir
-from takhin_tiered.engine.context import Engine
 from takhin_tiered.errors import ObjectCorrupt
+from takhin_tiered.metrics import Metrics
+from takhin_tiered.pace import Pace
 from takhin_tiered.segments.manifest import ManifestFile
 from takhin_tiered.segments.names import FileKind, SegmentId
 from takhin_tiered.store.landing import write_sparse
@@ -22,9 +23,16 @@ class Incoming:
     """Its methods block. They raise `DiskError`, and `ObjectCorrupt` where the bytes are others than archived."""
 
     def __init__(
-        self, engine: Engine, partition: PartitionDir, identity: SegmentId, kind: FileKind, archived: ManifestFile
+        self,
+        partition: PartitionDir,
+        identity: SegmentId,
+        kind: FileKind,
+        archived: ManifestFile,
+        *,
+        pace: Pace,
+        metrics: Metrics,
     ) -> None:
-        self.engine, self.identity, self.archived = engine, identity, archived
+        self.identity, self.archived, self.pace, self.metrics = identity, archived, pace, metrics
         self.ranges = [Range(self, start, end) for start, end in ranges_of(archived.size, archived.part_size)]
         self.fd = -1
         self._partition, self._name = partition, identity.file(kind)
@@ -89,10 +97,9 @@ class Range:
         """Before a piece is written: more than there should be is refused, and the others wait their turn."""
         if len(piece) > self.missing:
             raise self._incoming.corrupt()
-        engine = self._incoming.engine
-        engine.downloads.spend_here(len(piece))
+        self._incoming.pace.spend_here(len(piece))
         self.hasher.update(piece)
-        engine.metrics.downloaded.inc(len(piece))
+        self._incoming.metrics.downloaded.inc(len(piece))
         work.moved(len(piece))
 
 
@@ -107,7 +114,7 @@ def ranges_of(size: int, part_size: int) -> list[tuple[int, int]]:
 
 
 def _set_size(fd: int, size: int) -> None:
-    """A file that ends in a hole is as long as what was written last, until then."""
+    """A file that ends in a hole is too short until its size is set."""
     if os.fstat(fd).st_size == size:
         return
     try:

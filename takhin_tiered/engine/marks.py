@@ -9,21 +9,21 @@ from dataclasses import replace
 from prometheus_client import Counter
 
 from takhin_tiered.catalog.catalog import Catalog
-from takhin_tiered.engine.context import Engine
 from takhin_tiered.engine.naming import named_segment
 from takhin_tiered.errors import SegmentActive, SegmentNotFound, SegmentRefused, StoreError, TakhinError
 from takhin_tiered.segments.names import SegmentId
+from takhin_tiered.store import StoreHealth
 
 _REFUSALS = (SegmentActive, SegmentRefused, SegmentNotFound)
 """What somebody asked for that cannot be: nothing is wrong with the segment."""
 
 
-def note_failure(engine: Engine, attempts: Counter | None, error: TakhinError) -> None:
+def note_failure(health: StoreHealth, attempts: Counter | None, error: TakhinError) -> None:
     """Count an attempt that failed among the ``attempts`` of its kind, and an error of the store by its code."""
     if attempts is not None:
         attempts.labels("failure").inc()
     if isinstance(error, StoreError):
-        engine.health.attempt_failed(error)
+        health.attempt_failed(error)
 
 
 def mark_failed(catalog: Catalog, identity: SegmentId, error: TakhinError) -> None:
@@ -33,13 +33,15 @@ def mark_failed(catalog: Catalog, identity: SegmentId, error: TakhinError) -> No
 
 
 @contextmanager
-def by_hand(engine: Engine, attempts: Counter, path: str, topic_id: str | None) -> Iterator[None]:
+def by_hand(
+    catalog: Catalog, health: StoreHealth, attempts: Counter, path: str, topic_id: str | None
+) -> Iterator[None]:
     """Within: what fails is counted, and leaves its mark, as in a cycle."""
     try:
         yield
     except TakhinError as error:
-        note_failure(engine, attempts, error)
+        note_failure(health, attempts, error)
         if not isinstance(error, _REFUSALS):
             with suppress(SegmentNotFound):
-                mark_failed(engine.catalog, named_segment(engine, path, topic_id), error)
+                mark_failed(catalog, named_segment(catalog, path, topic_id), error)
         raise

@@ -1,11 +1,13 @@
-"""What compaction has replaced or merged away leaves the archive: it holds deleted keys, which are to be gone."""
+"""Remove from the archive what compaction has replaced or merged: it holds keys that were deleted on purpose."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from takhin_tiered import logs
-from takhin_tiered.engine.context import Engine
-from takhin_tiered.engine.expire import expire
-from takhin_tiered.engine.superseded import forget_superseded
+from takhin_tiered.catalog.catalog import Catalog
+from takhin_tiered.engine.expire import Expirer
+from takhin_tiered.engine.superseded import SupersededRemover
 from takhin_tiered.segments.manifest import Manifest
 from takhin_tiered.segments.names import generation_of
 from takhin_tiered.vault.owned import OwnedPrefix
@@ -20,10 +22,18 @@ async def forget_compacted(owned: OwnedPrefix, old: Manifest, new: Manifest) -> 
     logs.logger().info("removed what compaction replaced", generation=old.generation)
 
 
-async def expire_merged(engine: Engine, owned: OwnedPrefix, manifest: Manifest) -> None:
-    """The cleaner merges segments into the lowest of them: those above it are in that one now."""
-    for other in engine.catalog.log_of(manifest.id.place.partition):
-        if manifest.id.base_offset < other.id.base_offset <= manifest.end and other.local.log is None:
-            logs.logger().info("a segment was merged into one below it by compaction", merged=other.id.path)
-            await expire(engine, owned, other.id)
-            await forget_superseded(engine, owned, other.id)
+@dataclass(frozen=True, slots=True)
+class MergedRemover:
+    """Removes what compaction has merged into another segment."""
+
+    catalog: Catalog
+    expirer: Expirer
+    superseded: SupersededRemover
+
+    async def expire_merged(self, owned: OwnedPrefix, manifest: Manifest) -> None:
+        """The cleaner merges segments into the lowest of them: remove those that it contains now."""
+        for other in self.catalog.log_of(manifest.id.place.partition):
+            if manifest.id.base_offset < other.id.base_offset <= manifest.end and other.local.log is None:
+                logs.logger().info("a segment was merged into one below it by compaction", merged=other.id.path)
+                await self.expirer.expire(owned, other.id)
+                await self.superseded.remove_all(owned, other.id)

@@ -1,13 +1,16 @@
-"""Which segment people mean: by its path, and where there are several incarnations, by the one that they name."""
+"""Find the segment that a path names, and of several incarnations the one that is meant."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 
+from takhin_tiered.catalog.catalog import Catalog
 from takhin_tiered.engine.branching import incarnation_of
-from takhin_tiered.engine.context import Engine, unknown
+from takhin_tiered.engine.clock import Clock
+from takhin_tiered.engine.refresh import unknown
+from takhin_tiered.engine.situation import Situation, outlook_now
 from takhin_tiered.errors import SegmentNotFound
 from takhin_tiered.segments.model import Segment, State, Tier
 from takhin_tiered.segments.names import Partition, SegmentId
@@ -16,7 +19,7 @@ from takhin_tiered.segments.policy import classify
 from takhin_tiered.segments.report import SegmentInfo, describe_segment
 
 
-def named_segment(engine: Engine, path: str, topic_id: str | None = None) -> SegmentId:
+def named_segment(catalog: Catalog, path: str, topic_id: str | None = None) -> SegmentId:
     """``path`` is that of a segment of the current incarnation, or of the one that ``topic_id`` names, or has its
     label behind an ``@``.
 
@@ -25,100 +28,111 @@ def named_segment(engine: Engine, path: str, topic_id: str | None = None) -> Seg
     identity = SegmentId.parse(path)
     partition = identity.place.partition
     if "@" in path:
-        if identity.label and not any(
-            each.label == identity.label for each in engine.catalog.lineage(partition).incarnations
-        ):
-            raise _no_incarnation(engine, partition, identity.label)
+        if identity.label and not any(each.label == identity.label for each in catalog.lineage(partition).incarnations):
+            raise _no_incarnation(catalog, partition, identity.label)
         return identity
-    label = named_incarnation(engine, partition, topic_id) if topic_id else None
-    return SegmentId(
-        *partition, identity.base_offset, engine.catalog.lineage(partition).label_of(identity.base_offset, label)
-    )
+    label = named_incarnation(catalog, partition, topic_id) if topic_id else None
+    return SegmentId(*partition, identity.base_offset, catalog.lineage(partition).label_of(identity.base_offset, label))
 
 
-def named_incarnation(engine: Engine, partition: Partition, topic_id: str) -> str:
+def named_incarnation(catalog: Catalog, partition: Partition, topic_id: str) -> str:
     """The label of a partition's incarnation, by its topic ID or its own name. `SegmentNotFound` if there is none."""
-    lineage = engine.catalog.lineage(partition)
+    lineage = catalog.lineage(partition)
     label = lineage.named(topic_id)
     if label is None:
-        raise _no_incarnation(engine, partition, topic_id)
+        raise _no_incarnation(catalog, partition, topic_id)
     return label
 
 
-def _no_incarnation(engine: Engine, partition: Partition, name: str) -> SegmentNotFound:
-    names = ", ".join(each.name for each in engine.catalog.lineage(partition).incarnations)
+def _no_incarnation(catalog: Catalog, partition: Partition, name: str) -> SegmentNotFound:
+    names = ", ".join(each.name for each in catalog.lineage(partition).incarnations)
     return SegmentNotFound(
         f"{partition[0]}-{partition[1]} has no incarnation {name}",
         hint=f"It has {names}. takhin-tiered ls --partitions shows them",
     )
 
 
-def known_segment(engine: Engine, path: str, topic_id: str | None = None) -> Segment:
+def known_segment(catalog: Catalog, path: str, topic_id: str | None = None) -> Segment:
     """As it is known now; `SegmentNotFound` where nothing is known of it."""
-    identity = named_segment(engine, path, topic_id)
-    segment = engine.catalog.get(identity)
+    identity = named_segment(catalog, path, topic_id)
+    segment = catalog.get(identity)
     if segment is None:
-        raise unknown(identity, hint=where_else(engine, identity))
+        raise unknown(identity, hint=where_else(catalog, identity))
     return segment
 
 
-def where_else(engine: Engine, identity: SegmentId) -> str:
-    """What to do about a segment that this incarnation lacks: others may have one of its name."""
+def where_else(catalog: Catalog, identity: SegmentId) -> str:
+    """A hint for a segment that this incarnation lacks: another one may have it."""
     partition = identity.place.partition
     others = [
         each.name
-        for each in engine.catalog.lineage(partition).incarnations
-        if each.label != identity.label and engine.catalog.get(replace(identity, label=each.label)) is not None
+        for each in catalog.lineage(partition).incarnations
+        if each.label != identity.label and catalog.get(replace(identity, label=each.label)) is not None
     ]
     if others:
         return f"Another incarnation has it: --topic-id {' or --topic-id '.join(others)}"
     return "takhin-tiered ls shows what there is"
 
 
-def has_incarnation(engine: Engine, topic_id: str | None, partition: Partition) -> bool:
+def has_incarnation(catalog: Catalog, topic_id: str | None, partition: Partition) -> bool:
     """Whether a partition has the incarnation that is named, if one is."""
-    return not topic_id or engine.catalog.lineage(partition).named(topic_id) is not None
+    return not topic_id or catalog.lineage(partition).named(topic_id) is not None
 
 
-def is_of(engine: Engine, segment: Segment, topic_id: str) -> bool:
+def is_of(catalog: Catalog, segment: Segment, topic_id: str) -> bool:
     """Whether a segment belongs to the log of the incarnation that is named."""
-    lineage = engine.catalog.lineage(segment.id.place.partition)
+    lineage = catalog.lineage(segment.id.place.partition)
     label = lineage.named(topic_id)
     return label is not None and lineage.label_of(segment.id.base_offset, label) == segment.id.label
 
 
-def info_of(engine: Engine, segment: Segment, crowded: set[SegmentId] | None = None) -> SegmentInfo:
-    """``crowded`` are the restored segments that outgrow the cache, where they are known already."""
-    policy, now, is_current = engine.policy, engine.clock(), engine.catalog.is_current(segment.id)
-    if crowded is None:
-        # While its lease runs no copy is too much: a look at all the others is for those whose lease is over.
-        crowded = crowded_out(engine) if segment.restored and now >= segment.lease_until else set()
-    step = explain(segment, policy, now, crowded=crowded, outlook=engine.outlook_now, is_current=is_current)
-    return describe_segment(segment, policy, now, incarnation_of(engine, segment.id), step, is_current=is_current)
+@dataclass(frozen=True, slots=True)
+class SegmentInfos:
+    """What people are told of segments, as they stand now."""
 
+    catalog: Catalog
+    clock: Clock
+    situation: Situation
 
-def crowded_out(engine: Engine) -> set[SegmentId]:
-    """The restored segments that do not fit the local cache."""
-    return over_cache_size(engine.catalog.restored(), engine.policy, engine.clock())
+    def info_of(self, segment: Segment, crowded: set[SegmentId] | None = None) -> SegmentInfo:
+        """``crowded`` are the restored segments that outgrow the cache, where they are known already."""
+        policy, now, is_current = self.situation.policy, self.clock.now(), self.catalog.is_current(segment.id)
+        if crowded is None:
+            # A copy may only be too much once its lease is over. Only then are all others counted.
+            crowded = self.crowded_out() if segment.restored and now >= segment.lease_until else set()
+        step = explain(
+            segment,
+            policy,
+            now,
+            crowded=crowded,
+            outlook=outlook_now(self.situation, self.clock),
+            is_current=is_current,
+        )
+        return describe_segment(
+            segment, policy, now, incarnation_of(self.catalog, segment.id), step, is_current=is_current
+        )
 
+    def crowded_out(self) -> set[SegmentId]:
+        """The restored segments that do not fit the local cache."""
+        return over_cache_size(self.catalog.restored(), self.situation.policy, self.clock.now())
 
-def list_segments(
-    engine: Engine,
-    *,
-    topic: str | None,
-    tier: Tier | None,
-    state: State | None,
-    after: SegmentId | None,
-    topic_id: str | None,
-) -> Iterator[SegmentInfo]:
-    """Known segments in order, those behind ``after``; each as it stands now. None: whatever it is."""
-    now, crowded = engine.clock(), crowded_out(engine)
-    within = partial(has_incarnation, engine, topic_id)
-    for segment in engine.catalog.segments(topic=topic, after=after, within=within):
-        if state is not None and segment.state is not state:
-            continue
-        if tier is not None and classify(segment, engine.policy, now) is not tier:
-            continue
-        if topic_id and not is_of(engine, segment, topic_id):
-            continue
-        yield info_of(engine, segment, crowded)
+    def list(
+        self,
+        *,
+        topic: str | None,
+        tier: Tier | None,
+        state: State | None,
+        after: SegmentId | None,
+        topic_id: str | None,
+    ) -> Iterator[SegmentInfo]:
+        """Known segments in order, those behind ``after``; each as it stands now. None: whatever it is."""
+        now, crowded = self.clock.now(), self.crowded_out()
+        within = partial(has_incarnation, self.catalog, topic_id)
+        for segment in self.catalog.segments(topic=topic, after=after, within=within):
+            if state is not None and segment.state is not state:
+                continue
+            if tier is not None and classify(segment, self.situation.policy, now) is not tier:
+                continue
+            if topic_id and not is_of(self.catalog, segment, topic_id):
+                continue
+            yield self.info_of(segment, crowded)

@@ -1,4 +1,4 @@
-"""From settings to the parts that the verbs work with."""
+"""Before anything is looked at: open the data directories, take their lock, know whether they are Kafka's."""
 
 from __future__ import annotations
 
@@ -6,46 +6,16 @@ import errno
 import os
 from pathlib import Path
 
-from takhin_tiered.catalog.catalog import Catalog
 from takhin_tiered.catalog.journal import Journal
 from takhin_tiered.config import Settings
 from takhin_tiered.disk.files import DataDirs
 from takhin_tiered.disk.lock import DataDirLock
-from takhin_tiered.engine.context import Engine
 from takhin_tiered.errors import ConfigError, DiskFull
-from takhin_tiered.pace import Pace
-from takhin_tiered.store import ReadableStore, StoreHealth
 from takhin_tiered.users import owner_hint
 
 SUPERSEDED = "superseded"
 KAFKA = "kafka"
 """In the journal: that the data directory is Kafka's, for the day on which an empty disk stands in its place."""
-
-
-def make_engine(
-    settings: Settings,
-    data_dir: DataDirs,
-    catalog: Catalog,
-    store: ReadableStore | None,
-    health: StoreHealth,
-    *,
-    kafka: bool,
-) -> Engine:
-    """``health`` is that of the store."""
-    return Engine(
-        policy=settings.policy_for(kafka=kafka),
-        data_dir=data_dir,
-        catalog=catalog,
-        object_store=store,
-        reads_others=bool(settings.read_prefixes),
-        metrics=health.metrics,
-        health=health,
-        concurrency=settings.archive_concurrency,
-        archive_corrupt=settings.archive_corrupt == "archive",
-        reserve_bytes=int(settings.restore_reserve_mb * 1024 * 1024),
-        uploads=Pace(settings.throttle_upload_mbps * 1e6),
-        downloads=Pace(settings.throttle_download_mbps * 1e6),
-    )
 
 
 def open_data_dirs(settings: Settings) -> DataDirs:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 
-from takhin_tiered.disk.files import PartitionDir
+from takhin_tiered.catalog.catalog import Catalog
+from takhin_tiered.disk.files import DataDirs, PartitionDir
 from takhin_tiered.disk.kafka import read_log_directory
-from takhin_tiered.engine.context import Engine
+from takhin_tiered.engine.clock import Clock
+from takhin_tiered.engine.situation import Situation
 from takhin_tiered.engine.view import BrokerView
 from takhin_tiered.formats.kafka import TIMEINDEX_ENTRY_SIZE, last_timestamp
 from takhin_tiered.segments.broker import TopicSettings
@@ -18,56 +21,92 @@ from takhin_tiered.segments.outlook import LocalLog, Outlook, due_before_retenti
 _CYCLES_BEFORE = 2
 
 
-def look_ahead(engine: Engine) -> Outlook:
-    """After a scan; blocking. Nothing is known, and nothing held back, where no Kafka keeps its files."""
-    if not engine.policy.kafka:
-        return Outlook()
-    view = engine.view
-    read_directories(engine)
-    compacted: dict[Partition, str] = {}
-    due: dict[SegmentId, str] = {}
-    unsafe: dict[SegmentId, str] = {}
-    for partition, logs in _local_partitions(engine):
-        settings = view.topics.get(partition[0])
-        if (how := _compacted(engine, view, partition, settings)) and not engine.policy.takes_compacted:
-            compacted[partition] = how
-            continue
-        unsafe |= _above_high_watermark(view, partition, logs)
-        if settings is not None and engine.policy.before_retention and engine.policy.covers(partition[0]):
-            due |= _due(engine, view, partition, logs, settings)
-    return Outlook(compacted, due, unsafe)
+@dataclass(frozen=True, slots=True)
+class OutlookReader:
+    """Reads the outlook of the data directories."""
+
+    catalog: Catalog
+    data_dir: DataDirs
+    clock: Clock
+    situation: Situation
+
+    def look_ahead(self) -> Outlook:
+        """After a scan; blocking. Empty where the directories are not Kafka's."""
+        if not self.situation.policy.kafka:
+            return Outlook()
+        view = self.situation.view
+        read_directories(self.situation.view, self.data_dir)
+        compacted: dict[Partition, str] = {}
+        due: dict[SegmentId, str] = {}
+        unsafe: dict[SegmentId, str] = {}
+        for partition, logs in self._local_partitions():
+            settings = view.topics.get(partition[0])
+            if (
+                how := _compacted(self.catalog, view, partition, settings)
+            ) and not self.situation.policy.takes_compacted:
+                compacted[partition] = how
+                continue
+            unsafe |= _above_high_watermark(view, partition, logs)
+            if (
+                settings is not None
+                and self.situation.policy.before_retention
+                and self.situation.policy.covers(partition[0])
+            ):
+                due |= self._due(view, partition, logs, settings)
+        return Outlook(compacted, due, unsafe)
+
+    def _local_partitions(self) -> Iterator[tuple[Partition, list[Segment]]]:
+        for partition in sorted(self.catalog.local_partitions()):
+            if logs := [segment for segment in self.catalog.log_of(partition) if segment.local.log is not None]:
+                yield partition, logs
+
+    def _due(
+        self,
+        view: BrokerView,
+        partition: Partition,
+        logs: list[Segment],
+        settings: TopicSettings,
+    ) -> dict[SegmentId, str]:
+        if settings.retention_ms is None and settings.retention_bytes is None:
+            return {}
+        whole = sum(segment.local.size for segment in logs)
+        growth = max(0, whole - view.sizes.get(partition, whole)) * _CYCLES_BEFORE
+        view.sizes[partition] = whole
+        # The broker checks for old segments, and rolls, at its own intervals.
+        margin = view.cycle_seconds * _CYCLES_BEFORE + min(view.check_seconds, (settings.retention_ms or 0) / 2000)
+        with suppress(OSError), self.data_dir.partition(logs[0].id.directory) as directory:
+            found = [LocalLog(s.id.base_offset, s.local.size, _timestamp(view, directory, s)) for s in logs]
+            # One segment more may close at any time.
+            growth += max(segment.local.size for segment in logs)
+            reasons = due_before_retention(found, settings, self.clock.now(), margin, growth)
+            return {s.id: reasons[s.id.base_offset] for s in logs if s.id.base_offset in reasons and _is_missing(s)}
+        return {}
 
 
-def read_directories(engine: Engine) -> None:
+def read_directories(view: BrokerView, data_dir: DataDirs) -> None:
     """What stands in Kafka's checkpoints now; blocking."""
-    roots = [read_log_directory(root.fd) for root in engine.data_dir.roots]
-    engine.view.directories = tuple(found for found in roots if found is not None)
+    roots = [read_log_directory(root.fd) for root in data_dir.roots]
+    view.directories = tuple(found for found in roots if found is not None)
 
 
 def high_watermark(view: BrokerView, partition: Partition) -> int | None:
-    """The broker's own word, or the one in its checkpoint; None where neither tells."""
+    """As the broker reports it, or its checkpoint; None where neither does."""
     told = view.offsets.get(partition)
     found = [d.high_watermarks[partition] for d in view.directories if partition in d.high_watermarks]
     return max(found, default=None) if told is None else max([told.high_watermark, *found])
 
 
-def _local_partitions(engine: Engine) -> Iterator[tuple[Partition, list[Segment]]]:
-    for partition in sorted(engine.catalog.local_partitions()):
-        if logs := [segment for segment in engine.catalog.log_of(partition) if segment.local.log is not None]:
-            yield partition, logs
-
-
-def is_compacted(engine: Engine, partition: Partition) -> bool:
+def is_compacted(view: BrokerView, catalog: Catalog, partition: Partition) -> bool:
     """Whether compaction leaves out offsets of this partition, by all that is known of it."""
-    return bool(_compacted(engine, engine.view, partition, engine.view.topics.get(partition[0])))
+    return bool(_compacted(catalog, view, partition, view.topics.get(partition[0])))
 
 
-def _compacted(engine: Engine, view: BrokerView, partition: Partition, settings: TopicSettings | None) -> str:
+def _compacted(catalog: Catalog, view: BrokerView, partition: Partition, settings: TopicSettings | None) -> str:
     if settings is not None:
         return "by its cleanup.policy" if "compact" in settings.cleanup_policy else ""
     if any(partition in found.cleaned for found in view.directories):
         return "as Kafka's cleaner-offset-checkpoint tells"
-    return "as its offsets have gaps" if partition in engine.catalog.gapped else ""
+    return "as its offsets have gaps" if partition in catalog.gapped else ""
 
 
 def _above_high_watermark(view: BrokerView, partition: Partition, logs: list[Segment]) -> dict[SegmentId, str]:
@@ -83,29 +122,6 @@ def _above_high_watermark(view: BrokerView, partition: Partition, logs: list[Seg
             found[segment.id] = f"not wholly below the high watermark {mark}: Kafka may yet truncate it"
         end = segment.id.base_offset
     return found
-
-
-def _due(
-    engine: Engine,
-    view: BrokerView,
-    partition: Partition,
-    logs: list[Segment],
-    settings: TopicSettings,
-) -> dict[SegmentId, str]:
-    if settings.retention_ms is None and settings.retention_bytes is None:
-        return {}
-    whole = sum(segment.local.size for segment in logs)
-    growth = max(0, whole - view.sizes.get(partition, whole)) * _CYCLES_BEFORE
-    view.sizes[partition] = whole
-    # The broker looks for old segments at its own times, and rolls by its own.
-    margin = view.cycle_seconds * _CYCLES_BEFORE + min(view.check_seconds, (settings.retention_ms or 0) / 2000)
-    with suppress(OSError), engine.data_dir.partition(logs[0].id.directory) as directory:
-        found = [LocalLog(s.id.base_offset, s.local.size, _timestamp(view, directory, s)) for s in logs]
-        # One segment more may close at any time.
-        growth += max(segment.local.size for segment in logs)
-        reasons = due_before_retention(found, settings, engine.clock(), margin, growth)
-        return {s.id: reasons[s.id.base_offset] for s in logs if s.id.base_offset in reasons and _is_missing(s)}
-    return {}
 
 
 def _is_missing(segment: Segment) -> bool:

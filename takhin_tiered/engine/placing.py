@@ -10,16 +10,16 @@ import os
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from takhin_tiered import filesystems
+from takhin_tiered.catalog.catalog import Catalog
 from takhin_tiered.disk.access import disk_errors, read_local_checksum
-from takhin_tiered.disk.files import PartitionDir
+from takhin_tiered.disk.files import DataDirs, PartitionDir
 from takhin_tiered.disk.kafka import LEADER_EPOCHS, PARTITION_METADATA, read_partition
 from takhin_tiered.disk.look import scan_partition
 from takhin_tiered.engine.branching import incarnation_of
 from takhin_tiered.engine.brokers import runs_on
-from takhin_tiered.engine.context import Engine
 from takhin_tiered.engine.fetching import LOG_LAST
 from takhin_tiered.errors import SegmentConflict
 from takhin_tiered.formats.checkpoints import (
@@ -34,19 +34,20 @@ from takhin_tiered.segments.listing import PartitionListing, has_log
 from takhin_tiered.segments.manifest import Manifest
 from takhin_tiered.segments.model import LocalFiles, Segment
 from takhin_tiered.segments.names import TEMP_SUFFIX, FileKind, SegmentId
+from takhin_tiered.store import ReadableStore
 from takhin_tiered.vault.proof import load_manifest
 
 _KINDS_OF_VERSION_1 = {FileKind.LOG, FileKind.INDEX, FileKind.TIMEINDEX}
 
 
 class Placement:
-    """Segments of one partition, as they get their places in its open directory. Its methods block.
+    """Places restored segments of one partition in its open directory. Its methods block.
 
-    `look` lists the directory once for all of them; what is placed afterwards is known here without another look.
+    `look` lists the directory once for all of them, and `place` adds to what it found.
     """
 
-    def __init__(self, engine: Engine, partition: PartitionDir, identity: SegmentId) -> None:
-        self._engine, self._partition, self._id = engine, partition, identity
+    def __init__(self, catalog: Catalog, data_dir: DataDirs, partition: PartitionDir, identity: SegmentId) -> None:
+        self._catalog, self._data_dir, self._partition, self._id = catalog, data_dir, partition, identity
         self._listing: PartitionListing | None = None
         self._found = read_partition(partition.fd)
         self._logs: list[int] = []
@@ -64,7 +65,7 @@ class Placement:
     def look(self) -> None:
         """`DiskError` where the directory cannot be read."""
         with disk_errors(self._id):
-            self._listing = scan_partition(self._engine.data_dir, self._id.directory)
+            self._listing = scan_partition(self._data_dir, self._id.directory)
             rows = self._listing.rows if self._listing else {}
             self._logs = sorted(base for base, row in rows.items() if has_log(row))
             self._found = read_partition(self._partition.fd)
@@ -72,7 +73,7 @@ class Placement:
     def neighbours(self, identity: SegmentId) -> list[SegmentId]:
         """The local logs right below and right above."""
         below, above = self._beside(identity.base_offset)
-        return [_local(self._engine, identity, base) for base in (below, above) if base is not None]
+        return [_local(self._catalog, identity, base) for base in (below, above) if base is not None]
 
     def _beside(self, base_offset: int) -> tuple[int | None, int | None]:
         at, end = bisect_left(self._logs, base_offset), bisect_right(self._logs, base_offset)
@@ -81,8 +82,8 @@ class Placement:
     def require(self, manifest: Manifest) -> None:
         """Raise `SegmentConflict`, which names both sides, where this segment may not stand in this directory."""
         identity = manifest.id
-        engine, logs, found = self._engine, self._logs, self._found
-        here = f"{identity.directory} with {_local(engine, identity, logs[-1]).path}" if logs else identity.directory
+        catalog, logs, found = self._catalog, self._logs, self._found
+        here = f"{identity.directory} with {_local(catalog, identity, logs[-1]).path}" if logs else identity.directory
         if manifest.topic_id and found.topic_id and manifest.topic_id != found.topic_id:
             raise _conflict(
                 identity,
@@ -92,29 +93,29 @@ class Placement:
             )
         if not logs:
             return
-        nearest = _local(engine, identity, logs[-1])
-        if not engine.catalog.is_current(identity):
+        nearest = _local(catalog, identity, logs[-1])
+        if not catalog.is_current(identity):
             raise _conflict(
                 identity,
-                f"is of incarnation {incarnation_of(engine, identity).name}, and {nearest.full_path} on the disk "
-                f"belongs to incarnation {_current_name(engine, identity)}",
+                f"is of incarnation {incarnation_of(catalog, identity).name}, and {nearest.full_path} on the disk "
+                f"belongs to incarnation {_current_name(catalog, identity)}",
                 _MIXED,
             )
         below, above = self._beside(identity.base_offset)
         if above is not None and manifest.end >= above:
-            other = _local(engine, identity, above)
+            other = _local(catalog, identity, above)
             raise _conflict(
                 identity, f"goes up to offset {manifest.end}, and overlaps {other.path} on the disk", _MIXED
             )
         if below is not None:
-            other = _local(engine, identity, below)
+            other = _local(catalog, identity, below)
             end = end_on_disk(self._partition, other)
             if end is not None and end >= identity.base_offset:
                 raise _conflict(identity, f"overlaps {other.path} on the disk, which goes up to offset {end}", _MIXED)
-        is_running = _is_running(engine, identity)
+        is_running = _is_running(self._data_dir, identity)
         highest = next((base for base in reversed(logs) if is_running or not self._is_of_archive(base)), None)
         if highest is not None and identity.base_offset > highest:
-            active = _local(engine, identity, highest)
+            active = _local(catalog, identity, highest)
             raise _conflict(identity, f"stands above {active.path}, which the broker writes to", _MIXED)
         if cannot_join(found.leader_epochs, manifest.leader_epochs, manifest.end):
             raise _conflict(
@@ -125,11 +126,11 @@ class Placement:
             )
 
     def _is_of_archive(self, base: int) -> bool:
-        """Whether a local segment has the time of the archived one, as a restore gives it, killed or not."""
-        identity = _local(self._engine, self._id, base)
+        """Whether a local segment has the modification time of the archived one: then a restore placed it."""
+        identity = _local(self._catalog, self._id, base)
         if identity in self._placed:
             return True
-        known = self._engine.catalog.get(identity)
+        known = self._catalog.get(identity)
         log = self._listing.files(base).log if self._listing else None
         if known is None or known.archive is None or log is None:
             return False
@@ -146,7 +147,7 @@ class Placement:
             raise FileNotFoundError(identity.directory)
         if partition.exists(identity.file(FileKind.LOG)):
             raise appeared
-        if complete_partition(self._engine, partition, manifest):
+        if complete_partition(self._data_dir, partition, manifest):
             self._found = read_partition(partition.fd)
         reached("restore.partition.completed")
         try:
@@ -156,7 +157,7 @@ class Placement:
                     partition.place_temp(name, replace=kind is not FileKind.LOG)
                     names.append(name)
                 elif manifest.version > 1 or kind in _KINDS_OF_VERSION_1:
-                    # Recorded as missing: what an earlier log of this name left would be a wrong index.
+                    # The manifest records this file as missing: one that an earlier log left would be a wrong index.
                     with suppress(FileNotFoundError):
                         partition.unlink(name)
                 reached(f"restore.{kind}.placed")
@@ -166,7 +167,7 @@ class Placement:
             if isinstance(error, FileExistsError):
                 raise appeared from error
             raise
-        # Where it got its name by a second link, the first one may still stand there.
+        # Where the final name is a hard link, the temporary one may still be there.
         with suppress(OSError):
             partition.unlink(identity.file(FileKind.LOG) + TEMP_SUFFIX)
         self._placed[identity] = names
@@ -174,7 +175,7 @@ class Placement:
         return local
 
     def flush(self) -> None:
-        """The names are on the disk from then on. `OSError`: then all that was placed is taken back."""
+        """Flush the new names to the disk. `OSError`: then all that was placed is removed again."""
         try:
             if self._placed:
                 self._partition.fsync()
@@ -186,71 +187,78 @@ class Placement:
 
 
 def _take_back(partition: PartitionDir, placed: list[str]) -> None:
-    """The log first; where it cannot be taken away its indexes stay with it, and the segment stands there whole."""
+    """Remove the log first. Where that fails, its indexes stay too, and the segment is whole."""
     with suppress(OSError):
         for name in reversed(placed):
             partition.unlink(name)
 
 
 def remove_temps(partition: PartitionDir, identities: Iterable[SegmentId]) -> None:
-    """Take away what was fetched of these; blocking."""
+    """Remove the temporary files of these; blocking."""
     for identity in identities:
         for kind in FileKind:
             with suppress(OSError):
                 partition.unlink(identity.file(kind) + TEMP_SUFFIX)
 
 
-async def require_neighbours(engine: Engine, placement: Placement, identity: SegmentId) -> None:
-    """Raise `SegmentConflict` where the logs beside it on the disk are not the ones that were archived with it.
+@dataclass(frozen=True, slots=True)
+class Neighbours:
+    """Compares a restored segment with the logs beside it."""
 
-    What is known of them may come from the archive alone, and another log may stand there: one that was restored,
-    before the catalog was lost.
-    """
-    for other in placement.neighbours(identity):
-        segment = engine.catalog.get(other)
-        if segment is None or segment.is_proven:
-            continue
-        if found := await _of_another_incarnation(engine, segment):
-            raise _conflict(identity, f"would stand beside {found}, which is of another incarnation", _MIXED)
-        if segment.active or segment.archive is None:
-            continue
-        manifest = await load_manifest(engine.store, other)
-        if manifest is not None:
-            checksum = await read_local_checksum(engine.data_dir, other, FileKind.LOG, manifest.log.part_size)
-            if checksum != manifest.log.sha256:
-                raise _conflict(
-                    identity, f"would stand beside {other.path}, which is not what was archived of it", _MIXED
-                )
+    catalog: Catalog
+    data_dir: DataDirs
+    store: ReadableStore
+
+    async def require(self, placement: Placement, identity: SegmentId) -> None:
+        """Raise `SegmentConflict` where the logs beside it on the disk are not the ones that were archived with it.
+
+        The catalog may know them from the archive alone, while other files stand on the disk: restored ones, for
+        example, where the catalog was lost since.
+        """
+        for other in placement.neighbours(identity):
+            segment = self.catalog.get(other)
+            if segment is None or segment.is_proven:
+                continue
+            if found := await self._of_another_incarnation(segment):
+                raise _conflict(identity, f"would stand beside {found}, which is of another incarnation", _MIXED)
+            if segment.active or segment.archive is None:
+                continue
+            manifest = await load_manifest(self.store, other)
+            if manifest is not None:
+                checksum = await read_local_checksum(self.data_dir, other, FileKind.LOG, manifest.log.part_size)
+                if checksum != manifest.log.sha256:
+                    raise _conflict(
+                        identity, f"would stand beside {other.path}, which is not what was archived of it", _MIXED
+                    )
+
+    async def _of_another_incarnation(self, segment: Segment) -> str:
+        """The path of the segment of another incarnation that has the bytes of this local one; empty if none has."""
+        for incarnation in self.catalog.lineage(segment.id.place.partition).incarnations:
+            other = replace(segment.id, label=incarnation.label)
+            known = self.catalog.get(other)
+            if incarnation.label == segment.id.label or known is None or known.archive is None:
+                continue
+            manifest = await load_manifest(self.store, other)
+            if manifest is not None and manifest.log.size == (segment.local.log.size if segment.local.log else -1):
+                checksum = await read_local_checksum(self.data_dir, segment.id, FileKind.LOG, manifest.log.part_size)
+                if checksum == manifest.log.sha256:
+                    return other.exact_path
+        return ""
 
 
-async def _of_another_incarnation(engine: Engine, segment: Segment) -> str:
-    """The path of the archived segment that this local one is, in another incarnation; empty if it is of none."""
-    for incarnation in engine.catalog.lineage(segment.id.place.partition).incarnations:
-        other = replace(segment.id, label=incarnation.label)
-        known = engine.catalog.get(other)
-        if incarnation.label == segment.id.label or known is None or known.archive is None:
-            continue
-        manifest = await load_manifest(engine.store, other)
-        if manifest is not None and manifest.log.size == (segment.local.log.size if segment.local.log else -1):
-            checksum = await read_local_checksum(engine.data_dir, segment.id, FileKind.LOG, manifest.log.part_size)
-            if checksum == manifest.log.sha256:
-                return other.exact_path
-    return ""
-
-
-def _current_name(engine: Engine, identity: SegmentId) -> str:
-    lineage = engine.catalog.lineage(identity.place.partition)
+def _current_name(catalog: Catalog, identity: SegmentId) -> str:
+    lineage = catalog.lineage(identity.place.partition)
     return lineage.get(lineage.current).name
 
 
 _MIXED = "Nothing was restored, as a consumer would read both mixed. Restore it to another data directory"
 
 
-def complete_partition(engine: Engine, partition: PartitionDir, manifest: Manifest) -> bool:
-    """Before a segment is placed: what Kafka needs to know the partition by, if it is not there.
+def complete_partition(data_dir: DataDirs, partition: PartitionDir, manifest: Manifest) -> bool:
+    """Before a segment is placed: write what Kafka needs to recognise the partition, if it is missing.
 
-    Without its topic ID a broker takes the directory for a stray. Leader epochs are merged in while no broker runs, as
-    a running one keeps its own in memory and writes them over. Returns whether something was written.
+    Without a topic ID a broker takes the directory for a stray. Leader epochs are merged in only while no broker runs:
+    a running one keeps its own in memory, and overwrites the file. Returns whether something was written.
     """
     has_written = False
     if manifest.topic_id and not partition.exists(PARTITION_METADATA):
@@ -258,7 +266,7 @@ def complete_partition(engine: Engine, partition: PartitionDir, manifest: Manife
         has_written = True
     if not manifest.leader_epochs or not (manifest.kafka or manifest.topic_id):
         return has_written
-    if _is_running(engine, manifest.id):
+    if _is_running(data_dir, manifest.id):
         return has_written
     found = read_partition(partition.fd)
     if any(LEADER_EPOCHS in problem for problem in found.problems):
@@ -279,13 +287,13 @@ def end_on_disk(partition: PartitionDir, identity: SegmentId) -> int | None:
     return None
 
 
-def _local(engine: Engine, identity: SegmentId, base: int) -> SegmentId:
+def _local(catalog: Catalog, identity: SegmentId, base: int) -> SegmentId:
     """The segment of this base offset that stands on the disk, whatever incarnation the other one is of."""
-    return engine.catalog.current(identity.place.partition, base)
+    return catalog.current(identity.place.partition, base)
 
 
-def _is_running(engine: Engine, identity: SegmentId) -> bool:
-    root = engine.data_dir.root_of(identity.directory)
+def _is_running(data_dir: DataDirs, identity: SegmentId) -> bool:
+    root = data_dir.root_of(identity.directory)
     return root is not None and runs_on(root)
 
 

@@ -12,14 +12,18 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 
 from takhin_tiered import logs, work
+from takhin_tiered.catalog.catalog import Catalog
 from takhin_tiered.concurrency import all_of, in_thread
 from takhin_tiered.disk.access import disk_errors, open_partition, read_local_checksum
-from takhin_tiered.disk.files import DataDir, PartitionDir
+from takhin_tiered.disk.files import DataDir, DataDirs, PartitionDir
 from takhin_tiered.engine.brokers import learn_kafka
-from takhin_tiered.engine.context import Engine, refresh_together, require_known, unknown
+from takhin_tiered.engine.clock import Clock
 from takhin_tiered.engine.fetching import Fetch, write_all
+from takhin_tiered.engine.limits import Limits
 from takhin_tiered.engine.naming import where_else
-from takhin_tiered.engine.placing import Placement, remove_temps, require_neighbours
+from takhin_tiered.engine.placing import Neighbours, Placement, remove_temps
+from takhin_tiered.engine.refresh import refresh_together, require_known, unknown
+from takhin_tiered.engine.situation import Situation
 from takhin_tiered.engine.turns import Turn
 from takhin_tiered.errors import (
     DiskFull,
@@ -29,11 +33,13 @@ from takhin_tiered.errors import (
     SegmentConflict,
     TakhinError,
 )
+from takhin_tiered.metrics import Metrics
 from takhin_tiered.points import reached
 from takhin_tiered.segments.listing import PartitionListing
 from takhin_tiered.segments.manifest import Manifest
 from takhin_tiered.segments.model import Archive, LocalFiles, Segment
 from takhin_tiered.segments.names import TEMP_SUFFIX, SegmentId, parse_file
+from takhin_tiered.store import ReadableStore
 from takhin_tiered.vault.proof import load_manifest
 from takhin_tiered.verbs import named
 
@@ -41,7 +47,7 @@ _LONGEST_LEASE = 10 * 365 * 86400.0
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class ToRestore:
     """A segment to be restored; ``lease`` is in seconds, ten years at most, None for the configured one.
 
     ``log`` is the label of the incarnation that is wanted, where several share the segment; ``correlation`` is the
@@ -58,7 +64,7 @@ class Wanted:
 class _Task:
     """One segment through all steps: ``segment`` is how it stands, until the end or an ``error``."""
 
-    wanted: Wanted
+    wanted: ToRestore
     work: work.Work
     segment: Segment | None = None
     manifest: Manifest | None = None
@@ -79,37 +85,242 @@ class _Task:
         return not self.is_done and self.error is None
 
 
-async def restore_together(engine: Engine, wanted: Sequence[Wanted]) -> list[Segment | TakhinError]:
-    """Bring segments of one partition back to the disk, or renew the lease of those that are there.
+@dataclass(frozen=True, slots=True)
+class Restorer:
+    """Brings archived segments back to the disk."""
 
-    Each as it stands then, or its error: `SegmentNotFound`, `SegmentActive`, `SegmentConflict` (other bytes stand in
-    its place, or it was never archived), `DiskFull`, `DiskError`, `ObjectMissing`, `ObjectCorrupt` or another
-    `StoreError`. Raises what concerns all of them, as an error of the catalog does.
-    """
-    async with AsyncExitStack() as stack:
-        tasks = [_Task(each, stack.enter_context(work.shown("restore", each.id.path))) for each in wanted]
-        # The lowest first, as whoever else takes several does.
-        for task in sorted(tasks, key=lambda task: task.id.base_offset):
-            await stack.enter_async_context(engine.catalog.lock(task.id))
-        found = await refresh_together(engine, [task.id for task in tasks])
-        for task, segment in zip(tasks, found, strict=True):
-            if isinstance(segment, TakhinError):
-                task.error = segment
+    catalog: Catalog
+    data_dir: DataDirs
+    store: ReadableStore
+    clock: Clock
+    situation: Situation
+    limits: Limits
+    metrics: Metrics
+    neighbours: Neighbours
+
+    async def restore_together(self, wanted: Sequence[ToRestore]) -> list[Segment | TakhinError]:
+        """Bring segments of one partition back to the disk, or renew the lease of those that are there.
+
+        Each as it stands then, or its error: `SegmentNotFound`, `SegmentActive`, `SegmentConflict` (other bytes stand
+        in its place, or it was never archived), `DiskFull`, `DiskError`, `ObjectMissing`, `ObjectCorrupt` or another
+        `StoreError`. Raises what concerns all of them, as an error of the catalog does.
+        """
+        async with AsyncExitStack() as stack:
+            tasks = [_Task(each, stack.enter_context(work.shown("restore", each.id.path))) for each in wanted]
+            # The lowest first, as an archive does: so neither waits for the other for ever.
+            for task in sorted(tasks, key=lambda task: task.id.base_offset):
+                await stack.enter_async_context(self.catalog.lock(task.id))
+            found = await refresh_together(self.catalog, self.data_dir, [task.id for task in tasks])
+            for task, segment in zip(tasks, found, strict=True):
+                if isinstance(segment, TakhinError):
+                    task.error = segment
+                else:
+                    task.segment = segment
+            await _each(tasks, self._begin)
+            arriving = [task for task in tasks if task.is_to_do]
+            began = time.monotonic()
+            with self.limits.turns.take(Turn.RESTORE):
+                await self._bring(arriving)
+            for task in arriving:
+                if task.error is None:
+                    self.metrics.restore_seconds.observe(time.monotonic() - began)
+            return [task.error or require_known(task.segment, task.id) for task in tasks]
+
+    async def _begin(self, task: _Task) -> None:
+        segment = task.segment
+        if segment is not None and segment.local.log is not None:
+            task.segment = await self._adopt(segment, self._lease(task.wanted.lease))
+            task.is_done = True
+            return
+        task.manifest = await self._manifest(task.id, known=segment is not None)
+        self.metrics.cache_misses.inc()
+
+    async def _bring(self, tasks: Sequence[_Task]) -> None:
+        """Download what is not on the disk, and place it there."""
+        if not tasks:
+            return
+        async with self._room(tasks):
+            placed = await self._download([task for task in tasks if task.is_to_do])
+        for task, local in placed:
+            archived = task.arriving
+            segment = task.segment or Segment(task.id)
+            task.segment = self._restored(segment, archived, local, self._lease(task.wanted.lease))
+            reached("restore.placed")
+        if not placed:
+            return
+        await self.catalog.flush()
+        for task, local in placed:
+            reached("restore.journaled")
+            self.metrics.restores.labels("success").inc()
+            self.metrics.promotions.inc()
+            with named("restore", task.id.path, task.wanted.correlation):
+                logs.logger().info("restored", bytes=local.size)
+
+    async def _manifest(self, identity: SegmentId, *, known: bool) -> Manifest:
+        manifest = await load_manifest(self.store, identity)
+        if manifest is None and known:
+            raise ObjectMissing(
+                f"the manifest of segment {identity.path} is not in the archive",
+                segment=identity.path,
+                key=identity.manifest_key,
+                hint="Somebody removed it: look for it in the bucket's versions or backups",
+            )
+        if manifest is None:
+            raise unknown(identity, hint=where_else(self.catalog, identity))
+        return manifest
+
+    def _lease(self, seconds: float | None) -> float:
+        """When it ends, in seconds since the epoch."""
+        return self.clock.stamp_now() + min(
+            self.situation.policy.lease if seconds is None else max(0.0, seconds), _LONGEST_LEASE
+        )
+
+    async def _adopt(self, segment: Segment, lease_until: float) -> Segment:
+        """The log is on disk. If it is the archived one, the restore only renews the lease."""
+        identity, path = segment.id, segment.id.path
+        if segment.active:
+            raise SegmentActive(f"segment {path} is the active one of its partition, and on disk", segment=path)
+        if segment.archive is None:
+            raise SegmentConflict(
+                f"segment {path} is on disk and was never archived: there is nothing to restore", segment=path
+            )
+        if segment.is_proven:
+            self.metrics.cache_hits.inc()
+            now = self.clock.now()
+            segment = replace(segment, lease_until=lease_until, last_access=now, last_failure="")
+            self.catalog.put(segment)
+            await self.catalog.flush()
+            return segment
+        manifest = await self._manifest(identity, known=True)
+        for kind, stat in segment.local.items():
+            archived = manifest.files.get(kind)
+            same = archived is not None and archived.size == stat.size
+            if archived and same:
+                same = await read_local_checksum(self.data_dir, identity, kind, archived.part_size) == archived.sha256
+            if not same:
+                raise SegmentConflict(
+                    f"{identity.directory}/{identity.file(kind)} stands on disk with other bytes than the archive's",
+                    segment=path,
+                    key=archived.key if archived else "",
+                    hint="Neither was touched. Move the local file away to restore the archived one",
+                )
+        self.metrics.cache_hits.inc()
+        segment = self._restored(segment, manifest, segment.local, lease_until)
+        await self.catalog.flush()
+        return segment
+
+    def _restored(self, segment: Segment, manifest: Manifest, local: LocalFiles, lease_until: float) -> Segment:
+        """Tell the catalog that the segment is restored. The journal has it after the next flush."""
+        archived = Archive(
+            manifest.generation, manifest.size, manifest.log.mtime_ns, manifest.archived_at, local, manifest.end
+        )
+        segment = replace(
+            segment,
+            local=local,
+            archive=archived,
+            settled=True,
+            lease_until=lease_until,
+            last_access=self.clock.now(),
+            damage=manifest.problem,
+            last_failure="",
+            quarantine="",
+        )
+        self.catalog.put(segment)
+        return segment
+
+    @asynccontextmanager
+    async def _room(self, tasks: Sequence[_Task]) -> AsyncIterator[None]:
+        """Reserve the disk's room for them, beside what others reserve. Those that find none have `DiskFull`."""
+        root, free = await in_thread(_free_for, self.data_dir, tasks[0].id)
+        held, taken = self.data_dir.held, 0
+        for task in tasks:
+            size, usable = task.arriving.size, max(0, free - held[root.device] - self.limits.reserve_bytes)
+            if usable < size:
+                task.error = DiskFull(
+                    f"segment {task.id.path} takes {size} bytes, and {usable} are free, with "
+                    f"{self.limits.reserve_bytes} held back by storage.tiered.restore.reserve.mb",
+                    segment=task.id.path,
+                    hint="It is whole in the archive. Make room, or restore it elsewhere",
+                )
             else:
-                task.segment = segment
-        await _each(tasks, lambda task: _begin(engine, task))
-        arriving = [task for task in tasks if task.is_to_do]
-        began = time.monotonic()
-        with engine.turns.take(Turn.RESTORE):
-            await _bring(engine, arriving)
-        for task in arriving:
-            if task.error is None:
-                engine.metrics.restore_seconds.observe(time.monotonic() - began)
-        return [task.error or require_known(task.segment, task.id) for task in tasks]
+                held[root.device] += size
+                taken += size
+        try:
+            yield
+        finally:
+            held[root.device] -= taken
+
+    async def _download(self, tasks: Sequence[_Task]) -> list[tuple[_Task, LocalFiles]]:
+        """Fetch the files under temporary names, and rename them once all is right; returns what was placed."""
+        if not tasks:
+            return []
+        if any(task.arriving.kafka or task.arriving.topic_id for task in tasks):
+            learn_kafka(self.situation)
+        first = tasks[0].id
+        try:
+            with open_partition(self.data_dir, first, create=True) as partition:
+                placement = Placement(self.catalog, self.data_dir, partition, first)
+                try:
+                    await in_thread(_require_places, placement, tasks)
+                    await self._fetch(partition, tasks)
+                    async with self.limits.placing:
+                        return await self._place_all(placement, tasks)
+                finally:
+                    left = [task.id for task in tasks if task.error is not None or not placement.has(task.id)]
+                    if left:
+                        await in_thread(remove_temps, partition, left)
+        except TakhinError as error:
+            for task in tasks:
+                task.error = task.error or error
+            return []
+
+    async def _fetch(self, partition: PartitionDir, tasks: Sequence[_Task]) -> None:
+        parts = self.store, self.limits, self.metrics
+        fetches = {
+            task: Fetch(*parts, partition=partition, manifest=task.arriving, work=task.work)
+            for task in tasks
+            if task.is_to_do
+        }
+        await _each(tasks, lambda task: fetches[task].fetch())
+        todo = [task for task in tasks if task.is_to_do]
+        await in_thread(write_all, [fetches[task] for task in todo])
+        for task in todo:
+            task.error = fetches[task].error
+
+    async def _place_all(self, placement: Placement, tasks: Sequence[_Task]) -> list[tuple[_Task, LocalFiles]]:
+        """With `Limits.placing` held. Other restores may have placed segments during the download."""
+        await in_thread(_require_places, placement, [task for task in tasks if task.is_to_do])
+        await _each(tasks, lambda task: self.neighbours.require(placement, task.id))
+        todo = [task for task in tasks if task.is_to_do]
+        if not todo:
+            return []
+        if not placement.is_empty:
+            return await in_thread(_place_in_turn, placement, todo)
+        # The first one decides which incarnation stands there. The others are then compared with it.
+        label = todo[0].wanted.log
+        label = _log_of(self.catalog, todo[0].id) if label is None else label
+        return await self._place_first(placement, todo, label)
+
+    async def _place_first(
+        self, placement: Placement, tasks: Sequence[_Task], label: str
+    ) -> list[tuple[_Task, LocalFiles]]:
+        """Journal the incarnation of the log before its first file is placed, so that it is known even after a kill."""
+        partition = tasks[0].id.place.partition
+        before = self.catalog.adopt(partition, label)
+        placed: list[tuple[_Task, LocalFiles]] = []
+        try:
+            if before is not None:
+                await self.catalog.flush()
+                reached("restore.adopted")
+            placed = await in_thread(_place_in_turn, placement, tasks)
+        finally:
+            if before is not None and not placed:
+                self.catalog.adopt(partition, before)
+        return placed
 
 
 async def _each(tasks: Sequence[_Task], step: Callable[[_Task], Awaitable[None]]) -> None:
-    """A step for each that is still to be done, side by side. One that fails keeps its error, and takes no more."""
+    """Run a step for all unfinished tasks at once. One that fails keeps its error, and takes no later step."""
 
     async def one(task: _Task) -> None:
         try:
@@ -121,182 +332,19 @@ async def _each(tasks: Sequence[_Task], step: Callable[[_Task], Awaitable[None]]
     await all_of([one(task) for task in tasks if task.is_to_do])
 
 
-async def _begin(engine: Engine, task: _Task) -> None:
-    segment = task.segment
-    if segment is not None and segment.local.log is not None:
-        task.segment = await _adopt(engine, segment, _lease(engine, task.wanted.lease))
-        task.is_done = True
-        return
-    task.manifest = await _manifest(engine, task.id, known=segment is not None)
-    engine.metrics.cache_misses.inc()
-
-
-async def _bring(engine: Engine, tasks: Sequence[_Task]) -> None:
-    """Download what is not on the disk, and place it there."""
-    if not tasks:
-        return
-    async with _room(engine, tasks):
-        placed = await _download(engine, [task for task in tasks if task.is_to_do])
-    for task, local in placed:
-        archived = task.arriving
-        segment = task.segment or Segment(task.id)
-        task.segment = _restored(engine, segment, archived, local, _lease(engine, task.wanted.lease))
-        reached("restore.placed")
-    if not placed:
-        return
-    await engine.catalog.flush()
-    for task, local in placed:
-        reached("restore.journaled")
-        engine.metrics.restores.labels("success").inc()
-        engine.metrics.promotions.inc()
-        with named("restore", task.id.path, task.wanted.correlation):
-            logs.logger().info("restored", bytes=local.size)
-
-
-async def _manifest(engine: Engine, identity: SegmentId, *, known: bool) -> Manifest:
-    manifest = await load_manifest(engine.store, identity)
-    if manifest is None and known:
-        raise ObjectMissing(
-            f"the manifest of segment {identity.path} is not in the archive",
-            segment=identity.path,
-            key=identity.manifest_key,
-            hint="Somebody removed it: look for it in the bucket's versions or backups",
-        )
-    if manifest is None:
-        raise unknown(identity, hint=where_else(engine, identity))
-    return manifest
-
-
-def _log_of(engine: Engine, identity: SegmentId) -> str:
+def _log_of(catalog: Catalog, identity: SegmentId) -> str:
     """The label of the log that a segment is restored to: the current one, if it is of that."""
-    lineage = engine.catalog.lineage(identity.place.partition)
-    return lineage.current if engine.catalog.is_current(identity) else identity.label
+    lineage = catalog.lineage(identity.place.partition)
+    return lineage.current if catalog.is_current(identity) else identity.label
 
 
-def _lease(engine: Engine, seconds: float | None) -> float:
-    """When it ends, in seconds since the epoch."""
-    return engine.stamp_now + min(engine.policy.lease if seconds is None else max(0.0, seconds), _LONGEST_LEASE)
-
-
-async def _adopt(engine: Engine, segment: Segment, lease_until: float) -> Segment:
-    """The log is on disk. If it is what the archive holds, that is a restore with nothing to do."""
-    identity, path = segment.id, segment.id.path
-    if segment.active:
-        raise SegmentActive(f"segment {path} is the active one of its partition, and on disk", segment=path)
-    if segment.archive is None:
-        raise SegmentConflict(
-            f"segment {path} is on disk and was never archived: there is nothing to restore", segment=path
-        )
-    if segment.is_proven:
-        engine.metrics.cache_hits.inc()
-        now = engine.clock()
-        segment = replace(segment, lease_until=lease_until, last_access=now, last_failure="")
-        engine.catalog.put(segment)
-        await engine.catalog.flush()
-        return segment
-    manifest = await _manifest(engine, identity, known=True)
-    for kind, stat in segment.local.items():
-        archived = manifest.files.get(kind)
-        same = archived is not None and archived.size == stat.size
-        if archived and same:
-            same = await read_local_checksum(engine.data_dir, identity, kind, archived.part_size) == archived.sha256
-        if not same:
-            raise SegmentConflict(
-                f"{identity.directory}/{identity.file(kind)} stands on disk with other bytes than the archive's",
-                segment=path,
-                key=archived.key if archived else "",
-                hint="Neither was touched. Move the local file away to restore the archived one",
-            )
-    engine.metrics.cache_hits.inc()
-    segment = _restored(engine, segment, manifest, segment.local, lease_until)
-    await engine.catalog.flush()
-    return segment
-
-
-def _restored(engine: Engine, segment: Segment, manifest: Manifest, local: LocalFiles, lease_until: float) -> Segment:
-    """It stands on the disk as it is archived: the catalog knows it from now on, the journal at its next flush."""
-    archived = Archive(
-        manifest.generation, manifest.size, manifest.log.mtime_ns, manifest.archived_at, local, manifest.end
-    )
-    segment = replace(
-        segment,
-        local=local,
-        archive=archived,
-        settled=True,
-        lease_until=lease_until,
-        last_access=engine.clock(),
-        damage=manifest.problem,
-        last_failure="",
-        quarantine="",
-    )
-    engine.catalog.put(segment)
-    return segment
-
-
-@asynccontextmanager
-async def _room(engine: Engine, tasks: Sequence[_Task]) -> AsyncIterator[None]:
-    """Hold the disk's room for them, counted against what others hold. `DiskFull` for each for which there is none."""
-    root, free = await in_thread(_free_for, engine, tasks[0].id)
-    held, taken = engine.data_dir.held, 0
-    for task in tasks:
-        size, usable = task.arriving.size, max(0, free - held[root.device] - engine.reserve_bytes)
-        if usable < size:
-            task.error = DiskFull(
-                f"segment {task.id.path} takes {size} bytes, and {usable} are free, with {engine.reserve_bytes} held "
-                "back by storage.tiered.restore.reserve.mb",
-                segment=task.id.path,
-                hint="It is whole in the archive. Make room, or restore it elsewhere",
-            )
-        else:
-            held[root.device] += size
-            taken += size
-    try:
-        yield
-    finally:
-        held[root.device] -= taken
-
-
-def _free_for(engine: Engine, identity: SegmentId) -> tuple[DataDir, int]:
-    root = engine.data_dir.root_for(identity.directory)
+def _free_for(data_dir: DataDirs, identity: SegmentId) -> tuple[DataDir, int]:
+    root = data_dir.root_for(identity.directory)
     return root, root.free_bytes()
 
 
-async def _download(engine: Engine, tasks: Sequence[_Task]) -> list[tuple[_Task, LocalFiles]]:
-    """Fetch the files under temporary names, and give them their names once all is right; returns what was placed."""
-    if not tasks:
-        return []
-    if any(task.arriving.kafka or task.arriving.topic_id for task in tasks):
-        learn_kafka(engine)
-    first = tasks[0].id
-    try:
-        with open_partition(engine.data_dir, first, create=True) as partition:
-            placement = Placement(engine, partition, first)
-            try:
-                await in_thread(_require_places, placement, tasks)
-                await _fetch(engine, partition, tasks)
-                async with engine.placing:
-                    return await _place_all(engine, placement, tasks)
-            finally:
-                left = [task.id for task in tasks if task.error is not None or not placement.has(task.id)]
-                if left:
-                    await in_thread(remove_temps, partition, left)
-    except TakhinError as error:
-        for task in tasks:
-            task.error = task.error or error
-        return []
-
-
-async def _fetch(engine: Engine, partition: PartitionDir, tasks: Sequence[_Task]) -> None:
-    fetches = {task: Fetch(engine, partition, task.arriving, task.work) for task in tasks if task.is_to_do}
-    await _each(tasks, lambda task: fetches[task].fetch())
-    todo = [task for task in tasks if task.is_to_do]
-    await in_thread(write_all, [fetches[task] for task in todo])
-    for task in todo:
-        task.error = fetches[task].error
-
-
 def _require_places(placement: Placement, tasks: Sequence[_Task]) -> None:
-    """Before anything is fetched: the same look as before it is placed."""
+    """Check that the segments may stand there: before the download, and again before they are placed."""
     placement.look()
     for task in tasks:
         try:
@@ -304,39 +352,6 @@ def _require_places(placement: Placement, tasks: Sequence[_Task]) -> None:
                 placement.require(task.arriving)
         except TakhinError as error:
             task.error = error
-
-
-async def _place_all(engine: Engine, placement: Placement, tasks: Sequence[_Task]) -> list[tuple[_Task, LocalFiles]]:
-    """With `Engine.placing` held. Others may have been placed while these came."""
-    await in_thread(_require_places, placement, [task for task in tasks if task.is_to_do])
-    await _each(tasks, lambda task: require_neighbours(engine, placement, task.id))
-    todo = [task for task in tasks if task.is_to_do]
-    if not todo:
-        return []
-    if not placement.is_empty:
-        return await in_thread(_place_in_turn, placement, todo)
-    # The first decides whose log stands there; the others are compared with it once it does.
-    label = todo[0].wanted.log
-    label = _log_of(engine, todo[0].id) if label is None else label
-    return await _place_first(engine, placement, todo, label)
-
-
-async def _place_first(
-    engine: Engine, placement: Placement, tasks: Sequence[_Task], label: str
-) -> list[tuple[_Task, LocalFiles]]:
-    """Before the first file has its name it is known whose log stands there from then on, even after a kill."""
-    partition = tasks[0].id.place.partition
-    before = engine.catalog.adopt(partition, label)
-    placed: list[tuple[_Task, LocalFiles]] = []
-    try:
-        if before is not None:
-            await engine.catalog.flush()
-            reached("restore.adopted")
-        placed = await in_thread(_place_in_turn, placement, tasks)
-    finally:
-        if before is not None and not placed:
-            engine.catalog.adopt(partition, before)
-    return placed
 
 
 def _place_in_turn(placement: Placement, tasks: Sequence[_Task]) -> list[tuple[_Task, LocalFiles]]:
@@ -358,7 +373,7 @@ def _place_in_turn(placement: Placement, tasks: Sequence[_Task]) -> list[tuple[_
     return placed
 
 
-async def remove_unfinished(engine: Engine, listing: PartitionListing) -> None:
+async def remove_unfinished(catalog: Catalog, data_dir: DataDirs, listing: PartitionListing) -> None:
     """Take away the temporary files of a restore that was killed; one that runs holds its segment's lock."""
     for name in listing.unfinished:
         file = parse_file(name.removesuffix(TEMP_SUFFIX))
@@ -367,11 +382,11 @@ async def remove_unfinished(engine: Engine, listing: PartitionListing) -> None:
         identity = SegmentId(listing.topic, listing.partition, file[0])
 
         def remove(identity: SegmentId = identity, name: str = name) -> None:
-            with suppress(SegmentChanged), open_partition(engine.data_dir, identity) as partition:
+            with suppress(SegmentChanged), open_partition(data_dir, identity) as partition:
                 partition.unlink(name)
 
-        if engine.catalog.is_held(identity):
-            # A restore is at work, and its files are not left over.
+        if catalog.is_held(identity):
+            # A running restore is still using its temporary files.
             continue
-        async with engine.catalog.lock(identity):
+        async with catalog.lock(identity):
             await in_thread(remove)

@@ -1,13 +1,13 @@
-"""Restores as they are asked for, one by one: small ones of a partition that are asked for together go together."""
+"""Restores are requested one by one. Small ones of a partition that are requested together share a batch."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from takhin_tiered.engine.context import Engine
+from takhin_tiered.catalog.catalog import Catalog
 from takhin_tiered.engine.fetching import SMALL
 from takhin_tiered.engine.gathering import Gatherer
-from takhin_tiered.engine.restore import Wanted, restore_together
+from takhin_tiered.engine.restore import Restorer, ToRestore
 from takhin_tiered.errors import TakhinError
 from takhin_tiered.segments.model import Segment
 from takhin_tiered.segments.names import Place
@@ -16,26 +16,26 @@ _TOGETHER = 32
 
 
 class Restores:
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-        self._gatherer: Gatherer[tuple[Place, str | None], Wanted, Segment] = Gatherer(
+    def __init__(self, catalog: Catalog, restorer: Restorer) -> None:
+        self._catalog, self._restorer = catalog, restorer
+        self._gatherer: Gatherer[tuple[Place, str | None], ToRestore, Segment] = Gatherer(
             self._together, lambda wanted: wanted.id, _TOGETHER
         )
 
-    async def restore(self, wanted: Wanted) -> Segment:
-        """See `restore_together`; an error is raised."""
-        known = self._engine.catalog.get(wanted.id)
+    async def restore(self, wanted: ToRestore) -> Segment:
+        """See `Restorer.restore_together`; an error is raised."""
+        known = self._catalog.get(wanted.id)
         if known is not None and known.archive is not None and known.archive.size <= SMALL:
             return await self._gatherer.ask((wanted.id.place, wanted.log), wanted)
-        # The bytes of a large one take the time, and nobody should wait for them.
+        # A large one takes long, and no other should wait for it.
         [result] = await self._together([wanted])
         if isinstance(result, TakhinError):
             raise result
         return result
 
-    async def _together(self, wanted: Sequence[Wanted]) -> list[Segment | TakhinError]:
-        # The highest first: in Kafka's log the next one to be placed stands right below it.
+    async def _together(self, wanted: Sequence[ToRestore]) -> list[Segment | TakhinError]:
+        # The highest first: in Kafka's log each one has to stand right below what is on the disk.
         ordered = sorted(wanted, key=lambda each: each.id.base_offset, reverse=True)
-        results = await restore_together(self._engine, ordered)
+        results = await self._restorer.restore_together(ordered)
         found = {each.id: result for each, result in zip(ordered, results, strict=True)}
         return [found[each.id] for each in wanted]

@@ -1,125 +1,134 @@
 """Superseded generations whose time is over leave the archive: `storage.tiered.archive.superseded.keep.hours`.
 
-The objects go first, and the manifest that names them goes last. An expire goes the other way, and its intents let the
-removal of orphans finish it. Here nobody would finish it: of an intent for an earlier generation the removal of orphans
-keeps its hands, as earlier releases intended removals that are not safe. So what a removal that was killed has left is
-found by its manifest, at the next look, and removed again from the start.
+The objects go first, and the manifest that names them goes last. So a removal that was killed is found by its manifest,
+and begins again. An expire goes the other way, and the removal of orphans finishes it by its intents. That does not
+work here: the removal of orphans never touches an earlier generation, as earlier releases journaled such intents for
+removals that are not safe.
 
-Such a generation may be the only copy of some records, and whoever sets the key gives those up. What has to be sure is
-that the segment stays: the current manifest is read from the store, and each of its objects is proven, right before the
-removal, with the segment's lock held. No object goes that another manifest of the segment names, the current one or a
-superseded one. Where one of them cannot be read, nothing goes.
+Such a generation may be the only copy of some records: whoever sets the key gives those up. The segment itself must
+stay. So, with its lock held, right before the removal, the current manifest is read from the store, and each of its
+objects is proven. No object goes that another manifest of the segment names, current or superseded. Where one of them
+cannot be read, nothing goes.
 
-When it was superseded is told by the store's time of its superseded manifest, and by the time at which the generation
-after it was archived. Both have to be long ago: so neither a clock that is wrong nor a copied bucket makes it early.
+Two times say when it was superseded: the store's time of its superseded manifest, and when the next generation was
+archived. Both have to be long ago, so that neither a wrong clock nor a copied bucket makes the removal early.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from takhin_tiered import logs
-from takhin_tiered.engine.context import Engine
+from takhin_tiered.catalog.catalog import Catalog
+from takhin_tiered.engine.clock import Clock
+from takhin_tiered.engine.limits import Limits
 from takhin_tiered.engine.turns import Turn
 from takhin_tiered.errors import ObjectCorrupt, ObjectMissing, StoreError, TakhinError
 from takhin_tiered.points import reached
 from takhin_tiered.segments.manifest import Manifest
 from takhin_tiered.segments.names import SegmentId, generation_of, parse_superseded_key
-from takhin_tiered.store import ObjectInfo
+from takhin_tiered.store import ObjectInfo, ReadableStore
 from takhin_tiered.vault.owned import OwnedPrefix
 from takhin_tiered.vault.proof import prove_archived
 from takhin_tiered.verbs import verb
 
 
-async def remove_superseded(engine: Engine, owned: OwnedPrefix, identities: Iterable[SegmentId], keep: float) -> int:
-    """Remove what was superseded more than ``keep`` seconds ago; returns how many generations. 0 seconds: for ever.
+@dataclass(frozen=True, slots=True)
+class SupersededRemover:
+    """Removes superseded generations."""
 
-    A segment that cannot be judged keeps all of its generations, and is told; a store
-    that does not answer ends the look, and the next one goes on.
-    """
-    removed = 0
-    for identity in identities if keep else ():
-        await engine.turns.give_way(Turn.SCRUB)
-        if engine.stopping.is_set():
-            break
-        try:
-            removed += await _remove_of(engine, owned, identity, keep)
-        except TakhinError as error:
-            logs.logger().warning(
-                "superseded generations are kept", segment=identity.path, code=error.code, error=str(error)
-            )
-            if isinstance(error, StoreError) and not isinstance(error, ObjectMissing | ObjectCorrupt):
+    catalog: Catalog
+    store: ReadableStore
+    clock: Clock
+    limits: Limits
+    stopping: asyncio.Event
+
+    async def remove(self, owned: OwnedPrefix, identities: Iterable[SegmentId], keep: float) -> int:
+        """Remove what was superseded more than ``keep`` seconds ago; returns how many generations. 0 seconds: for ever.
+
+        A segment that cannot be judged keeps all of its generations, with a warning. A store that does not answer ends
+        the removal; the next call begins again.
+        """
+        removed = 0
+        for identity in identities if keep else ():
+            await self.limits.turns.give_way(Turn.SCRUB)
+            if self.stopping.is_set():
                 break
-    return removed
+            try:
+                removed += await self._remove_of(owned, identity, keep)
+            except TakhinError as error:
+                logs.logger().warning(
+                    "superseded generations are kept", segment=identity.path, code=error.code, error=str(error)
+                )
+                if isinstance(error, StoreError) and not isinstance(error, ObjectMissing | ObjectCorrupt):
+                    break
+        return removed
 
+    async def remove_all(self, owned: OwnedPrefix, identity: SegmentId) -> None:
+        """Remove all superseded generations of a segment that is archived no more, as compaction has merged it away."""
+        async with self.catalog.lock(identity):
+            if self.catalog.get(identity) is not None:
+                return
+            found = await self._superseded(identity)
+            manifests = [await self._read(identity, n) for n, info in sorted(found.items()) if not info.read_only]
+            while manifests:
+                await self._remove_generation(owned, manifests.pop(0), manifests)
 
-async def forget_superseded(engine: Engine, owned: OwnedPrefix, identity: SegmentId) -> None:
-    """Remove all superseded generations of a segment that is archived no more, as compaction has merged it away."""
-    async with engine.catalog.lock(identity):
-        if engine.catalog.get(identity) is not None:
-            return
-        found = await _superseded(engine, identity)
-        manifests = [await _read(engine, identity, n) for n, info in sorted(found.items()) if not info.read_only]
-        while manifests:
-            await _remove(engine, owned, manifests.pop(0), manifests)
+    async def _remove_of(self, owned: OwnedPrefix, identity: SegmentId, keep: float) -> int:
+        with verb("remove superseded", identity.path):
+            async with self.catalog.lock(identity):
+                segment = self.catalog.get(identity)
+                if segment is None or not segment.in_archive:
+                    return 0
+                if not self.catalog.is_current(identity):
+                    # Nothing of an earlier incarnation is removed automatically.
+                    return 0
+                now = self.clock.sure_now()
+                found = await self._superseded(identity)
+                old = [n for n, info in found.items() if now - info.modified > keep and not info.read_only]
+                if not old:
+                    return 0
+                current = await prove_archived(self.store, identity)
+                manifests = {n: await self._read(identity, n) for n in found} | {current.generation: current}
+                reached("superseded.proven")
+                removed = 0
+                for generation in sorted(old):
+                    after = min((n for n in manifests if n > generation), default=None)
+                    # No later generation was committed: this one was never replaced.
+                    if after is None or generation >= current.generation or now - manifests[after].archived_at <= keep:
+                        continue
+                    await self._remove_generation(owned, manifests.pop(generation), manifests.values())
+                    removed += 1
+                return removed
 
+    async def _superseded(self, identity: SegmentId) -> dict[int, ObjectInfo]:
+        """The segment's superseded generations, as the store lists their manifests now."""
+        prefix = identity.manifest_key.removesuffix("manifest.json") + "g"
+        found: dict[int, ObjectInfo] = {}
+        async for info in self.store.list(prefix):
+            parsed = parse_superseded_key(info.key)
+            if parsed is not None and parsed[0] == identity:
+                found[parsed[1]] = info
+        return found
 
-async def _remove_of(engine: Engine, owned: OwnedPrefix, identity: SegmentId, keep: float) -> int:
-    with verb("remove superseded", identity.path):
-        async with engine.catalog.lock(identity):
-            segment = engine.catalog.get(identity)
-            if segment is None or not segment.in_archive:
-                return 0
-            if not engine.catalog.is_current(identity):
-                # Of an earlier incarnation nothing leaves by itself.
-                return 0
-            now = engine.sure_now
-            found = await _superseded(engine, identity)
-            old = [n for n, info in found.items() if now - info.modified > keep and not info.read_only]
-            if not old:
-                return 0
-            current = await prove_archived(engine.store, identity)
-            manifests = {n: await _read(engine, identity, n) for n in found} | {current.generation: current}
-            reached("superseded.proven")
-            removed = 0
-            for generation in sorted(old):
-                after = min((n for n in manifests if n > generation), default=None)
-                # One that nothing took the place of: its successor was never committed.
-                if after is None or generation >= current.generation or now - manifests[after].archived_at <= keep:
-                    continue
-                await _remove(engine, owned, manifests.pop(generation), manifests.values())
-                removed += 1
-            return removed
+    async def _read(self, identity: SegmentId, generation: int) -> Manifest:
+        """A superseded manifest; `ObjectCorrupt` where it is none of this generation."""
+        key = identity.superseded_key(generation)
+        manifest = Manifest.from_json(await self.store.read(key), key=identity.manifest_key)
+        if manifest.generation != generation or any(generation_of(f.key) > generation for f in manifest.files.values()):
+            raise ObjectCorrupt(f"{key} is not the manifest of generation {generation}", segment=identity.path, key=key)
+        return manifest
 
-
-async def _superseded(engine: Engine, identity: SegmentId) -> dict[int, ObjectInfo]:
-    """The segment's superseded generations, as the store lists their manifests now."""
-    prefix = identity.manifest_key.removesuffix("manifest.json") + "g"
-    found: dict[int, ObjectInfo] = {}
-    async for info in engine.store.list(prefix):
-        parsed = parse_superseded_key(info.key)
-        if parsed is not None and parsed[0] == identity:
-            found[parsed[1]] = info
-    return found
-
-
-async def _read(engine: Engine, identity: SegmentId, generation: int) -> Manifest:
-    """A superseded manifest; `ObjectCorrupt` where it is none of this generation."""
-    key = identity.superseded_key(generation)
-    manifest = Manifest.from_json(await engine.store.read(key), key=identity.manifest_key)
-    if manifest.generation != generation or any(generation_of(f.key) > generation for f in manifest.files.values()):
-        raise ObjectCorrupt(f"{key} is not the manifest of generation {generation}", segment=identity.path, key=key)
-    return manifest
-
-
-async def _remove(engine: Engine, owned: OwnedPrefix, old: Manifest, others: Iterable[Manifest]) -> None:
-    named = {file.key for other in others for file in other.files.values()}
-    files = [file for file in old.files.values() if file.key not in named]
-    await owned.delete([file.key for file in files])
-    reached("superseded.objects.deleted")
-    await owned.delete([old.id.superseded_key(old.generation)])
-    engine.catalog.superseded -= 1
-    reached("superseded.manifest.deleted")
-    logs.logger().info(
-        "removed a superseded generation", generation=old.generation, bytes=sum(file.size for file in files)
-    )
+    async def _remove_generation(self, owned: OwnedPrefix, old: Manifest, others: Iterable[Manifest]) -> None:
+        named = {file.key for other in others for file in other.files.values()}
+        files = [file for file in old.files.values() if file.key not in named]
+        await owned.delete([file.key for file in files])
+        reached("superseded.objects.deleted")
+        await owned.delete([old.id.superseded_key(old.generation)])
+        self.catalog.superseded -= 1
+        reached("superseded.manifest.deleted")
+        logs.logger().info(
+            "removed a superseded generation", generation=old.generation, bytes=sum(file.size for file in files)
+        )

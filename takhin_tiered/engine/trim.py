@@ -11,14 +11,20 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from takhin_tiered import logs
+from takhin_tiered.catalog.catalog import Catalog
+from takhin_tiered.disk.files import DataDirs
 from takhin_tiered.engine.asking import BrokerAddress, connected, known_partitions
-from takhin_tiered.engine.context import Engine, refresh
+from takhin_tiered.engine.clock import Clock
+from takhin_tiered.engine.refresh import refresh
+from takhin_tiered.engine.situation import Situation
 from takhin_tiered.errors import SegmentError, StoreError, TakhinError
+from takhin_tiered.metrics import Metrics
 from takhin_tiered.points import reached
 from takhin_tiered.segments.broker import PartitionOffsets
 from takhin_tiered.segments.model import Segment, State, Tier
 from takhin_tiered.segments.names import Partition
 from takhin_tiered.segments.policy import classify
+from takhin_tiered.store import ReadableStore
 from takhin_tiered.vault.proof import prove_archived
 
 if TYPE_CHECKING:
@@ -34,98 +40,109 @@ class Trimmed:
     problem: str = ""
 
 
-async def trim(engine: Engine, address: BrokerAddress, ignore_groups: tuple[str, ...]) -> list[Trimmed]:
-    """Trim every partition that this broker leads; returns those for which something was to be done.
+@dataclass(frozen=True, slots=True)
+class Trimmer:
+    """Asks the broker to delete what is archived and proven."""
 
-    `BrokerError` where the broker does not answer at all.
-    """
-    async with connected(address) as client:
-        partitions = {p for p in known_partitions(engine) if p not in engine.outlook.compacted}
-        offsets = await client.offsets(partitions)
-        led = {p: found for p, found in offsets.items() if found.leader in engine.view.node_ids}
-        candidates = {p: run for p, found in led.items() if (run := _archived_run(engine, p, found))}
-        if not candidates:
-            return []
-        floors = await client.committed(candidates, ignore_groups)
-        targets: dict[Partition, int] = {}
-        results: list[Trimmed] = []
-        for partition, run in candidates.items():
-            floor = floors.get(partition)
-            within = [segment for segment in run if floor is None or _end(segment) <= floor[1]]
-            if floor is not None and len(within) < len(run):
-                logs.logger().warning(
-                    "a consumer group holds the trim back",
-                    partition=f"{partition[0]}-{partition[1]}",
-                    group=floor[0],
-                    committed_offset=floor[1],
-                    hint="If it is of no interest: storage.tiered.trim.ignore.groups",
-                )
-            proven, problem = await _prove_run(engine, within)
-            if problem:
-                results.append(Trimmed(partition, led[partition].log_start, problem))
-            if proven:
-                targets[partition] = _end(proven[-1])
-        results += await _delete(engine, client, targets)
-        return results
+    catalog: Catalog
+    data_dir: DataDirs
+    store: ReadableStore
+    clock: Clock
+    situation: Situation
+    metrics: Metrics
 
+    async def trim(self, address: BrokerAddress, ignore_groups: tuple[str, ...]) -> list[Trimmed]:
+        """Trim every partition that this broker leads; returns those for which something was to be done.
 
-def _archived_run(engine: Engine, partition: Partition, offsets: PartitionOffsets) -> list[Segment]:
-    """From the log start on, without a hole: segments that are archived, cold, and below the high watermark."""
-    run: list[Segment] = []
-    at = offsets.log_start
-    now = engine.clock()
-    for segment in engine.catalog.log_of(partition):
-        if segment.archive is None or segment.archive.last_offset < 0:
-            if segment.id.base_offset >= at or segment.active:
+        `BrokerError` where the broker does not answer at all.
+        """
+        async with connected(address) as client:
+            partitions = {
+                p
+                for p in known_partitions(self.catalog, self.situation.policy)
+                if p not in self.situation.outlook.compacted
+            }
+            offsets = await client.offsets(partitions)
+            led = {p: found for p, found in offsets.items() if found.leader in self.situation.view.node_ids}
+            candidates = {p: run for p, found in led.items() if (run := self._archived_run(p, found))}
+            if not candidates:
+                return []
+            floors = await client.committed(candidates, ignore_groups)
+            targets: dict[Partition, int] = {}
+            results: list[Trimmed] = []
+            for partition, run in candidates.items():
+                floor = floors.get(partition)
+                within = [segment for segment in run if floor is None or _end(segment) <= floor[1]]
+                if floor is not None and len(within) < len(run):
+                    logs.logger().warning(
+                        "a consumer group holds the trim back",
+                        partition=f"{partition[0]}-{partition[1]}",
+                        group=floor[0],
+                        committed_offset=floor[1],
+                        hint="If it is of no interest: storage.tiered.trim.ignore.groups",
+                    )
+                proven, problem = await self._prove_run(within)
+                if problem:
+                    results.append(Trimmed(partition, led[partition].log_start, problem))
+                if proven:
+                    targets[partition] = _end(proven[-1])
+            results += await self._delete(client, targets)
+            return results
+
+    def _archived_run(self, partition: Partition, offsets: PartitionOffsets) -> list[Segment]:
+        """From the log start on, without a hole: segments that are archived, cold, and below the high watermark."""
+        run: list[Segment] = []
+        at = offsets.log_start
+        now = self.clock.now()
+        for segment in self.catalog.log_of(partition):
+            if segment.archive is None or segment.archive.last_offset < 0:
+                if segment.id.base_offset >= at or segment.active:
+                    break
+                continue
+            if _end(segment) <= at:
+                continue
+            if segment.id.base_offset > at or not self._may_go(segment, now) or _end(segment) >= offsets.high_watermark:
                 break
-            continue
-        if _end(segment) <= at:
-            continue
-        if segment.id.base_offset > at or not _may_go(engine, segment, now) or _end(segment) >= offsets.high_watermark:
-            break
-        run.append(segment)
-        at = _end(segment)
-    return run
+            run.append(segment)
+            at = _end(segment)
+        return run
 
+    def _may_go(self, segment: Segment, now: float) -> bool:
+        is_kept = segment.active or bool(segment.quarantine) or segment.state is State.LOCAL
+        return not is_kept and classify(segment, self.situation.policy, now) is Tier.COLD
 
-def _may_go(engine: Engine, segment: Segment, now: float) -> bool:
-    is_kept = segment.active or bool(segment.quarantine) or segment.state is State.LOCAL
-    return not is_kept and classify(segment, engine.policy, now) is Tier.COLD
+    async def _prove_run(self, run: list[Segment]) -> tuple[list[Segment], str]:
+        """The segments up to the first that is not proven, and what is wrong with that one."""
+        proven: list[Segment] = []
+        for segment in run:
+            try:
+                async with self.catalog.lock(segment.id):
+                    manifest = await prove_archived(self.store, segment.id)
+                    again = await refresh(self.catalog, self.data_dir, segment.id)
+            except (StoreError, SegmentError) as error:
+                return proven, str(error)
+            if again is None or again.state is State.LOCAL or again.active or manifest.end + 1 != _end(segment):
+                return proven, f"segment {segment.id.path} is not what was archived"
+            proven.append(segment)
+        return proven, ""
 
-
-async def _prove_run(engine: Engine, run: list[Segment]) -> tuple[list[Segment], str]:
-    """Those that the store, and the disk, still show as they were archived, up to the first that they do not."""
-    proven: list[Segment] = []
-    for segment in run:
-        try:
-            async with engine.catalog.lock(segment.id):
-                manifest = await prove_archived(engine.store, segment.id)
-                again = await refresh(engine, segment.id)
-        except (StoreError, SegmentError) as error:
-            return proven, str(error)
-        if again is None or again.state is State.LOCAL or again.active or manifest.end + 1 != _end(segment):
-            return proven, f"segment {segment.id.path} is not what was archived"
-        proven.append(segment)
-    return proven, ""
-
-
-async def _delete(engine: Engine, client: BrokerClient, targets: dict[Partition, int]) -> list[Trimmed]:
-    if not targets:
-        return []
-    reached("trim.proven")
-    results: list[Trimmed] = []
-    for partition, answer in (await client.delete_records(targets)).items():
-        name = f"{partition[0]}-{partition[1]}"
-        if isinstance(answer, TakhinError):
-            engine.metrics.trims.labels("failure").inc()
-            logs.logger().error("the broker did not trim", partition=name, code=answer.code, error=str(answer))
-            results.append(Trimmed(partition, -1, str(answer)))
-        else:
-            engine.metrics.trims.labels("success").inc()
-            logs.logger().info("trimmed: to be freed by the broker", partition=name, log_start=answer)
-            results.append(Trimmed(partition, answer))
-    reached("trim.asked")
-    return results
+    async def _delete(self, client: BrokerClient, targets: dict[Partition, int]) -> list[Trimmed]:
+        if not targets:
+            return []
+        reached("trim.proven")
+        results: list[Trimmed] = []
+        for partition, answer in (await client.delete_records(targets)).items():
+            name = f"{partition[0]}-{partition[1]}"
+            if isinstance(answer, TakhinError):
+                self.metrics.trims.labels("failure").inc()
+                logs.logger().error("the broker did not trim", partition=name, code=answer.code, error=str(answer))
+                results.append(Trimmed(partition, -1, str(answer)))
+            else:
+                self.metrics.trims.labels("success").inc()
+                logs.logger().info("trimmed: to be freed by the broker", partition=name, log_start=answer)
+                results.append(Trimmed(partition, answer))
+        reached("trim.asked")
+        return results
 
 
 def _end(segment: Segment) -> int:

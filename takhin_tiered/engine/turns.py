@@ -1,7 +1,7 @@
 """Turns: a restore goes before archives, and archives go before the scrub.
 
-Somebody waits for what is restored, the disk fills while nothing is archived, and a scrub has weeks. What
-runs already is never stopped: the next step waits, and not for ever, so that a day of restores fills no disk.
+Somebody waits for a restore, the disk fills up while nothing is archived, and a scrub has weeks. Running work is never
+stopped: the next step waits, for a limited time, so that a day of restores does not fill the disk.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""``verify``, as it is told on the way: each segment when it is done, and at the end the holes between them."""
+"""``verify`` with results on the way: each segment when it is done, and at the end the holes between them."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from fnmatch import fnmatchcase
 from typing import Protocol
 
 from takhin_tiered.concurrency import in_thread
-from takhin_tiered.engine.context import Engine
-from takhin_tiered.engine.coverage import ArchivedSpans
+from takhin_tiered.engine.coverage import ArchivedSpans, CoverageReader
 from takhin_tiered.engine.scrub import Verdict
 from takhin_tiered.segments.names import Partition, SegmentId
 from takhin_tiered.segments.results import Hole, VerifiedSegment
@@ -26,7 +25,7 @@ def matches(path: str, glob: str) -> bool:
 
 
 async def verify_told(
-    engine: Engine, verify: Verify, glob: str, *, deep: bool
+    coverage: CoverageReader, verify: Verify, glob: str, *, deep: bool
 ) -> AsyncIterator[VerifiedSegment | Hole]:
     """Each archived segment that matches, then each hole.
 
@@ -38,7 +37,7 @@ async def verify_told(
     def wants(identity: SegmentId) -> bool:
         if matches(identity.path, glob):
             return True
-        # What lies between some of a partition's segments tells nothing.
+        # Only part of this partition is verified: gaps there are no holes.
         in_part.add(identity.place.partition)
         return False
 
@@ -53,5 +52,5 @@ async def verify_told(
             may_lack_files=verdict.may_lack_files,
         )
     whole = [each for partition, each in sorted(spans.items()) if partition not in in_part]
-    for hole in await in_thread(lambda: [found for each in whole for found in each.holes(engine)]):
-        yield Hole(hole.directory, hole.incarnation, hole.range)
+    for hole in await in_thread(lambda: [found for each in whole for found in each.holes(coverage)]):
+        yield hole

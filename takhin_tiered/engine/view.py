@@ -18,14 +18,15 @@ class BrokerView:
     offsets: Mapping[Partition, PartitionOffsets] = field(default_factory=dict)
     check_seconds: float = 300.0
     problem: str = ""
-    # Between two cycles: as it is set, and as it has to be so that the broker deletes nothing before it is archived.
+    # Pause between two cycles: as configured, and as shortened so that the broker deletes nothing before it is
+    # archived.
     interval_seconds: float = 3600.0
     cycle_seconds: float = 3600.0
     directories: tuple[LogDirectory, ...] = ()
     # Largest record timestamps by segment and stamp of its time index: each is read once.
     timestamps: dict[SegmentId, tuple[int, int]] = field(default_factory=dict)
     sizes: dict[Partition, int] = field(default_factory=dict)
-    # Topics that may lose their tail when they fall idle, as it was told in the log: once each.
+    # Topics of which the log has said that they may lose their tail when they fall idle: once each.
     told_idle: set[str] = field(default_factory=set)
 
     def set_interval(self, seconds: float) -> None:

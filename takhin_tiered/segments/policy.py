@@ -31,6 +31,7 @@ class Policy:
     mode_is_set: bool = False
     trims: bool = False
     takes_compacted: bool = False
+    takes_corrupt: bool = True
     before_retention: bool = True
     kafka: bool = False
     broker_running: bool = False

@@ -129,7 +129,7 @@ class Claim:
         if not fresh and asked - self._seen < _SURE_FOR:
             return
         async with self._looking:
-            # Another caller's look will do, if it began after this one asked.
+            # Another caller's look is enough, if it began after this call.
             if self._seen < asked:
                 at = machine.uptime()
                 self._judge(await self._read(OWNER_KEY))
@@ -143,8 +143,8 @@ class Claim:
             looks += 1
             try:
                 if answered is None:
-                    said = Party.parse(await self._read(ANSWER_KEY))
-                    answered = said.answered if said is not None else ""
+                    last_answer = Party.parse(await self._read(ANSWER_KEY))
+                    answered = last_answer.answered if last_answer is not None else ""
                 challenge = Party.parse(await self._read(CHALLENGE_KEY))
                 is_new = challenge is not None and challenge.nonce != answered
                 if is_new or looks % _OWN_RECORD_EVERY == 0:
@@ -193,7 +193,7 @@ class Claim:
         data = await self._read(OWNER_KEY)
         found = Party.parse(data)
         if self._is_mine(found):
-            # The write was answered with an error, and done all the same.
+            # The write was done, though its answer was an error.
             return
         if data and not self._is_known_dead(found):
             if found is not None and found.machine and found.machine == self._me.machine:
@@ -209,11 +209,11 @@ class Claim:
             await put(self._store, OWNER_KEY, self._me.dump(), if_absent=True)
         except ObjectExists:
             if not self._is_mine(Party.parse(await self._read(OWNER_KEY))):
-                # Keys that may not delete: it is written over. Else another one was faster.
+                # These credentials may not delete: then the record is overwritten. Else another process was faster.
                 await self._require_same(data)
                 await put(self._store, OWNER_KEY, self._me.dump(), if_absent=False)
         await self._delete_or_pass(CHALLENGE_KEY)
-        # Another one may have come to the same end in this moment: the record says who was the later one.
+        # Another process may do the same at this moment: the record shows which one wrote last.
         await asyncio.sleep(SETTLES_IN)
 
     async def _require_same(self, data: bytes) -> None:
@@ -262,7 +262,7 @@ class Claim:
         return challenge
 
     async def _last_round(self, data: bytes, found: Party | None) -> None:
-        """Ask once more, and wait where the store can be seen to answer.
+        """Challenge once more, and wait while the store is seen to answer.
 
         The silence may have been an outage of the store, or of both machines' sleep.
         """

@@ -53,7 +53,7 @@ class OpenSegment:
             self.content = self.read(dict.fromkeys(self.files, 0), with_md5=True)
 
     def close(self) -> None:
-        """Nothing, where it is not open. An error is of no interest: these files were only read."""
+        """Close the files, if they are open. Errors are ignored: the files were only read."""
         with suppress(OSError):
             self._stack.close()
         self.files, self.stats, self.content = {}, NO_FILES, None
@@ -86,7 +86,7 @@ class OpenSegment:
 
 
 async def close_all(opened: Sequence[OpenSegment]) -> None:
-    """In one turn of a thread, if any was opened: to let go of much memory takes the kernel its time."""
+    """In one thread call, if any is open: to free much memory takes the kernel some time."""
 
     def close() -> None:
         for each in opened:

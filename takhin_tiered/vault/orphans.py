@@ -46,7 +46,7 @@ def _waits(catalog: Catalog, intent: Intent, now: float) -> bool:
 async def settle_held(owned: OwnedPrefix, catalog: Catalog, intent: Intent) -> int:
     """With the segment's lock held: remove the object unless a manifest names it; 1 if it was removed. `StoreError`."""
     manifest = await load_manifest(owned.store, intent.id)
-    # What an earlier generation names is kept, and so is what an earlier release meant to remove of one.
+    # Objects of an earlier generation are kept, also where an earlier release meant to remove them.
     named = manifest is not None and (
         intent.key in {file.key for file in manifest.files.values()} or generation_of(intent.key) < manifest.generation
     )
@@ -73,7 +73,7 @@ async def _is_ours(owned: OwnedPrefix, intent: Intent) -> bool:
 
 
 async def remove_stale_uploads(owned: OwnedPrefix, catalog: Catalog, older_than: float) -> None:
-    """Abort uploads that nobody finishes: they are paid for until then. Best effort; not every server lists them."""
+    """Abort unfinished uploads, which cost money. Best effort: not every server lists them."""
     try:
         begun = [intent.key for intent in catalog.intents()]
         removed = await owned.remove_stale_uploads(older_than, is_ours, begun)

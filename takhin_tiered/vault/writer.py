@@ -125,7 +125,7 @@ class Writer:
         step: Callable[[Writing], Awaitable[None]],
         if_so: Callable[[Writing], bool] = lambda _: True,
     ) -> None:
-        """A step for each that has not failed, side by side. One that fails keeps its error, and takes no more."""
+        """Run a step for all that have not failed, at once. One that fails keeps its error, and takes no later step."""
 
         async def one(writing: Writing) -> None:
             try:
@@ -148,7 +148,7 @@ class Writer:
                 self._catalog.settle(made)
 
     async def _find_archived(self, writing: Writing) -> None:
-        """What the archive has of these very bytes already, where the store proves that it does."""
+        """Find the objects that the archive has already with these bytes, as the store proves."""
         for kind in writing.opened.files:
             archived = await self._archived(writing, kind)
             if archived is not None:
@@ -212,7 +212,7 @@ class Writer:
             try:
                 answer = await self._owned.put(key, source, size=size, checksum=checksum, if_absent=True)
                 writing.made.append(key)
-                # What the kernel sent by itself passed nobody here.
+                # Bytes that the kernel sent by itself are not counted yet.
                 work.moved(max(0, size - source.given))
                 self._metrics.uploaded.inc(size)
             except ObjectExists:
@@ -229,7 +229,7 @@ class Writer:
                 await prove(self._owned.store, key, size, checksum, answer=answer, segment=path)
             except ObjectCorrupt as error:
                 if answer is None:
-                    # Not ours: nothing that is found there later may be taken for what a broken upload left.
+                    # Not ours: an object found there later must not be taken for one that a broken upload left.
                     self._catalog.settle([key])
                     raise OtherBytes from error
                 raise

@@ -23,14 +23,15 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from takhin_tiered import Settings, TakhinError, TieredStorage, points
+from takhin_tiered import Settings, TakhinError, TieredStorage, points, tiered_storage
 from takhin_tiered.codec.checksums import Checksum
+from takhin_tiered.engine.assembly import Assembly, assemble
 from takhin_tiered.errors import StoreUnavailable
 from takhin_tiered.store import ObjectInfo, ObjectStore
 from takhin_tiered.vault.owned import OwnedPrefix
 from takhin_tiered.vault.ownership import Owned
 from tests.faults.truth import Folder, Truth
-from tests.support import HOUR, KINDS, Broker
+from tests.support import HOUR, KINDS, Broker, parts
 
 FULL = os.environ.get("TAKHIN_TEST_TORTURE") == "full"
 PARTITIONS = ("orders-0", "orders-1", "orders-10")
@@ -302,22 +303,31 @@ class Interleavings(RuleBasedStateMachine):
     def _open(self) -> None:
         async def opened() -> None:
             self.stack = AsyncExitStack()
-            self.storage = await self.stack.enter_async_context(TieredStorage.open(self.settings, scan=False))
-            engine = self.storage.engine
-            engine.clock = engine.uptime = lambda: self.now
+            with mock.patch.object(tiered_storage, "assemble", self._assemble):
+                self.storage = await self.stack.enter_async_context(TieredStorage.open(self.settings, scan=False))
+            clock = parts(self.storage).clock
+            clock.wall = clock.uptime = lambda: self.now
             # The store's files have the real time, which this one has nothing to do with.
-            self.storage._guards.clock._store = None
-            ownership: Any = self.storage._guards.ownership
-            own, mortal = ownership.own, MortalStore(ownership._store, self.world)
-
-            async def own_mortal() -> tuple[OwnedPrefix, Owned]:
-                owned, known = await own()
-                return OwnedPrefix(mortal, owned._fence), known
-
-            engine.object_store, ownership.own = mortal, own_mortal
+            parts(self.storage).guards.clock._store = None
 
         self.runner.run(opened())
         points.hook = lambda _: self.world.step()
+
+    def _assemble(self, *arguments: Any, store: Any, **named: Any) -> Assembly:
+        """What the verbs ask of the store may end the process; what the owner's claim asks does not."""
+        mortal = MortalStore(store, self.world)
+        assembled = assemble(*arguments, store=mortal, **named)
+        identity: Any = assembled.guards.identity
+        ownership: Any = assembled.guards.ownership
+        identity._store = ownership._store = store
+        own = ownership.own
+
+        async def own_mortal() -> tuple[OwnedPrefix, Owned]:
+            owned, known = await own()
+            return OwnedPrefix(mortal, owned._fence), known
+
+        ownership.own = own_mortal
+        return assembled
 
     def _close(self) -> None:
         """As the process ends: with a crash nothing is tidied up."""

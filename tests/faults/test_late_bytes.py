@@ -20,7 +20,7 @@ from takhin_tiered.disk.look import scan_partition
 from takhin_tiered.disk.scan import scan
 from takhin_tiered.segments.listing import PartitionListing
 from tests.faults.truth import Folder
-from tests.support import KINDS, AtPoint, Broker, directory_settings
+from tests.support import KINDS, AtPoint, Broker, directory_settings, parts
 
 
 @contextmanager
@@ -102,13 +102,13 @@ async def test_what_a_verb_found_outweighs_a_scan_that_looked_before(broker: Bro
     place, aside = broker.root / "orders-0", tmp_path / "aside"
     async with TieredStorage.open(directory_settings(broker, tmp_path / "store", archive_mode="copy")) as storage:
         await storage.run_cycle()
-        engine = storage.engine
+        catalog, data_dir, memory = parts(storage).catalog, parts(storage).data_dir, parts(storage).scanner.memory
         place.rename(aside)
-        engine.catalog.begin_scan()
-        listings = list(scan(engine.data_dir, engine.scan_memory, engine.catalog.restless, known=1))
+        catalog.begin_scan()
+        listings = list(scan(data_dir, memory, catalog.restless, known=1))
         aside.rename(place)
         assert (await storage.archive_segment(path)).state == State.COPIED
         for listing in listings:
-            engine.catalog.observe(listing)
-        engine.catalog.observe_missing({(listing.topic, listing.partition) for listing in listings})
+            catalog.observe(listing)
+        catalog.observe_missing({(listing.topic, listing.partition) for listing in listings})
         assert storage.segment(path).state == State.COPIED

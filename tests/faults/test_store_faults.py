@@ -30,7 +30,7 @@ from takhin_tiered.store.s3 import open_s3
 from tests.faults.conftest import SHORT
 from tests.faults.proxy import Fault, Kind, Proxy, proxy
 from tests.faults.truth import Truth, truth_in
-from tests.support import REGION, Broker, Bucket, store_settings
+from tests.support import REGION, Broker, Bucket, parts, store_settings
 
 FIRST = "orders-0/00000000000000000000"
 """The first segment's path, without its ending."""
@@ -145,7 +145,7 @@ async def test_a_listing_that_fails_stops_the_cycle_before_it_begins(
             assert report.failures == []
         else:
             assert isinstance(error, StoreDenied if kind is Kind.DENIED else StoreUnavailable)
-            assert storage.engine.health.problem
+            assert parts(storage).health.problem
             assert all(truth.whole_on_disk(path) for path in closed)
         require_sound(truth, storage, closed)
         between.faults.clear()

@@ -11,7 +11,7 @@ import pytest
 from takhin_tiered import Settings, StoreError, StoreUnavailable, TieredStorage, Verdict
 from takhin_tiered.store.base import NotReadable
 from tests.faults.proxy import Fault, Kind, Proxy
-from tests.support import Broker, Bucket, command, find_minio, minio, store_settings
+from tests.support import Broker, Bucket, command, find_minio, minio, parts, store_settings
 
 pytestmark = pytest.mark.long
 
@@ -25,7 +25,7 @@ async def verified(storage: TieredStorage, *, deep: bool) -> dict[str, Verdict]:
 
 
 def quarantined(storage: TieredStorage) -> set[str]:
-    return {segment.id.path for segment in storage.engine.catalog.segments() if segment.quarantine}
+    return {segment.id.path for segment in parts(storage).catalog.segments() if segment.quarantine}
 
 
 @pytest.mark.parametrize("ending", [".log", ".index", ".manifest.json"])

@@ -19,7 +19,18 @@ from takhin_tiered import (
     StoreUnavailable,
     TieredStorage,
 )
-from tests.support import HOUR, WARM, AtPoint, Broker, Bucket, directory_settings, free_port, sha256, store_settings
+from tests.support import (
+    HOUR,
+    WARM,
+    AtPoint,
+    Broker,
+    Bucket,
+    directory_settings,
+    free_port,
+    parts,
+    sha256,
+    store_settings,
+)
 
 
 async def test_a_cycle_moves_closed_cold_segments_and_nothing_else(broker: Broker, bucket: Bucket) -> None:
@@ -180,10 +191,10 @@ async def test_archiving_twice_succeeds_and_uploads_once(broker: Broker, bucket:
     (path,) = broker.segments("orders-0", 1)
     async with TieredStorage.open(store_settings(broker, bucket)) as storage:
         await storage.archive_segment(path)
-        uploaded = storage.engine.metrics.uploaded._value.get()
+        uploaded = storage.metrics.uploaded._value.get()
         info = await storage.archive_segment(path)
         assert info.is_archived
-        assert storage.engine.metrics.uploaded._value.get() == uploaded
+        assert storage.metrics.uploaded._value.get() == uploaded
 
 
 async def test_the_same_bytes_left_by_a_broken_archive_are_not_uploaded_again(broker: Broker, bucket: Bucket) -> None:
@@ -195,7 +206,7 @@ async def test_the_same_bytes_left_by_a_broken_archive_are_not_uploaded_again(br
     async with TieredStorage.open(settings) as storage:
         report = await storage.run_cycle()
         assert (report.archived, report.failures) == (1, [])
-        assert storage.engine.metrics.uploaded._value.get() == 0
+        assert storage.metrics.uploaded._value.get() == 0
     assert broker.on_disk(path) == []
 
 
@@ -313,7 +324,7 @@ async def test_a_store_that_is_down_leaves_everything_on_disk(broker: Broker, bu
         with pytest.raises(StoreUnavailable):
             await storage.run_cycle()
         assert storage.stats().cold_segments == 3
-        assert storage.engine.health.problem
+        assert parts(storage).health.problem
     assert all(broker.is_whole(path) for path in closed)
 
 
@@ -385,7 +396,7 @@ async def test_what_a_broken_upload_left_of_a_file_that_changed_since_is_removed
 ) -> None:
     (path,) = broker.segments("orders-0", 1)
     async with TieredStorage.open(store_settings(broker, bucket)) as storage:
-        store: Any = storage.engine.store
+        store: Any = parts(storage).store
         put = store.put
 
         async def put_no_manifest(key: str, *arguments: Any, **named: Any) -> Any:

@@ -24,11 +24,10 @@ from takhin_tiered import (
     State,
     TieredStorage,
 )
-from takhin_tiered.engine.evict import evict
 from takhin_tiered.segments.choice import Wanted
 from takhin_tiered.segments.model import Intent
 from takhin_tiered.segments.names import SegmentId
-from tests.support import AtPoint, Broker
+from tests.support import AtPoint, Broker, parts
 
 HOLDER = """
 import fcntl, sys
@@ -118,7 +117,7 @@ async def test_the_lock_is_asked_before_each_unlink(kafka: Broker, at_point: AtP
         assert seen
         assert kafka.is_whole(path)
         with pytest.raises(SegmentRefused, match="would fail"):
-            await evict(storage.engine, await storage.prepare(), SegmentId.parse(path))
+            await parts(storage).evictor.evict(await storage.prepare(), SegmentId.parse(path))
         holder.__exit__(None, None, None)
         assert storage.segment(path).state == State.COPIED
 
@@ -256,9 +255,9 @@ async def test_what_an_earlier_release_meant_to_remove_stays(kafka: Broker) -> N
         await storage.run_cycle()
         identity = SegmentId.parse(path)
         sha256 = hashlib.sha256(first).hexdigest()
-        storage.engine.catalog.intend([Intent(path, identity, len(first), sha256, 0, 1.0)])
+        parts(storage).catalog.intend([Intent(path, identity, len(first), sha256, 0, 1.0)])
         await storage.run_cycle()
-        assert storage.engine.catalog.intents() == []
+        assert parts(storage).catalog.intents() == []
     assert (kafka.root.parent / "store" / path).read_bytes() == first
 
 
@@ -278,7 +277,7 @@ async def test_move_leaves_no_gap_above_a_segment_that_stays(kafka: Broker) -> N
         assert plan[new[0]].reason_code == "gap"
         assert storage.segment(new[0]).archived_at is not None
         with pytest.raises(SegmentRefused, match="a lower one does"):
-            await evict(storage.engine, await storage.prepare(), SegmentId.parse(new[0]))
+            await parts(storage).evictor.evict(await storage.prepare(), SegmentId.parse(new[0]))
         (found,) = await storage.partitions()
         assert len(found.local) == 1
         # Their lease ends: all of it goes, from the lowest up.

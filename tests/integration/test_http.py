@@ -23,7 +23,7 @@ import takhin_tiered
 from takhin_tiered import TieredStorage
 from takhin_tiered.api.app import make_app
 from takhin_tiered.segments.results import PlanResult, RebuildResult, Status, from_json, to_json
-from tests.support import WARM, Broker, Bucket, daemon, directory_settings, store_settings, wait_until
+from tests.support import WARM, Broker, Bucket, daemon, directory_settings, parts, store_settings, wait_until
 
 PREFIX = "/api/v1/tiered"
 
@@ -34,7 +34,7 @@ async def serving(
 ) -> AsyncIterator[tuple[httpx.AsyncClient, TieredStorage]]:
     async with TieredStorage.open(directory_settings(broker, store, **changes)) as storage:
         transport = httpx.ASGITransport(
-            make_app(storage, lambda: {"catalog": "", "store": storage.engine.health.problem})
+            make_app(storage, lambda: {"catalog": "", "store": parts(storage).health.problem})
         )
         async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
             yield client, storage

@@ -7,20 +7,18 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from takhin_tiered import HeldElsewhere, Settings, TieredStorage, tiered_storage
+from takhin_tiered import HeldElsewhere, Settings, TieredStorage
 from takhin_tiered.config import Accepted
-from takhin_tiered.engine import opening
-from takhin_tiered.engine.superseded import remove_superseded
+from takhin_tiered.engine import assembly
+from takhin_tiered.engine.clock import Clock
 from takhin_tiered.errors import CatalogError, StoreChanged, StoreUnavailable
 from takhin_tiered.store import DirectoryStore
 from tests.integration.test_store_identity import DAY, STORE, archived, files, forget_id, proposed, refused
-from tests.support import Broker, Bucket, command, directory_settings, store_settings
+from tests.support import Broker, Bucket, command, directory_settings, parts, store_settings
 
 
 @pytest.fixture
@@ -219,19 +217,12 @@ def test_words_of_the_command_line_end_in_no_traceback(broker: Broker, settings:
 
 
 def set_clock(storage: TieredStorage, ahead: float) -> None:
-    storage.engine.clock = lambda: time.time() + ahead
+    parts(storage).clock.wall = lambda: time.time() + ahead
 
 
 def start_with(monkeypatch: pytest.MonkeyPatch, ahead: float) -> None:
     """The next storages are opened with a clock that is wrong from the start."""
-    real: Callable[..., Any] = opening.make_engine
-
-    def make(*arguments: Any, **named: Any) -> Any:
-        engine = real(*arguments, **named)
-        engine.clock = lambda: time.time() + ahead
-        return engine
-
-    monkeypatch.setattr(tiered_storage, "make_engine", make)
+    monkeypatch.setattr(assembly, "Clock", lambda: Clock(lambda: time.time() + ahead))
 
 
 async def test_a_store_that_told_the_time_is_not_forgotten_when_it_does_not(
@@ -250,8 +241,9 @@ async def test_a_store_that_told_the_time_is_not_forgotten_when_it_does_not(
         async def down() -> None:
             raise StoreUnavailable("503")
 
-        assert storage._guards.clock._store is not None
-        storage._guards.clock._store.now = down  # type: ignore[method-assign]  # this one question fails
+        store = parts(storage).guards.clock._store
+        assert store is not None
+        store.now = down  # type: ignore[method-assign]  # this one question fails
         assert (await storage.run_cycle()).expired == 0
         await storage.plan()
         assert (await storage.run_cycle()).expired == 0
@@ -262,13 +254,13 @@ async def test_a_jump_after_the_look_is_a_jump(broker: Broker, settings: Setting
     broker.segments("orders-0", 2)
     await archived(keeping)
     async with TieredStorage.open(keeping) as storage:
-        real = storage._beside.ask
+        real = parts(storage).broker.ask
 
         async def ask() -> None:
             set_clock(storage, 400 * DAY)
             await real()
 
-        storage._beside.ask = ask  # type: ignore[method-assign]  # the clock jumps while the broker is asked
+        parts(storage).broker.ask = ask  # type: ignore[method-assign]  # the clock jumps while the broker is asked
         assert (await storage.run_cycle()).expired == 0
 
 
@@ -284,7 +276,7 @@ async def test_a_jump_while_superseded_generations_are_looked_through(broker: Br
         assert found.rewritten
         await storage.look_at_clock()
         set_clock(storage, 400 * DAY)
-        assert await remove_superseded(storage.engine, await storage.prepare(), found.rewritten, 48 * 3600) == 0
+        assert await parts(storage).superseded.remove(await storage.prepare(), found.rewritten, 48 * 3600) == 0
 
 
 async def test_what_is_archived_or_restored_while_the_clock_is_behind_is_not_old_when_it_is_right(
@@ -321,8 +313,9 @@ async def test_a_confirmed_clock_is_confirmed_once(broker: Broker, settings: Set
 
 async def test_an_s3_server_on_this_machine_is_no_other_clock(broker: Broker, bucket: Bucket) -> None:
     async with TieredStorage.open(store_settings(broker, bucket)) as storage:
-        assert storage._guards.clock._store is not None
-        told = await storage._guards.clock._store.now()
+        store = parts(storage).guards.clock._store
+        assert store is not None
+        told = await store.now()
         assert told is not None
         assert not told.is_independent
         assert abs(told.seconds - time.time()) < 60

@@ -19,7 +19,7 @@ import pytest
 
 from takhin_tiered import SegmentConflict, SegmentNotFound, Settings, TieredStorage
 from takhin_tiered.formats.sample import make_segment
-from tests.support import AtPoint
+from tests.support import AtPoint, parts
 
 IDS = ("1HPDq9KPTmqeRsGSyBUSuA", "2HPDq9KPTmqeRsGSyBUSuB")
 DAY = 86_400_000
@@ -107,7 +107,7 @@ async def test_a_topic_made_anew_has_keys_of_its_own(kafka: Kafka, tmp_path: Pat
         assert manifest["topic_id"] == IDS[1]
         assert manifest["files"]["log"]["key"] == f"orders-0/{IDS[1]}/{Path(first).name}"
         assert await all_sound(storage) == 5
-        assert storage.engine.catalog.superseded == 0
+        assert parts(storage).catalog.superseded == 0
         for info in storage.segments(topic_id=IDS[0]):
             assert (info.is_current, info.local_size_bytes) == (False, 0)
             with pytest.raises(SegmentConflict, match=f"{IDS[0]}.*{IDS[1]}"):
@@ -384,7 +384,7 @@ async def test_manifests_tell_topics_apart_that_the_catalog_took_for_one(kafka: 
     async with TieredStorage.open(kafka.settings()) as storage:
         await cycles(storage)
         assert {storage.segment(path).incarnation for path in new} == {IDS[1]}
-        assert storage.engine.catalog.superseded == 0
+        assert parts(storage).catalog.superseded == 0
     assert kafka.archived() == {*old.values(), *new.values()}
 
 

@@ -106,7 +106,7 @@ async def test_the_last_whole_copy_of_a_quarantined_segment_stays_on_the_disk(
         stored.write_bytes(bytes(len(sound)))
         with monkeypatch.context() as patch:
             # The store takes nothing now, so that the scrub cannot heal.
-            patch.setattr("takhin_tiered.engine.scrub._heal", _heals_nothing)
+            patch.setattr("takhin_tiered.engine.scrub.Scrubber._heal", _heals_nothing)
             assert not (await storage.scrub_segment(path)).healed
         # As if a store's own word vouched for bytes that it does not give.
         stored.write_bytes(sound)

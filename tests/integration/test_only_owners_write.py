@@ -22,10 +22,12 @@ from tests.support import Broker, daemon, directory_settings
 ROOT = Path(takhin_tiered.__file__).parent
 WRITES = {"put", "delete", "remove_stale_uploads"}
 VERBS = [
-    archive.archive, archive.archive_together, copying.copy_held, cycle.run_cycle, evict.evict, evict.evict_together,
-    expire.expire, merged.expire_merged, merged.forget_compacted, orphans.remove_orphans, orphans.remove_stale_uploads,
-    orphans.settle_held, scrub.scrub, scrub.scrub_one, steps.carry_out, superseded.forget_superseded,
-    superseded.remove_superseded, writer.Writer.__init__,
+    archive.Archiver.archive, archive.Archiver.archive_together, copying.Copier.copy, copying.Copier.copy_held,
+    cycle.Cycle.run, evict.Evictor.evict, evict.Evictor.evict_held, evict.Evictor.evict_together,
+    expire.Expirer.expire, merged.MergedRemover.expire_merged, merged.forget_compacted, orphans.remove_orphans,
+    orphans.remove_stale_uploads, orphans.settle_held, scrub.Scrubber.scrub, scrub.Scrubber.scrub_one,
+    steps.StepRunner.carry_out, superseded.SupersededRemover.remove_all, superseded.SupersededRemover.remove,
+    writer.Writer.__init__,
 ]  # fmt: skip
 
 

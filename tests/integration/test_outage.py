@@ -13,7 +13,7 @@ from tests.support import Broker, Bucket, daemon, free_port, ministack, store_se
 
 
 def value(storage: TieredStorage, name: str, **labels: str) -> float:
-    return storage.engine.metrics.registry.get_sample_value(f"tiered_storage_{name}", labels) or 0.0
+    return storage.metrics.registry.get_sample_value(f"tiered_storage_{name}", labels) or 0.0
 
 
 def errors_of(storage: TieredStorage) -> float:

@@ -12,7 +12,7 @@ import pytest
 
 from takhin_tiered import State, Step, TieredStorage
 from takhin_tiered.engine.turns import Turn, Turns
-from tests.support import AtPoint, Broker, Bucket, store_settings
+from tests.support import AtPoint, Broker, Bucket, parts, store_settings
 
 
 def in_page_cache(path: Path) -> bool:
@@ -93,7 +93,7 @@ async def test_no_archive_is_begun_while_a_restore_runs(broker: Broker, bucket: 
     async with TieredStorage.open(store_settings(broker, bucket)) as storage:
         await storage.run_cycle()
         waiting = broker.segments("clicks-0", 2)
-        turns = storage.engine.turns = PatientTurns()
+        turns = parts(storage).limits.turns = PatientTurns()
         placed, go_on = asyncio.Event(), threading.Event()
         loop = asyncio.get_running_loop()
 
@@ -129,12 +129,12 @@ async def test_no_scrub_goes_on_while_an_archive_runs(broker: Broker, bucket: Bu
     broker.segments("orders-0", 2)
     async with TieredStorage.open(store_settings(broker, bucket)) as storage:
         await storage.run_cycle()
-        turns = storage.engine.turns = PatientTurns()
+        turns = parts(storage).limits.turns = PatientTurns()
         with turns.take(Turn.ARCHIVE):
             scrub = asyncio.create_task(storage.scrub())
             assert await asyncio.wait_for(turns.asked.get(), 60) is Turn.SCRUB
             for _ in range(10):
                 await asyncio.sleep(0)
-            assert storage.engine.metrics.scrubbed._value.get() == 0
+            assert storage.metrics.scrubbed._value.get() == 0
         await scrub
-        assert storage.engine.metrics.scrubbed._value.get() > 0
+        assert storage.metrics.scrubbed._value.get() > 0

@@ -13,10 +13,9 @@ from typing import Any
 import pytest
 
 from takhin_tiered import SegmentRefused, Settings, TieredStorage
-from takhin_tiered.engine.expire import expire
 from takhin_tiered.segments.names import SegmentId
 from tests.faults.truth import Folder, Store
-from tests.support import HOUR, Broker, Bucket, command, directory_settings, store_settings
+from tests.support import HOUR, Broker, Bucket, command, directory_settings, parts, store_settings
 
 OLD = 1000.0
 RETENTION: dict[str, Any] = {"retention_hours": 500}
@@ -99,9 +98,9 @@ async def test_an_expire_of_it_is_refused_before_anything_is_removed(world: Worl
     async with TieredStorage.open(world.now()) as storage:
         await storage.run_cycle()
         with pytest.raises(SegmentRefused, match="under a prefix that is only read"):
-            await expire(storage.engine, await storage.prepare(), SegmentId.parse(path))
+            await parts(storage).expirer.expire(await storage.prepare(), SegmentId.parse(path))
         assert storage.is_segment_archived(path)
-        assert storage.engine.catalog.intents() == []
+        assert parts(storage).catalog.intents() == []
 
 
 async def test_where_the_own_copy_is_removed_the_one_that_is_only_read_is_known_again(world: World) -> None:

@@ -21,7 +21,7 @@ from takhin_tiered import (
     Verb,
 )
 from takhin_tiered.segments.choice import Wanted
-from tests.support import HOUR, WARM, Broker, Bucket, directory_settings, pass_time, store_settings
+from tests.support import HOUR, WARM, Broker, Bucket, directory_settings, parts, pass_time, store_settings
 
 
 def snapshot(root: Path) -> dict[str, tuple[bytes, int]]:
@@ -73,7 +73,7 @@ async def test_a_restored_segment_stays_for_its_lease_and_then_leaves_without_an
         await storage.run_cycle()
         clock = Clock(storage)
         await storage.restore_segment(path)
-        uploaded = storage.engine.metrics.uploaded._value.get()
+        uploaded = storage.metrics.uploaded._value.get()
         clock.ahead = 4.9 * HOUR
         assert storage.segment_policy(path) == "hot"
         report = await storage.run_cycle()
@@ -84,7 +84,7 @@ async def test_a_restored_segment_stays_for_its_lease_and_then_leaves_without_an
         report = await storage.run_cycle()
         assert (report.evicted, report.failures) == (1, [])
         assert broker.on_disk(path) == []
-        assert storage.engine.metrics.uploaded._value.get() == uploaded
+        assert storage.metrics.uploaded._value.get() == uploaded
 
 
 async def test_a_restored_segment_stays_over_a_restart(broker: Broker, bucket: Bucket) -> None:
@@ -130,7 +130,7 @@ async def test_ten_restores_at_once_share_one_download(broker: Broker, bucket: B
     async with TieredStorage.open(store_settings(broker, bucket)) as storage:
         await storage.run_cycle()
         await asyncio.gather(*(storage.restore_segment(path) for _ in range(10)))
-        metrics = storage.engine.metrics
+        metrics = storage.metrics
         assert metrics.downloaded._value.get() == size
         assert (metrics.cache_misses._value.get(), metrics.cache_hits._value.get()) == (1, 9)
     assert broker.is_whole(path)
@@ -177,7 +177,7 @@ async def test_the_same_bytes_on_disk_are_taken_for_the_restored_ones(broker: Br
         for name in broker.triple(path):
             (broker.root / name).write_bytes(broker.files[name])
         await storage.restore_segment(path)
-        assert storage.engine.metrics.downloaded._value.get() == 0
+        assert storage.metrics.downloaded._value.get() == 0
         assert storage.segment(path).state == "copied"
 
 
@@ -199,10 +199,10 @@ async def test_a_restore_that_does_not_fit_is_refused_before_it_begins(broker: B
     (path,) = broker.segments("orders-0", 1)
     async with TieredStorage.open(store_settings(broker, bucket)) as storage:
         await storage.run_cycle()
-        storage.engine.data_dir.held.update(dict.fromkeys(storage.engine.data_dir.free_by_device(), 1 << 62))
+        parts(storage).data_dir.held.update(dict.fromkeys(parts(storage).data_dir.free_by_device(), 1 << 62))
         with pytest.raises(DiskFull, match="whole in the archive"):
             await storage.restore_segment(path)
-        assert storage.engine.metrics.downloaded._value.get() == 0
+        assert storage.metrics.downloaded._value.get() == 0
     assert broker.on_disk(path) == []
 
 

@@ -109,7 +109,7 @@ async def test_ranges_holes_and_overlaps_of_partitions(broker: Broker) -> None:
         assert found.holes == [[base(paths[1]), base(paths[2]) - 1]]
         await storage.run_cycle()
         storage.update_metrics()
-        assert "tiered_storage_partitions_with_holes 1.0" in storage.engine.metrics.render().decode()
+        assert "tiered_storage_partitions_with_holes 1.0" in storage.metrics.render().decode()
 
 
 async def test_its_form_is_stable(broker: Broker) -> None:

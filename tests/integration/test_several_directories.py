@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from takhin_tiered import ConfigError, DiskError, DiskFull, HeldElsewhere, Settings, State, TieredStorage
-from tests.support import Broker, Bucket, command, daemon, directory_settings, store_settings
+from tests.support import Broker, Bucket, command, daemon, directory_settings, parts, store_settings
 
 PARTITION = "orders-0"
 
@@ -131,7 +131,7 @@ async def test_a_restored_partition_goes_where_most_room_is(
     async with TieredStorage.open(settings) as storage:
         await storage.run_cycle()
         shutil.rmtree(brokers[0].root / PARTITION)
-        dirs = storage.engine.data_dir
+        dirs = parts(storage).data_dir
         for number, root in enumerate(dirs.roots):
             monkeypatch.setattr(root, "device", number)
             monkeypatch.setattr(root, "free_bytes", lambda number=number: (1 << 30) * (number + 1))
@@ -166,7 +166,7 @@ async def test_one_that_cannot_be_read_in_a_scan_changes_nothing(
         def broken() -> list[str]:
             raise OSError(5, "Input/output error", str(brokers[1].root))
 
-        monkeypatch.setattr(storage.engine.data_dir.roots[1], "names", broken)
+        monkeypatch.setattr(parts(storage).data_dir.roots[1], "names", broken)
         with pytest.raises(DiskError, match=f"{brokers[1].root} cannot be read: Input/output error"):
             await storage.run_cycle()
         assert brokers[0].is_whole(path)

@@ -11,7 +11,7 @@ import pytest
 
 from takhin_tiered import Settings, TieredStorage
 from takhin_tiered.errors import BucketMissing, DiskError, StoreChanged
-from tests.support import Broker, Bucket, command, daemon, directory_settings, store_settings, wait_until
+from tests.support import Broker, Bucket, command, daemon, directory_settings, parts, store_settings, wait_until
 
 STORE = "takhin-tiered.store.json"
 DAY = 86400.0
@@ -224,11 +224,11 @@ async def test_a_clock_that_jumps_removes_nothing_for_its_age(broker: Broker, se
     async with TieredStorage.open(keeping) as storage:
         await storage.restore_segment(closed[0])
         for jump in (-400 * DAY, 400 * DAY, 401 * DAY):
-            storage.engine.clock = lambda jump=jump: time.time() + jump  # type: ignore[misc]  # a lambda with a default
+            parts(storage).clock.wall = lambda jump=jump: time.time() + jump  # type: ignore[misc]  # a lambda with a default
             report = await storage.run_cycle()
             assert (report.expired, report.evicted) == (0, 0)
             assert "400 days" in storage.status().clock.problem or "401 days" in storage.status().clock.problem
-        storage.engine.clock = time.time
+        parts(storage).clock.wall = time.time
         await storage.run_cycle()
         assert storage.status().clock.problem == ""
     assert broker.is_whole(closed[0])
@@ -238,7 +238,7 @@ async def test_the_clock_of_an_object_store_confirms_or_contradicts_ours(broker:
     broker.segments("orders-0", 2)
     async with TieredStorage.open(store_settings(broker, bucket, retention_hours=720)) as storage:
         await storage.run_cycle()
-        storage.engine.clock = lambda: time.time() + 400 * DAY
+        parts(storage).clock.wall = lambda: time.time() + 400 * DAY
         assert (await storage.run_cycle()).expired == 0
         assert "ahead of the store's" in storage.status().clock.problem
 
@@ -251,7 +251,7 @@ async def test_an_age_that_passed_while_nobody_looked_counts(broker: Broker, set
     accepted = keeping.model_copy()
     accepted.accepting(accepted.accepted._replace(clock=True))
     async with TieredStorage.open(accepted) as storage:
-        storage.engine.clock = lambda: time.time() + 6 * DAY + 20 * DAY
+        parts(storage).clock.wall = lambda: time.time() + 6 * DAY + 20 * DAY
         await storage.run_cycle()
         assert storage.status().clock.problem == ""
         assert storage.stats().archived_segments == 0

@@ -13,9 +13,8 @@ from typing import Any
 import pytest
 
 from takhin_tiered import Settings, TieredStorage
-from takhin_tiered.engine.superseded import remove_superseded
 from tests.faults.truth import Folder, Store
-from tests.support import HOUR, AtPoint, Broker, Bucket, daemon, directory_settings, pass_time, store_settings
+from tests.support import HOUR, AtPoint, Broker, Bucket, daemon, directory_settings, parts, pass_time, store_settings
 
 KEEP = 48 * HOUR
 
@@ -74,7 +73,7 @@ async def clean(storage: TieredStorage, *, hours_later: float = 49.0) -> int:
     pass_time(storage, lambda: hours_later * HOUR)
     owned = await storage.prepare()
     found = await storage.reconcile()
-    return await remove_superseded(storage.engine, owned, found.rewritten, KEEP)
+    return await parts(storage).superseded.remove(owned, found.rewritten, KEEP)
 
 
 def named_by(store: Store, key: str) -> set[str]:

@@ -12,9 +12,8 @@ from pathlib import Path
 import pytest
 
 from takhin_tiered import ObjectCorrupt, Settings, TieredStorage
-from takhin_tiered.engine.scrub import scrub
 from takhin_tiered.pace import Pace
-from tests.support import HOUR, AtPoint, Broker, Bucket, command, daemon, store_settings
+from tests.support import HOUR, AtPoint, Broker, Bucket, command, daemon, parts, store_settings
 
 
 class Stopped(BaseException):
@@ -45,7 +44,7 @@ async def test_objects_of_a_broken_archive_are_removed_when_the_broker_deletes_t
     remove_locally(broker, path)
     async with TieredStorage.open(settings) as storage:
         await storage.run_cycle()
-        assert storage.engine.catalog.intents() == []
+        assert parts(storage).catalog.intents() == []
     assert bucket.keys() == []
 
 
@@ -58,7 +57,7 @@ async def interrupted(settings: Settings, at_point: AtPoint) -> None:
             raise Stopped(str(keys))
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(storage.engine.store, "delete", fails)
+            patch.setattr(parts(storage).store, "delete", fails)
             with pytest.raises(Stopped):
                 await storage.run_cycle()
 
@@ -72,8 +71,8 @@ async def test_objects_of_a_broken_archive_are_taken_over_by_the_next(
     async with TieredStorage.open(settings) as storage:
         report = await storage.run_cycle()
         assert (report.archived, report.failures) == (1, [])
-        assert storage.engine.metrics.uploaded._value.get() == 0
-        assert storage.engine.catalog.intents() == []
+        assert storage.metrics.uploaded._value.get() == 0
+        assert parts(storage).catalog.intents() == []
     assert len(bucket.keys()) == 4
     assert broker.on_disk(path) == []
 
@@ -151,14 +150,14 @@ async def test_one_flipped_byte_is_named_quarantined_and_never_restored(broker: 
         content = bytearray(bucket.read(bad))
         content[1234] ^= 1
         bucket.write(bad, bytes(content))
-        await scrub(storage.engine, await storage.prepare(), Pace(0))
+        await parts(storage).scrubber.scrub(await storage.prepare(), Pace(0))
         assert bad in storage.segment(bad).problem
         assert storage.segment(good).problem == ""
         assert storage.status().quarantined_segments == 1
         with pytest.raises(ObjectCorrupt, match=bad):
             await storage.restore_segment(bad)
         storage.update_metrics()
-        assert b"tiered_storage_quarantined_segments 1.0" in storage.engine.metrics.render()
+        assert b"tiered_storage_quarantined_segments 1.0" in storage.metrics.render()
     assert broker.on_disk(bad) == []
     verified = command(settings, "verify", "--deep")
     assert verified.returncode == 1
@@ -272,7 +271,7 @@ async def test_retention_removes_what_is_too_old_and_nothing_that_is_on_disk(bro
         assert [(step.verb, step.id.path) for step in plan.work] == [("expire", old)]
         report = await storage.run_cycle()
         assert (report.expired, report.failures) == (1, [])
-        assert storage.engine.catalog.intents() == []
+        assert parts(storage).catalog.intents() == []
         assert [info.segment_path for info in storage.segments() if info.is_archived] == [other, kept]
     left = set(bucket.keys())
     assert not [key for key in left if key.startswith(old.removesuffix(".log"))]
@@ -309,6 +308,6 @@ async def test_an_expire_that_is_killed_is_finished(
     async with TieredStorage.open(settings) as storage:
         await storage.run_cycle()
         await storage.run_cycle()
-        assert storage.engine.catalog.intents() == []
+        assert parts(storage).catalog.intents() == []
         assert [info.segment_path for info in storage.segments() if info.segment_path == path] == []
     assert bucket.keys() == []

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from takhin_tiered import ObjectCorrupt, ObjectMissing, TieredStorage
-from tests.support import KINDS, AtPoint, Broker, Bucket, command, store_settings
+from tests.support import KINDS, AtPoint, Broker, Bucket, command, parts, store_settings
 
 ADDED = ("txnindex", "snapshot")
 
@@ -111,7 +111,7 @@ async def test_orphans_of_a_broken_archive_are_removed(broker: Broker, bucket: B
             raise Stopped(str(keys))
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(storage.engine.store, "delete", fails)
+            patch.setattr(parts(storage).store, "delete", fails)
             with pytest.raises(Stopped):
                 await storage.run_cycle()
     assert set(bucket.keys()) == {of_kind(path, kind) for kind in KINDS}
@@ -119,7 +119,7 @@ async def test_orphans_of_a_broken_archive_are_removed(broker: Broker, bucket: B
         (broker.root / of_kind(path, kind)).unlink()
     async with TieredStorage.open(settings) as storage:
         await storage.run_cycle()
-        assert storage.engine.catalog.intents() == []
+        assert parts(storage).catalog.intents() == []
     assert bucket.keys() == []
 
 

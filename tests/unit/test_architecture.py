@@ -30,6 +30,11 @@ LEVELS = [
     {"segments", "formats"},
     {"errors", "users"},
 ]
+PARTS = {
+    "Catalog", "Clock", "DataDirs", "Limits", "Metrics", "Progress", "ReadableStore", "Situation", "StoreHealth",
+    "Archiver", "Copier", "CoverageReader", "Evictor", "Examiner", "Expirer", "HoleCounter", "MergedRemover",
+    "Neighbours", "OutlookReader", "ReadOnlyPrefixes", "Scanner", "StepRunner", "SupersededRemover",
+}  # fmt: skip
 AWS = {"aioboto3", "aiobotocore", "boto3", "botocore", "awscrt"}
 
 
@@ -127,6 +132,43 @@ def test_only_one_room_knows_the_kafka_library() -> None:
 
 def test_no_module_has_grown_too_large() -> None:
     assert {path.name for path in ROOT.rglob("*.py") if len(path.read_text().splitlines()) > 400} == set()
+
+
+def test_only_the_facade_has_all_parts() -> None:
+    """Everything else gets what it uses from `assemble`, or asks a method of `TieredStorage`."""
+    knowing, reaching = set(), set()
+    for module, tree in modules().items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Name) and node.id == "Assembly":
+                knowing.add(module)
+            if isinstance(node, ast.Attribute) and node.attr == "_parts" and ast.unparse(node.value) != "self":
+                reaching.add(module)
+    assert reaching == set()
+    assert knowing == {"engine.assembly", "tiered_storage"}
+
+
+def test_a_verb_takes_only_what_it_uses() -> None:
+    unused, verbs = [], set()
+    for module, tree in modules().items():
+        classes = [node for node in tree.body if isinstance(node, ast.ClassDef) and node.decorator_list]
+        for each in classes if module.startswith("engine.") and module != "engine.assembly" else ():
+            taken = {
+                node.target.id
+                for node in each.body
+                if isinstance(node, ast.AnnAssign)
+                and isinstance(node.target, ast.Name)
+                and isinstance(node.annotation, ast.Name)
+                and node.annotation.id in PARTS
+            }
+            used = {
+                node.attr
+                for node in ast.walk(each)
+                if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "self"
+            }
+            unused += [f"{module}.{each.name}.{name}" for name in taken - used]
+            verbs |= {each.name} if taken else set()
+    assert unused == []
+    assert {"Archiver", "Evictor", "Restorer", "Scrubber", "Expirer", "Rebuilder", "StepRunner", "Cycle"} <= verbs
 
 
 def test_the_public_names_are_complete() -> None:

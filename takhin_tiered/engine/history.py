@@ -1,4 +1,4 @@
-"""What is remembered of cycles after their process has ended: the last one, what was lost, how the disk filled up."""
+"""What outlives the process of a cycle: its report, which segments were lost, how the disk filled up."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from dataclasses import replace
 from typing import Any, TypedDict
 
 from takhin_tiered.catalog.journal import Journal
-from takhin_tiered.engine.context import Engine
+from takhin_tiered.disk.files import DataDirs
+from takhin_tiered.engine.clock import Clock
 from takhin_tiered.engine.headroom import lasts
 from takhin_tiered.engine.report import CycleReport
+from takhin_tiered.engine.scanning import Scanner
 from takhin_tiered.errors import TakhinError
 from takhin_tiered.segments.report import iso_time
 from takhin_tiered.segments.results import CycleResult, LostSegment, from_json, to_json
@@ -30,11 +32,14 @@ class _Kept(TypedDict):
     free: list[tuple[float, int]]
 
 
-class Past:
-    """Kept in the catalog's database where there is one; ``daemon``: whoever runs the cycles is one."""
+class CycleHistory:
+    """Kept in the catalog's database where there is one. ``daemon``: this process is the daemon."""
 
-    def __init__(self, engine: Engine, journal: Journal | None, *, may_write: bool) -> None:
-        self._engine, self._journal, self._may_write = engine, journal, may_write
+    def __init__(
+        self, clock: Clock, data_dir: DataDirs, scanner: Scanner, journal: Journal | None, *, may_write: bool
+    ) -> None:
+        self._clock, self._data_dir, self._scanner = clock, data_dir, scanner
+        self._journal, self._may_write = journal, may_write
         self.daemon = False
         self._began: float | None = None
         self._kept = _Kept(report=None, problem="", ended=0.0, by="", lost=[], free=[])
@@ -49,25 +54,24 @@ class Past:
                 from_json(CycleResult, kept["report"])
             self._kept = kept
         except (ValueError, TypeError):
-            # A later release may have written it otherwise: it is told again after the next cycle.
+            # A later release may have written another form. The next cycle writes it again.
             return
 
     def begin(self) -> None:
         self._began = time.monotonic()
 
     async def end(self, report: CycleReport | None, error: TakhinError | None) -> None:
-        """Remember a cycle that ended; one that could do nothing leaves what the one before it did."""
+        """Remember a cycle that ended. One that failed as a whole leaves the report of the one before."""
         self._began = None
-        engine, kept = self._engine, self._kept
-        now = engine.clock()
+        kept, now = self._kept, self._clock.now()
         if report is not None:
-            # Of a hundred thousand failures that are all alike, a hundred tell as much.
+            # A hundred failures are enough to see what is wrong.
             result = report.result
             kept["report"] = to_json(replace(result, failures=result.failures[:_FAILURES_KEPT]))
         kept["problem"] = "" if error is None else str(error)
         kept["ended"], kept["by"] = now, "daemon" if self.daemon else "once"
         kept["lost"] = self._lost(now)[-_LOST_KEPT:]
-        engine.lost.clear()
+        self._scanner.lost.clear()
         kept["free"] = [*(look for look in kept["free"] if 0 <= now - look[0] < _DAY), (now, self._free())]
         if self._journal is not None and self._may_write:
             await self._journal.set_meta(_NAME, json.dumps(kept))
@@ -93,23 +97,23 @@ class Past:
 
     @property
     def running_seconds(self) -> float | None:
-        """How long the cycle has run that runs now."""
+        """How long the running cycle has taken so far."""
         return None if self._began is None else round(time.monotonic() - self._began, 3)
 
     def lost(self) -> tuple[LostSegment, ...]:
-        return tuple(LostSegment(path, iso_time(at)) for at, path in self._lost(self._engine.clock()))
+        return tuple(LostSegment(path, iso_time(at)) for at, path in self._lost(self._clock.now()))
 
     def headroom(self, measured: float | None) -> float | None:
         """How long the disk lasts, in seconds; ``measured`` is what a daemon knows of it."""
-        return self._headroom(self._engine.clock()) if measured is None and not self.daemon else measured
+        return self._headroom(self._clock.now()) if measured is None and not self.daemon else measured
 
     def _lost(self, now: float) -> list[tuple[float, str]]:
-        """Within the last day: long enough for whoever looks now and then, and gone by itself."""
-        return [(at, path) for at, path in (*self._kept["lost"], *self._engine.lost) if now - at < _DAY]
+        """Segments that were lost within the last day."""
+        return [(at, path) for at, path in (*self._kept["lost"], *self._scanner.lost) if now - at < _DAY]
 
     def _free(self) -> int:
         """Of the fullest disk: room on another one is of no use to its partitions."""
-        return min(self._engine.data_dir.free_by_device().values(), default=0)
+        return min(self._data_dir.free_by_device().values(), default=0)
 
     def _headroom(self, now: float) -> float | None:
         """By how the disk filled up between the first cycle of the last day and now; None: it does not."""

@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
+from takhin_tiered.catalog.catalog import Catalog
 from takhin_tiered.config import Settings
 from takhin_tiered.engine.asking import BrokerAddress, ask_broker
-from takhin_tiered.engine.context import Engine
 from takhin_tiered.engine.report import CycleReport
-from takhin_tiered.engine.trim import trim
+from takhin_tiered.engine.situation import Situation
+from takhin_tiered.engine.trim import Trimmer
 from takhin_tiered.errors import BrokerError
 from takhin_tiered.segments.outlook import cycle_seconds, idle_tails
 from takhin_tiered.segments.results import BrokerStatus
 
 
-class Beside:
-    """Without ``broker.bootstrap`` nobody is asked, and cycles come as configured."""
+class LiveBroker:
+    """Without ``broker.bootstrap`` no broker is asked, and the configured interval is in effect."""
 
-    def __init__(self, engine: Engine, settings: Settings) -> None:
-        self._engine, self._settings = engine, settings
+    def __init__(self, catalog: Catalog, situation: Situation, trimmer: Trimmer, settings: Settings) -> None:
+        self._catalog, self._situation, self._trimmer, self._settings = catalog, situation, trimmer, settings
         self._address = (
             BrokerAddress(settings.broker_bootstrap, settings.broker_arguments) if settings.broker_bootstrap else None
         )
-        engine.view.set_interval(settings.archive_interval_minutes * 60)
+        situation.view.set_interval(settings.archive_interval_minutes * 60)
 
     @property
     def status(self) -> BrokerStatus:
-        policy, view = self._engine.policy, self._engine.view
+        policy, view = self._situation.policy, self._situation.view
         return BrokerStatus(
             kind="kafka" if policy.kafka else "",
             running=policy.broker_running,
@@ -32,29 +33,29 @@ class Beside:
             problem=view.problem,
             topics_known=len(view.topics),
             idle_tail_topics=tuple(idle_tails(view.topics, policy)),
-            compacted_partitions=len(self._engine.outlook.compacted),
+            compacted_partitions=len(self._situation.outlook.compacted),
             file_problems=tuple(problem for found in view.directories for problem in found.problems),
         )
 
     async def ask(self) -> None:
-        """Before a cycle: what the broker is about to do, and so when the cycle after it has to be."""
-        engine = self._engine
+        """Before a cycle: ask what the broker is about to do, and set the pause to the next cycle by it."""
+        situation = self._situation
         if self._address is None:
             return
-        await ask_broker(engine, self._address)
-        engine.view.cycle_seconds = cycle_seconds(
-            engine.view.interval_seconds,
-            engine.view.topics if engine.policy.before_retention else {},
-            engine.view.check_seconds,
-            hurried=bool(engine.outlook.due),
+        await ask_broker(situation, self._catalog, self._address)
+        situation.view.cycle_seconds = cycle_seconds(
+            situation.view.interval_seconds,
+            situation.view.topics if situation.policy.before_retention else {},
+            situation.view.check_seconds,
+            hurried=bool(situation.outlook.due),
         )
 
     async def trim(self, report: CycleReport) -> None:
-        """After a cycle in mode trim; what was refused is among the report's failures."""
-        if self._address is None or not self._engine.policy.trims or not self._engine.policy.enabled:
+        """After a cycle, in mode trim. What the broker refuses is added to the report's failures."""
+        if self._address is None or not self._situation.policy.trims or not self._situation.policy.enabled:
             return
         try:
-            for found in await trim(self._engine, self._address, self._settings.trim_ignore_groups):
+            for found in await self._trimmer.trim(self._address, self._settings.trim_ignore_groups):
                 if found.problem:
                     report.failures.append((f"{found.partition[0]}-{found.partition[1]}", found.problem))
                 else:
