@@ -65,7 +65,7 @@ _LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 # What tells a state directory that an earlier release made inside the data directory.
 _STATE_FILES = ("catalog.db", "lock")
-_KAFKAS = "meta.properties"
+_META_PROPERTIES = "meta.properties"
 
 
 def _key(name: str, default: Any = ..., **constraints: Any) -> Any:
@@ -219,7 +219,7 @@ class Settings(BaseSettings):
         return value
 
     @model_validator(mode="after")
-    def _agree(self) -> Self:
+    def _check_consistency(self) -> Self:
         if self.warm_age_hours >= self.cold_age_hours:
             raise ValueError(
                 f"storage.tiered.warm.age.hours ({self.warm_age_hours:g}) must be less than "
@@ -300,13 +300,13 @@ class Settings(BaseSettings):
             return self.state_path
         data_dir = Path(os.path.abspath(self.data_dir))  # noqa: PTH100 - of "data/.." the name would be ".."
         inside = data_dir / STATE_DIR_NAME
-        if any(_is_there(inside / name) for name in _STATE_FILES) and not _is_there(data_dir / _KAFKAS):
+        if any(_exists(inside / name) for name in _STATE_FILES) and not _exists(data_dir / _META_PROPERTIES):
             return inside
         beside = data_dir.with_name(data_dir.name + STATE_DIR_NAME)
-        if _is_there(beside) or os.access(beside.parent, os.W_OK):
+        if _exists(beside) or os.access(beside.parent, os.W_OK):
             return beside
         # With partitions and without Kafka's own file, it is another broker's for good.
-        is_settled = not _is_there(data_dir / _KAFKAS) and _has_partitions(data_dir)
+        is_settled = not _exists(data_dir / _META_PROPERTIES) and _has_partitions(data_dir)
         return inside if is_settled and os.access(data_dir, os.W_OK) else beside
 
     def mode(self, kafka: bool) -> Mode:
@@ -352,7 +352,7 @@ class Settings(BaseSettings):
 
     def items(self) -> Iterator[tuple[str, str]]:
         """Every key with its effective value, as it may be shown: secrets are masked."""
-        kafka = any(_is_there(path / _KAFKAS) for path in self.data_dirs)
+        kafka = any(_exists(path / _META_PROPERTIES) for path in self.data_dirs)
         effective = {"state_path": self.state_dir, "archive_mode": self.mode(kafka)}
         for key, name in _fields_by_key().items():
             yield key, shown(effective.get(name, getattr(self, name)))
@@ -362,7 +362,7 @@ class Settings(BaseSettings):
         return [key for key, name in _fields_by_key().items() if name in WITHOUT_EFFECT and key in self._sources]
 
 
-def _is_there(path: Path) -> bool:
+def _exists(path: Path) -> bool:
     """Where this user may not look, nothing is: `Path.exists` would raise."""
     return os.path.exists(path)  # noqa: PTH110
 

@@ -1,4 +1,4 @@
-"""An annotated configuration file, made from the settings' own definitions: each key, its default, its words."""
+"""An annotated configuration file, made from the settings' own definitions: each key, its default, its text."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _HEAD = f"""\
 # It moves nothing before storage.tiered.enabled is true. A variable outweighs a key: {OURS}.cold.age.hours is
 # {variable(f"{OURS}.cold.age.hours")}. A key may be written with dots, or as mappings within each other.
 """
-WORDS = {
+DESCRIPTIONS = {
     "storage.data.dir": "The broker's segment directory, which holds directories such as orders-0, or a list of them. "
     "Required.",
     "storage.tiered.enabled": "true: archive what is cold. false: look, serve the API, and move nothing.",
@@ -96,10 +96,10 @@ def _lines() -> Iterator[str]:
             yield ("\n" if not depth else "") + "  " * depth + f"{above[depth]}:"
         section = above
         indent = "  " * len(above)
-        words = WORDS.get(key, "")
+        text = DESCRIPTIONS.get(key, "")
         if name in WITHOUT_EFFECT:
-            words += " Accepted, but without effect in this version."
-        yield from textwrap.wrap(words, _WIDTH, initial_indent=f"{indent}# ", subsequent_indent=f"{indent}# ")
+            text += " Accepted, but without effect in this version."
+        yield from textwrap.wrap(text, _WIDTH, initial_indent=f"{indent}# ", subsequent_indent=f"{indent}# ")
         mark = "# " if name in WITHOUT_EFFECT else ""
         yield f"{indent}{mark}{key.removeprefix('.'.join(above) + '.')}: {_written(key, field.default)}"
 

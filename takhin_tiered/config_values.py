@@ -53,7 +53,7 @@ def _directories(value: object) -> object:
     return value
 
 
-def _are_apart(paths: tuple[Path, ...]) -> tuple[Path, ...]:
+def _check_disjoint(paths: tuple[Path, ...]) -> tuple[Path, ...]:
     """Each names a directory, none of them twice, and none inside another."""
     if not paths or any(str(path) == "." or os.path.abspath(path) == "/" for path in paths):  # noqa: PTH100
         raise ValueError("must name the broker's segment directory")
@@ -127,7 +127,7 @@ def _hidden(value: object) -> SecretStr:
 Limits = Annotated[tuple[tuple[str, Annotated[float, Field(gt=0)]], ...], BeforeValidator(_limits)]
 Globs = Annotated[tuple[str, ...], BeforeValidator(split_commas)]
 OptionalPath = Annotated[Path | None, BeforeValidator(none_if_empty)]
-Directories = Annotated[tuple[Path, ...], BeforeValidator(_directories), AfterValidator(_are_apart)]
+Directories = Annotated[tuple[Path, ...], BeforeValidator(_directories), AfterValidator(_check_disjoint)]
 Prefixes = Annotated[tuple[str, ...], BeforeValidator(_prefixes), AfterValidator(_are_named)]
 Addresses = Annotated[str, AfterValidator(_addresses)]
 Encryption = Annotated[Literal["", "AES256", "aws:kms", "aws:kms:dsse"], BeforeValidator(_encryption)]

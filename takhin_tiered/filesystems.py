@@ -19,25 +19,25 @@ from pathlib import Path
 
 from takhin_tiered import logs
 
-_UNKNOWN = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOTTY}
-_REFUSED = _UNKNOWN | {errno.EPERM, errno.EACCES, errno.EOVERFLOW}
-_NO_LINKS = _UNKNOWN | {errno.EPERM, errno.EMLINK, errno.EXDEV}
-_NO_SYNC_OF_DIRECTORIES = _UNKNOWN | {errno.EBADF, errno.EISDIR}
-_NO_LOCKS = _UNKNOWN | {errno.ENOLCK, errno.EBADF, errno.EPERM}
+_UNSUPPORTED = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOTTY}
+_REFUSED = _UNSUPPORTED | {errno.EPERM, errno.EACCES, errno.EOVERFLOW}
+_NO_LINKS = _UNSUPPORTED | {errno.EPERM, errno.EMLINK, errno.EXDEV}
+_NO_SYNC_OF_DIRECTORIES = _UNSUPPORTED | {errno.EBADF, errno.EISDIR}
+_NO_LOCKS = _UNSUPPORTED | {errno.ENOLCK, errno.EBADF, errno.EPERM}
 _RENAME_NOREPLACE = 1
 _FLOCK = "hhqqi4x"
 """``struct flock`` of 64-bit Linux: type, whence, start, length, pid."""
-_ALONE_SECONDS = 10.0
+_EXCLUSIVE_SECONDS = 10.0
 
-_told: set[tuple[str, int]] = set()
-_alone_here = threading.Lock()
+_warned: set[tuple[str, int]] = set()
+_process_lock = threading.Lock()
 
 
 def _warn(fd: int, what: str, error: OSError, hint: str) -> None:
     """Once for each file system: a restore of a thousand segments has one thing to say, not a thousand."""
     place = (what, os.fstat(fd).st_dev)
-    if place not in _told:
-        _told.add(place)
+    if place not in _warned:
+        _warned.add(place)
         logs.logger().warning(what, path=_path_of(fd), error=error.strerror or str(error), hint=hint)
 
 
@@ -50,7 +50,9 @@ def _path_of(fd: int) -> str:
 
 def sync_file(fd: int) -> bool:
     """Flush a file to the disk; False, and a warning, where its file system cannot flush at all."""
-    return _sync(fd, _UNKNOWN, "the file system cannot flush a file: what it was given last may be lost in a power cut")
+    return _sync(
+        fd, _UNSUPPORTED, "the file system cannot flush a file: what it was given last may be lost in a power cut"
+    )
 
 
 def can_flush(directory: Path) -> bool:
@@ -148,10 +150,10 @@ def _rename_to_free_name(old: str, new: str, source: int, target: int) -> None:
     try:
         _rename_without_replacing(old, new, source, target)
     except OSError as error:
-        if error.errno not in _UNKNOWN:
+        if error.errno not in _UNSUPPORTED:
             raise
         # Nothing here is atomic, so whoever else does this is kept out. A kill leaves one name or the other.
-        with _alone_in(target):
+        with _exclusive(target):
             with suppress(FileNotFoundError):
                 os.stat(new, dir_fd=target, follow_symlinks=False)
                 raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), new) from None
@@ -172,10 +174,10 @@ def _rename_without_replacing(old: str, new: str, source: int, target: int) -> N
 
 
 @contextmanager
-def _alone_in(directory: int) -> Iterator[None]:
+def _exclusive(directory: int) -> Iterator[None]:
     """Nobody else of ours is within for this directory, in this process or, where it has locks, in another one."""
-    with _alone_here:
-        deadline, locked = time.monotonic() + _ALONE_SECONDS, False
+    with _process_lock:
+        deadline, locked = time.monotonic() + _EXCLUSIVE_SECONDS, False
         while not locked:
             try:
                 fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)

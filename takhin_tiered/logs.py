@@ -55,7 +55,7 @@ def _structlog() -> ModuleType:
             processors=_style.processors(),
             wrapper_class=structlog.make_filtering_bound_logger(_style.level),
             # Looked up at each line: standard error may be replaced, by a progress bar for one.
-            logger_factory=lambda *_: structlog.PrintLogger(_LAST_RESORT),
+            logger_factory=lambda *_: structlog.PrintLogger(_STDERR),
             cache_logger_on_first_use=False,
         )
     return structlog
@@ -83,7 +83,7 @@ def configure(level: str, style: str) -> None:
     if "structlog" in sys.modules:
         # Loggers that somebody holds are to follow.
         _structlog()
-    handler = logging.StreamHandler(_LAST_RESORT)
+    handler = logging.StreamHandler(_STDERR)
     handler.setFormatter(_LinesOfLibraries(_style))
     root = logging.getLogger()
     root.handlers[:] = [handler]
@@ -91,7 +91,7 @@ def configure(level: str, style: str) -> None:
     root.setLevel(max(_LEVELS[level], logging.WARNING))
 
 
-def for_a_command(level: str = "warning") -> None:
+def configure_for_command(level: str = "warning") -> None:
     """For whoever sits before a terminal: text, and of what a library reports only the error, not its traceback."""
     configure(level, "text")
     for handler in logging.getLogger().handlers:
@@ -109,7 +109,7 @@ _KEPT = 1 << 20
 _LAST_WAIT = 2.0
 
 
-class _NeverWaits(io.TextIOBase):
+class _NonBlockingWriter(io.TextIOBase):
     """Writes to a pipe or a socket what fits there now.
 
     Where its reader stands still, lines are kept up to a size, and then dropped: a daemon must not stand still with it.
@@ -154,7 +154,7 @@ _PIECE = 4096
 """What a pipe takes whole, or not at all. Source: pipe(7), PIPE_BUF."""
 
 
-def never_wait() -> None:
+def use_nonblocking_stderr() -> None:
     """From now on no line waits for whoever reads standard error, where that is a pipe or a socket."""
     with suppress(OSError, ValueError, AttributeError):
         fd = sys.stderr.fileno()
@@ -162,9 +162,9 @@ def never_wait() -> None:
         if stat.S_ISFIFO(mode):
             # Opened anew, as the old one may be shared with others, who expect to wait.
             own = os.open(f"/proc/self/fd/{fd}", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-            _LAST_RESORT.use(_NeverWaits(own, os.write))
+            _STDERR.use(_NonBlockingWriter(own, os.write))
         elif stat.S_ISSOCK(mode):
-            _LAST_RESORT.use(_NeverWaits(fd, _send_now))
+            _STDERR.use(_NonBlockingWriter(fd, _send_now))
 
 
 def _send_now(fd: int, data: bytes) -> int:
@@ -196,7 +196,7 @@ class _StandardError(io.TextIOBase):
             (self._other or sys.stderr).flush()
 
 
-_LAST_RESORT: Any = _StandardError()
+_STDERR: Any = _StandardError()
 
 
 def logger() -> Any:
@@ -206,9 +206,7 @@ def logger() -> Any:
 def always() -> Any:
     """For what somebody asked for: it is written whatever the level is."""
     structlog = _structlog()
-    return structlog.wrap_logger(
-        structlog.PrintLogger(_LAST_RESORT), wrapper_class=structlog.make_filtering_bound_logger(0)
-    )
+    return structlog.wrap_logger(structlog.PrintLogger(_STDERR), wrapper_class=structlog.make_filtering_bound_logger(0))
 
 
 def new_correlation_id() -> str:

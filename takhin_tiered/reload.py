@@ -55,8 +55,8 @@ async def reload(storage: TieredStorage, load: Callable[[], Settings]) -> None:
     try:
         mixed = old.with_changes(new, applied)
     except ValidationError as error:
-        said = "; ".join(problem["msg"] for problem in error.errors())
-        _refuse("the configuration can only be applied by a restart", said, waiting)
+        messages = "; ".join(problem["msg"] for problem in error.errors())
+        _refuse("the configuration can only be applied by a restart", messages, waiting)
         return
     _apply(storage, mixed)
     if _OF_THE_LOG & set(applied):

@@ -67,8 +67,8 @@ def verify_routes(storage: TieredStorage) -> APIRouter:
 
         async def lines() -> AsyncIterator[str]:
             try:
-                async for told in storage.verify_told(request.glob, deep=request.deep):
-                    yield json.dumps(to_json(told)) + "\n"
+                async for result in storage.verify_told(request.glob, deep=request.deep):
+                    yield json.dumps(to_json(result)) + "\n"
             except TakhinError as error:
                 logs.logger().error("verify broke off", code=error.code, error=str(error))
                 yield json.dumps({"error": str(error), "code": error.code}) + "\n"

@@ -18,9 +18,9 @@ from takhin_tiered.catalog.record import (
     head_of,
     is_restored,
     is_special,
+    is_unchanged,
     is_unproven,
     may_be_unproven,
-    stands_so,
     unpack,
 )
 from takhin_tiered.catalog.rows import Rows
@@ -191,7 +191,7 @@ class Catalog(Rows):
         gone: list[SegmentId] = []
         with self._guard:
             if listing.topic_id:
-                self._show_topic(partition, listing.topic_id)
+                self._set_topic(partition, listing.topic_id)
             seen_of = self._by_place(partition, listing.rows)
             if not listing.partial:
                 self._active[partition] = -1 if listing.active is None else listing.active
@@ -205,17 +205,17 @@ class Catalog(Rows):
         rows = self._rows.get(place, {})
         return [(base, row) for base in seen if (row := rows.get(base)) is not None]
 
-    def _show_topic(self, partition: Partition, topic_id: str) -> None:
+    def _set_topic(self, partition: Partition, topic_id: str) -> None:
         lineage = self.lineage(partition)
         if lineage.is_seen and lineage.get(lineage.current).topic_id == topic_id:
             return
         rows = self._rows.get(Place(*partition, lineage.current), {})
-        shown = lineage.with_topic(topic_id, is_archived=any(map(has_archive, rows.values())))
-        if shown.current == lineage.current:
-            self._set_lineage(partition, shown)
+        advanced = lineage.with_topic(topic_id, is_archived=any(map(has_archive, rows.values())))
+        if advanced.current == lineage.current:
+            self._set_lineage(partition, advanced)
         else:
             # What stands there is not what stood there before: this scan shows all of it.
-            self._lineages[partition] = shown
+            self._lineages[partition] = advanced
             self._unwritten_lineages.add(partition)
 
     def _by_place(self, partition: Partition, rows: dict[int, bytes]) -> dict[Place, dict[int, bytes]]:
@@ -244,23 +244,23 @@ class Catalog(Rows):
             row = known.get(base_offset)
             files = seen.get(base_offset, NOTHING_SEEN)
             is_active = base_offset in active
-            if row is not None and stands_so(row, files, active=is_active):
+            if row is not None and is_unchanged(row, files, active=is_active):
                 continue
             # A first scan sees millions of new ones: no object is made for any of them.
             identity = place.segment(base_offset) if verbs_are_at_work or row is not None else None
             if identity is not None and self._is_busy(identity):
-                self._look_again(identity)
+                self._mark_unsettled(identity)
             elif identity is None or row is None:
                 if has_log(files):
                     fresh[base_offset] = files
-            elif self._see(identity, row, local_files(files), active=is_active):
+            elif self._update_local(identity, row, local_files(files), active=is_active):
                 gone.append(identity)
         if fresh:
             self._add(place, fresh, active)
         return gone
 
-    def restless(self, topic: str, partition: int) -> list[int]:
-        """Base offsets to be looked at even where the directory is as it was: the active one, and the unsettled."""
+    def unsettled_offsets(self, topic: str, partition: int) -> list[int]:
+        """Base offsets to scan again even if the directory is unchanged: active and unsettled segments."""
         with self._guard:
             active = self._writable.get((topic, partition), frozenset())
             return [*active.union(self._unsettled.get((topic, partition), ()))]
@@ -282,7 +282,7 @@ class Catalog(Rows):
                 wholes: dict[Place, dict[int, bytes]] = {}
                 for place, offsets in unwritten.items():
                     rows = self._rows.get(place, {})
-                    if self._journal is not None and self._journal.wants_whole(place, len(offsets), len(rows)):
+                    if self._journal is not None and self._journal.should_rewrite(place, len(offsets), len(rows)):
                         wholes[place] = rows.copy()
                     else:
                         changes[place] = {offset: rows.get(offset) for offset in offsets}
@@ -315,7 +315,7 @@ class Catalog(Rows):
         self._unwritten.setdefault(place, set()).update(fresh)
         self._tallies.add(list(fresh.values()))
 
-    def _see(self, identity: SegmentId, row: bytes, files: LocalFiles, *, active: bool) -> bool:
+    def _update_local(self, identity: SegmentId, row: bytes, files: LocalFiles, *, active: bool) -> bool:
         """Take over how the files of a known segment stand; True if it is gone."""
         if unsettled := self._unsettled.get(identity.place.partition):
             unsettled.discard(identity.base_offset)
@@ -329,8 +329,8 @@ class Catalog(Rows):
         damage = known.damage if known.archive is not None or known.local.log == files.log else ""
         self._replace(replace(known, local=files, active=active, settled=settled, lease_until=lease, damage=damage))
         if not settled:
-            self._look_again(identity)
+            self._mark_unsettled(identity)
         return False
 
-    def _look_again(self, identity: SegmentId) -> None:
+    def _mark_unsettled(self, identity: SegmentId) -> None:
         self._unsettled.setdefault(identity.place.partition, set()).add(identity.base_offset)

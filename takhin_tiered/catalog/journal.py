@@ -20,8 +20,8 @@ import aiosqlite
 from pydantic import TypeAdapter
 
 from takhin_tiered.catalog.block import blocks, unpack_blocks
+from takhin_tiered.catalog.database_errors import reading, translated
 from takhin_tiered.catalog.migration import LABELS_SINCE, SCHEMA_VERSION, converter, migrate
-from takhin_tiered.catalog.trouble import reading, translated
 from takhin_tiered.concurrency import in_thread
 from takhin_tiered.errors import CatalogError
 from takhin_tiered.filesystems import can_flush
@@ -118,7 +118,7 @@ class Journal:
             rows = await cursor.fetchall()
         return [Intent(row[0], SegmentId(*row[1:5]), *row[5:]) for row in rows]
 
-    def wants_whole(self, place: Place, changed: int, known: int) -> bool:
+    def should_rewrite(self, place: Place, changed: int, known: int) -> bool:
         """Whether a place of so many segments, of which so many changed, is to be written whole."""
         return self._changed[place] + changed >= max(_MANY_CHANGES, known // 4)
 
@@ -191,7 +191,7 @@ async def open_journal(state_dir: Path, *, read_only: bool = False) -> AsyncIter
     with translated(path):
         if not read_only:
             state_dir.mkdir(parents=True, exist_ok=True)
-        database = None if read_only and not _is_there(path) else await _connect(path, read_only=read_only)
+        database = None if read_only and not _exists(path) else await _connect(path, read_only=read_only)
     if database is None:
         yield None
         return
@@ -218,7 +218,7 @@ async def open_journal(state_dir: Path, *, read_only: bool = False) -> AsyncIter
             await database.close()
 
 
-def _is_there(path: Path) -> bool:
+def _exists(path: Path) -> bool:
     """Unlike `Path.exists`, raises `OSError` where that cannot be seen."""
     try:
         path.stat()
@@ -235,7 +235,7 @@ async def _connect(path: Path, *, read_only: bool) -> _Database:
     except sqlite3.OperationalError:
         # A reader too keeps files beside the database, which not every user may write. Where nobody has it open it
         # stands still, and can be read without.
-        if _is_there(path.with_name(path.name + "-wal")):
+        if _exists(path.with_name(path.name + "-wal")):
             raise
         return await _opened(f"{path.as_uri()}?mode=ro&immutable=1")
 

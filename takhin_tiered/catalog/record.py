@@ -96,7 +96,7 @@ def _texts(row: bytes, at: int, flags: int) -> Iterator[str]:
         yield row[begin:at].decode(errors="surrogatepass")
 
 
-def stands_so(row: bytes, seen: bytes, *, active: bool) -> bool:
+def is_unchanged(row: bytes, seen: bytes, *, active: bool) -> bool:
     """Whether a row says of a settled segment just what was seen: then a look at the disk changes nothing."""
     flags = flags_of(row)
     if flags & _SEEN_BITS != flags_of(seen) | active or (flags & _LEASED and not has_log(seen)):

@@ -23,7 +23,7 @@ from takhin_tiered.segments.policy import Policy
 _Wanted = Callable[[int, bytes], bool]
 """Of a base offset and its row."""
 
-_ALONE = Lineage()
+_SINGLE = Lineage()
 
 
 class Rows:
@@ -53,7 +53,7 @@ class Rows:
         return None if row is None else unpack(identity, row)
 
     def lineage(self, partition: Partition) -> Lineage:
-        return self._lineages.get(partition, _ALONE)
+        return self._lineages.get(partition, _SINGLE)
 
     def current(self, partition: Partition, base_offset: int) -> SegmentId:
         """The segment of this base offset in the log that is on the disk, or stood there last."""

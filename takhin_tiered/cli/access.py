@@ -88,7 +88,7 @@ async def open_view(settings: Settings) -> AsyncIterator[View]:
 
             token = settings.api_token.get_secret_value()
             remote = await stack.enter_async_context(open_remote(holder, token, changing=False))
-            yield _Either(settings, holder, remote, stack)
+            yield _DaemonOrCatalog(settings, holder, remote, stack)
             return
         storage = await stack.enter_async_context(TieredStorage.open(settings, read_only=True))
         yield _Local(storage, None if holder is None else _state_of(holder, answers=None))
@@ -100,7 +100,7 @@ async def open_access(settings: Settings) -> AsyncIterator[Access]:
     holder = read_holder(settings.state_dir)
     if holder is not None and any(settings.accepted):
         raise ConfigError(
-            f"the data directory is held by {holder.words}, which was started without --accept-…",
+            f"the data directory is held by {holder.description}, which was started without --accept-…",
             hint="Stop it, run this command again, and start it",
         )
     if holder is not None and holder.api:
@@ -177,7 +177,7 @@ class _Local:
         return (await self._storage.scrub_segment(path)).healed
 
 
-class _Either:
+class _DaemonOrCatalog:
     """Asks the daemon, and from its first silence on the catalog and the disk."""
 
     def __init__(self, settings: Settings, holder: Holder, remote: Remote, stack: AsyncExitStack) -> None:
@@ -204,19 +204,19 @@ class _Either:
         view: View = self._remote
         if not await self._answers():
             view = await self._open_local()
-        async for told in view.verify(glob, deep=deep):
-            yield told
+        async for result in view.verify(glob, deep=deep):
+            yield result
 
     @property
     def bytes_moved(self) -> Callable[[], int] | None:
         return self._local.bytes_moved if self._local else None
 
     async def _answers(self) -> bool:
-        from takhin_tiered.cli.remote import DaemonSilent
+        from takhin_tiered.cli.remote import DaemonUnresponsive
 
         try:
             await self._remote.require_alive()
-        except DaemonSilent as error:
+        except DaemonUnresponsive as error:
             _note(error)
             return False
         return True
@@ -228,13 +228,13 @@ class _Either:
         return self._local
 
     async def _ask(self, question: Callable[[View], Awaitable[Answer]]) -> Answer:
-        from takhin_tiered.cli.remote import DaemonSilent
+        from takhin_tiered.cli.remote import DaemonUnresponsive
 
         if self._local is None:
             try:
                 await self._remote.require_alive()
                 return await question(self._remote)
-            except DaemonSilent as error:
+            except DaemonUnresponsive as error:
                 _note(error)
         return await question(await self._open_local())
 

@@ -19,22 +19,22 @@ _WELL_BELOW = 0.75
 _NAMES_SHOWN = 10
 
 
-def broker_words(found: BrokerStatus) -> str:
+def broker_text(found: BrokerStatus) -> str:
     """One line of ``status``."""
     if not found.kind:
         return "not Apache Kafka: there is no meta.properties"
-    words = "Apache Kafka (meta.properties), " + ("running (.lock)" if found.running else "stopped (.lock)")
+    text = "Apache Kafka (meta.properties), " + ("running (.lock)" if found.running else "stopped (.lock)")
     if found.problem:
-        return f"{words}; {found.problem}"
+        return f"{text}; {found.problem}"
     if found.bootstrap:
-        words = f"{words}; settings of {found.topics_known} topics from {found.bootstrap}"
+        text = f"{text}; settings of {found.topics_known} topics from {found.bootstrap}"
         idle = found.idle_tail_topics
         its = "its tail" if len(idle) == 1 else "their tails"
-        return f"{words}; {counted(len(idle), 'topic')} may lose {its} when idle (segment.ms)" if idle else words
-    return f"{words}; its topic settings are not known: set storage.tiered.broker.bootstrap"
+        return f"{text}; {counted(len(idle), 'topic')} may lose {its} when idle (segment.ms)" if idle else text
+    return f"{text}; its topic settings are not known: set storage.tiered.broker.bootstrap"
 
 
-def kept_words(found: Status) -> str:
+def kept_text(found: Status) -> str:
     """Why nothing was unlinked after an archive by hand."""
     if found.mode == "trim":
         return "in mode trim a cycle asks the broker to free them"
@@ -43,7 +43,7 @@ def kept_words(found: Status) -> str:
     return "a Kafka broker runs on the directory, and would fail if they went away"
 
 
-def directory_words(settings: Settings) -> Iterator[str]:
+def directory_text(settings: Settings) -> Iterator[str]:
     """What ``config check`` says of the data directories, and of Kafka's retention against the cold age."""
     kafka = False
     for path in settings.data_dirs:
@@ -79,11 +79,11 @@ async def try_broker(settings: Settings) -> None:
         topics = {topic for topic in local_topics(settings) if policy.covers(topic)}
         async with connected(BrokerAddress(settings.broker_bootstrap, settings.broker_arguments)) as client:
             console().print(f"The broker at {settings.broker_bootstrap} answers")
-            if words := idle_words(idle_tails(await client.topic_settings(topics), policy)):
-                error_console().print(words)
+            if text := idle_text(idle_tails(await client.topic_settings(topics), policy)):
+                error_console().print(text)
 
 
-def idle_words(topics: list[str]) -> str:
+def idle_text(topics: list[str]) -> str:
     """The warning of topics that lose their last segment when they fall idle; empty where there are none."""
     if not topics:
         return ""

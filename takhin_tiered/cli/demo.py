@@ -43,7 +43,7 @@ def demo(
     keep: Annotated[bool, typer.Option("--keep", help="Leave the daemon serving afterwards.")] = False,
 ) -> None:
     """The main job on made-up Kafka segments and a directory store: no cloud needed."""
-    logs.for_a_command()
+    logs.configure_for_command()
     finish(_run_demo(keep=keep))
 
 

@@ -22,15 +22,15 @@ _STYLES = {"ok": "green", "warning": "warning", "FAILED": "red"}
 class Finding:
     level: Level
     name: str
-    words: str
+    text: str
     advice: str = ""
 
     def print(self) -> None:
-        words = self.words + (f". {self.advice}" if self.advice else "")
-        print_rows([(self.level, self.name, words)], (8, 17), style=_STYLES[self.level])
+        text = self.text + (f". {self.advice}" if self.advice else "")
+        print_rows([(self.level, self.name, text)], (8, 17), style=_STYLES[self.level])
 
 
-async def collected(name: str, advice: str, findings: AsyncIterator[Finding]) -> list[Finding]:
+async def run_check(name: str, advice: str, findings: AsyncIterator[Finding]) -> list[Finding]:
     """All that come in time; ``advice`` is for a check that hangs."""
     found: list[Finding] = []
     try:
@@ -39,13 +39,13 @@ async def collected(name: str, advice: str, findings: AsyncIterator[Finding]) ->
                 found.append(finding)  # noqa: PERF401 - what came before a timeout counts
     except Exception as error:  # noqa: BLE001 - one check's fault must not hide what the others find
         if not isinstance(error, TimeoutError):
-            words = f"{type(error).__name__}: {error}"
-            return [*found, Finding("FAILED", name, f"the check itself failed: {words}", "Please report it")]
+            text = f"{type(error).__name__}: {error}"
+            return [*found, Finding("FAILED", name, f"the check itself failed: {text}", "Please report it")]
         found.append(Finding("FAILED", name, f"no answer within {CHECK_SECONDS:g} s", advice))
     return found
 
 
-async def abandoned_if_it_hangs(function: Callable[[], Result]) -> Result:
+async def run_abandonable(function: Callable[[], Result]) -> Result:
     """A blocking call in a thread that nobody waits for: a file system that hangs would never let go of it."""
     loop = asyncio.get_running_loop()
     future: asyncio.Future[Result] = loop.create_future()

@@ -148,26 +148,26 @@ def main() -> None:
             _end_with(ours)
         if os.environ.get(_TRACE_VARIABLE):
             raise
-        _tell(
-            f"this was not foreseen: {_words(error)}. No local file is removed before the archive is proven. Try "
+        _print_error(
+            f"this was not foreseen: {_describe(error)}. No local file is removed before the archive is proven. Try "
             f"again; if it comes again, report it with what {_TRACE_VARIABLE}=1 before the command prints"
         )
         sys.exit(1)
 
 
 def _end_with(error: TakhinError) -> None:
-    words = str(error)
+    text = str(error)
     # What comes from afar, or through the daemon, may say only what failed.
-    advice = "" if error.hint or ". " in words else _ADVICE.get(error.code, "")
-    _tell(f"{words}. {advice}" if advice else words)
+    advice = "" if error.hint or ". " in text else _ADVICE.get(error.code, "")
+    _print_error(f"{text}. {advice}" if advice else text)
     sys.exit(error.exit_code)
 
 
-def _tell(words: str) -> None:
+def _print_error(text: str) -> None:
     # Imported here, as it takes time that only a command that failed has to wait for.
     from takhin_tiered.cli.output import error_console, escape
 
-    error_console().print("[red]Error:[/red]", escape(words))
+    error_console().print("[red]Error:[/red]", escape(text))
 
 
 def _ours(error: BaseException) -> TakhinError | None:
@@ -179,7 +179,7 @@ def _ours(error: BaseException) -> TakhinError | None:
     return None
 
 
-def _words(error: BaseException) -> str:
+def _describe(error: BaseException) -> str:
     # Imported here, as few commands ever fail like that.
     import traceback
 

@@ -11,10 +11,10 @@ from typing import Annotated, Any
 import typer
 
 from takhin_tiered.cli.access import View, open_access, open_view
-from takhin_tiered.cli.broker import kept_words
+from takhin_tiered.cli.broker import kept_text
 from takhin_tiered.cli.output import console, counted, error_console, print_table, say, size
 from takhin_tiered.cli.progress import Meter, shown
-from takhin_tiered.cli.running import exit_if, run_work
+from takhin_tiered.cli.running import exit_on_failures, run_work
 from takhin_tiered.config import Settings
 from takhin_tiered.errors import BucketMissing, SegmentNotFound, StoreDenied, StoreFull, StoreUnavailable, TakhinError
 from takhin_tiered.segments.model import State
@@ -49,8 +49,8 @@ def archive(
             failures = await move_all(list(sizes), access.archive, "archived", sizes=sizes, at_once=together, poll=poll)
             found = await access.status()
             if found.broker.running or found.mode != "move":
-                console().print("The local files stay: " + kept_words(found))
-            exit_if(failures)
+                console().print("The local files stay: " + kept_text(found))
+            exit_on_failures(failures)
 
     run_work(context, work)
 
@@ -78,14 +78,14 @@ def _print_choice(chosen: list[tuple[str, dict[str, Any] | None]], found: Status
         if segment["state"] == State.LOCAL:
             uploads += local
         unlinked += 0 if stays else local
-        rows.append(("archive", path, size(local), kept_words(found) if stays else "upload, prove, unlink"))
+        rows.append(("archive", path, size(local), kept_text(found) if stays else "upload, prove, unlink"))
     print_table(("ACTION", "SEGMENT", "SIZE", "WHAT"), rows, right=("SIZE",), path="SEGMENT", wraps="WHAT")
     moved = sum(row[0] == "archive" for row in rows)
     console().print(
         f"\n{counted(moved, 'segment')} to archive: {size(uploads)} to upload, {size(unlinked)} of files to be "
         f"unlinked; {size(found.disk_free_bytes)} of the disk are free"
     )
-    exit_if(sum(row[0] == "refuse" for row in rows))
+    exit_on_failures(sum(row[0] == "refuse" for row in rows))
 
 
 def _to_upload(segment: dict[str, Any] | None) -> int:

@@ -98,20 +98,20 @@ def _failed(verb: str, store: ObjectStore, error: StoreError) -> Finding:
 def _clock(stored: float, before: float, after: float) -> Finding:
     skew = before - stored if stored < before else stored - after if stored > after else 0.0
     apart = f"{skew:.0f} s" if skew < 7200 else span(skew)
-    words = f"{apart} {'ahead of' if stored < before else 'behind'} the store's"
+    text = f"{apart} {'ahead of' if stored < before else 'behind'} the store's"
     if skew > _CLOCKS_DIFFER:
         level: Level = "FAILED" if skew > _CLOCKS_FAIL else "warning"
-        return Finding(level, "clock", f"this machine's clock is {words}", "Set it right: run an NTP service")
+        return Finding(level, "clock", f"this machine's clock is {text}", "Set it right: run an NTP service")
     return Finding("ok", "clock", "it agrees with the store's")
 
 
-def look_at_data_dirs(settings: Settings) -> Iterator[Finding]:
+def check_data_dirs(settings: Settings) -> Iterator[Finding]:
     """Blocking, as the others here that are not coroutines."""
     for path in settings.data_dirs:
-        yield from _look_at_data_dir(settings, path)
+        yield from _check_data_dir(settings, path)
 
 
-def _look_at_data_dir(settings: Settings, path: Path) -> Iterator[Finding]:
+def _check_data_dir(settings: Settings, path: Path) -> Iterator[Finding]:
     name = "data directory"
     try:
         status = path.stat()
@@ -124,7 +124,7 @@ def _look_at_data_dir(settings: Settings, path: Path) -> Iterator[Finding]:
         return
     partitions = [path / each for each in names if parse_partition(each) is not None]
     broker = _broker_on(path)
-    words = f"{path}, of {name_of(status.st_uid)}, has {len(partitions)} partition directories; {broker}"
+    text = f"{path}, of {name_of(status.st_uid)}, has {len(partitions)} partition directories; {broker}"
     unreadable = [each for each in partitions if not os.access(each, os.R_OK | os.X_OK)]
     if unreadable:
         yield Finding("FAILED", name, f"{unreadable[0]} may not be read", owner_hint(unreadable[0]))
@@ -138,9 +138,9 @@ def _look_at_data_dir(settings: Settings, path: Path) -> Iterator[Finding]:
         return
     if not partitions:
         advice = "If the broker has segments, storage.data.dir is not where they are"
-        yield Finding("warning", name, words, advice)
+        yield Finding("warning", name, text, advice)
         return
-    yield Finding("ok", name, words)
+    yield Finding("ok", name, text)
 
 
 _NO_KAFKA = "no meta.properties of Apache Kafka"
@@ -158,7 +158,7 @@ def _broker_on(path: Path) -> str:
         root.close()
 
 
-def look_at_state_dir(settings: Settings) -> Iterator[Finding]:
+def check_state_dir(settings: Settings) -> Iterator[Finding]:
     name, path = "state directory", settings.state_dir
     nearest = next(each for each in (path, *path.absolute().parents) if os.path.lexists(each))
     if not os.access(nearest, os.W_OK | os.X_OK):
@@ -178,16 +178,16 @@ def look_at_state_dir(settings: Settings) -> Iterator[Finding]:
     yield Finding("ok", name, f"{path}, {size(free)} free" + ("" if nearest == path else "; made at the first start"))
 
 
-def look_at_disk(settings: Settings) -> Iterator[Finding]:
+def check_disk(settings: Settings) -> Iterator[Finding]:
     for path in settings.data_dirs:
         try:
             usage = shutil.disk_usage(path)
         except OSError:
             continue
-        words = f"{size(usage.free)} of {size(usage.total)} free at {path}"
+        text = f"{size(usage.free)} of {size(usage.total)} free at {path}"
         if usage.free < settings.restore_reserve_mb * 1024 * 1024:
-            yield Finding("FAILED", "disk", words, "Make room: archive more (a lower cold age), or a larger disk")
+            yield Finding("FAILED", "disk", text, "Make room: archive more (a lower cold age), or a larger disk")
         elif usage.free < _LITTLE * usage.total:
-            yield Finding("warning", "disk", words, "Archive earlier: lower storage.tiered.cold.age.hours")
+            yield Finding("warning", "disk", text, "Archive earlier: lower storage.tiered.cold.age.hours")
         else:
-            yield Finding("ok", "disk", words)
+            yield Finding("ok", "disk", text)

@@ -51,7 +51,7 @@ class Meter:
         return done if self.total is None else min(done, self.total)
 
     @property
-    def words(self) -> str:
+    def text(self) -> str:
         return f"{self.ended} of {self.segments}" if self.segments is not None else str(self.ended)
 
 
@@ -81,8 +81,8 @@ class _Bar(Progress):
     def make_tasks_table(self, tasks: Iterable[Task]) -> RenderableType:  # type: ignore[override]  # rich says Table
         # It is drawn once before there is a task.
         if self._bar is not None:
-            words = f"{self._verb} {self._meter.words}"
-            self.update(self._bar, completed=self._meter.bytes, total=self._meter.total, description=words)
+            text = f"{self._verb} {self._meter.text}"
+            self.update(self._bar, completed=self._meter.bytes, total=self._meter.total, description=text)
         return super().make_tasks_table(tasks)
 
 

@@ -7,7 +7,7 @@ import typer
 from takhin_tiered.cli.access import open_access
 from takhin_tiered.cli.output import console, counted
 from takhin_tiered.cli.progress import Meter, shown
-from takhin_tiered.cli.running import exit_if, run_work
+from takhin_tiered.cli.running import exit_on_failures, run_work
 from takhin_tiered.config import Settings
 
 
@@ -26,6 +26,6 @@ def rebuild(context: typer.Context) -> None:
             f"{counted(found.learned, 'archived segment')} learned from the store, {len(found.lost)} lost, "
             f"{counted(found.strays, 'object')} of no archived segment left alone"
         )
-        exit_if(len(found.lost))
+        exit_on_failures(len(found.lost))
 
     run_work(context, work)

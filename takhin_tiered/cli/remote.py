@@ -31,7 +31,7 @@ class RemoteError(TakhinError):
         self.code = code
 
 
-class DaemonSilent(TakhinError):
+class DaemonUnresponsive(TakhinError):
     """The daemon that holds the data directory does not answer."""
 
     code = "daemon_silent"
@@ -55,18 +55,18 @@ class Remote:
         self._holder = holder
 
     async def require_alive(self) -> None:
-        """Raise `DaemonSilent` where the process stands still, which a long wait for its work would not tell."""
+        """Raise `DaemonUnresponsive` where the process stands still, which a long wait for its work would not tell."""
         url = f"{self._holder.api}/healthz"
         try:
             async with self._session.get(url, timeout=aiohttp.ClientTimeout(total=_ALIVE_SECONDS)) as answer:
                 await answer.read()
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise self._silent(error) from error
+            raise self._unresponsive(error) from error
 
-    def _silent(self, error: Exception) -> DaemonSilent:
+    def _unresponsive(self, error: Exception) -> DaemonUnresponsive:
         why = "no answer came in time" if isinstance(error, TimeoutError) else str(error) or repr(error)
-        return DaemonSilent(
-            f"the data directory is held by {self._holder.words}, and it does not answer: {why}",
+        return DaemonUnresponsive(
+            f"the data directory is held by {self._holder.description}, and it does not answer: {why}",
             hint=f"Look at process {self._holder.pid} and its log: it may be stopped (kill -CONT), hung, or starting. "
             "A restart loses nothing",
         )
@@ -102,15 +102,19 @@ class Remote:
                     body = await answer.json(content_type=None)
                     raise RemoteError(str(body.get("error", answer.reason)), code=str(body.get("code", "error")))
                 async for line in answer.content:
-                    told = json.loads(line)
-                    if "code" in told:
-                        raise RemoteError(told["error"], code=told["code"])
-                    if told.get("done"):
+                    line_result = json.loads(line)
+                    if "code" in line_result:
+                        raise RemoteError(line_result["error"], code=line_result["code"])
+                    if line_result.get("done"):
                         return
-                    yield self._read(Hole, told) if "offsets" in told else self._read(VerifiedSegment, told)
+                    yield (
+                        self._read(Hole, line_result)
+                        if "offsets" in line_result
+                        else self._read(VerifiedSegment, line_result)
+                    )
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError, AttributeError) as error:
-            raise self._silent(error) from error
-        raise self._silent(EOFError("its answer broke off"))
+            raise self._unresponsive(error) from error
+        raise self._unresponsive(EOFError("its answer broke off"))
 
     @property
     def bytes_moved(self) -> Callable[[], int] | None:
@@ -137,7 +141,7 @@ class Remote:
             return from_json(kind, answer)
         except ValueError as error:
             raise RemoteError(
-                f"the data directory is held by {self._holder.words}, and its answer is of another form: {error}",
+                f"the data directory is held by {self._holder.description}, and its answer is of another form: {error}",
                 hint="It may be of another release: restart it, which loses nothing",
                 code="other_form",
             ) from error
@@ -150,12 +154,12 @@ class Remote:
             if not isinstance(body, dict):
                 raise TypeError(f"status {answer.status}, and no words for it")
         except (aiohttp.ClientError, TimeoutError, OSError, TypeError, ValueError) as error:
-            raise self._silent(error) from error
+            raise self._unresponsive(error) from error
         if answer.status == 401:
             has_one = "Authorization" in self._session.headers
             wants = "refuses the API token that this command has" if has_one else "wants its API token"
             raise RemoteError(
-                f"the data directory is held by {self._holder.words}, and it {wants}",
+                f"the data directory is held by {self._holder.description}, and it {wants}",
                 hint="Give this command the daemon's configuration, which has it as storage.tiered.api.token, or set "
                 "TAKHIN_STORAGE_TIERED_API_TOKEN",
                 code="unauthorized",

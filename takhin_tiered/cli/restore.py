@@ -12,7 +12,7 @@ import typer
 from takhin_tiered.cli.access import View, open_access, open_view
 from takhin_tiered.cli.moves import move_all
 from takhin_tiered.cli.output import console, counted, error_console, escape, print_table, size
-from takhin_tiered.cli.running import exit_if, run_work
+from takhin_tiered.cli.running import exit_on_failures, run_work
 from takhin_tiered.config import Settings
 from takhin_tiered.segments.choice import Wanted
 from takhin_tiered.segments.names import PLAIN
@@ -62,7 +62,7 @@ def restore(  # noqa: PLR0917 - typer gives them by name
             async with open_view(settings) as view:
                 found = await _choose(view, wanted)
             _print_choice(found)
-            exit_if(len(found["problems"]))
+            exit_on_failures(len(found["problems"]))
             return
         async with open_access(settings) as access:
             found = await _choose(access, wanted)
@@ -80,8 +80,8 @@ def restore(  # noqa: PLR0917 - typer gives them by name
                     in_order=found["in_order"],
                     poll=access.bytes_moved,
                 )
-                exit_if(failures)
-            exit_if(len(found["problems"]))
+                exit_on_failures(failures)
+            exit_on_failures(len(found["problems"]))
 
     run_work(context, work)
 

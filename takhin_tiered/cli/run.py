@@ -34,7 +34,7 @@ def run(
     watched = once and sys.stderr.isatty()
     logs.configure("warning" if watched else settings.log_level, "text" if watched else settings.log_format)
     if not watched:
-        logs.never_wait()
+        logs.use_nonblocking_stderr()
     if watched:
         raise typer.Exit(run_in_loop(run_once(settings, _watched)))
     if once:

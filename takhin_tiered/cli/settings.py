@@ -11,11 +11,11 @@ from typing import Annotated
 import typer
 
 from takhin_tiered import logs
-from takhin_tiered.cli.broker import directory_words, try_broker
-from takhin_tiered.cli.findings import Finding, abandoned_if_it_hangs, collected, failures
+from takhin_tiered.cli.broker import directory_text, try_broker
+from takhin_tiered.cli.findings import Finding, failures, run_abandonable, run_check
 from takhin_tiered.cli.output import console, error_console, print_table
-from takhin_tiered.cli.probe import look_at_data_dirs, look_at_disk, look_at_state_dir, probe_store
-from takhin_tiered.cli.running import exit_if, finish, settings_of
+from takhin_tiered.cli.probe import check_data_dirs, check_disk, check_state_dir, probe_store
+from takhin_tiered.cli.running import exit_on_failures, finish, settings_of
 from takhin_tiered.config import Settings, find_config
 from takhin_tiered.config_example import example
 from takhin_tiered.errors import TakhinError
@@ -38,10 +38,10 @@ def config_check(
     for path in settings.data_dirs:
         if not os.path.isdir(path):  # noqa: PTH112 - it raises nothing
             error_console().print(f"Warning: storage.data.dir {path} is not a directory on this machine")
-    for line in directory_words(settings):
+    for line in directory_text(settings):
         error_console().print(line)
     if connect:
-        logs.for_a_command("error")
+        logs.configure_for_command("error")
         finish(_connect(settings))
     console().print(f"The configuration is valid ({find_config(context.obj) or 'from the environment'})")
 
@@ -49,19 +49,19 @@ def config_check(
 async def _connect(settings: Settings) -> None:
     """Exit 1 where anything fails, once all was tried."""
     found: list[Finding] = []
-    for look in (look_at_data_dirs, look_at_state_dir, look_at_disk):
-        found += await abandoned_if_it_hangs(partial(_listed, look, settings))
+    for look in (check_data_dirs, check_state_dir, check_disk):
+        found += await run_abandonable(partial(_listed, look, settings))
     if settings.has_store:
         try:
             async with open_store(settings) as store:
                 advice = "Look at the network, and whether the server runs"
-                found += await collected("store", advice, probe_store(settings, store))
+                found += await run_check("store", advice, probe_store(settings, store))
         except TakhinError as error:
             found.append(Finding("FAILED", "store", error.message, error.hint))
     for finding in found:
         finding.print()
     await try_broker(settings)
-    exit_if(failures(found))
+    exit_on_failures(failures(found))
 
 
 def _listed(look: Callable[[Settings], Iterator[Finding]], settings: Settings) -> list[Finding]:

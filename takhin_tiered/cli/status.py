@@ -10,9 +10,9 @@ from typing import Annotated
 import typer
 
 from takhin_tiered.cli.access import open_view
-from takhin_tiered.cli.broker import broker_words
+from takhin_tiered.cli.broker import broker_text
 from takhin_tiered.cli.output import Json, console, counted, escape, print_json, print_rows, size
-from takhin_tiered.cli.running import exit_if, run_work
+from takhin_tiered.cli.running import exit_on_failures, run_work
 from takhin_tiered.config import Settings
 from takhin_tiered.segments.results import CycleResult, StatusHere, to_json
 
@@ -49,7 +49,7 @@ def status(
                 console().print("ok: no problem found")
         else:
             _print_status(found)
-        exit_if(len(problems))
+        exit_on_failures(len(problems))
 
     run_work(context, work)
 
@@ -68,8 +68,8 @@ def problems_of(found: StatusHere, now: float) -> Iterator[str]:
     elif found.last_cycle is not None and (failures := found.last_cycle.failures):
         first = f"{failures[0].segment_path}: {failures[0].error}"
         yield f"the last cycle failed for {counted(len(failures), 'segment')}, first {first}"
-    if words := clock_words(found):
-        yield words
+    if text := clock_text(found):
+        yield text
     if found.enabled:
         if lost := found.lost:
             names = ", ".join(each.segment_path for each in lost[:_NAMES_SHOWN])
@@ -86,7 +86,7 @@ def problems_of(found: StatusHere, now: float) -> Iterator[str]:
     yield from _daemon_problem(found)
 
 
-def clock_words(found: StatusHere) -> str:
+def clock_text(found: StatusHere) -> str:
     """What is wrong with the clock, as the storage tells it; empty where nothing is."""
     problem = found.clock.problem
     if not problem:
@@ -122,24 +122,24 @@ def _print_status(found: StatusHere) -> None:
     cycle = found.last_cycle
     rows = [
         ("data directory", found.data_dir),
-        ("daemon", daemon_words(found)),
-        ("tiered storage", _mode_words(found)),
-        ("broker", broker_words(found.broker)),
+        ("daemon", daemon_text(found)),
+        ("tiered storage", _mode_text(found)),
+        ("broker", broker_text(found.broker)),
         ("segments", _COUNTS.format(it=found)),
         ("on disk", f"{size(found.local_size_bytes)}, {size(found.disk_free_bytes)} free{_lasts(found)}"),
         ("in the archive", size(found.archived_size_bytes)),
         ("quarantined", str(found.quarantined_segments)),
-        ("damaged", _damaged_words(found.damaged_segments)),
+        ("damaged", _damaged_text(found.damaged_segments)),
         ("superseded", f"{counted(found.superseded_generations, 'generation')} kept in the archive"),
-        ("store", store_words(found)),
-        ("last cycle", _cycle_words(cycle) if cycle else "none yet"),
+        ("store", store_text(found)),
+        ("last cycle", _cycle_text(cycle) if cycle else "none yet"),
     ]
     if found.cycle_running_seconds is not None:
         rows.append(("this cycle", f"under way for {_span(found.cycle_running_seconds)}"))
     if found.future_segments:
         rows.append(("clock", f"{counted(found.future_segments, 'segment')} modified in the future"))
-    if words := clock_words(found):
-        rows.append(("clock", words))
+    if text := clock_text(found):
+        rows.append(("clock", text))
     if found.lost:
         rows.append(("lost", f"{counted(found.lost_segments, 'segment')} left the disk unarchived within a day"))
     if found.last_cycle_problem:
@@ -148,19 +148,19 @@ def _print_status(found: StatusHere) -> None:
     print_rows(rows, (15,))
 
 
-def daemon_words(found: StatusHere) -> str:
+def daemon_text(found: StatusHere) -> str:
     daemon = found.daemon
     if daemon is None:
         return "not running"
-    words = f"process {daemon.pid} on {daemon.host}"
+    text = f"process {daemon.pid} on {daemon.host}"
     if daemon.answers is None:
-        return f"{words} holds the data directory, and serves no API"
+        return f"{text} holds the data directory, and serves no API"
     if daemon.answers:
-        return f"running, {words}, version {found.version}, {daemon.api}"
-    return f"NOT answering: {words}; what follows is the catalog's word"
+        return f"running, {text}, version {found.version}, {daemon.api}"
+    return f"NOT answering: {text}; what follows is the catalog's word"
 
 
-def store_words(found: StatusHere) -> str:
+def store_text(found: StatusHere) -> str:
     if found.store is None:
         return "none configured"
     return f"{found.store}: " + (
@@ -174,11 +174,11 @@ def _since(found: StatusHere) -> str:
     return f" since {since[:19]} UTC" if since and daemon is not None and daemon.answers else ""
 
 
-def _damaged_words(count: int) -> str:
+def _damaged_text(count: int) -> str:
     return f"{counted(count, 'log')}: takhin-tiered ls --problem names them" if count else "0"
 
 
-def _mode_words(found: StatusHere) -> str:
+def _mode_text(found: StatusHere) -> str:
     if not found.enabled:
         return "not enabled: observing only"
     freed = ", what is archived is to be freed by the broker" if found.mode == "trim" else ""
@@ -197,7 +197,7 @@ def _span(seconds: float) -> str:
     return f"{seconds:.0f} s"
 
 
-def _cycle_words(cycle: CycleResult) -> str:
+def _cycle_text(cycle: CycleResult) -> str:
     return (
         f"{(cycle.ended_at or '')[:19]} UTC: {cycle.archived} archived, {cycle.copied} copied, "
         f"{cycle.evicted} evicted, {size(cycle.bytes_freed)} of files unlinked, "

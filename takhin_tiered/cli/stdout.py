@@ -20,7 +20,7 @@ class OutputLost(SystemExit):
         super().__init__(1)
         code = (error.errno if isinstance(error, OSError) else None) or errno.EBADF
         self.quiet = code == errno.EPIPE
-        self.words = f"standard output cannot be written: {os.strerror(code)}"
+        self.message = f"standard output cannot be written: {os.strerror(code)}"
 
 
 class Output:
@@ -107,5 +107,5 @@ def _last_status(status: Any) -> Any:
     if lost is None:
         return status
     if not lost.quiet:
-        sys.stderr.write(f"Error: {lost.words}\n")
+        sys.stderr.write(f"Error: {lost.message}\n")
     return status or 1

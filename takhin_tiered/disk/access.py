@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 from takhin_tiered.codec.checksums import Hasher
 from takhin_tiered.concurrency import in_thread
-from takhin_tiered.disk.files import DataDirs, PartitionDir, StandsTwice
+from takhin_tiered.disk.files import DataDirs, DuplicatePartition, PartitionDir
 from takhin_tiered.errors import DiskError, DiskFull, SegmentChanged
 from takhin_tiered.segments.names import FileKind, SegmentId
 
@@ -25,7 +25,7 @@ def disk_errors(identity: SegmentId) -> Iterator[None]:
             segment=identity.path,
             hint="If the broker deleted them, nothing is to be done",
         ) from error
-    except StandsTwice as error:
+    except DuplicatePartition as error:
         raise DiskError(
             f"segment {identity.path} cannot be worked on, as its partition is not sure: {error}",
             segment=identity.path,

@@ -134,7 +134,7 @@ class PartitionDir(NamedTuple):
         return (there.st_dev, there.st_ino) == (here.st_dev, here.st_ino)
 
 
-class StandsTwice(OSError):
+class DuplicatePartition(OSError):
     """A partition's name stands in two data directories: nobody can say which one the broker means."""
 
     def __init__(self, name: str, roots: Iterable[DataDir]) -> None:
@@ -249,12 +249,12 @@ class DataDirs:
             root.close()
 
     def root_of(self, name: str) -> DataDir | None:
-        """The directory in which the partition stands, None if it stands nowhere; `StandsTwice`."""
+        """The directory in which the partition stands, None if it stands nowhere; `DuplicatePartition`."""
         # Twice: what a broker moves between two looks must not seem to be nowhere.
         for _ in range(2 if len(self.roots) > 1 else 1):
             found = [root for root in self.roots if root.has(name)]
             if len(found) > 1:
-                raise StandsTwice(name, found)
+                raise DuplicatePartition(name, found)
             if found:
                 return found[0]
         return None
@@ -269,7 +269,7 @@ class DataDirs:
 
     @contextmanager
     def partition(self, name: str, *, create: bool = False) -> Iterator[PartitionDir]:
-        """Open a partition where it stands; like `DataDir.partition`, and `StandsTwice`."""
+        """Open a partition where it stands; like `DataDir.partition`, and `DuplicatePartition`."""
         if create:
             # One at a time: two that make the same partition must not choose two directories.
             with self._making:

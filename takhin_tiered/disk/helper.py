@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Self
 
 from takhin_tiered.disk.files import DataDir, DataDirs
-from takhin_tiered.disk.look import Look
-from takhin_tiered.disk.where import look_anywhere
+from takhin_tiered.disk.locate import scan_located
+from takhin_tiered.disk.partition_scan import PartitionScan
 
 # It has work, and room for what it found, while this process does something else.
 _ASKED_AT_ONCE = 4
@@ -61,9 +61,9 @@ class Helper:
     def has_answer(self, *, wait: bool) -> bool:
         return self._answers.poll(None if wait else 0)
 
-    def answer(self) -> Look | None:
+    def answer(self) -> PartitionScan | None:
         try:
-            look: Look | None = self._answers.recv()
+            look: PartitionScan | None = self._answers.recv()
         except (OSError, EOFError) as error:
             raise HelperFailed from error
         self.asked.popleft()
@@ -106,4 +106,4 @@ def serve(roots: list[tuple[str, int]], questions_fd: int, answers_fd: int) -> N
     questions, answers = Connection(questions_fd, writable=False), Connection(answers_fd, readable=False)
     with suppress(EOFError, BrokenPipeError):
         while True:
-            answers.send(look_anywhere(data_dirs, os.fsdecode(questions.recv_bytes())))
+            answers.send(scan_located(data_dirs, os.fsdecode(questions.recv_bytes())))

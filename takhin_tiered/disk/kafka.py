@@ -72,7 +72,7 @@ class PartitionIdentity:
 
 def is_kafka(fd: int) -> bool:
     """Whether this is, or was, a Kafka broker's log directory: ``meta.properties`` stands there, readable or not."""
-    return _stands(fd, META_PROPERTIES)
+    return _exists(fd, META_PROPERTIES)
 
 
 def read_log_directory(fd: int) -> LogDirectory | None:
@@ -85,7 +85,7 @@ def read_log_directory(fd: int) -> LogDirectory | None:
     problems: list[str] = []
     # The broker replaces each file as a whole, but not all at once: together they are of no one instant.
     identity = _parsed(fd, META_PROPERTIES, _parse_identity, problems) or (None, "", "")
-    has_high_watermarks = _stands(fd, HIGH_WATERMARKS)
+    has_high_watermarks = _exists(fd, HIGH_WATERMARKS)
     high_watermarks = _parsed(fd, HIGH_WATERMARKS, parse_offset_checkpoint, problems)
     log_starts = _parsed(fd, LOG_STARTS, parse_offset_checkpoint, problems) or {}
     cleaned = frozenset(_parsed(fd, CLEANED, parse_offset_checkpoint, problems) or ())
@@ -172,7 +172,7 @@ def _check_regular(file: int, name: str) -> None:
         raise OSError(errno.EINVAL, "it is not a regular file", name)
 
 
-def _stands(fd: int, name: str) -> bool:
+def _exists(fd: int, name: str) -> bool:
     try:
         os.stat(name, dir_fd=fd, follow_symlinks=False)
     except FileNotFoundError:

@@ -32,7 +32,7 @@ class Holder:
     api: str = ""
 
     @property
-    def words(self) -> str:
+    def description(self) -> str:
         return f"process {self.pid} on {self.host}" + (f", which serves {self.api}" if self.api else "")
 
 
@@ -63,7 +63,7 @@ class DataDirLock:
             os.close(fd)
             where = ", ".join(str(root.path) for root in ([held] if held else self._roots))
             raise HeldElsewhere(
-                f"the data directory {where} is held by {holder.words if holder else 'another daemon'}",
+                f"the data directory {where} is held by {holder.description if holder else 'another daemon'}",
                 hint="Stop that daemon first, or talk to it: one daemon for one data directory",
             ) from None
         self._fd = fd
@@ -106,7 +106,8 @@ def _lock_or_ask(fd: int) -> None:
         filesystems.warn_no_locks(fd, error)
         if (holder := _living(fd)) is not None:
             raise HeldElsewhere(
-                f"the state directory is held by {holder.words}, as far as can be told where no file can be locked",
+                f"the state directory is held by {holder.description}, by its lock file: "
+                "this file system supports no locks",
                 hint="Stop that daemon first. If it is gone, empty the file named lock in the state directory",
             ) from error
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from takhin_tiered.concurrency import in_thread
 from takhin_tiered.disk.kafka import PARTITION_METADATA, read_log_directory
-from takhin_tiered.disk.look import scan_partition
+from takhin_tiered.disk.partition_scan import scan_partition
 from takhin_tiered.engine.context import Engine
 from takhin_tiered.engine.coverage import spans
 from takhin_tiered.engine.naming import has_incarnation, known_segment, named_incarnation

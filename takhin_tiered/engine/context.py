@@ -13,7 +13,7 @@ from takhin_tiered.catalog.catalog import Catalog
 from takhin_tiered.concurrency import in_thread
 from takhin_tiered.disk.access import disk_errors, is_behind
 from takhin_tiered.disk.files import DataDirs, PartitionDir
-from takhin_tiered.disk.look import scan_partition
+from takhin_tiered.disk.partition_scan import scan_partition
 from takhin_tiered.disk.scan import ScanMemory
 from takhin_tiered.engine.turns import Turns
 from takhin_tiered.engine.view import BrokerView

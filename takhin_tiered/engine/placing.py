@@ -16,7 +16,7 @@ from takhin_tiered import filesystems
 from takhin_tiered.disk.access import disk_errors, read_local_checksum
 from takhin_tiered.disk.files import PartitionDir
 from takhin_tiered.disk.kafka import LEADER_EPOCHS, PARTITION_METADATA, read_partition
-from takhin_tiered.disk.look import scan_partition
+from takhin_tiered.disk.partition_scan import scan_partition
 from takhin_tiered.engine.branching import incarnation_of
 from takhin_tiered.engine.brokers import runs_on
 from takhin_tiered.engine.context import Engine

@@ -41,7 +41,7 @@ async def refresh_catalog(engine: Engine) -> Look:
     await in_thread(look_at_brokers, engine)
     engine.catalog.begin_scan()
     seen: set[tuple[str, int]] = set()
-    listings = scan(engine.data_dir, engine.scan_memory, engine.catalog.restless, known=len(engine.catalog))
+    listings = scan(engine.data_dir, engine.scan_memory, engine.catalog.unsettled_offsets, known=len(engine.catalog))
     try:
         with closing(listings):
             while batch := await in_thread(lambda: list(islice(listings, _LISTINGS_AT_ONCE))):

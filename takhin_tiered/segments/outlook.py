@@ -67,8 +67,8 @@ def cycle_seconds(
     old segments is the only time that is left.
     """
     times = [s.retention_ms / 1000 for s in topics.values() if s.retention_ms is not None]
-    pause = min([configured, *(retention / _LOOKS for retention in times)])
-    pause = min(pause, check_seconds / _LOOKS) if hurried else pause
+    pause = min([configured, *(retention / _CYCLES_PER_RETENTION for retention in times)])
+    pause = min(pause, check_seconds / _CYCLES_PER_RETENTION) if hurried else pause
     return min(configured, max(_LEAST_SECONDS, pause))
 
 
@@ -90,5 +90,5 @@ def idle_tails(topics: Mapping[str, TopicSettings], policy: Policy) -> list[str]
     )
 
 
-_LOOKS = 6
+_CYCLES_PER_RETENTION = 6
 _LEAST_SECONDS = 0.5

@@ -54,7 +54,7 @@ class Party:
         return replace(self, answered=nonce)
 
     @property
-    def words(self) -> str:
+    def description(self) -> str:
         return f"process {self.pid} on {self.host or 'an unknown host'}, for {self.data_dir or 'an unknown directory'}"
 
     def was_of_same_directory(self, other: Self) -> bool:

@@ -16,7 +16,7 @@ from takhin_tiered.segments.outlook import Outlook
 from takhin_tiered.segments.policy import Policy, classify
 
 _WITHOUT_A_LOG = {"archived", "quarantined", "leftover", "read_only"}
-_NOTHING_AHEAD = Outlook()
+_EMPTY_OUTLOOK = Outlook()
 
 
 class Verb(StrEnum):
@@ -76,7 +76,7 @@ def make_plan(
     now: float,
     *,
     work_only: bool = False,
-    outlook: Outlook = _NOTHING_AHEAD,
+    outlook: Outlook = _EMPTY_OUTLOOK,
     is_current: Callable[[SegmentId], bool] = lambda _: True,
 ) -> Plan:
     """Decide for each segment, in the order given; ``work_only`` leaves out what is kept.

@@ -6,7 +6,7 @@ While it does so the new copy has a name of its own (``…-future``), and only a
 from __future__ import annotations
 
 from takhin_tiered.disk.files import DataDir, DataDirs
-from takhin_tiered.disk.look import Look, look_at, unreadable
+from takhin_tiered.disk.partition_scan import PartitionScan, failed_scan, scan_in
 
 
 def names_in(dirs: DataDir | DataDirs) -> list[str]:
@@ -18,12 +18,12 @@ def names_in(dirs: DataDir | DataDirs) -> list[str]:
     return sorted(names)
 
 
-def look_anywhere(dirs: DataDir | DataDirs, name: str) -> Look | None:
-    """A look at a partition where it stands; as `look_at`. One that stands twice has that as its ``problem``."""
+def scan_located(dirs: DataDir | DataDirs, name: str) -> PartitionScan | None:
+    """A look at a partition where it stands; as `scan_in`. One that stands twice has that as its ``problem``."""
     if len(dirs.roots) == 1:
-        return look_at(dirs.roots[0], name)
+        return scan_in(dirs.roots[0], name)
     try:
         root = dirs.root_of(name)
     except OSError as error:
-        return unreadable(name, error)
-    return None if root is None else look_at(root, name)
+        return failed_scan(name, error)
+    return None if root is None else scan_in(root, name)

@@ -18,14 +18,14 @@ _NONE = [b""] * len(FileKind)
 _SAME_TIME_NS = 1_000_000_000
 
 
-class Look(NamedTuple):
+class PartitionScan(NamedTuple):
     """``directory`` is how it stood before it was read, None for one that could not be."""
 
     listing: PartitionListing
     directory: os.stat_result | None
 
 
-def look_at(data_dir: DataDir, name: str) -> Look | None:
+def scan_in(data_dir: DataDir, name: str) -> PartitionScan | None:
     """None if there is no such partition; one that cannot be read is listed with its ``problem``."""
     try:
         status = os.stat(name, dir_fd=data_dir.fd, follow_symlinks=False)
@@ -33,14 +33,14 @@ def look_at(data_dir: DataDir, name: str) -> Look | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        return unreadable(name, error)
-    return None if listing is None else Look(listing, status)
+        return failed_scan(name, error)
+    return None if listing is None else PartitionScan(listing, status)
 
 
-def unreadable(name: str, error: OSError) -> Look | None:
+def failed_scan(name: str, error: OSError) -> PartitionScan | None:
     parsed = parse_partition(name)
     problem = error.strerror or str(error)
-    return None if parsed is None else Look(PartitionListing(*parsed, {}, None, problem=problem), None)
+    return None if parsed is None else PartitionScan(PartitionListing(*parsed, {}, None, problem=problem), None)
 
 
 def scan_partition(data_dir: DataDir | DataDirs, name: str) -> PartitionListing | None:
