@@ -1,4 +1,4 @@
-"""``rebuild``: the catalog, anew from what there is."""
+"""``rebuild``: build the catalog again, from the disk and the bucket."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ def rebuild(context: typer.Context) -> None:
     """Rebuild the catalog from the disk and the bucket, as on a new machine."""
 
     async def work(settings: Settings) -> None:
-        # How much the bucket holds is known only at the end.
+        # The size of the bucket is known only at the end.
         meter = Meter(None, None)
         with shown("segments seen:", meter):
             async with open_access(settings) as access:
                 found = await access.rebuild(meter.reach)
         for path in found.lost:
-            console().print(f"LOST {path}: it is neither in the archive nor on disk")
+            console().print(f"LOST {path}: neither in the archive nor on disk")
         console().print(
-            f"{counted(found.learned, 'archived segment')} learned from the store, {len(found.lost)} lost, "
-            f"{counted(found.strays, 'object')} of no archived segment left alone"
+            f"{counted(found.learned, 'archived segment')} found in the store, {len(found.lost)} lost, "
+            f"{counted(found.strays, 'object')} without a manifest ignored"
         )
         exit_on_failures(len(found.lost))
 

@@ -13,7 +13,7 @@ from takhin_tiered.lifecycle import run_in_loop
 
 
 def settings_of(context: typer.Context) -> Settings:
-    """Of the file and the environment, with what was confirmed on the command line."""
+    """From the file and the environment, with the confirmations of the command line."""
     options = context.find_root().params
     return Settings.load(context.obj).accepting(
         Accepted(options.get("accept_store") or "", bool(options.get("accept_clock")))

@@ -25,12 +25,12 @@ from takhin_tiered.store import open_store
 def config_check(
     context: typer.Context,
     connect: Annotated[
-        bool, typer.Option("--connect", help="Try the store, its permissions, the disk and the broker too.")
+        bool, typer.Option("--connect", help="Check the store, its permissions, the disk and the broker too.")
     ] = False,
 ) -> None:
-    """Validate the settings, and say what is found of the broker.
+    """Validate the settings, and report the broker found in the data directories.
 
-    With --connect one small object is written to the store, read and removed.
+    With --connect it writes one small object to the store, reads it and removes it.
     """
     settings = settings_of(context)
     for key in settings.without_effect():
@@ -47,14 +47,14 @@ def config_check(
 
 
 async def _connect(settings: Settings) -> None:
-    """Exit 1 where anything fails, once all was tried."""
+    """Run all checks; exit 1 if any failed."""
     found: list[Finding] = []
     for look in (check_data_dirs, check_state_dir, check_disk):
         found += await run_abandonable(partial(_listed, look, settings))
     if settings.has_store:
         try:
             async with open_store(settings) as store:
-                advice = "Look at the network, and whether the server runs"
+                advice = "Check the network, and that the server runs"
                 found += await run_check("store", advice, probe_store(settings, store))
         except TakhinError as error:
             found.append(Finding("FAILED", "store", error.message, error.hint))
@@ -69,12 +69,12 @@ def _listed(look: Callable[[Settings], Iterator[Finding]], settings: Settings) -
 
 
 def config_example() -> None:
-    """Print a file with every key, its default, and what it does; set storage.data.dir in it, and a store."""
+    """Print a configuration file with every key, its default and what it does. Set storage.data.dir and a store."""
     sys.stdout.write(example())
 
 
 def config_show(context: typer.Context) -> None:
-    """Print the effective settings, and where each came from. Secrets are masked."""
+    """Print the effective settings, each with its source. Secrets are masked."""
     settings = settings_of(context)
     rows = [(key, value, settings.source(key)) for key, value in settings.items()]
     print_table(("KEY", "VALUE", "FROM"), rows, wraps="VALUE")

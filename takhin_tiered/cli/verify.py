@@ -1,4 +1,4 @@
-"""``verify``: the archive against its manifests, and what lies between them."""
+"""``verify``: compare the archive with its manifests, and find holes between segments."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def verify(
 ) -> None:
     """Compare the archive with its manifests: sizes and checksums, or with --deep every byte.
 
-    What is bad is named, and quarantined: never restored. Where it still stands whole on the disk, it is stored again
-    from there. Offsets that are in no segment, between segments that are there, are reported as holes.
+    A bad segment is reported and quarantined: it is never restored. If it is still whole on the disk, it is stored
+    again from there. Offsets that are missing between segments are reported as holes.
     """
 
     async def work(settings: Settings) -> None:
@@ -47,7 +47,7 @@ def verify(
                     if result.problem and not as_json:
                         console().print(f"BAD {result.segment_path}: {escape(result.problem)}", soft_wrap=True)
         if glob != "*" and not found.checked:
-            raise SegmentNotFound(f"no archived segment matches {glob!r}", hint="takhin-tiered ls shows what there is")
+            raise SegmentNotFound(f"no archived segment matches {glob!r}", hint="takhin-tiered ls lists all segments")
         if as_json:
             print_json(found.described())
         else:
@@ -67,7 +67,7 @@ class _Found:
     def __init__(self) -> None:
         self.checked = self.total = self.lacking = 0
         self.bad: list[VerifiedSegment] = []
-        # Quarantined, and found to be sound.
+        # Quarantined before, and now found sound.
         self.sound: list[VerifiedSegment] = []
         self.holes: list[Hole] = []
 
@@ -107,18 +107,18 @@ class _Found:
         if self.lacking:
             out.print(
                 f"{counted(self.lacking, 'segment')} archived by an earlier release may lack a transaction index and a "
-                "producer snapshot: what still stands on the disk is archived with them at the next cycle"
+                "producer snapshot. The next cycle archives those that are still on the disk"
             )
 
 
 async def _scrub(settings: Settings, bad: list[VerifiedSegment], *, quiet: bool) -> None:
-    """Take the consequences of what was found, and say what became of each segment."""
+    """Quarantine, repair or release each segment, and print the result."""
     try:
         async with open_access(settings) as access:
             for result in bad:
                 await _scrub_one(access, result, error_console() if quiet else console())
     except TakhinError as error:
-        error_console().print(f"What was found is not noted: {escape(str(error))}")
+        error_console().print(f"The result was not recorded in the catalog: {escape(str(error))}")
 
 
 async def _scrub_one(access: Access, result: VerifiedSegment, out: Console) -> None:
@@ -130,6 +130,9 @@ async def _scrub_one(access: Access, result: VerifiedSegment, out: Console) -> N
         elif healed:
             out.print(f"HEALED {path}: stored again from the disk")
         else:
-            out.print(f"QUARANTINED {path}: no whole copy is on the disk. Look for an older version")
+            out.print(
+                f"QUARANTINED {path}: the disk has no whole copy. "
+                "Look for an earlier version of its objects in the bucket"
+            )
     except TakhinError as error:
-        error_console().print(f"{path}: what was found is not noted: {escape(str(error))}")
+        error_console().print(f"{path}: the result was not recorded in the catalog: {escape(str(error))}")

@@ -1,9 +1,9 @@
 """Scan: which segments are in the data directories. Blocking, so called in a thread.
 
 Only ``<topic>-<partition>/<20 digits>.{log,index,timeindex,txnindex,snapshot}`` that are regular files in a real
-directory count. Snapshots, transaction indexes, checkpoints, ``.deleted``, ``.cleaned``, ``.swap``,
+directory count. Checkpoints, ``.deleted``, ``.cleaned``, ``.swap``,
 the directories that a broker is deleting or moving (``…-delete``, ``…-stray``, ``…-future``) and
-every symlink are left helper_threshold. What vanishes in the middle of a scan was never there.
+every symlink are ignored. A file that vanishes during the scan counts as absent.
 """
 
 from __future__ import annotations

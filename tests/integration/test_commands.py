@@ -82,7 +82,7 @@ def test_the_same_commands_work_with_and_without_a_daemon(
         assert said.splitlines() == [f"restored {second}", "1 segment restored, 0 failed"]
         assert broker.is_whole(second)
         assert "no incarnation" in run(settings, "restore", first, "--topic-id", "A" * 22, status=1)
-        assert "is no range of offsets" in run(settings, "restore", first, "--offsets", "x", status=2)
+        assert "is not a range of offsets" in run(settings, "restore", first, "--offsets", "x", status=2)
         assert "no segment matches" in run(settings, "archive", "nothing-*", status=1)
         assert "is the active one" in run(settings, "archive", listed_active(settings), status=1)
         assert "neither on disk nor in the archive" in run(

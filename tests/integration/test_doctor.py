@@ -55,7 +55,7 @@ def test_all_is_well(broker: Broker, bucket: Bucket, tmp_path: Path) -> None:
         found = findings(settings)
         assert found["FAILED"] == []
         said = "\n".join(found["ok"])
-        for words in ("valid", "1 partition directories", "state directory", "free", "listed, put, read and deleted",
+        for words in ("valid", "1 partition directories", "state directory", "free", "list, put, get and delete",
                       "agrees with the store's", f"process {running.process.pid}", "2 in the archive only",
                       "running", "last cycle"):  # fmt: skip
             assert words in said, words
