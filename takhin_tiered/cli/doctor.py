@@ -136,7 +136,7 @@ async def _owner(settings: Settings, store: ObjectStore) -> Finding:
         ours = await journal.get_meta(IDENTIFIER) if journal is not None else None
     if party.id != ours:
         return Finding(
-            "FAILED", "owner", f"{store.address} is held by another data directory: {party.description}",
+            "FAILED", "owner", f"{store.address} is held by {party.description}, not by this data directory",
             "Give each data directory its own prefix",
         )  # fmt: skip
     return Finding("ok", "owner", f"the prefix is written to by {party.description}")

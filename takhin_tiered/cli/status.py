@@ -106,7 +106,7 @@ def _late(found: StatusHere, now: float) -> Iterator[str]:
     # The first cycle of a large disk may take days: a running cycle is not late.
     if ago > allowed and found.cycle_running_seconds is None:
         interval = found.cycle_interval_seconds / 60
-        yield f"no cycle has ended for {_span(ago)}; one is due every {interval:g} minutes"
+        yield f"no cycle has ended for {_span(ago)}, and one is due every {interval:g} minutes"
 
 
 def _daemon_problem(found: StatusHere) -> Iterator[str]:

@@ -1,6 +1,6 @@
-"""Where partitions stand: in which of several data directories, of which a broker moves them from one to another.
+"""Which of several data directories has a partition. A broker may move partitions between them.
 
-While it does so the new copy has a name of its own (``…-future``), and only at the end takes the old one's.
+During a move the new copy has a name of its own (``…-future``); at the end it takes over the old one's name.
 """
 
 from __future__ import annotations
@@ -10,16 +10,16 @@ from takhin_tiered.disk.partition_scan import PartitionScan, failed_scan, scan_i
 
 
 def names_in(dirs: DataDir | DataDirs) -> list[str]:
-    """The directories in all of them, each once, in order; `OSError` where one cannot be read."""
+    """The directories in all of them, each once, in order; `OSError` if one cannot be read."""
     names: set[str] = set()
-    # Each is read twice: what moves from one that is yet to be read to one that was must not seem to be gone.
+    # Read twice: a partition that moves to a directory that was read already must not seem to be gone.
     for root in [*dirs.roots, *(dirs.roots if len(dirs.roots) > 1 else ())]:
         names.update(root.names())
     return sorted(names)
 
 
 def scan_located(dirs: DataDir | DataDirs, name: str) -> PartitionScan | None:
-    """A look at a partition where it stands; as `scan_in`. One that stands twice has that as its ``problem``."""
+    """Locate a partition and scan it, as `scan_in`. For a duplicate partition the ``problem`` says so."""
     if len(dirs.roots) == 1:
         return scan_in(dirs.roots[0], name)
     try:

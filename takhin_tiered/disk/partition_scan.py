@@ -1,4 +1,4 @@
-"""A look at one partition: what stands in its directory now."""
+"""The scan of one partition directory."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _SAME_TIME_NS = 1_000_000_000
 
 
 class PartitionScan(NamedTuple):
-    """``directory`` is how it stood before it was read, None for one that could not be."""
+    """``directory`` is its status before it was read; None if it could not be read."""
 
     listing: PartitionListing
     directory: os.stat_result | None
@@ -55,7 +55,7 @@ def scan_partition(data_dir: DataDir | DataDirs, name: str) -> PartitionListing 
 
 
 def _read(data_dir: DataDir | DataDirs, name: str, parsed: tuple[str, int]) -> PartitionListing:
-    # A first scan comes by here for each of millions of files: nothing is called or made that need not be.
+    # A first scan handles millions of files here: avoid every call and object that is not needed.
     found: dict[str, list[bytes]] = {}
     unfinished: list[str] = []
     unseen_logs: list[str] = []
@@ -90,7 +90,7 @@ def _read(data_dir: DataDir | DataDirs, name: str, parsed: tuple[str, int]) -> P
 
 
 def _is_later(modified_ns: int, row: bytes | None) -> bool:
-    """Than the log of this row, and not just because both were written, or copied here, at the same time."""
+    """Whether it was modified later than this row's log, by more than a copy of both at the same time explains."""
     log = None if row is None else local_files(row).log
     return log is not None and modified_ns - log.mtime_ns > _SAME_TIME_NS
 

@@ -191,7 +191,7 @@ def test_what_is_unlinked_is_not_told_as_free_before_the_broker_closes_it(
     with (broker.root / path).open("rb"):
         planned = " ".join(run(settings, "plan").split())
         assert "of files to be unlinked" in planned
-        assert "is free once the broker closes it" in planned
+        assert "becomes free when the broker closes the file" in planned
         assert "freed" not in planned
         with daemon(settings, tmp_path / "log") as running:
             running.wait_logged('"bytes_unlinked": ')
