@@ -194,7 +194,7 @@ class Settings(BaseSettings):
         if value and (url.scheme not in {"http", "https"} or not url.hostname or url.username):
             raise ValueError("must be a URL like http://minio:9000, without credentials")
         if value and not is_host(url.hostname or ""):
-            raise ValueError("has a host name that the AWS SDK rejects: letters, digits, '-' and '.' are allowed")
+            raise ValueError("has a host name that the AWS SDK refuses: letters, digits, '-' and '.' are allowed")
         return value.rstrip("/")
 
     @field_validator("s3_region")
