@@ -1,4 +1,4 @@
-"""Partitions in the groups in which a cluster is asked about them: by leader, by topic, and not too many at once."""
+"""Partitions grouped for requests: by leader, by topic, and not too many in one request."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ AT_ONCE = 500
 
 
 class Assignment(NamedTuple):
-    """Where a partition is; ``leader`` is -1 while it has none."""
+    """The brokers of a partition; ``leader`` is -1 while it has none."""
 
     leader: int
     replicas: tuple[int, ...]
 
 
 def by_leader(assignments: Mapping[Partition, Assignment]) -> Iterator[tuple[int, list[Partition]]]:
-    """The partitions that have a leader, in pieces for one request each."""
+    """The partitions that have a leader, in batches for one request each."""
     groups: dict[int, list[Partition]] = defaultdict(list)
     for partition, assignment in assignments.items():
         if assignment.leader >= 0:

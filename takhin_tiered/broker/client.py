@@ -1,9 +1,9 @@
-"""A Kafka broker, asked as a client: settings, offsets, what consumers have read; and requests to delete records.
+"""A client of the Kafka broker: topic settings, offsets, committed offsets, DeleteRecords.
 
-The only module that knows aiokafka's client. Every wait is bounded. What fails is a `BrokerError`: `BrokerUnavailable`
-where the next time may be better, `BrokerDenied` where an ACL says no, `TrimRefused` where records stay.
-aiokafka's own admin client gives one error for many partitions, and takes no notice of a group's: a floor that lacks
-a group would be too high. So its requests are sent from here. Source: Kafka protocol guide.
+The only module that uses aiokafka's client. Every wait is bounded. Failures are `BrokerError`: `BrokerUnavailable` if a
+retry may succeed, `BrokerDenied` if an ACL forbids it, `TrimRefused` if the broker keeps the records. aiokafka's admin
+client reports one error for many partitions and ignores errors of single groups; the lowest committed offset would then
+be too high. So the requests are sent from here. Source: Kafka protocol guide.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from takhin_tiered.segments.names import Partition
 _REQUEST_MS = 10_000
 _CLOSE_SECONDS = 5.0
 _DELETE_MS = 5_000
-"""What the leader waits for its replicas: less than we wait for the leader, so that its answer is heard."""
+"""How long the leader waits for its replicas: less than our own timeout, so that its response still arrives."""
 _GROUPS_AT_ONCE = 16
 _TOPIC, _BROKER = 2, 4
 _EARLIEST, _LATEST = -2, -1
@@ -54,16 +54,16 @@ _OFFSETS_TOPIC = "__consumer_offsets"
 
 @asynccontextmanager
 async def open_broker(bootstrap: str, options: Mapping[str, object]) -> AsyncIterator[BrokerClient]:
-    """A client of the cluster that ``bootstrap`` (``host:port``, several with commas) belongs to; closed at the end.
+    """A client of the cluster at ``bootstrap`` (``host:port``, several with commas); closed at the end.
 
-    ``options`` are `aiokafka.AIOKafkaClient`'s, and ``cafile``, ``certfile``, ``keyfile`` for TLS. `ConfigError` where
-    they make no sense, `BrokerUnavailable` where nobody answers, or the login fails: the library does not tell which.
+    ``options`` are those of `aiokafka.AIOKafkaClient`, and ``cafile``, ``certfile``, ``keyfile`` for TLS. `ConfigError`
+    if they are invalid, `BrokerUnavailable` if no broker answers or the login fails: the library does not distinguish.
     """
     try:
         client = AIOKafkaClient(bootstrap_servers=bootstrap, **_client_options(options))
         _ = client.hosts
     except (TypeError, ValueError, OSError) as error:
-        raise ConfigError(f"the options of the connection to Kafka make no sense: {error}") from error
+        raise ConfigError(f"storage.tiered.broker.client or .bootstrap is invalid: {error}") from error
     try:
         async with bounded(f"Kafka at {bootstrap} cannot be reached"):
             await client.bootstrap()
@@ -75,18 +75,18 @@ async def open_broker(bootstrap: str, options: Mapping[str, object]) -> AsyncIte
 
 
 class BrokerClient:
-    """What is asked of a cluster; see `open_broker`. Each question takes a minute at most."""
+    """Requests to a cluster; see `open_broker`. Each operation takes a minute at most."""
 
     def __init__(self, client: AIOKafkaClient) -> None:
         self._client = client
 
     async def topic_settings(self, topics: Iterable[str]) -> dict[str, TopicSettings]:
-        """The settings of these topics; those that do not exist are left out.
+        """The settings of these topics; topics that do not exist are omitted.
 
-        `BrokerDenied` names a topic whose configuration may not be described.
+        `BrokerDenied` names a topic whose configuration this client may not describe.
         """
         found: dict[str, TopicSettings] = {}
-        async with bounded("Kafka does not tell the settings of topics"):
+        async with bounded("cannot read topic settings from Kafka"):
             for names in in_pieces(sorted(set(topics)), AT_ONCE):
                 request = DescribeConfigsRequest([(_TOPIC, name, list(TOPIC_SETTINGS)) for name in names])
                 for code, _, _, name, entries in (await self._send_to_any(request)).resources:
@@ -97,9 +97,9 @@ class BrokerClient:
         return found
 
     async def check_interval_ms(self, node_id: int) -> int:
-        """The time from one look of this broker for old segments to the next: ``log.retention.check.interval.ms``."""
+        """The interval of this broker's retention checks: ``log.retention.check.interval.ms``."""
         wanted = "log.retention.check.interval.ms"
-        async with bounded(f"broker {node_id} does not tell its settings"):
+        async with bounded(f"cannot read the settings of broker {node_id}"):
             request = DescribeConfigsRequest([(_BROKER, str(node_id), [wanted])])
             for code, _, _, _, entries in (await self._send(node_id, request)).resources:
                 raise_for(code, f"the settings of broker {node_id}")
@@ -109,13 +109,13 @@ class BrokerClient:
         raise BrokerError(f"broker {node_id} has no setting {wanted}")
 
     async def offsets(self, partitions: Iterable[Partition]) -> dict[Partition, PartitionOffsets]:
-        """Start and high watermark of these partitions, by their leaders' word.
+        """Log start and high watermark of these partitions, from their leaders.
 
-        Partitions that do not exist, or whose leader does not answer now, are left out.
+        Partitions that do not exist, or whose leader does not answer now, are omitted.
         """
-        async with bounded("Kafka does not tell the offsets of partitions"):
+        async with bounded("cannot read partition offsets from Kafka"):
             assignments = await self._assignments(partitions)
-            # The start first: it only grows, so it is not above a high watermark that is asked for later.
+            # The start first: it only grows, so it is not above a high watermark that is read later.
             starts = await self._list_offsets(assignments, _EARLIEST)
             ends = await self._list_offsets({partition: assignments[partition] for partition in starts}, _LATEST)
         return {
@@ -126,15 +126,15 @@ class BrokerClient:
     async def committed(
         self, partitions: Iterable[Partition], ignore: Sequence[str]
     ) -> dict[Partition, tuple[str, int]]:
-        """The lowest offset that any consumer group has committed, and that group's name, for each partition.
+        """For each partition the lowest offset that any consumer group has committed, with the group's name.
 
-        A partition without a commit is left out, and so are groups that match a glob of ``ignore``. A group that cannot
-        be asked is an error, not a group less. Groups that the ACLs hide are not known of: this client needs DESCRIBE
-        on the cluster and on ``__consumer_offsets``. Share groups keep their offsets elsewhere, and are not seen.
+        Partitions without a commit are omitted, and groups that match a glob of ``ignore``. A group that cannot be read
+        is an error, because the floor would be too high without it. Groups hidden by ACLs are unknown: this client
+        needs DESCRIBE on the cluster and on ``__consumer_offsets``. Share groups keep their offsets elsewhere.
         """
         floors: dict[Partition, tuple[str, int]] = {}
-        async with bounded("Kafka does not tell what consumers have committed"):
-            # A broker passes over topics that this client may not see; this says so.
+        async with bounded("cannot read committed offsets from Kafka"):
+            # A broker silently omits topics that this client may not see; this raises an error for them.
             wanted = set(await self._assignments(partitions))
             for groups in in_pieces(await self._groups(ignore), _GROUPS_AT_ONCE):
                 for group, offsets in await all_of(self._group_offsets(node, group) for node, group in groups):
@@ -145,21 +145,21 @@ class BrokerClient:
         return floors
 
     async def delete_records(self, targets: Mapping[Partition, int]) -> dict[Partition, int | BrokerError]:
-        """Delete what is before an offset, for each partition: the log start that its leader reports then, or why not.
+        """Delete the records before an offset, for each partition. Returns the new log start, or the error.
 
-        The log start is asked for whatever the answer was: a leader that waited too long for a replica says that it
-        timed out although it has moved its own. Kafka takes -1 for the whole log, so a negative offset raises
+        The log start is read whatever the response was: a leader that waited too long for a replica reports a timeout,
+        although it has advanced its own log start. Kafka treats -1 as the whole log, so a negative offset raises
         `ValueError`.
         """
         if any(offset < 0 for offset in targets.values()):
-            raise ValueError("records are deleted before an offset, which is not negative")
+            raise ValueError("the offset before which records are deleted must not be negative")
         answers: dict[Partition, int | BrokerError] = {}
-        async with bounded("Kafka does not delete records"):
+        async with bounded("cannot delete records in Kafka"):
             assignments = await self._assignments(targets)
             for leader, pieces in by_leader(assignments):
                 answers |= await self._delete_at(leader, {partition: targets[partition] for partition in pieces})
         try:
-            async with bounded("Kafka does not tell where its logs start"):
+            async with bounded("cannot read log start offsets from Kafka"):
                 starts = await self._list_offsets(await self._assignments(targets), _EARLIEST)
         except BrokerError:
             starts = {}
@@ -183,16 +183,16 @@ class BrokerClient:
         }
 
     async def _assignments(self, partitions: Iterable[Partition]) -> dict[Partition, Assignment]:
-        """Where these partitions are; those that do not exist are left out."""
+        """The assignments of these partitions; those that do not exist are omitted."""
         wanted = set(partitions)
         found = await self._topic_assignments({topic for topic, _ in wanted})
         return {partition: assignment for partition, assignment in found.items() if partition in wanted}
 
     async def _topic_assignments(self, topics: Iterable[str]) -> dict[Partition, Assignment]:
-        """Where all partitions of these topics are. `BrokerDenied` for a topic that this client may not see."""
+        """The assignments of all partitions of these topics. `BrokerDenied` if this client may not see one."""
         assignments: dict[Partition, Assignment] = {}
         for names in in_pieces(sorted(topics), AT_ONCE):
-            # A topic is not created by asking for it, however the cluster is configured.
+            # The request must not create a topic, however the cluster is configured.
             response = await self._send_to_any(MetadataRequest(names, allow_auto_topic_creation=False))
             for code, topic, _, found in response.topics:
                 if code in DENIED:
@@ -202,7 +202,7 @@ class BrokerClient:
         return assignments
 
     async def _list_offsets(self, assignments: Mapping[Partition, Assignment], which: int) -> dict[Partition, int]:
-        """Of the partitions whose leaders answer; an error only if none does."""
+        """The offsets of the partitions whose leaders answer; an error only if none does."""
         offsets: dict[Partition, int] = {}
         last_error: KafkaError | None = None
         for leader, partitions in by_leader(assignments):
@@ -223,23 +223,23 @@ class BrokerClient:
         return offsets
 
     async def _groups(self, ignore: Sequence[str]) -> list[tuple[int, str]]:
-        """Every group, with the broker that keeps its offsets: the one that lists it.
+        """Every group, with its coordinator: the broker that lists it.
 
-        A broker lists the groups of the partitions of ``__consumer_offsets`` that it leads, so a partition without a
-        leader, or one that moves meanwhile, would be groups that nobody lists.
+        A broker lists the groups of the ``__consumer_offsets`` partitions that it leads. If such a partition has no
+        leader, or moves meanwhile, some groups would not be listed: that is an error.
         """
         assignments = await self._topic_assignments([_OFFSETS_TOPIC])
         groups = []
         for node in sorted({assignment.leader for assignment in assignments.values()}):
             if node < 0:
                 raise BrokerUnavailable(
-                    f"a partition of {_OFFSETS_TOPIC} has no leader now, so some groups are not known"
+                    f"a partition of {_OFFSETS_TOPIC} has no leader now, so some consumer groups are unknown"
                 )
             response = await self._send(node, ListGroupsRequest())
             raise_for(response.error_code, f"the consumer groups of broker {node}")
             groups += [(node, group) for group, *_ in response.groups]
         if await self._topic_assignments([_OFFSETS_TOPIC]) != assignments:
-            raise BrokerUnavailable(f"{_OFFSETS_TOPIC} moved while its groups were listed")
+            raise BrokerUnavailable(f"leaders of {_OFFSETS_TOPIC} changed while consumer groups were listed")
         return [(node, group) for node, group in groups if not any(fnmatchcase(group, glob) for glob in ignore)]
 
     async def _group_offsets(self, node: int, group: str) -> tuple[str, list[tuple[Partition, int]]]:
@@ -256,7 +256,7 @@ class BrokerClient:
         return group, offsets
 
     async def _send_to_any(self, request: Any) -> Any:
-        """Ask one broker after the other until one answers: a cluster lives with brokers that do not."""
+        """Send to one broker after the other until one answers: some brokers of a cluster may be down."""
         nodes = [broker.nodeId for broker in self._client.cluster.brokers()]
         random.shuffle(nodes)
         last_error: KafkaError = NodeNotReadyError("no broker of the cluster is known")
@@ -273,12 +273,12 @@ class BrokerClient:
         try:
             return await self._client.send(node, request)
         except KeyError:
-            # Two requests timed out on one connection: the library gives it up twice.
+            # Two requests timed out on one connection: the library closes it twice, and fails the second time.
             raise RequestTimedOutError(f"broker {node} did not answer") from None
 
 
 def _client_options(options: Mapping[str, object]) -> dict[str, Any]:
-    """As aiokafka takes them. `ValueError` or `OSError` where they are not complete."""
+    """The options in aiokafka's form. `ValueError` or `OSError` if they are incomplete."""
     given: dict[str, Any] = {"request_timeout_ms": _REQUEST_MS, **options}
     files = {name: given.pop(name) for name in _TLS if name in given}
     protocol = str(given.get("security_protocol", "PLAINTEXT"))
