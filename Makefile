@@ -1,4 +1,4 @@
-# Everything is installed into .venv by the targets themselves: Python 3.11 or later, pip and make are enough.
+# The targets install everything into .venv. They need Python 3.11 or later, pip and make.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
@@ -6,19 +6,19 @@ INSTALL := pip install --quiet --disable-pip-version-check
 
 .PHONY: bench demo test test-kafka test-latest test-long test-minio torture matrix lint format lock clean
 
-demo: $(VENV)/.run  ## The main job on made-up Kafka segments and a directory store
+demo: $(VENV)/.run  ## Archive and restore sample Kafka segments, with a directory store
 	$(BIN)/takhin-tiered demo
 
-test: $(VENV)/.test .make/servers/.done  ## All tests, on a real S3 server that they start themselves
+test: $(VENV)/.test .make/servers/.done  ## All but the long tests, on a real S3 server that they start themselves
 	$(BIN)/pytest
 
-test-long: $(VENV)/.test .make/servers/.done  ## Those that start the program many times: commands, signals, output, dialects of S3
+test-long: $(VENV)/.test .make/servers/.done  ## The long tests, which start the program many times: commands, signals, output, dialects of S3
 	$(BIN)/pytest -m long
 
-test-minio: $(VENV)/.test .make/servers/.done  ## The store contract and the end-to-end tests on a real MinIO, built if there is none
+test-minio: $(VENV)/.test .make/servers/.done  ## The store contract and the end-to-end tests on a real MinIO, which is built if there is none
 	.ci/test-minio.sh $(BIN)
 
-test-kafka: $(VENV)/.kafka .make/servers/.done  ## Beside real Apache Kafka brokers, fetched by Maven; arguments in TEST="-k trim"
+test-kafka: $(VENV)/.kafka .make/servers/.done  ## Tests on real Apache Kafka brokers, fetched by Maven; arguments in TEST="-k trim"
 	.ci/test-kafka.sh $(BIN) $(TEST)
 
 matrix: $(VENV)/.test .make/servers/.done  ## Every command, by every user, with the daemon and the store in every state
@@ -27,7 +27,7 @@ matrix: $(VENV)/.test .make/servers/.done  ## Every command, by every user, with
 torture: $(VENV)/.test .make/servers/.done  ## Every kill, fault and interleaving, on both kinds of store: about an hour
 	TAKHIN_TEST_TORTURE=full $(BIN)/pytest -m "" tests/faults --dist worksteal
 
-bench: $(VENV)/.bench .make/peers/.done  ## Race s5cmd, rclone and the aws CLI; arguments in BENCH="--quick 32x32MiB"
+bench: $(VENV)/.bench .make/peers/.done  ## Compare with s5cmd, rclone and the aws CLI; arguments in BENCH="--quick 32x32MiB"
 	$(BIN)/python -m benchmarks $(BENCH)
 
 lint: $(VENV)/.test
@@ -39,16 +39,16 @@ format: $(VENV)/.test
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-lock:  ## Refresh the constraints: the newest versions that the bounds admit
+lock:  ## Refresh the constraints with the newest versions within the bounds
 	.ci/lock.sh $(PYTHON)
 
-test-latest: .make/servers/.done  ## The tests with the newest versions, whatever the constraints; BEYOND=1: whatever the bounds
+test-latest: .make/servers/.done  ## The tests with the newest versions within the bounds; BEYOND=1: also beyond the upper bounds
 	.ci/test-latest.sh $(PYTHON) $(TEST)
 
 $(VENV)/.run: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/$(INSTALL) --constraint constraints.txt --editable .
-	$(BIN)/python -m compileall -q takhin_tiered  # as pip does with what is not editable
+	$(BIN)/python -m compileall -q takhin_tiered  # pip compiles only packages that are not editable
 	touch $@
 
 $(VENV)/.test: $(VENV)/.run

@@ -1,8 +1,8 @@
 """Settings: YAML, overridden by ``TAKHIN_…`` environment variables.
 
-One field for each key. The key ``storage.tiered.cold.age.hours`` stands in YAML as nested mappings, or
-with dots, and in the environment as ``TAKHIN_STORAGE_TIERED_COLD_AGE_HOURS``. A broker's own file works
-as it is: what is not under ``storage.tiered`` and not known here is the broker's.
+One field for each key. In YAML the key ``storage.tiered.cold.age.hours`` is written as nested mappings or
+with dots, in the environment as ``TAKHIN_STORAGE_TIERED_COLD_AGE_HOURS``. A broker's own file works
+unchanged: unknown keys outside ``storage.tiered`` belong to the broker.
 """
 
 from __future__ import annotations
@@ -63,9 +63,9 @@ _TABLES = {"storage.tiered.retention.hours", "storage.tiered.retention.bytes", _
 _SECRET = {"storage.tiered.api.token", "storage.tiered.s3.endpoint", _CLIENT}
 _LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
-# What tells a state directory that an earlier release made inside the data directory.
+# These files identify a state directory that an earlier release created inside the data directory.
 _STATE_FILES = ("catalog.db", "lock")
-_KAFKAS = "meta.properties"
+_META_PROPERTIES = "meta.properties"
 
 
 def _key(name: str, default: Any = ..., **constraints: Any) -> Any:
@@ -73,14 +73,14 @@ def _key(name: str, default: Any = ..., **constraints: Any) -> Any:
 
 
 class Accepted(NamedTuple):
-    """What a person confirms: the ID of a store that seems to be another one, and the clock."""
+    """What the user confirmed: the ID of a changed store, and the clock."""
 
     store: str = ""
     clock: bool = False
 
 
 class Settings(BaseSettings):
-    """Every key, its type and its default. Make it with `Settings.load`, or from keyword arguments."""
+    """Every key with its type and default. Use `Settings.load`, or keyword arguments."""
 
     model_config = SettingsConfigDict(populate_by_name=True, extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -133,7 +133,7 @@ class Settings(BaseSettings):
     log_format: Literal["json", "text"] = _key("logging.format", "json")
 
     _sources: dict[str, str] = PrivateAttr(default_factory=dict)
-    # Of the command line, and of no file: it is said once.
+    # Only from the command line: a confirmation counts once.
     _accepted: Accepted = PrivateAttr(default_factory=Accepted)
 
     def __init__(self, **values: Any) -> None:
@@ -155,9 +155,9 @@ class Settings(BaseSettings):
 
     @classmethod
     def load(cls, path: str | Path | None = None) -> Self:
-        """Read the file at ``path``, or else the default one if it is there, and the environment.
+        """Read the file at ``path``, or else the default file if it exists, and the environment.
 
-        Raises `ConfigError`, which names every key that is wrong, and where it was set.
+        Raises `ConfigError`, which names every invalid key and where it was set.
         """
         file = find_config(path)
         values = read_yaml(file, _TABLES) if file else {}
@@ -192,7 +192,7 @@ class Settings(BaseSettings):
     def _endpoint_is_a_url(cls, value: str) -> str:
         url = urlsplit(value)
         if value and (url.scheme not in {"http", "https"} or not url.hostname or url.username):
-            raise ValueError("must be like http://minio:9000, without credentials in it")
+            raise ValueError("must be a URL like http://minio:9000, without credentials")
         if value and not is_host(url.hostname or ""):
             raise ValueError("has a host name that the AWS SDK refuses: letters, digits, '-' and '.' are allowed")
         return value.rstrip("/")
@@ -219,14 +219,16 @@ class Settings(BaseSettings):
         return value
 
     @model_validator(mode="after")
-    def _agree(self) -> Self:
+    def _check_consistency(self) -> Self:
         if self.warm_age_hours >= self.cold_age_hours:
             raise ValueError(
                 f"storage.tiered.warm.age.hours ({self.warm_age_hours:g}) must be less than "
                 f"storage.tiered.cold.age.hours ({self.cold_age_hours:g})"
             )
         if self.s3_sse_kms_key and self.s3_sse not in {"", "aws:kms", "aws:kms:dsse"}:
-            raise ValueError(f"storage.tiered.s3.sse.kms.key is of no use with storage.tiered.s3.sse {self.s3_sse}")
+            raise ValueError(
+                f"storage.tiered.s3.sse.kms.key needs storage.tiered.s3.sse aws:kms or aws:kms:dsse, not {self.s3_sse}"
+            )
         if self.s3_bucket and self.directory_path is not None:
             raise ValueError("set storage.tiered.s3.bucket or storage.tiered.directory.path, not both")
         if self.enabled and not self.has_store:
@@ -235,7 +237,7 @@ class Settings(BaseSettings):
             )
         if self.api_host not in _LOOPBACK and not self.api_token.get_secret_value():
             raise ValueError(
-                f"storage.tiered.api.host is {self.api_host}, which others can reach: set storage.tiered.api.token "
+                f"storage.tiered.api.host is {self.api_host}, which is not loopback: set storage.tiered.api.token "
                 "(TAKHIN_STORAGE_TIERED_API_TOKEN)"
             )
         for path in self.data_dirs:
@@ -244,18 +246,18 @@ class Settings(BaseSettings):
         if len(self.data_dirs) > 1 and self.state_path is None:
             raise ValueError(
                 "storage.data.dir names several directories: set storage.tiered.state.dir, "
-                "as the state stands beside none of them"
+                "because there is no default for several"
             )
         if self.archive_mode == "trim" and not self.broker_bootstrap:
             raise ValueError(
                 "storage.tiered.archive.mode trim asks the broker to delete: set storage.tiered.broker.bootstrap"
             )
         if self._written_prefix in self.read_prefixes:
-            raise ValueError("storage.tiered.s3.prefixes.read names the prefix that is written to")
+            raise ValueError("storage.tiered.s3.prefixes.read contains the prefix that this daemon writes to")
         return self
 
     def with_changes(self, other: Settings, names: Iterable[str]) -> Settings:
-        """These fields as ``other`` has them. `ValidationError` where they do not agree."""
+        """A copy with the fields ``names`` of ``other``. `ValidationError` if the result is inconsistent."""
         taken = set(names)
         fields = {name: getattr(other if name in taken else self, name) for name in type(self).model_fields}
         return type(self)(**fields)
@@ -273,7 +275,7 @@ class Settings(BaseSettings):
     def read_prefixes(self) -> tuple[str, ...]:
         """Where earlier daemons archived to: prefixes of the bucket, or absolute paths of directory stores.
 
-        The path of a directory store may be given relative to the directory that this one's stands in.
+        A relative path of a directory store is relative to the parent of this daemon's store.
         """
         if self.directory_path is None:
             return tuple(prefix.strip("/") for prefix in self.s3_prefixes_read)
@@ -281,7 +283,7 @@ class Settings(BaseSettings):
 
     @property
     def sse(self) -> str:
-        """The encryption that is asked of the server: a key alone says which."""
+        """The requested server-side encryption; a KMS key alone implies ``aws:kms``."""
         return self.s3_sse or ("aws:kms" if self.s3_sse_kms_key else "")
 
     @property
@@ -290,32 +292,32 @@ class Settings(BaseSettings):
 
     @property
     def state_dir(self) -> Path:
-        """Where the catalog and the lock are: beside the data directory, unless it is set.
+        """Where the catalog and the lock are: beside the data directory, unless configured.
 
-        Apache Kafka does not start with a directory in its log directory that is no partition, and an empty
-        directory may become Kafka's. A state directory that an earlier release made inside is used on. It is made
-        inside too where nothing can be made beside: in a container the data directory is often the only volume.
+        Apache Kafka does not start if its log directory contains a directory that is not a partition, and an empty
+        directory may become Kafka's. A state directory that an earlier release created inside is still used. It is
+        created inside if nothing can be created beside: in a container the data directory is often the only volume.
         """
         if self.state_path is not None:
             return self.state_path
         data_dir = Path(os.path.abspath(self.data_dir))  # noqa: PTH100 - of "data/.." the name would be ".."
         inside = data_dir / STATE_DIR_NAME
-        if any(_is_there(inside / name) for name in _STATE_FILES) and not _is_there(data_dir / _KAFKAS):
+        if any(_exists(inside / name) for name in _STATE_FILES) and not _exists(data_dir / _META_PROPERTIES):
             return inside
         beside = data_dir.with_name(data_dir.name + STATE_DIR_NAME)
-        if _is_there(beside) or os.access(beside.parent, os.W_OK):
+        if _exists(beside) or os.access(beside.parent, os.W_OK):
             return beside
-        # With partitions and without Kafka's own file, it is another broker's for good.
-        is_settled = not _is_there(data_dir / _KAFKAS) and _has_partitions(data_dir)
+        # With partitions but without Kafka's meta.properties, it belongs to another broker.
+        is_settled = not _exists(data_dir / _META_PROPERTIES) and _has_partitions(data_dir)
         return inside if is_settled and os.access(data_dir, os.W_OK) else beside
 
     def mode(self, kafka: bool) -> Mode:
-        """How space is freed: as it is set, or else as it is safe beside Kafka, or beside any other broker."""
+        """How space is freed: as configured, else ``copy`` beside Kafka and ``move`` beside other brokers."""
         return self.archive_mode or ("copy" if kafka else "move")
 
     @property
     def broker_arguments(self) -> dict[str, Any]:
-        """`broker_client` as the Kafka library takes it, its secrets in the clear."""
+        """`broker_client` for the Kafka library, with secrets in clear text."""
         return {
             name: value.get_secret_value() if isinstance(value, SecretStr) else value
             for name, value in self.broker_client.items()
@@ -323,7 +325,7 @@ class Settings(BaseSettings):
 
     @property
     def policy(self) -> Policy:
-        """The rules beside a broker that is not Kafka."""
+        """The policy for a broker other than Kafka."""
         return self.policy_for(kafka=False)
 
     def policy_for(self, kafka: bool) -> Policy:
@@ -352,19 +354,19 @@ class Settings(BaseSettings):
         return self._sources.get(key, "default")
 
     def items(self) -> Iterator[tuple[str, str]]:
-        """Every key with its effective value, as it may be shown: secrets are masked."""
-        kafka = any(_is_there(path / _KAFKAS) for path in self.data_dirs)
+        """Every key with its effective value. Secrets are masked."""
+        kafka = any(_exists(path / _META_PROPERTIES) for path in self.data_dirs)
         effective = {"state_path": self.state_dir, "archive_mode": self.mode(kafka)}
         for key, name in _fields_by_key().items():
             yield key, shown(effective.get(name, getattr(self, name)))
 
     def without_effect(self) -> list[str]:
-        """Keys that were set, and that this version accepts without acting on them."""
+        """Keys that were set but have no effect in this version."""
         return [key for key, name in _fields_by_key().items() if name in WITHOUT_EFFECT and key in self._sources]
 
 
-def _is_there(path: Path) -> bool:
-    """Where this user may not look, nothing is: `Path.exists` would raise."""
+def _exists(path: Path) -> bool:
+    """False without permission, where `Path.exists` would raise."""
     return os.path.exists(path)  # noqa: PTH110
 
 

@@ -1,4 +1,4 @@
-"""An annotated configuration file, made from the settings' own definitions: each key, its default, its words."""
+"""An annotated configuration file, made from the settings' own definitions: each key, its default, its text."""
 
 from __future__ import annotations
 
@@ -18,64 +18,68 @@ _PLAIN = re.compile(r"[A-Za-z][A-Za-z0-9_./-]*|[0-9]+(?:\.[0-9]+){3}")
 _WIDTH = 100
 _REQUIRED = {"storage.data.dir": "/var/lib/takhin/data"}
 _HEAD = f"""\
-# Every setting of takhin-tiered, with its default. Set storage.data.dir and a store; what stays at its default may go.
-# It moves nothing before storage.tiered.enabled is true. A variable outweighs a key: {OURS}.cold.age.hours is
-# {variable(f"{OURS}.cold.age.hours")}. A key may be written with dots, or as mappings within each other.
+# Every setting of takhin-tiered, with its default. Set storage.data.dir and a store; remove what stays at its default.
+# Nothing is moved until storage.tiered.enabled is true. An environment variable overrides a key:
+# {variable(f"{OURS}.cold.age.hours")} is {OURS}.cold.age.hours. Write keys with dots or as nested mappings.
 """
-WORDS = {
+DESCRIPTIONS = {
     "storage.data.dir": "The broker's segment directory, which holds directories such as orders-0, or a list of them. "
     "Required.",
-    "storage.tiered.enabled": "true: archive what is cold. false: look, serve the API, and move nothing.",
+    "storage.tiered.enabled": "true: archive cold segments. false: scan and serve the API, but move nothing.",
     "storage.tiered.s3.bucket": "The bucket to archive to. Credentials come from the AWS SDK's own chain. "
     "Set this or directory.path.",
     "storage.tiered.s3.region": "The region of the bucket.",
-    "storage.tiered.s3.prefix": "What every key begins with. Each data directory needs a prefix of its own.",
-    "storage.tiered.s3.endpoint": "Empty for Amazon S3; else the server's address, such as http://minio:9000.",
-    "storage.tiered.s3.prefixes.read": "Prefixes that earlier daemons wrote, and that this one reads after its own.",
-    "storage.tiered.s3.sse": "Server-side encryption that a bucket's policy demands: AES256 or aws:kms. Empty: none.",
-    "storage.tiered.s3.sse.kms.key": "The KMS key, with aws:kms. Empty: the bucket's own.",
-    "storage.tiered.s3.checksum": "What the server is asked to check uploads by.",
-    "storage.tiered.s3.requester.pays": "true: whoever reads the bucket pays.",
-    "storage.tiered.s3.class.cold": "The storage class of what is uploaded, such as STANDARD_IA. Empty: the bucket's.",
+    "storage.tiered.s3.prefix": "Prefix of all object keys. Each data directory needs its own prefix.",
+    "storage.tiered.s3.endpoint": "Empty for Amazon S3; otherwise the server's URL, such as http://minio:9000.",
+    "storage.tiered.s3.prefixes.read": "Read-only prefixes of earlier daemons, searched after this daemon's own.",
+    "storage.tiered.s3.sse": "Server-side encryption that the bucket requires: AES256 or aws:kms. Empty: none.",
+    "storage.tiered.s3.sse.kms.key": "The KMS key for aws:kms. Empty: the bucket's default key.",
+    "storage.tiered.s3.checksum": "The checksum by which the server verifies uploads: sha256, md5 or none.",
+    "storage.tiered.s3.requester.pays": "true: confirm that this account pays for requests to a requester-pays bucket.",
+    "storage.tiered.s3.class.cold": "Storage class of uploaded segments, such as STANDARD_IA. Empty: the bucket's "
+    "default.",
     "storage.tiered.directory.path": "A directory as the store, instead of a bucket. Not inside storage.data.dir.",
-    "storage.tiered.cold.age.hours": "A segment last modified so long ago is cold, and is archived.",
-    "storage.tiered.warm.age.hours": "A segment last modified so long ago is warm. Less than the cold age.",
-    "storage.tiered.archive.interval.minutes": "From the end of one cycle to the start of the next.",
-    "storage.tiered.archive.mode": "How the local disk gets room: copy, trim or move. Empty: copy beside Apache Kafka, "
-    "else move.",
-    "storage.tiered.archive.before.retention": "In copy and trim: archive before the broker's retention deletes.",
-    "storage.tiered.archive.superseded.keep.hours": "How long a superseded generation is kept. 0: for ever.",
-    "storage.tiered.archive.corrupt": "A Kafka segment with a bad batch. archive: as it is, and marked. "
-    "refuse: leave it on disk.",
-    "storage.tiered.archive.concurrency": "Segments in flight at the same time, 1 to 256.",
+    "storage.tiered.cold.age.hours": "A segment is cold, and is archived, this long after its last modification.",
+    "storage.tiered.warm.age.hours": "A segment is warm this long after its last modification. Must be below cold.age.",
+    "storage.tiered.archive.interval.minutes": "Time from the end of one cycle to the start of the next.",
+    "storage.tiered.archive.mode": "How local disk space is freed: copy, trim or move. Empty: copy beside Apache "
+    "Kafka, otherwise move.",
+    "storage.tiered.archive.before.retention": "In modes copy and trim: archive before the broker's retention deletes.",
+    "storage.tiered.archive.superseded.keep.hours": "How long a superseded generation is kept. 0: forever.",
+    "storage.tiered.archive.corrupt": "For a Kafka segment with a bad batch. archive: archive it unchanged, and mark "
+    "it. refuse: leave it on disk.",
+    "storage.tiered.archive.concurrency": "Number of segments in flight at the same time, 1 to 256.",
     "storage.tiered.auto.archive.enabled": "false: segments are archived by command or API only.",
-    "storage.tiered.local.cache.size.mb": "Room for restored segments, in mebibytes; least recently read leave first.",
+    "storage.tiered.local.cache.size.mb": "Disk space for restored segments, in mebibytes. The least recently read "
+    "ones are evicted first.",
     "storage.tiered.restore.lease.hours": "How long a restored segment stays.",
-    "storage.tiered.restore.reserve.mb": "A restore that would leave less free than this, in mebibytes, is refused.",
-    "storage.tiered.reconcile.interval.hours": "How often catalog and bucket are compared, and mended.",
+    "storage.tiered.restore.reserve.mb": "A restore that would leave less than this free, in mebibytes, is refused.",
+    "storage.tiered.reconcile.interval.hours": "How often the catalog is compared with the bucket, and corrected.",
     "storage.tiered.scrub.interval.hours": "How often every archived byte is read back and compared. 0: never.",
-    "storage.tiered.scrub.mbps": "How fast, in megabytes a second at the most.",
-    "storage.tiered.throttle.upload.mbps": "How fast segments are archived, in megabytes a second. 0: no limit.",
-    "storage.tiered.throttle.download.mbps": "How fast they are restored and verified. 0: no limit.",
-    "storage.tiered.retention.hours": "When archived segments are removed for good: hours for all topics, or by glob, "
-    'such as {"orders-*": 720}. Empty: never.',
-    "storage.tiered.retention.bytes": "By bytes kept of each partition, the newest. The same forms. Empty: all.",
-    "storage.tiered.hot.min.access.hz": "Reads an hour that keep a segment hot.",
-    "storage.tiered.hot.min.access.count": "Reads in all that keep a segment hot.",
-    "storage.tiered.tier.check.interval.minutes": "Time between two looks at the tiers.",
-    "storage.tiered.topics.include": "Globs: the topics whose segments may be moved.",
+    "storage.tiered.scrub.mbps": "Maximum rate of that, in megabytes a second.",
+    "storage.tiered.throttle.upload.mbps": "Maximum rate of archiving, in megabytes a second. 0: no limit.",
+    "storage.tiered.throttle.download.mbps": "Maximum rate of restore and verify, in megabytes a second. 0: no limit.",
+    "storage.tiered.retention.hours": "Archived segments are deleted from the archive after so many hours: a number "
+    'for all topics, or by glob, such as {"orders-*": 720}. Empty: never.',
+    "storage.tiered.retention.bytes": "The archive keeps the newest segments of each partition up to so many bytes. "
+    "The same forms. Empty: all.",
+    "storage.tiered.hot.min.access.hz": "Reads per hour that keep a segment hot.",
+    "storage.tiered.hot.min.access.count": "Total reads that keep a segment hot.",
+    "storage.tiered.tier.check.interval.minutes": "Time between two evaluations of the tiers.",
+    "storage.tiered.topics.include": "Globs: topics whose segments may be moved.",
     "storage.tiered.topics.exclude": "Globs: topics that stay on disk even if they are included.",
-    "storage.tiered.topics.compacted": "Compacted topics. skip: leave them on disk. archive: take them knowingly.",
-    "storage.tiered.broker.bootstrap": "The live broker, as host:port, several with commas. Empty: it is not asked.",
+    "storage.tiered.topics.compacted": "Compacted topics. skip: leave them on disk. archive: archive them too.",
+    "storage.tiered.broker.bootstrap": "The live broker as host:port, several with commas. Empty: do not connect.",
     "storage.tiered.broker.client": "How to log in to it: aiokafka's keywords, such as {security_protocol: SSL}.",
     "storage.tiered.trim.ignore.groups": "Globs: consumer groups whose committed offsets do not hold trim back.",
-    "storage.tiered.api.host": "The address to listen on. Anything but loopback needs a token.",
-    "storage.tiered.api.port": "The port to listen on. 0 takes any that is free.",
-    "storage.tiered.api.token": f"If set, requests need it as a bearer token. Better {variable(f'{OURS}.api.token')}.",
-    "storage.tiered.state.dir": "Where catalog and lock are. Empty: <data dir>.takhin-tiered, or inside the data "
-    "directory where nothing can be made beside it. Required with several data directories.",
+    "storage.tiered.api.host": "The address to listen on. Any other than loopback needs a token.",
+    "storage.tiered.api.port": "The port to listen on. 0: any free port.",
+    "storage.tiered.api.token": "If set, requests need it as a bearer token. The environment is a better place: "
+    f"{variable(f'{OURS}.api.token')}.",
+    "storage.tiered.state.dir": "Directory of catalog and lock. Empty: <data dir>.takhin-tiered, or inside the data "
+    "directory if nothing can be created beside it. Required with several data directories.",
     "logging.level": "debug, info, warn or error. Logs go to standard error.",
-    "logging.format": "json: an object on each line. text: for people.",
+    "logging.format": "json: one object per line. text: for people.",
 }
 
 
@@ -84,7 +88,7 @@ def example() -> str:
 
 
 def _lines() -> Iterator[str]:
-    """Nested as far as sections go, and dotted below: some keys are a value and the beginning of another."""
+    """Sections are nested, keys below them dotted: some keys are both a value and a prefix of others."""
     section: tuple[str, ...] = ()
     for name, field in Settings.model_fields.items():
         key = str(field.validation_alias)
@@ -96,16 +100,16 @@ def _lines() -> Iterator[str]:
             yield ("\n" if not depth else "") + "  " * depth + f"{above[depth]}:"
         section = above
         indent = "  " * len(above)
-        words = WORDS.get(key, "")
+        text = DESCRIPTIONS.get(key, "")
         if name in WITHOUT_EFFECT:
-            words += " Accepted, but without effect in this version."
-        yield from textwrap.wrap(words, _WIDTH, initial_indent=f"{indent}# ", subsequent_indent=f"{indent}# ")
+            text += " Accepted, but has no effect in this version."
+        yield from textwrap.wrap(text, _WIDTH, initial_indent=f"{indent}# ", subsequent_indent=f"{indent}# ")
         mark = "# " if name in WITHOUT_EFFECT else ""
         yield f"{indent}{mark}{key.removeprefix('.'.join(above) + '.')}: {_written(key, field.default)}"
 
 
 def _written(key: str, value: Any) -> str:
-    """As YAML takes it, and as it is taken for the default."""
+    """The default in YAML."""
     if value is PydanticUndefined:
         return _REQUIRED[key]
     if value is None or value == () or isinstance(value, SecretStr):

@@ -1,6 +1,6 @@
-"""Where settings come from: a YAML file, the environment, arguments; and the words for what is wrong in them.
+"""Sources of settings (YAML file, environment, arguments), and messages for invalid ones.
 
-Nothing here knows the settings themselves: ``fields`` has the name of each field by its key.
+This module does not know the settings: ``fields`` maps each key to the name of its field.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ def variable(key: str) -> str:
 
 
 def value_of_variable(key: str) -> str | None:
-    """What the environment says of a key; None where it says nothing, or only Kubernetes does."""
+    """The value of a key in the environment; None if it is not set, or set by Kubernetes."""
     value = os.environ.get(variable(key))
     return None if not value or _SERVICE_ADDRESS.fullmatch(value) else value
 
 
 def is_of_kubernetes(name: str) -> bool:
-    """Whether a variable is one that Kubernetes puts into every container for a Service named like our prefix.
+    """Whether Kubernetes sets this variable in every container, for a Service named like our prefix.
 
     Source: Kubernetes, "Discovering services": Docker-compatible service links.
     """
@@ -53,7 +53,7 @@ def is_of_kubernetes(name: str) -> bool:
 
 
 def is_ours(key: str) -> bool:
-    """Whether a key that is not known here is an error, rather than the broker's."""
+    """Whether an unknown key is an error, rather than a key of the broker."""
     return key == OURS or key.startswith(f"{OURS}.")
 
 
@@ -91,7 +91,7 @@ class ByKey(PydanticBaseSettingsSource):
 
 
 def find_config(path: str | Path | None) -> Path | None:
-    """The file to read: the one given, ``$TAKHIN_CONFIG``, or the default one if it is there."""
+    """The file to read: ``path``, else ``$TAKHIN_CONFIG``, else the default file if it exists."""
     chosen = path or os.environ.get(CONFIG_VARIABLE)
     if chosen:
         return Path(chosen)
@@ -105,10 +105,10 @@ def read_yaml(path: Path, tables: Collection[str]) -> dict[str, Any]:
         raise ConfigError(f"cannot read the configuration: {error}", hint=owner_hint(path)) from error
     except OSError as error:
         raise ConfigError(
-            f"cannot read the configuration: {error}", hint="Name the file by --config, or in TAKHIN_CONFIG"
+            f"cannot read the configuration: {error}", hint="Set the file with --config or TAKHIN_CONFIG"
         ) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not YAML: {error}") from error
+        raise ConfigError(f"{path} is not valid YAML: {error}") from error
     if document is None:
         return {}
     if not isinstance(document, dict):
@@ -117,7 +117,7 @@ def read_yaml(path: Path, tables: Collection[str]) -> dict[str, Any]:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML as people mean it: no key twice, and ``no`` and ``on`` are words, as in YAML 1.2."""
+    """Stricter YAML: duplicate keys are an error, and ``no`` and ``on`` are strings, as in YAML 1.2."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
@@ -129,7 +129,7 @@ class _Loader(yaml.SafeLoader):
                 raise yaml.constructor.ConstructorError(
                     "while reading a mapping",
                     node.start_mark,
-                    f"the key {key!r} stands twice, and one of the two would be dropped",
+                    f"duplicate key {key!r}: remove one of the two",
                     key_node.start_mark,
                 )
             seen.add(key)
@@ -154,15 +154,15 @@ def _flatten(value: Mapping[Any, Any], prefix: str, tables: Collection[str]) -> 
 
 
 def refuse_misspelt(names: Iterable[str], where: str) -> None:
-    """Raise for a section that is nearly ours: passed over as a broker's, nothing would ever be moved."""
+    """Raise for a misspelt section: ignored as the broker's, it would leave tiering disabled."""
     for name in sorted(names):
         section = ".".join(name.split(".")[:2])
         if section != OURS and difflib.get_close_matches(section, [OURS], cutoff=_NEARLY):
-            raise ConfigError(f"unknown section {section} (in {where}): {OURS} is meant, it seems")
+            raise ConfigError(f"unknown section {section} (in {where}): did you mean {OURS}?")
 
 
 def refuse_unknown(names: Iterable[str], where: str, fields: Mapping[str, str]) -> None:
-    """Raise for keys, or variables, that are not known; the nearest known one is told."""
+    """Raise for unknown keys or variables, and suggest the nearest known one."""
     complaints = []
     for name in sorted(names):
         if name in fields:
@@ -185,7 +185,7 @@ def explained(
     fields: Mapping[str, str],
     secret: Collection[str],
 ) -> ConfigError:
-    """Every key that is wrong, and where it was set; a ``secret`` one without its value."""
+    """Every invalid key and where it was set; a ``secret`` key without its value."""
     by_name = {name: key for key, name in fields.items()}
     complaints = []
     for problem in error.errors():

@@ -1,4 +1,4 @@
-"""The forms that a setting may have in YAML, in the environment and as an argument, and how they are shown."""
+"""The forms of a setting's value in YAML, in the environment and as an argument, and how they are shown."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def split_commas(value: object) -> object:
     if isinstance(value, str):
         return [part.strip() for part in value.split(",") if part.strip()]
     if isinstance(value, list):
-        # A topic may be named 2024.
+        # YAML reads a topic named 2024 as a number.
         return [str(part) if isinstance(part, int) and not isinstance(part, bool) else part for part in value]
     return value
 
@@ -45,7 +45,7 @@ def _limits(value: object) -> object:
 
 
 def _directories(value: object) -> object:
-    """A path, a list of them, or text with commas; a directory whose own name has the comma is one path."""
+    """A path, a list, or comma-separated text; an existing directory whose name has a comma is one path."""
     if isinstance(value, os.PathLike):
         return (value,)
     if isinstance(value, str):
@@ -53,8 +53,8 @@ def _directories(value: object) -> object:
     return value
 
 
-def _are_apart(paths: tuple[Path, ...]) -> tuple[Path, ...]:
-    """Each names a directory, none of them twice, and none inside another."""
+def _check_disjoint(paths: tuple[Path, ...]) -> tuple[Path, ...]:
+    """Each path names a directory, none is a duplicate, and none is inside another."""
     if not paths or any(str(path) == "." or os.path.abspath(path) == "/" for path in paths):  # noqa: PTH100
         raise ValueError("must name the broker's segment directory")
     for one, other in permutations(paths, 2):
@@ -73,9 +73,9 @@ def _prefixes(value: object) -> object:
 
 def _are_named(prefixes: tuple[str, ...]) -> tuple[str, ...]:
     if "" in prefixes:
-        raise ValueError("must name a prefix, not nothing")
+        raise ValueError("contains an empty prefix")
     if len(set(prefixes)) < len(prefixes):
-        raise ValueError("names a prefix twice")
+        raise ValueError("contains a prefix twice")
     return prefixes
 
 
@@ -87,7 +87,7 @@ def _addresses(value: str) -> str:
 
 
 def _encryption(value: object) -> object:
-    """However it is written: ``aes256`` too."""
+    """Case does not matter: ``aes256`` is accepted too."""
     known = {"aes256": "AES256", "aws:kms": "aws:kms", "aws:kms:dsse": "aws:kms:dsse"}
     return known.get(value.lower(), value) if isinstance(value, str) else value
 
@@ -103,19 +103,19 @@ def is_host_label(text: str) -> bool:
 
 
 def is_host(text: str) -> bool:
-    """Whether a host is one that the AWS SDK takes: an address, or a name without anything unusual in it."""
+    """Whether the AWS SDK accepts a host: an address, or a name of plain host labels."""
     with suppress(ValueError):
         return bool(ipaddress.ip_address(text))
     return all(is_host_label(label) for label in text.removesuffix(".").split("."))
 
 
 def _keywords(value: object) -> object:
-    """A mapping, or JSON text of one. What may be a secret is one from here on."""
+    """A mapping, or its JSON text. Values with a secret's name become `SecretStr`."""
     if isinstance(value, str):
         with suppress(ValueError):
             value = json.loads(value or "{}")
     if not isinstance(value, dict):
-        # The usual words for a wrong type would repeat it.
+        # The library's message for a wrong type would repeat the value, which may hold a secret.
         raise ValueError("must be a mapping, or JSON text of one")  # noqa: TRY004 - the library takes no TypeError
     return {name: _hidden(inner) if _SECRET_NAME.search(str(name)) else inner for name, inner in value.items()}
 
@@ -127,7 +127,7 @@ def _hidden(value: object) -> SecretStr:
 Limits = Annotated[tuple[tuple[str, Annotated[float, Field(gt=0)]], ...], BeforeValidator(_limits)]
 Globs = Annotated[tuple[str, ...], BeforeValidator(split_commas)]
 OptionalPath = Annotated[Path | None, BeforeValidator(none_if_empty)]
-Directories = Annotated[tuple[Path, ...], BeforeValidator(_directories), AfterValidator(_are_apart)]
+Directories = Annotated[tuple[Path, ...], BeforeValidator(_directories), AfterValidator(_check_disjoint)]
 Prefixes = Annotated[tuple[str, ...], BeforeValidator(_prefixes), AfterValidator(_are_named)]
 Addresses = Annotated[str, AfterValidator(_addresses)]
 Encryption = Annotated[Literal["", "AES256", "aws:kms", "aws:kms:dsse"], BeforeValidator(_encryption)]
@@ -136,12 +136,12 @@ Keywords = Annotated[dict[str, Any], BeforeValidator(_keywords)]
 
 
 def within(path: Path, directory: Path) -> bool:
-    """Whether a path is a directory's own, or below it, wherever links lead."""
+    """Whether a path is the directory or below it, with symlinks resolved."""
     return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(directory))
 
 
 def shown(value: object) -> str:
-    """As a variable takes it; a secret is masked."""
+    """In the form of an environment variable; secrets are masked."""
     if value is None:
         return ""
     if isinstance(value, bool):
@@ -156,5 +156,5 @@ def shown(value: object) -> str:
 
 
 def _number(value: float) -> str:
-    """Exactly, and without a fraction where there is none."""
+    """Exact, and without a fraction if it is a whole number."""
     return str(int(value)) if value == int(value) else repr(value)

@@ -1,4 +1,4 @@
-"""The daemon: builds everything, runs it in one task group, and takes it down in order; see `lifecycle`."""
+"""The daemon: builds all parts, runs them in one task group, and stops them in order; see `lifecycle`."""
 
 from __future__ import annotations
 
@@ -34,18 +34,18 @@ _CHALLENGE_SECONDS = 2.0
 
 
 async def run_daemon(settings: Settings, load: Callable[[], Settings] | None = None) -> None:
-    """Serve until a signal comes; ``load`` reads the settings anew, on SIGHUP.
+    """Serve until a signal arrives; ``load`` reads the settings again, on SIGHUP.
 
-    Raises `ConfigError` and `HeldElsewhere` at the start, and whatever was not foreseen at any time.
+    Raises `ConfigError` and `HeldElsewhere` at the start, and unexpected errors at any time.
     """
     async with TieredStorage.open(settings, scan=False) as storage:
-        # The directories first: a port in use is often that of a daemon that has them already.
+        # Lock the directories first: a port in use often belongs to a daemon that holds them.
         with _listen(settings) as listener:
             await _Daemon(settings, storage, load or (lambda: settings)).run([listener])
 
 
 class _Server(uvicorn.Server):
-    """uvicorn within our loop: the signals are the daemon's."""
+    """uvicorn in our loop: the daemon handles the signals."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -75,10 +75,11 @@ class _Daemon:
         app = make_app(self._storage, self._readiness)
         server = _server(app)
         log = logs.logger()
-        # A thread that hashes or walks a log must not hold an answer up for the usual 5 ms at each turn.
+        # By default a hashing thread would delay a response by 5 ms at each switch.
         sys.setswitchinterval(0.0005)
+        # Leave half of the processors to the broker and the API.
         self._storage.share_processors()
-        # The SDK's models are half a million objects that stay: a collection that walks them stops the loop for 0.1 s.
+        # The SDK's models are half a million objects: a collection that traverses them stops the loop for 0.1 s.
         gc.collect()
         gc.freeze()
         self._storage.announce(_address(self._settings, sockets[0]))
@@ -105,7 +106,7 @@ class _Daemon:
         log.info("stopped")
 
     def _helpers(self) -> list[Coroutine[Any, Any, None]]:
-        """What runs beside the cycles, until it is cancelled."""
+        """The background tasks beside the cycles; they run until they are cancelled."""
         storage = self._storage
         return [
             watch(storage),
@@ -116,7 +117,7 @@ class _Daemon:
         ]
 
     def _described(self, listener: socket.socket) -> dict[str, object]:
-        """What a person who reads the log later wants to know of this start."""
+        """The facts about this start, for the log."""
         storage, settings = self._storage, self._settings
         return {
             "version": takhin_tiered.__version__,
@@ -131,7 +132,7 @@ class _Daemon:
         }
 
     async def _cycles(self) -> None:
-        """A cycle at once, then one each interval; one that could do nothing is tried again sooner."""
+        """One cycle at once, then one per interval; a cycle that could not run is retried sooner."""
         retry = float("inf")
         while not self._stopping.is_set():
             try:
@@ -149,7 +150,7 @@ class _Daemon:
             await self._pause(retry)
 
     async def _pause(self, at_most: float) -> None:
-        """Until the interval that is set, also by a reload meanwhile, is over, or the daemon stops."""
+        """Wait until the interval is over, or the daemon stops. A reload may change the interval meanwhile."""
         began = time.monotonic()
         while not self._stopping.is_set():
             pause = min(at_most, self._storage.cycle_seconds) - (time.monotonic() - began)
@@ -172,7 +173,9 @@ class _Daemon:
 
     async def _watch_claim(self) -> None:
         await self._storage.wait_claim_lost()
-        raise HeldElsewhere("another owner took the store over: this daemon stops before the two fight")
+        raise HeldElsewhere(
+            "another daemon took over the prefix in the store: this daemon stops and writes nothing more"
+        )
 
     async def _feed_watchdog(self) -> None:
         microseconds = int(os.environ.get("WATCHDOG_USEC", "0"))
@@ -213,12 +216,12 @@ def _listen(settings: Settings) -> socket.socket:
     except OSError as error:
         raise ConfigError(
             f"cannot listen on {host}:{port}: {error.strerror}",
-            hint="Set storage.tiered.api.host and storage.tiered.api.port to an address that is free",
+            hint="Set storage.tiered.api.host and storage.tiered.api.port to a free address",
         ) from error
 
 
 def _address(settings: Settings, listener: socket.socket) -> str:
-    """Where commands on this machine reach the API."""
+    """The API's URL for commands on this machine."""
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.api_host, settings.api_host)  # noqa: S104
     port = listener.getsockname()[1]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

@@ -1,4 +1,4 @@
-"""What a process does now, written to the log: for whoever sends it SIGUSR1, as it seems to stand still."""
+"""A dump of the process's current work to the log, on SIGUSR1: to find out why it seems to hang."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _TASKS = 100
 
 
 def dump(storage: TieredStorage | None = None) -> None:
-    """To be called in the loop's thread. Written whatever the log level is: somebody asked."""
+    """Call it in the loop's thread. It writes whatever the log level is."""
     log, now = logs.always(), time.time()
     tasks = asyncio.all_tasks()
     log.info("current work", in_flight=len(work.running()), tasks=len(tasks), **(_state(storage) if storage else {}))
@@ -47,7 +47,7 @@ def _state(storage: TieredStorage) -> dict[str, Any]:
 
 
 def _places(tasks: set[asyncio.Task[Any]]) -> dict[str, int]:
-    """Where tasks wait: many stand at the same line."""
+    """Where tasks wait, with counts: many wait at the same line."""
     found: dict[str, int] = {}
     for task in tasks:
         frames = task.get_stack(limit=1)

@@ -1,7 +1,7 @@
-"""What not every file system can do: owners, modes, times, hard links, flushing, locks.
+"""Operations that some file systems do not support: owners, modes, times, hard links, flushing, locks.
 
-None of that is a file's content. Where it is refused, there is another way, or a warning, once for each file system;
-what says that bytes may be lost, such as EIO or ENOSPC, goes up as it is. Everything here blocks.
+None of them changes a file's content. If one is refused, there is a fallback or a warning, once per file system.
+Errors that may mean lost bytes, such as EIO or ENOSPC, are raised unchanged. Everything here blocks.
 """
 
 from __future__ import annotations
@@ -19,25 +19,25 @@ from pathlib import Path
 
 from takhin_tiered import logs
 
-_UNKNOWN = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOTTY}
-_REFUSED = _UNKNOWN | {errno.EPERM, errno.EACCES, errno.EOVERFLOW}
-_NO_LINKS = _UNKNOWN | {errno.EPERM, errno.EMLINK, errno.EXDEV}
-_NO_SYNC_OF_DIRECTORIES = _UNKNOWN | {errno.EBADF, errno.EISDIR}
-_NO_LOCKS = _UNKNOWN | {errno.ENOLCK, errno.EBADF, errno.EPERM}
+_UNSUPPORTED = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.ENOTTY}
+_REFUSED = _UNSUPPORTED | {errno.EPERM, errno.EACCES, errno.EOVERFLOW}
+_NO_LINKS = _UNSUPPORTED | {errno.EPERM, errno.EMLINK, errno.EXDEV}
+_NO_SYNC_OF_DIRECTORIES = _UNSUPPORTED | {errno.EBADF, errno.EISDIR}
+_NO_LOCKS = _UNSUPPORTED | {errno.ENOLCK, errno.EBADF, errno.EPERM}
 _RENAME_NOREPLACE = 1
 _FLOCK = "hhqqi4x"
 """``struct flock`` of 64-bit Linux: type, whence, start, length, pid."""
-_ALONE_SECONDS = 10.0
+_EXCLUSIVE_SECONDS = 10.0
 
-_told: set[tuple[str, int]] = set()
-_alone_here = threading.Lock()
+_warned: set[tuple[str, int]] = set()
+_process_lock = threading.Lock()
 
 
 def _warn(fd: int, what: str, error: OSError, hint: str) -> None:
-    """Once for each file system: a restore of a thousand segments has one thing to say, not a thousand."""
+    """Warn once per file system, not once for each of a thousand segments."""
     place = (what, os.fstat(fd).st_dev)
-    if place not in _told:
-        _told.add(place)
+    if place not in _warned:
+        _warned.add(place)
         logs.logger().warning(what, path=_path_of(fd), error=error.strerror or str(error), hint=hint)
 
 
@@ -49,12 +49,12 @@ def _path_of(fd: int) -> str:
 
 
 def sync_file(fd: int) -> bool:
-    """Flush a file to the disk; False, and a warning, where its file system cannot flush at all."""
-    return _sync(fd, _UNKNOWN, "the file system cannot flush a file: what it was given last may be lost in a power cut")
+    """Flush a file to the disk; False, with a warning, if its file system does not support that."""
+    return _sync(fd, _UNSUPPORTED, "the file system cannot flush files: a power cut may lose the latest writes")
 
 
 def can_flush(directory: Path) -> bool:
-    """Whether files in this directory can be flushed to the disk, by one that is made for that."""
+    """Whether files in this directory can be flushed to the disk, tried with a temporary file."""
     path = directory / f"flushed.{os.getpid()}"
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
@@ -65,8 +65,8 @@ def can_flush(directory: Path) -> bool:
 
 
 def sync_directory(fd: int) -> None:
-    """Flush the names in a directory. Network and FUSE file systems often keep them by themselves, and refuse."""
-    what = "the file system cannot flush a directory: names that were given last may be lost in a power cut"
+    """Flush a directory's entries. Network and FUSE file systems often do not support it."""
+    what = "the file system cannot flush directories: a power cut may lose the latest names"
     _sync(fd, _NO_SYNC_OF_DIRECTORIES, what)
 
 
@@ -77,14 +77,15 @@ def _sync(fd: int, unknown: set[int], what: str) -> bool:
     except OSError as error:
         if error.errno not in unknown and not (error.errno == errno.EROFS and _takes_changes(fd)):
             raise
-        _warn(fd, what, error, "Put the directory on a local file system, if that is too little")
+        _warn(fd, what, error, "If you need this protection, put the directory on a local file system")
         return False
 
 
 def _takes_changes(fd: int) -> bool:
-    """Whether a file system is alive that answers EROFS to a flush, which it then only does not know.
+    """After EROFS from a flush: whether the file system takes other changes, so that only the flush is unsupported.
 
-    One that the kernel stopped after an error answers the same, and has lost bytes. It takes no other change either.
+    A file system that the kernel made read-only after an error returns EROFS too. It has lost bytes, and refuses every
+    change.
     """
     if os.fstatvfs(fd).f_flag & os.ST_RDONLY:
         return False
@@ -96,11 +97,13 @@ def _takes_changes(fd: int) -> bool:
 
 
 def set_mode(fd: int, mode: int) -> None:
-    _attempt(fd, lambda: os.fchmod(fd, mode), "permissions cannot be set: files have those that the mount gives them")
+    _attempt(
+        fd, lambda: os.fchmod(fd, mode), "the file system cannot set permissions: restored files get those of the mount"
+    )
 
 
 def set_time(fd: int, mtime_ns: int) -> None:
-    what = "modification times cannot be set: what is restored looks new, and grows cold again from now on"
+    what = "the file system cannot set modification times: restored segments count as new, and become cold from now on"
     _attempt(fd, lambda: os.utime(fd, ns=(mtime_ns, mtime_ns)), what)
 
 
@@ -110,11 +113,11 @@ def _attempt(fd: int, change: Callable[[], None], what: str) -> None:
     except OSError as error:
         if error.errno not in _REFUSED:
             raise
-        _warn(fd, what, error, "The bytes are whole. Run this as the owner of the data directory")
+        _warn(fd, what, error, "The content is not affected. Run this as the owner of the data directory")
 
 
 def give_to_owner_of(directory: int, fd: int) -> None:
-    """What is restored belongs to whoever owns the directory, the broker; its group alone, where only that can be."""
+    """Give a restored file to the owner of its directory, the broker; or at least to its group."""
     owner, found = os.fstat(directory), os.fstat(fd)
     if (found.st_uid, found.st_gid) == (owner.st_uid, owner.st_gid):
         return
@@ -125,9 +128,9 @@ def give_to_owner_of(directory: int, fd: int) -> None:
             raise
         with suppress(OSError):
             os.fchown(fd, -1, owner.st_gid)
-        what = f"restored files cannot be given to user {owner.st_uid}, who owns the directory: they stay user "
-        hint = "See that the broker can read them, or run this as the broker's user, or with CAP_CHOWN"
-        _warn(fd, f"{what}{found.st_uid}'s", error, hint)
+        what = f"restored files cannot be given to user {owner.st_uid}, who owns the directory: they belong to user "
+        hint = "Make sure that the broker can read them, or run this as the broker's user, or with CAP_CHOWN"
+        _warn(fd, f"{what}{found.st_uid}", error, hint)
 
 
 def move_to_free_name(old: str, new: str, *, source: int, target: int) -> None:
@@ -139,7 +142,7 @@ def move_to_free_name(old: str, new: str, *, source: int, target: int) -> None:
             raise
         _rename_to_free_name(old, new, source, target)
         return
-    # The file has its name now; its second one is tried again later.
+    # The file has its new name; the next attempt or cycle removes the old one.
     with suppress(OSError):
         os.unlink(old, dir_fd=source)
 
@@ -148,10 +151,10 @@ def _rename_to_free_name(old: str, new: str, source: int, target: int) -> None:
     try:
         _rename_without_replacing(old, new, source, target)
     except OSError as error:
-        if error.errno not in _UNKNOWN:
+        if error.errno not in _UNSUPPORTED:
             raise
-        # Nothing here is atomic, so whoever else does this is kept out. A kill leaves one name or the other.
-        with _alone_in(target):
+        # Check and rename are not atomic, so a lock excludes other processes. A kill leaves one name or the other.
+        with _exclusive(target):
             with suppress(FileNotFoundError):
                 os.stat(new, dir_fd=target, follow_symlinks=False)
                 raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), new) from None
@@ -160,7 +163,7 @@ def _rename_to_free_name(old: str, new: str, source: int, target: int) -> None:
 
 def _rename_without_replacing(old: str, new: str, source: int, target: int) -> None:
     """Source: rename(2), renameat2; Python has no function for it."""
-    import ctypes  # Hardly any process comes by here, and every start would wait for it.
+    import ctypes  # Rarely needed, and slow to import.
 
     renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
     if renameat2 is None:
@@ -172,10 +175,10 @@ def _rename_without_replacing(old: str, new: str, source: int, target: int) -> N
 
 
 @contextmanager
-def _alone_in(directory: int) -> Iterator[None]:
-    """Nobody else of ours is within for this directory, in this process or, where it has locks, in another one."""
-    with _alone_here:
-        deadline, locked = time.monotonic() + _ALONE_SECONDS, False
+def _exclusive(directory: int) -> Iterator[None]:
+    """Exclude other users of this directory: in this process, and, if it supports locks, in other processes."""
+    with _process_lock:
+        deadline, locked = time.monotonic() + _EXCLUSIVE_SECONDS, False
         while not locked:
             try:
                 fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -187,8 +190,8 @@ def _alone_in(directory: int) -> Iterator[None]:
             except OSError as error:
                 if error.errno not in _NO_LOCKS:
                     raise
-                what = "the file system has neither hard links nor locks: nothing but this process may write there"
-                _warn(directory, what, error, "Let no other machine use this directory")
+                what = "the file system has neither hard links nor locks: only one process may write to this directory"
+                _warn(directory, what, error, "Make sure that no other machine uses this directory")
                 break
         try:
             yield
@@ -198,13 +201,13 @@ def _alone_in(directory: int) -> Iterator[None]:
 
 
 class NoLocks(OSError):
-    """The file system has no locks of either kind."""
+    """The file system supports neither kind of lock."""
 
 
 def lock(fd: int, *, shared: bool = False) -> None:
-    """Lock a file until its descriptor is closed. `BlockingIOError` where another holds it; `NoLocks`.
+    """Lock a file until its descriptor is closed. `BlockingIOError` if another process holds it; `NoLocks`.
 
-    By flock, or where that is refused by an open file description lock, which ends in the same way: fcntl(2).
+    Uses flock, or, if that is not supported, an open file description lock, released in the same way: fcntl(2).
     """
     try:
         fcntl.flock(fd, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
@@ -225,5 +228,5 @@ def lock(fd: int, *, shared: bool = False) -> None:
 
 
 def warn_no_locks(fd: int, error: OSError) -> None:
-    what = "the file system has no locks: that one daemon works here is told by its process ID alone"
+    what = "the file system has no locks: only a process ID in a file prevents a second daemon here"
     _warn(fd, what, error, "Set storage.tiered.state.dir to a directory on a local file system")

@@ -1,10 +1,10 @@
-"""How a process of ours begins and ends: its event loop, its signals, and one cycle without a daemon.
+"""Start and end of a process: its event loop, its signals, and one cycle without a daemon.
 
-Every command has handlers of its own for the signals that end a process, as the kernel passes those over that the first
-process of a container leaves as they are. The first one ends the command in order, a second one at once.
+Every command handles termination signals itself, because the kernel ignores signals that the first process of a
+container does not handle. The first signal ends a command cleanly, the second one at once.
 
-With the daemon, the first SIGTERM or SIGINT ends the taking of work: what is being moved is finished, within
-`GRACE_SECONDS`, and then given up cleanly. A second signal skips the wait, a third one everything.
+The daemon stops taking work at the first SIGTERM or SIGINT: it finishes transfers in flight within `GRACE_SECONDS`,
+then cancels the rest cleanly. A second signal skips the wait, a third one ends the process at once.
 """
 
 from __future__ import annotations
@@ -42,20 +42,20 @@ class Interrupted(TakhinError):
 
 
 def run_in_loop(work: Coroutine[Any, Any, Result]) -> Result:
-    """Run a coroutine in a loop of its own, made for much moving of bytes. `Interrupted` where a signal ends it."""
-    # What was imported stays: a collection need not walk it again and again.
+    """Run a coroutine in a loop of its own, tuned for moving many bytes. `Interrupted` if a signal ends it."""
+    # Imported modules stay: collections need not traverse them.
     gc.freeze()
     gc.set_threshold(50_000, 20, 20)
-    # It is off where the program begins.
+    # `cli.start` disabled it.
     gc.enable()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        # More than a loop has by itself: those that wait for a slow disk, or a throttle, are not to stop all others.
+        # More threads than the default: those that wait for a slow disk or a throttle must not block the others.
         runner.get_loop().set_default_executor(ThreadPoolExecutor(32, "worker"))
         return runner.run(_until_signalled(work))
 
 
 async def _until_signalled(work: Coroutine[Any, Any, Result]) -> Result:
-    """The command itself; the first signal cancels it."""
+    """Run the command; the first signal cancels it."""
     task = asyncio.current_task()
     assert task is not None
     received: list[str] = []
@@ -64,12 +64,12 @@ async def _until_signalled(work: Coroutine[Any, Any, Result]) -> Result:
         if received:
             end_at_once()
         received.append(signal.Signals(number).name)
-        # A thread that hangs, in a network file system for one, holds this process up for so long and no longer.
+        # A thread may hang, for example in a network file system: do not wait for it any longer than this.
         end_in(_COMMAND_GRACE_SECONDS)
         task.cancel()
 
     handlers: dict[int, OnSignal] = {signal.SIGTERM: end, signal.SIGUSR1: lambda _: dump()}
-    # What was started to outlive its terminal goes on: nohup, or a shell's job in the background.
+    # Ignored signals stay ignored: nohup, or a background job of a shell.
     handlers |= {n: end for n in (signal.SIGINT, signal.SIGHUP) if signal.getsignal(n) is not signal.SIG_IGN}
     with handling(handlers):
         try:
@@ -79,7 +79,7 @@ async def _until_signalled(work: Coroutine[Any, Any, Result]) -> Result:
                 raise
             raise Interrupted(
                 f"interrupted by {received[0]}",
-                hint="Nothing is lost: local files stand as they did, and the next run goes on",
+                hint="Nothing is lost: no local file was removed without a verified copy. The next run continues",
             ) from None
 
 
@@ -88,7 +88,7 @@ _handlers: dict[int, OnSignal] = {}
 
 @contextlib.contextmanager
 def handling(handlers: Mapping[int, OnSignal]) -> Iterator[None]:
-    """Within: these signals call these functions, in the loop; those from outside do again at the end."""
+    """Within: these signals call these functions, in the loop; afterwards the previous handlers apply again."""
     before = {number: _handlers.get(number) for number in handlers}
     _use(handlers)
     try:
@@ -109,12 +109,12 @@ def _use(handlers: Mapping[int, OnSignal | None]) -> None:
 
 
 def end_at_once() -> None:
-    """As a kill does, which loses nothing either."""
+    """Exit like a kill, which loses nothing either."""
     os._exit(1)
 
 
 def end_in(seconds: float) -> None:
-    """End at once when so much time has passed, whatever hangs; a process that ends by itself before is not held up."""
+    """Exit after so many seconds, whatever hangs, unless the process ends earlier."""
     timer = threading.Timer(seconds, end_at_once)
     timer.daemon = True
     timer.start()
@@ -129,9 +129,9 @@ def _unwatched(_: TieredStorage) -> Iterator[Listener]:
 
 
 async def run_once(settings: Settings, watch: Watch = _unwatched) -> int:
-    """One cycle and no API; 1 if anything failed. A signal ends it as it ends the daemon.
+    """One cycle without the API; returns 1 if anything failed. Signals work as for the daemon.
 
-    ``watch`` is entered for the cycle, and left when it has ended.
+    ``watch`` is entered before the cycle and left after it.
     """
     async with TieredStorage.open(settings, scan=False) as storage, contextlib.AsyncExitStack() as stack:
         listener = stack.enter_context(watch(storage))
@@ -159,19 +159,19 @@ class Shutdown:
 
     @contextlib.contextmanager
     def signals(self, also: Mapping[int, OnSignal]) -> Iterator[None]:
-        """Within: SIGTERM and SIGINT are ours, and so are those that are given."""
+        """Within: handle SIGTERM, SIGINT and the given signals."""
         with handling({signal.SIGTERM: self.signalled, signal.SIGINT: self.signalled, **also}):
             yield
 
     async def drain(self, work: asyncio.Task[Any]) -> None:
-        """Wait for what is being moved, for as long as the grace period or the second signal allow."""
+        """Wait for transfers in flight until the grace period ends or a second signal arrives."""
         if not work.done():
             hurry = asyncio.create_task(self._hurry.wait())
             timeout = GRACE_SECONDS if self.begun.is_set() else None
             await asyncio.wait({work, hurry}, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
             hurry.cancel()
         if not work.done():
-            logs.logger().warning("giving up what is being moved: it stays on disk, and is moved after the next start")
+            logs.logger().warning("cancelling transfers in flight: their files stay on disk until the next start")
             work.cancel()
             await asyncio.wait({work})
 

@@ -28,7 +28,7 @@ class _Style(NamedTuple):
     colours: bool
 
     def processors(self) -> list[Any]:
-        """The last one makes the line."""
+        """The last processor renders the line."""
         from structlog import contextvars, dev, processors
 
         last: Any = processors.JSONRenderer() if self.as_json else dev.ConsoleRenderer(colors=self.colours)
@@ -57,7 +57,7 @@ _is_set_up = False
 
 
 def _structlog() -> ModuleType:
-    """Imported for the first line, and set up as was asked: most commands write none, and it loads all of rich."""
+    """Import and configure structlog at the first line: most commands log nothing, and it imports all of rich."""
     global _is_set_up  # noqa: PLW0603 - as the library's own configuration, there is one for the process
     import structlog
 
@@ -66,15 +66,15 @@ def _structlog() -> ModuleType:
         structlog.configure(
             processors=_style.processors(),
             wrapper_class=structlog.make_filtering_bound_logger(_style.level),
-            # Looked up at each line: standard error may be replaced, by a progress bar for one.
-            logger_factory=lambda *_: structlog.PrintLogger(_LAST_RESORT),
+            # Looked up for each line: a progress bar may replace standard error.
+            logger_factory=lambda *_: structlog.PrintLogger(_STDERR),
             cache_logger_on_first_use=False,
         )
     return structlog
 
 
 class _LinesOfLibraries(logging.Formatter):
-    """What libraries say, in the form of our own lines."""
+    """Log lines of libraries, in the format of our own."""
 
     def __init__(self, style: _Style) -> None:
         super().__init__()
@@ -89,22 +89,22 @@ class _LinesOfLibraries(logging.Formatter):
 
 
 def configure(level: str, style: str) -> None:
-    """Set up structlog, and send what libraries say through the same door; ``style`` is json or text."""
+    """Configure structlog, and send the libraries' log lines through it; ``style`` is json or text."""
     global _style, _is_set_up
     _style, _is_set_up = _Style(_LEVELS[level], style == "json", sys.stderr.isatty()), False
     if "structlog" in sys.modules:
-        # Loggers that somebody holds are to follow.
+        # Existing loggers follow the new configuration.
         _structlog()
-    handler = logging.StreamHandler(_LAST_RESORT)
+    handler = logging.StreamHandler(_STDERR)
     handler.setFormatter(_LinesOfLibraries(_style))
     root = logging.getLogger()
     root.handlers[:] = [handler]
-    # Libraries speak only of what is wrong: botocore's debug lines carry signatures.
+    # Only warnings of libraries: botocore's debug lines contain signatures.
     root.setLevel(max(_LEVELS[level], logging.WARNING))
 
 
-def for_a_command(level: str = "warning") -> None:
-    """For whoever sits before a terminal: text, and of what a library reports only the error, not its traceback."""
+def configure_for_command(level: str = "warning") -> None:
+    """For a terminal: text, and a library's error without its traceback."""
     configure(level, "text")
     for handler in logging.getLogger().handlers:
         handler.addFilter(_without_traceback)
@@ -121,10 +121,10 @@ _KEPT = 1 << 20
 _LAST_WAIT = 2.0
 
 
-class _NeverWaits(io.TextIOBase):
-    """Writes to a pipe or a socket what fits there now.
+class _NonBlockingWriter(io.TextIOBase):
+    """Writes to a pipe or a socket without blocking.
 
-    Where its reader stands still, lines are kept up to a size, and then dropped: a daemon must not stand still with it.
+    If the reader stalls, lines are buffered up to a size, then dropped: a stalled reader must not stall the daemon.
     """
 
     def __init__(self, fd: int, send: Callable[[int, bytes], int]) -> None:
@@ -135,7 +135,7 @@ class _NeverWaits(io.TextIOBase):
         atexit.register(self._end)
 
     def _end(self) -> None:
-        """The last lines wait for a reader, though not for long."""
+        """At exit, wait briefly for the reader."""
         end = time.monotonic() + _LAST_WAIT
         while self._left and (left := end - time.monotonic()) > 0:
             if select.select((), (self._fd,), (), left)[1]:
@@ -149,7 +149,7 @@ class _NeverWaits(io.TextIOBase):
                 self._push()
                 return len(text)
             if self._dropped:
-                self._left += f"{self._dropped} lines of the log were dropped: nobody read them\n".encode()
+                self._left += f"{self._dropped} log lines were dropped: the reader of standard error stalled\n".encode()
                 self._dropped = 0
             self._left += text.encode(errors="backslashreplace")
             if text.endswith("\n"):
@@ -163,20 +163,20 @@ class _NeverWaits(io.TextIOBase):
 
 
 _PIECE = 4096
-"""What a pipe takes whole, or not at all. Source: pipe(7), PIPE_BUF."""
+"""Writes up to this size are atomic on a pipe. Source: pipe(7), PIPE_BUF."""
 
 
-def never_wait() -> None:
-    """From now on no line waits for whoever reads standard error, where that is a pipe or a socket."""
+def use_nonblocking_stderr() -> None:
+    """From now on log lines do not block on standard error, if it is a pipe or a socket."""
     with suppress(OSError, ValueError, AttributeError):
         fd = sys.stderr.fileno()
         mode = os.fstat(fd).st_mode
         if stat.S_ISFIFO(mode):
-            # Opened anew, as the old one may be shared with others, who expect to wait.
+            # Reopened, because other processes may share the old description and expect it to block.
             own = os.open(f"/proc/self/fd/{fd}", os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-            _LAST_RESORT.use(_NeverWaits(own, os.write))
+            _STDERR.use(_NonBlockingWriter(own, os.write))
         elif stat.S_ISSOCK(mode):
-            _LAST_RESORT.use(_NeverWaits(fd, _send_now))
+            _STDERR.use(_NonBlockingWriter(fd, _send_now))
 
 
 def _send_now(fd: int, data: bytes) -> int:
@@ -185,9 +185,9 @@ def _send_now(fd: int, data: bytes) -> int:
 
 
 class _StandardError(io.TextIOBase):
-    """Standard error as it is now, which a progress bar may have replaced.
+    """The present standard error, which a progress bar may have replaced.
 
-    Where it cannot be written, as its disk is full or its reader is gone, a line is lost, and never the work: who frees
+    If it cannot be written (disk full, reader gone), the line is lost and the work continues: a program that frees
     disks must not stop because one is full.
     """
 
@@ -208,7 +208,7 @@ class _StandardError(io.TextIOBase):
             (self._other or sys.stderr).flush()
 
 
-_LAST_RESORT: Any = _StandardError()
+_STDERR: Any = _StandardError()
 
 
 def logger() -> Any:
@@ -218,11 +218,9 @@ def logger() -> Any:
 
 
 def always() -> Any:
-    """For what somebody asked for: it is written whatever the level is."""
+    """A logger for requested output: it writes whatever the level is."""
     structlog = _structlog()
-    return structlog.wrap_logger(
-        structlog.PrintLogger(_LAST_RESORT), wrapper_class=structlog.make_filtering_bound_logger(0)
-    )
+    return structlog.wrap_logger(structlog.PrintLogger(_STDERR), wrapper_class=structlog.make_filtering_bound_logger(0))
 
 
 def new_correlation_id() -> str:
@@ -237,7 +235,7 @@ def _name_operation(_: object, __: str, event: MutableMapping[str, Any]) -> Muta
 
 
 def correlation_id() -> str:
-    """The one that is bound to the lines of this caller; a new one where there is none."""
+    """The ID bound to the caller's context, or a new one."""
     if (current := _operation.get()) is not None:
         return current.correlation_id
     bound = sys.modules["structlog"].contextvars.get_contextvars() if "structlog" in sys.modules else {}
@@ -246,7 +244,7 @@ def correlation_id() -> str:
 
 @contextmanager
 def operation(verb: str, segment: str, correlation: str = "") -> Iterator[None]:
-    """Bind the segment, the verb and a correlation id, the caller's if none is given, to every line within."""
+    """Within: bind segment, verb and correlation ID (default: the caller's) to every line."""
     token = _operation.set(_Operation(correlation or correlation_id(), verb, segment))
     try:
         yield

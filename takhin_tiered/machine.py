@@ -1,6 +1,6 @@
-"""What this machine tells of itself: its boot, its processes, and a clock that nobody sets.
+"""Facts about this machine: its boot, its processes, and a clock that nobody sets.
 
-All of it comes from Linux's ``/proc``; elsewhere, or where it is hidden, the answer is "not known".
+They come from Linux's ``/proc``; on other systems, or if it is hidden, they are unknown.
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ from pathlib import Path
 
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
 _START_TIME = 19
-"""The field of ``/proc/<pid>/stat`` behind the name, counted from the state: ticks since the boot. Source: proc(5)."""
+"""Index of the start time in ``/proc/<pid>/stat``, counted from the state after the name. Source: proc(5)."""
 
 
 def uptime() -> float:
-    """Seconds by a clock that no operator and no NTP sets, and that goes on while the machine sleeps."""
+    """Seconds by a clock that neither operators nor NTP set, and that runs while the machine sleeps."""
     return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
 
 
 def boot_id() -> str:
-    """Names this boot of this kernel; containers on it share it. Empty where not known."""
+    """The ID of this boot of the kernel, shared by all containers on it. Empty if unknown."""
     try:
         return _BOOT.read_text().strip()
     except OSError:
@@ -28,7 +28,7 @@ def boot_id() -> str:
 
 
 def process_space() -> str:
-    """Names the boot and the namespace in which a process ID means the same process. Empty where not known."""
+    """The boot and the PID namespace in which a process ID identifies a process. Empty if unknown."""
     boot = boot_id()
     try:
         return f"{boot}/{Path('/proc/self/ns/pid').readlink()}" if boot else ""
@@ -37,19 +37,19 @@ def process_space() -> str:
 
 
 def started_at(pid: int) -> int:
-    """When a process was started, in ticks since the boot: this tells two of the same ID apart. 0 where not known."""
+    """When a process was started, in ticks since the boot: it distinguishes reused IDs. 0 if unknown."""
     fields = _stat_fields(pid)
     return int(fields[_START_TIME]) if len(fields) > _START_TIME else 0
 
 
 def is_alive(pid: int, started: int = 0) -> bool:
-    """Whether a process of this `process_space` lives. ``started`` as `started_at` told it, 0 where not known."""
+    """Whether a process of this `process_space` is alive. ``started`` is from `started_at`, 0 if unknown."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
     except OSError:
-        # It is another user's.
+        # The process belongs to another user.
         pass
     fields = _stat_fields(pid)
     if len(fields) <= _START_TIME:
@@ -59,7 +59,7 @@ def is_alive(pid: int, started: int = 0) -> bool:
 
 def _stat_fields(pid: int) -> list[str]:
     try:
-        # The name, in brackets, may hold spaces and brackets.
+        # The name, in parentheses, may contain spaces and parentheses.
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return []

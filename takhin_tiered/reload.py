@@ -1,4 +1,4 @@
-"""Settings read anew while the daemon runs, on SIGHUP: what can be applied is, and what needs a restart is told."""
+"""Reload of the settings on SIGHUP: applies what can change at run time, and logs what needs a restart."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from takhin_tiered.errors import TakhinError
 from takhin_tiered.tiered_storage import TieredStorage
 
 _OF_THE_LOG = {"log_level", "log_format"}
-# Neither where anything is, nor what has been decided by it: who owns the store, which files may be unlinked.
+# Not locations, nor what was decided by them: who owns the store, which files may be unlinked.
 _APPLICABLE = _OF_THE_LOG | {
     "api_token",
     "archive_before_retention",
@@ -41,12 +41,12 @@ _APPLICABLE = _OF_THE_LOG | {
 
 
 async def reload(storage: TieredStorage, load: Callable[[], Settings]) -> None:
-    """All that is applicable, or nothing. Raises nothing: a daemon outlives a mistake in its file."""
+    """Apply all applicable changes, or none. Raises nothing: a mistake in the file must not stop the daemon."""
     old = storage.settings
     try:
         new = await in_thread(load)
     except (TakhinError, OSError) as error:
-        _refuse("the configuration cannot be read anew", str(error), [])
+        _refuse("the configuration cannot be reloaded", str(error), [])
         return
     changed = [name for name in Settings.model_fields if getattr(new, name) != getattr(old, name)]
     applied = [name for name in changed if name in _APPLICABLE]
@@ -54,8 +54,8 @@ async def reload(storage: TieredStorage, load: Callable[[], Settings]) -> None:
     try:
         mixed = old.with_changes(new, applied)
     except ValidationError as error:
-        problems = "; ".join(problem["msg"] for problem in error.errors())
-        _refuse("the configuration can only be applied by a restart", problems, waiting)
+        messages = "; ".join(problem["msg"] for problem in error.errors())
+        _refuse("the new configuration needs a restart", messages, waiting)
         return
     storage.apply(mixed)
     if _OF_THE_LOG & set(applied):
@@ -64,7 +64,7 @@ async def reload(storage: TieredStorage, load: Callable[[], Settings]) -> None:
 
 
 def _refuse(what: str, why: str, keys: list[str]) -> None:
-    logs.logger().error(f"{what}: the one before stays in effect", error=why, needs_restart=keys)
+    logs.logger().error(f"{what}: the previous one stays in effect", error=why, needs_restart=keys)
 
 
 def _key(name: str) -> str:

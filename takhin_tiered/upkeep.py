@@ -1,4 +1,4 @@
-"""Upkeep: what the daemon does beside its cycles. Each is a coroutine that runs until it is cancelled."""
+"""Background tasks of the daemon beside its cycles. Each is a coroutine that runs until it is cancelled."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ _LOOK_SECONDS = 60.0
 
 
 async def watch(storage: TieredStorage) -> None:
-    """Ask the store, and look at the disk, now and then, so that readiness and metrics speak of now."""
+    """Check the store and the disks regularly, so that readiness and metrics are current."""
     headrooms: dict[int, Headroom] = {}
     metrics = storage.metrics
     while True:
         for device, free in (await in_thread(storage.measure_room)).items():
             headrooms.setdefault(device, Headroom()).note(time.monotonic(), free)
-        # The disk that is full first: room on another one is of no use to its partitions.
+        # The disk that fills up first counts: its partitions cannot use room on another one.
         lasting = [seconds for headroom in headrooms.values() if (seconds := headroom.seconds()) is not None]
         storage.headroom_seconds = left = min(lasting, default=None)
         metrics.headroom.set(float("inf") if left is None else left)
@@ -33,9 +33,9 @@ async def watch(storage: TieredStorage) -> None:
 
 
 async def reconcile_and_scrub(storage: TieredStorage) -> None:
-    """Hold the catalog against the bucket, and read archived bytes back, each at its interval.
+    """Compare the catalog with the bucket, and read archived bytes back, each at its interval.
 
-    With the first, superseded generations whose time is over are removed: the bucket has just been listed.
+    The first also removes superseded generations that are old enough: the bucket has just been listed.
     """
     reconciled = scrubbed = time.monotonic()
     while storage.settings.has_store and storage.settings.enabled:
@@ -55,8 +55,8 @@ async def reconcile_and_scrub(storage: TieredStorage) -> None:
                 await storage.scrub()
                 scrubbed = time.monotonic()
         except StoreError as error:
-            logs.logger().warning("upkeep of the archive waits for the store", error=str(error))
+            logs.logger().warning("reconcile and scrub wait for the store", error=str(error))
             await asyncio.sleep(_RETRY_SECONDS)
         except TakhinError as error:
-            logs.logger().error("upkeep of the archive failed", error=str(error))
+            logs.logger().error("reconcile or scrub failed", error=str(error))
             await asyncio.sleep(_RETRY_SECONDS)

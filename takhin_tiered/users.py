@@ -1,4 +1,4 @@
-"""Whose a path is, for whoever may not use it: the words that say whom to run as. Pure, but for a look at the path."""
+"""Hints for permission errors: who owns a path, and which user to run as."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ def name_of(user: int) -> str:
 
 
 def owner_hint(path: Path) -> str:
-    """What to do about a path that may not be used: it, or what is nearest above it, belongs to somebody else."""
+    """What to do about a path without permission: it, or its nearest existing parent, belongs to another user."""
     me = os.geteuid()
     for place in (path, *path.absolute().parents):
         try:
             owner = place.stat().st_uid
         except OSError:
             continue
-        # Where nothing is yet, what is above it is often root's, and no reason to be root.
+        # The parent of a path that does not exist yet often belongs to root: that is no reason to run as root.
         if owner != me and (owner != 0 or place == path):
             name = name_of(owner)
             quoted = f"'{name}'" if name.startswith("#") else name
             return f"You are {name_of(me)}, and {place} belongs to {name}: run this as {name} (sudo -u {quoted} …)"
         break
-    return f"You are {name_of(me)}: run this as the user of the daemon, or look at the permissions of {path}"
+    return f"You are {name_of(me)}: run this as the daemon's user, or check the permissions of {path}"

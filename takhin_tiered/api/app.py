@@ -15,16 +15,16 @@ from takhin_tiered.tiered_storage import TieredStorage
 
 
 def make_app(storage: TieredStorage, readiness: Readiness) -> FastAPI:
-    """Every endpoint, with the token required where the configuration sets one."""
+    """Every endpoint, with the token required if the configuration sets one."""
 
     def token() -> str:
-        # At each request: a reload may have changed it.
+        # Read for each request: a reload may change it.
         return storage.settings.api_token.get_secret_value()
 
-    # Its page brings the scripts with it: a machine that reaches no other shows it too.
+    # /docs serves its own scripts, so that it works without Internet access.
     app = FastAPIOffline(
         title="Takhin Tiered",
-        description="Cold log segments in the object store: what is where, archive, restore.",
+        description="Cold log segments in an object store: list, archive, restore, verify.",
         version=takhin_tiered.__version__,
         redoc_url=None,
         static_url=ASSETS,

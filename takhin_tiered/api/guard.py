@@ -1,4 +1,4 @@
-"""What every request passes: a correlation id, the token, a limit to its size. Plain ASGI, so that it costs little."""
+"""Middleware for every request: correlation ID, token, size limit. Plain ASGI, because that is fast."""
 
 from __future__ import annotations
 
@@ -20,9 +20,8 @@ MAX_BODY = 64 * 1024
 BODY_SECONDS = 10.0
 ASSETS = "/docs/assets"
 _OPEN_PATHS = {"/healthz", "/readyz", "/metrics", "/docs", "/docs/oauth2-redirect", "/openapi.json"}
-_WHERE_IT_STANDS = (
-    "The token is what the daemon has as storage.tiered.api.token, or in the environment as "
-    "TAKHIN_STORAGE_TIERED_API_TOKEN"
+_UNAUTHORIZED_HINT = (
+    "The token is the daemon's storage.tiered.api.token, or TAKHIN_STORAGE_TIERED_API_TOKEN in its environment"
 )
 _GIVEN_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
@@ -49,7 +48,7 @@ class Guard:
         request = {"method": scope["method"], "path": scope["path"], "client": client}
         with structlog.contextvars.bound_contextvars(correlation_id=identifier, **request):
             if not self._may_pass(scope["path"], headers):
-                text = f"this needs the header Authorization: Bearer <token>. {_WHERE_IT_STANDS}"
+                text = f"this endpoint needs the header Authorization: Bearer <token>. {_UNAUTHORIZED_HINT}"
                 refusal = problem_response(401, "unauthorized", text)
                 refusal.headers["WWW-Authenticate"] = "Bearer"
                 await refusal(scope, receive, send_with_id)
@@ -71,10 +70,10 @@ class Guard:
 
         try:
             await self._app(scope, receive, send_noting)
-        except Exception as error:  # noqa: BLE001 - one request's fault must not take the daemon down
-            logs.logger().error("request failed for a reason that was not foreseen", exc_info=error)
+        except Exception as error:  # noqa: BLE001 - a bug in one request must not stop the daemon
+            logs.logger().error("request failed with an unexpected error", exc_info=error)
             if not started:
-                text = "an error that was not foreseen; the log has it under this id"
+                text = "unexpected error: the daemon's log has it under this correlation ID"
                 await problem_response(500, "internal", text)(scope, receive, send)
 
     def _may_pass(self, path: str, headers: Headers) -> bool:
@@ -86,9 +85,9 @@ class Guard:
 
 
 class _Limited:
-    """A body that claims no length is cut off where it grows too large: the rest is no JSON then.
+    """Cuts a body without a declared length at the limit, so that it is not valid JSON any more.
 
-    One that does not arrive in time is answered with 408.
+    A body that does not arrive in time gets 408.
     """
 
     def __init__(self, receive: Receive) -> None:
@@ -113,4 +112,4 @@ class _Limited:
 
 
 def _too_large() -> ASGIApp:
-    return problem_response(413, "too_large", f"a request body may have {MAX_BODY} bytes")
+    return problem_response(413, "too_large", f"the request body is larger than {MAX_BODY} bytes")

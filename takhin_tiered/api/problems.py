@@ -1,4 +1,4 @@
-"""Errors over HTTP: one form of body for all of them, with the correlation id of the request."""
+"""Errors over HTTP: one form of body for all, with the request's correlation ID."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from takhin_tiered.errors import TakhinError
 
 
 class Problem(BaseModel):
-    """What every error looks like. ``code`` is a stable word, ``error`` is for people."""
+    """The body of every error. ``code`` is stable, for programs; ``error`` is for people."""
 
     error: str
     code: str
@@ -24,9 +24,9 @@ class Problem(BaseModel):
 
 
 def problem_response(status: int, code: str, error: str) -> JSONResponse:
-    """The answer to a request that is refused or fails, and its line in the log."""
-    say = logs.logger().error if status >= 500 else logs.logger().warning
-    say("request refused" if status < 500 else "request failed", status=status, code=code, error=error)
+    """The response to a request that is refused or fails. Also writes the log line."""
+    log = logs.logger().error if status >= 500 else logs.logger().warning
+    log("request refused" if status < 500 else "request failed", status=status, code=code, error=error)
     identifier = str(structlog.contextvars.get_contextvars().get("correlation_id", ""))
     return JSONResponse(Problem(error=error, code=code, correlation_id=identifier).model_dump(), status)
 
@@ -47,17 +47,17 @@ def install_problem_handlers(app: FastAPI) -> None:
     async def by_status(_: Request, error: HTTPException) -> Response:
         status = HTTPStatus(error.status_code)
         code = {404: "not_found", 405: "method_not_allowed"}.get(status, status.phrase.lower().replace(" ", "_"))
-        # What the framework cannot read as JSON, for one thing, comes as a plain 400.
+        # For example, the framework raises a plain 400 for a body that is not JSON.
         return problem_response(status, code, str(error.detail))
 
 
 ERRORS = {
     status: {"model": Problem, "description": text}
     for status, text in {
-        400: "Not a segment path, or not what the endpoint takes",
+        400: "Not a segment path, or an invalid request",
         401: "The token is missing or wrong",
-        404: "Nothing is known of this segment",
-        409: "The segment is active or changing, or other bytes stand in its place",
+        404: "The segment is unknown",
+        409: "The segment is active or changing, or other bytes are in its place",
         413: "The request body is too large",
         500: "The archive or the disk is damaged",
         503: "The object store does not answer",

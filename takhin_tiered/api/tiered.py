@@ -21,16 +21,18 @@ from takhin_tiered.segments.results import PlanResult, RebuildResult, Status, to
 from takhin_tiered.tiered_storage import TieredStorage
 
 MAX_PAGE = 10_000
-TopicId = Annotated[str | None, Query(max_length=40, description="Only what is of this incarnation.")]
+TopicId = Annotated[str | None, Query(max_length=40, description="Only this incarnation.")]
 
 
 class SegmentRequest(BaseModel):
     segment_path: str = Field(examples=["orders-0/00000000000000000000.log"], max_length=4096)
-    topic_id: str | None = Field(default=None, max_length=40, description="An incarnation; without it the current one.")
+    topic_id: str | None = Field(default=None, max_length=40, description="The incarnation; default: the current one.")
 
 
 class RestoreRequest(SegmentRequest):
-    force: bool = Field(default=False, description="Beside Kafka: also what leaves a gap, or Kafka deletes again.")
+    force: bool = Field(
+        default=False, description="Beside Kafka: restore even if it leaves a gap, or Kafka would delete it again."
+    )
     lease_hours: float | None = Field(default=None, ge=0, le=1e6)
 
 
@@ -71,13 +73,13 @@ def tiered_routes(storage: TieredStorage) -> APIRouter:
     @routes.get("/stats", response_model=Stats, responses=errors())
     async def stats() -> Response:
         """Segments by tier, and bytes on disk and in the archive."""
-        # What dashboards ask many times a second is written out directly: the form is the dataclass's own.
+        # Dashboards call this many times a second: serialised directly, in the dataclass's own form.
         return Response(json.dumps(asdict(storage.stats())), media_type="application/json")
 
     @routes.get("/status", response_model=Status, responses=errors())
     async def status() -> Response:
         """Statistics, the last cycle, and whether the store answers."""
-        return _answer(storage.status())
+        return _json_response(storage.status())
 
     @routes.post("/archive", responses=errors(400, 404, 409, 500, 503))
     async def archive(request: SegmentRequest) -> Done:
@@ -94,13 +96,13 @@ def tiered_routes(storage: TieredStorage) -> APIRouter:
 
     @routes.post("/restore/plan", responses=errors(400, 404, 413, 500, 503))
     async def restore_plan(request: ChoiceRequest) -> dict[str, Any]:
-        """What a restore would bring back, and what stands against it. Changes nothing."""
+        """What a restore would bring back, and why it would refuse the rest. Changes nothing."""
         wanted = Wanted(**request.model_dump() | {"paths": tuple(request.paths)})
         return describe_choice(await storage.choose_restore(wanted), storage.room_bytes())
 
     @routes.post("/scrub", responses=errors(400, 404, 500, 503))
     async def scrub(request: SegmentRequest) -> ScrubReport:
-        """Read one archived segment back; a bad one is quarantined, and healed if it stands whole on disk."""
+        """Read one archived segment back. A bad one is quarantined, or stored again if the disk has a whole copy."""
         verdict = await storage.scrub_segment(request.segment_path, topic_id=request.topic_id)
         return ScrubReport(
             segment_path=verdict.id.full_path, size_bytes=verdict.size, problem=verdict.problem, healed=verdict.healed
@@ -115,7 +117,7 @@ def tiered_routes(storage: TieredStorage) -> APIRouter:
         cursor: Annotated[str | None, Query(max_length=4096)] = None,
         topic_id: TopicId = None,
     ) -> SegmentPage:
-        """Segments in order, a page at a time; ``next_cursor`` asks for the next one."""
+        """Segments in order, one page at a time; pass ``next_cursor`` as ``cursor`` to get the next page."""
         found = storage.segments(topic=topic, tier=tier, state=state, after=cursor, topic_id=topic_id)
         page = list(islice(found, limit + 1))
         return SegmentPage(segments=page[:limit], next_cursor=page[limit - 1].cursor if len(page) > limit else None)
@@ -133,16 +135,16 @@ def tiered_routes(storage: TieredStorage) -> APIRouter:
     @routes.post("/plan", response_model=PlanResult, responses=errors(500))
     async def plan() -> Response:
         """What the next cycle would do with each segment, and why. Changes nothing."""
-        return _answer(describe_plan(await storage.plan()))
+        return _json_response(describe_plan(await storage.plan()))
 
     @routes.post("/rebuild", response_model=RebuildResult, responses=errors(500, 503))
     async def rebuild() -> Response:
         """Rebuild the catalog from the disk and the bucket."""
-        return _answer((await storage.rebuild()).result)
+        return _json_response((await storage.rebuild()).result)
 
     return routes
 
 
-def _answer(result: Status | PlanResult | RebuildResult) -> Response:
-    """Written as commands read it; the framework knows the form for its document only."""
+def _json_response(result: Status | PlanResult | RebuildResult) -> Response:
+    """Serialised as commands parse it; the framework knows the form only for the OpenAPI document."""
     return Response(json.dumps(to_json(result)), media_type="application/json")

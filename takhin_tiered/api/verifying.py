@@ -1,4 +1,4 @@
-"""``/api/v1/tiered/verify``: the archive against its manifests, a line of JSON for each segment as it is done."""
+"""``/api/v1/tiered/verify``: compare the archive with its manifests; one line of JSON per segment as it is done."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ class Lines(StreamingResponse):
 
 
 class Finished(BaseModel):
-    """The last line of an answer that is complete."""
+    """The last line of a complete response."""
 
     done: Literal[True]
 
 
 class BrokenOff(BaseModel):
-    """The last line of one that is not."""
+    """The last line of an incomplete response."""
 
     error: str
     code: str
@@ -38,7 +38,7 @@ _KINDS = (VerifiedSegment, Hole, Finished, BrokenOff)
 
 
 def _form_of(kind: type) -> dict[str, Any]:
-    """A pair as a list of two: not every reader of such documents knows ``prefixItems``."""
+    """Describe a pair as a list of two: not every OpenAPI tool knows ``prefixItems``."""
     schema = TypeAdapter(kind).json_schema()
     for described in schema["properties"].values():
         if pair := described.pop("prefixItems", None):
@@ -61,16 +61,16 @@ def verify_routes(storage: TieredStorage) -> APIRouter:
     async def verify(request: VerifyRequest) -> StreamingResponse:
         """Compare archived segments with their manifests; changes nothing.
 
-        Each line is JSON: a segment with its ``problem``, empty where there is none; then each hole; and last
-        ``{"done": true}``, or an ``error`` with its ``code`` where it broke off.
+        Each line is JSON: a segment with its ``problem``, empty if there is none; then each hole; at the end
+        ``{"done": true}``, or an ``error`` with its ``code`` if it failed.
         """
 
         async def lines() -> AsyncIterator[str]:
             try:
-                async for told in storage.verify_told(request.glob, deep=request.deep):
-                    yield json.dumps(to_json(told)) + "\n"
+                async for result in storage.verify_told(request.glob, deep=request.deep):
+                    yield json.dumps(to_json(result)) + "\n"
             except TakhinError as error:
-                logs.logger().error("verify broke off", code=error.code, error=str(error))
+                logs.logger().error("verify failed", code=error.code, error=str(error))
                 yield json.dumps({"error": str(error), "code": error.code}) + "\n"
             else:
                 yield json.dumps({"done": True}) + "\n"

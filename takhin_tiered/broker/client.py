@@ -1,9 +1,9 @@
-"""A Kafka broker, asked as a client: settings, offsets, what consumers have read; and told to delete records.
+"""A client of the Kafka broker: topic settings, offsets, committed offsets, DeleteRecords.
 
-The only module that knows aiokafka's client. Every wait is bounded. What fails is a `BrokerError`: `BrokerUnavailable`
-where the next time may be better, `BrokerDenied` where an ACL says no, `TrimRefused` where records stay.
-aiokafka's own admin client gives one error for many partitions, and takes no notice of a group's: a floor that lacks
-a group would be too high. So its requests are sent from here. Source: Kafka protocol guide.
+The only module that uses aiokafka's client. Every wait is bounded. Failures are `BrokerError`: `BrokerUnavailable` if a
+retry may succeed, `BrokerDenied` if an ACL forbids it, `TrimRefused` if the broker keeps the records. aiokafka's admin
+client reports one error for many partitions and ignores errors of single groups; the lowest committed offset would then
+be too high. So the requests are sent from here. Source: Kafka protocol guide.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from aiokafka.protocol.commit import OffsetFetchRequest
 from aiokafka.protocol.metadata import MetadataRequest
 from aiokafka.protocol.offset import OffsetRequest
 
-from takhin_tiered.broker.answers import (
+from takhin_tiered.broker.assignments import AT_ONCE, Assignment, by_leader, by_topic, in_pieces
+from takhin_tiered.broker.responses import (
     DENIED,
     INVALID_TOPIC,
     NO_GROUP,
+    NO_RESPONSE,
     NO_TOPIC,
-    UNHEARD,
-    answer,
-    check,
-    outcome,
-    trim_meaning,
+    bounded,
+    raise_for,
+    trim_error,
+    trim_result,
 )
-from takhin_tiered.broker.places import AT_ONCE, Place, by_leader, by_topic, in_pieces
 from takhin_tiered.concurrency import all_of
 from takhin_tiered.errors import BrokerError, BrokerUnavailable, ConfigError
 from takhin_tiered.segments.broker import TOPIC_SETTINGS, PartitionOffsets, TopicSettings, topic_settings
@@ -43,7 +43,7 @@ from takhin_tiered.segments.names import Partition
 _REQUEST_MS = 10_000
 _CLOSE_SECONDS = 5.0
 _DELETE_MS = 5_000
-"""What the leader waits for its replicas: less than we wait for the leader, so that its answer is heard."""
+"""How long the leader waits for its replicas: less than our own timeout, so that its response still arrives."""
 _GROUPS_AT_ONCE = 16
 _TOPIC, _BROKER = 2, 4
 _EARLIEST, _LATEST = -2, -1
@@ -54,18 +54,18 @@ _OFFSETS_TOPIC = "__consumer_offsets"
 
 @asynccontextmanager
 async def open_broker(bootstrap: str, options: Mapping[str, object]) -> AsyncIterator[BrokerClient]:
-    """A client of the cluster that ``bootstrap`` (``host:port``, several with commas) belongs to; closed at the end.
+    """A client of the cluster at ``bootstrap`` (``host:port``, several with commas); closed at the end.
 
-    ``options`` are `aiokafka.AIOKafkaClient`'s, and ``cafile``, ``certfile``, ``keyfile`` for TLS. `ConfigError` where
-    they make no sense, `BrokerUnavailable` where nobody answers, or the login fails: the library does not tell which.
+    ``options`` are those of `aiokafka.AIOKafkaClient`, and ``cafile``, ``certfile``, ``keyfile`` for TLS. `ConfigError`
+    if they are invalid, `BrokerUnavailable` if no broker answers or the login fails: the library does not distinguish.
     """
     try:
         client = AIOKafkaClient(bootstrap_servers=bootstrap, **_client_options(options))
         _ = client.hosts
     except (TypeError, ValueError, OSError) as error:
-        raise ConfigError(f"the options of the connection to Kafka make no sense: {error}") from error
+        raise ConfigError(f"storage.tiered.broker.client or .bootstrap is invalid: {error}") from error
     try:
-        async with answer(f"Kafka at {bootstrap} cannot be reached"):
+        async with bounded(f"Kafka at {bootstrap} cannot be reached"):
             await client.bootstrap()
         yield BrokerClient(client)
     finally:
@@ -75,66 +75,67 @@ async def open_broker(bootstrap: str, options: Mapping[str, object]) -> AsyncIte
 
 
 class BrokerClient:
-    """What is asked of a cluster; see `open_broker`. Each question takes a minute at most."""
+    """Requests to a cluster; see `open_broker`. Each operation takes a minute at most."""
 
     def __init__(self, client: AIOKafkaClient) -> None:
         self._client = client
 
     async def topic_settings(self, topics: Iterable[str]) -> dict[str, TopicSettings]:
-        """The settings of these topics; those that do not exist are left out.
+        """The settings of these topics; topics that do not exist are omitted.
 
-        `BrokerDenied` names a topic whose configuration may not be described.
+        `BrokerDenied` names a topic whose configuration this client may not describe.
         """
         found: dict[str, TopicSettings] = {}
-        async with answer("Kafka does not tell the settings of topics"):
+        async with bounded("cannot read topic settings from Kafka"):
             for names in in_pieces(sorted(set(topics)), AT_ONCE):
                 request = DescribeConfigsRequest([(_TOPIC, name, list(TOPIC_SETTINGS)) for name in names])
-                for code, _, _, name, entries in (await self._ask_any(request)).resources:
+                for code, _, _, name, entries in (await self._send_to_any(request)).resources:
                     if code in {NO_TOPIC, INVALID_TOPIC}:
                         continue
-                    check(code, f"the settings of topic {name}")
+                    raise_for(code, f"the settings of topic {name}")
                     found[name] = topic_settings({key: value for key, value, *_ in entries})
         return found
 
     async def check_interval_ms(self, node_id: int) -> int:
-        """The time from one look of this broker for old segments to the next: ``log.retention.check.interval.ms``."""
+        """The interval of this broker's retention checks: ``log.retention.check.interval.ms``."""
         wanted = "log.retention.check.interval.ms"
-        async with answer(f"broker {node_id} does not tell its settings"):
+        async with bounded(f"cannot read the settings of broker {node_id}"):
             request = DescribeConfigsRequest([(_BROKER, str(node_id), [wanted])])
-            for code, _, _, _, entries in (await self._ask(node_id, request)).resources:
-                check(code, f"the settings of broker {node_id}")
+            for code, _, _, _, entries in (await self._send(node_id, request)).resources:
+                raise_for(code, f"the settings of broker {node_id}")
                 for key, value, *_ in entries:
                     if key == wanted:
                         return int(value)
         raise BrokerError(f"broker {node_id} has no setting {wanted}")
 
     async def offsets(self, partitions: Iterable[Partition]) -> dict[Partition, PartitionOffsets]:
-        """Start and high watermark of these partitions, by their leaders' word.
+        """Log start and high watermark of these partitions, from their leaders.
 
-        Partitions that do not exist, or whose leader does not answer now, are left out.
+        Partitions that do not exist, or whose leader does not answer now, are omitted.
         """
-        async with answer("Kafka does not tell the offsets of partitions"):
-            places = await self._places(partitions)
-            # The start first: it only grows, so it is not above a high watermark that is asked for later.
-            starts = await self._list_offsets(places, _EARLIEST)
-            ends = await self._list_offsets({partition: places[partition] for partition in starts}, _LATEST)
+        async with bounded("cannot read partition offsets from Kafka"):
+            assignments = await self._assignments(partitions)
+            # The start first: it only grows, so it is not above a high watermark that is read later.
+            starts = await self._list_offsets(assignments, _EARLIEST)
+            ends = await self._list_offsets({partition: assignments[partition] for partition in starts}, _LATEST)
         return {
-            partition: PartitionOffsets(starts[partition], end, *places[partition]) for partition, end in ends.items()
+            partition: PartitionOffsets(starts[partition], end, *assignments[partition])
+            for partition, end in ends.items()
         }
 
     async def committed(
         self, partitions: Iterable[Partition], ignore: Sequence[str]
     ) -> dict[Partition, tuple[str, int]]:
-        """The lowest offset that any consumer group has committed, and that group's name, for each partition.
+        """For each partition the lowest offset that any consumer group has committed, with the group's name.
 
-        A partition without a commit is left out, and so are groups that match a glob of ``ignore``. A group that cannot
-        be asked is an error, not a group less. Groups that the ACLs hide are not known of: this client needs DESCRIBE
-        on the cluster and on ``__consumer_offsets``. Share groups keep their place elsewhere, and are not seen.
+        Partitions without a commit are omitted, and groups that match a glob of ``ignore``. A group that cannot be read
+        is an error, because the floor would be too high without it. Groups hidden by ACLs are unknown: this client
+        needs DESCRIBE on the cluster and on ``__consumer_offsets``. Share groups keep their offsets elsewhere.
         """
         floors: dict[Partition, tuple[str, int]] = {}
-        async with answer("Kafka does not tell what consumers have committed"):
-            # A broker passes over topics that this client may not see; this says so.
-            wanted = set(await self._places(partitions))
+        async with bounded("cannot read committed offsets from Kafka"):
+            # A broker silently omits topics that this client may not see; this raises an error for them.
+            wanted = set(await self._assignments(partitions))
             for groups in in_pieces(await self._groups(ignore), _GROUPS_AT_ONCE):
                 for group, offsets in await all_of(self._group_offsets(node, group) for node, group in groups):
                     for partition, offset in offsets:
@@ -144,26 +145,26 @@ class BrokerClient:
         return floors
 
     async def delete_records(self, targets: Mapping[Partition, int]) -> dict[Partition, int | BrokerError]:
-        """Delete what is before an offset, for each partition: the log start that its leader reports then, or why not.
+        """Delete the records before an offset, for each partition. Returns the new log start, or the error.
 
-        The log start is asked for whatever the answer was: a leader that waited too long for a replica says that it
-        timed out although it has moved its own. Kafka takes -1 for the whole log, so a negative offset raises
+        The log start is read whatever the response was: a leader that waited too long for a replica reports a timeout,
+        although it has advanced its own log start. Kafka treats -1 as the whole log, so a negative offset raises
         `ValueError`.
         """
         if any(offset < 0 for offset in targets.values()):
-            raise ValueError("records are deleted before an offset, which is not negative")
+            raise ValueError("the offset before which records are deleted must not be negative")
         answers: dict[Partition, int | BrokerError] = {}
-        async with answer("Kafka does not delete records"):
-            places = await self._places(targets)
-            for leader, pieces in by_leader(places):
+        async with bounded("cannot delete records in Kafka"):
+            assignments = await self._assignments(targets)
+            for leader, pieces in by_leader(assignments):
                 answers |= await self._delete_at(leader, {partition: targets[partition] for partition in pieces})
         try:
-            async with answer("Kafka does not tell where its logs start"):
-                starts = await self._list_offsets(await self._places(targets), _EARLIEST)
+            async with bounded("cannot read log start offsets from Kafka"):
+                starts = await self._list_offsets(await self._assignments(targets), _EARLIEST)
         except BrokerError:
             starts = {}
         return {
-            partition: outcome(answers.get(partition, _nowhere(partition)), starts.get(partition), target)
+            partition: trim_result(answers.get(partition, _no_leader(partition)), starts.get(partition), target)
             for partition, target in targets.items()
         }
 
@@ -172,112 +173,112 @@ class BrokerClient:
             by_topic((partition, offset) for partition, offset in targets.items()), _DELETE_MS
         )
         try:
-            response = await self._ask(leader, request)
-        except UNHEARD as error:
+            response = await self._send(leader, request)
+        except NO_RESPONSE as error:
             return dict.fromkeys(targets, BrokerUnavailable(f"broker {leader} does not delete records: {error}"))
         return {
-            (topic, partition): trim_meaning(code, f"deleting records of {topic}-{partition}") or low_watermark
+            (topic, partition): trim_error(code, f"deleting records of {topic}-{partition}") or low_watermark
             for topic, partitions, *_ in response.topics
             for partition, low_watermark, code, *_ in partitions
         }
 
-    async def _places(self, partitions: Iterable[Partition]) -> dict[Partition, Place]:
-        """Where these partitions are; those that do not exist are left out."""
+    async def _assignments(self, partitions: Iterable[Partition]) -> dict[Partition, Assignment]:
+        """The assignments of these partitions; those that do not exist are omitted."""
         wanted = set(partitions)
-        found = await self._topics_places({topic for topic, _ in wanted})
-        return {partition: place for partition, place in found.items() if partition in wanted}
+        found = await self._topic_assignments({topic for topic, _ in wanted})
+        return {partition: assignment for partition, assignment in found.items() if partition in wanted}
 
-    async def _topics_places(self, topics: Iterable[str]) -> dict[Partition, Place]:
-        """Where all partitions of these topics are. `BrokerDenied` for a topic that this client may not see."""
-        places: dict[Partition, Place] = {}
+    async def _topic_assignments(self, topics: Iterable[str]) -> dict[Partition, Assignment]:
+        """The assignments of all partitions of these topics. `BrokerDenied` if this client may not see one."""
+        assignments: dict[Partition, Assignment] = {}
         for names in in_pieces(sorted(topics), AT_ONCE):
-            # A topic is not created by asking for it, however the cluster is configured.
-            response = await self._ask_any(MetadataRequest(names, allow_auto_topic_creation=False))
+            # The request must not create a topic, however the cluster is configured.
+            response = await self._send_to_any(MetadataRequest(names, allow_auto_topic_creation=False))
             for code, topic, _, found in response.topics:
                 if code in DENIED:
-                    check(code, f"where topic {topic} is")
+                    raise_for(code, f"where topic {topic} is")
                 for _, partition, leader, replicas, *_ in found:
-                    places[topic, partition] = Place(leader, tuple(replicas))
-        return places
+                    assignments[topic, partition] = Assignment(leader, tuple(replicas))
+        return assignments
 
-    async def _list_offsets(self, places: Mapping[Partition, Place], which: int) -> dict[Partition, int]:
-        """Of the partitions whose leaders answer; an error only if none does."""
+    async def _list_offsets(self, assignments: Mapping[Partition, Assignment], which: int) -> dict[Partition, int]:
+        """The offsets of the partitions whose leaders answer; an error only if none does."""
         offsets: dict[Partition, int] = {}
-        unheard: KafkaError | None = None
-        for leader, partitions in by_leader(places):
+        last_error: KafkaError | None = None
+        for leader, partitions in by_leader(assignments):
             topics = by_topic((partition, which) for partition in partitions)
             try:
-                response = await self._ask(leader, OffsetRequest(-1, _READ_UNCOMMITTED, topics))
-            except UNHEARD as error:
-                unheard = error
+                response = await self._send(leader, OffsetRequest(-1, _READ_UNCOMMITTED, topics))
+            except NO_RESPONSE as error:
+                last_error = error
                 continue
             for topic, found in response.topics:
                 for partition, code, _, offset, *_ in found:
                     if code in DENIED:
-                        check(code, f"the offsets of topic {topic}")
+                        raise_for(code, f"the offsets of topic {topic}")
                     if not code and offset >= 0:
                         offsets[topic, partition] = offset
-        if unheard is not None and not offsets:
-            raise unheard
+        if last_error is not None and not offsets:
+            raise last_error
         return offsets
 
     async def _groups(self, ignore: Sequence[str]) -> list[tuple[int, str]]:
-        """Every group, with the broker that keeps its offsets: the one that lists it.
+        """Every group, with its coordinator: the broker that lists it.
 
-        A broker lists the groups of the partitions of ``__consumer_offsets`` that it leads, so a partition without a
-        leader, or one that moves meanwhile, would be groups that nobody lists.
+        A broker lists the groups of the ``__consumer_offsets`` partitions that it leads. If such a partition has no
+        leader, or moves meanwhile, some groups would not be listed: that is an error.
         """
-        places = await self._topics_places([_OFFSETS_TOPIC])
+        assignments = await self._topic_assignments([_OFFSETS_TOPIC])
         groups = []
-        for node in sorted({place.leader for place in places.values()}):
+        for node in sorted({assignment.leader for assignment in assignments.values()}):
             if node < 0:
                 raise BrokerUnavailable(
-                    f"a partition of {_OFFSETS_TOPIC} has no leader now, so some groups are not known"
+                    f"a partition of {_OFFSETS_TOPIC} has no leader now, so some consumer groups are unknown"
                 )
-            response = await self._ask(node, ListGroupsRequest())
-            check(response.error_code, f"the consumer groups of broker {node}")
+            response = await self._send(node, ListGroupsRequest())
+            raise_for(response.error_code, f"the consumer groups of broker {node}")
             groups += [(node, group) for group, *_ in response.groups]
-        if await self._topics_places([_OFFSETS_TOPIC]) != places:
-            raise BrokerUnavailable(f"{_OFFSETS_TOPIC} moved while its groups were listed")
+        if await self._topic_assignments([_OFFSETS_TOPIC]) != assignments:
+            raise BrokerUnavailable(f"leaders of {_OFFSETS_TOPIC} changed while consumer groups were listed")
         return [(node, group) for node, group in groups if not any(fnmatchcase(group, glob) for glob in ignore)]
 
     async def _group_offsets(self, node: int, group: str) -> tuple[str, list[tuple[Partition, int]]]:
-        response = await self._ask(node, OffsetFetchRequest(group, None))
+        response = await self._send(node, OffsetFetchRequest(group, None))
         if response.error_code == NO_GROUP:
             return group, []
-        check(response.error_code, f"the offsets of consumer group {group}")
+        raise_for(response.error_code, f"the offsets of consumer group {group}")
         offsets = []
         for topic, partitions in response.topics:
             for partition, offset, _, code in partitions:
-                check(code, f"the offset of consumer group {group} in {topic}-{partition}")
+                raise_for(code, f"the offset of consumer group {group} in {topic}-{partition}")
                 if offset >= 0:
                     offsets.append(((topic, partition), offset))
         return group, offsets
 
-    async def _ask_any(self, request: Any) -> Any:
-        """Ask one broker after the other until one answers: a cluster lives with brokers that do not."""
+    async def _send_to_any(self, request: Any) -> Any:
+        """Send to one broker after the other until one answers: some brokers of a cluster may be down."""
         nodes = [broker.nodeId for broker in self._client.cluster.brokers()]
         random.shuffle(nodes)
-        unheard: KafkaError = NodeNotReadyError("no broker of the cluster is known")
+        last_error: KafkaError = NodeNotReadyError("no broker of the cluster is known")
         for node in nodes:
             try:
-                return await self._ask(node, request)
-            except UNHEARD as error:
-                unheard = error
-        raise unheard
+                return await self._send(node, request)
+            except NO_RESPONSE as error:
+                last_error = error
+        raise last_error
 
-    async def _ask(self, node: int, request: Any) -> Any:
+    async def _send(self, node: int, request: Any) -> Any:
         if self._client.cluster.broker_metadata(node) is None:
             await self._client.force_metadata_update()
         try:
             return await self._client.send(node, request)
         except KeyError:
-            # Two requests timed out on one connection: the library gives it up twice.
+            # Two requests timed out on one connection: the library closes it twice, and fails the second time.
             raise RequestTimedOutError(f"broker {node} did not answer") from None
 
 
 def _client_options(options: Mapping[str, object]) -> dict[str, Any]:
-    """As aiokafka takes them. `ValueError` or `OSError` where they are not complete."""
+    """The options in aiokafka's form. `ValueError` or `OSError` if they are incomplete."""
     given: dict[str, Any] = {"request_timeout_ms": _REQUEST_MS, **options}
     files = {name: given.pop(name) for name in _TLS if name in given}
     protocol = str(given.get("security_protocol", "PLAINTEXT"))
@@ -290,5 +291,5 @@ def _client_options(options: Mapping[str, object]) -> dict[str, Any]:
     return given
 
 
-def _nowhere(partition: Partition) -> BrokerError:
+def _no_leader(partition: Partition) -> BrokerError:
     return BrokerUnavailable(f"{partition[0]}-{partition[1]} does not exist, or has no leader now")

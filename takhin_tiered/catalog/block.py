@@ -1,4 +1,4 @@
-"""Many rows of a partition as one run of bytes: reading and writing a million rows one by one would take seconds."""
+"""Many rows of a partition in one block of bytes: reading and writing a million single rows takes seconds."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _COUNT = struct.Struct("<I")
 
 
 def blocks(rows: Mapping[int, bytes]) -> Iterator[bytes]:
-    """All of these, by base offset, in as many blocks as it takes."""
+    """Pack rows, by base offset, into as many blocks as needed."""
     items = iter(rows.items())
     while some := list(islice(items, SEGMENTS_AT_MOST)):
         offsets, records = zip(*some, strict=True)
@@ -19,7 +19,7 @@ def blocks(rows: Mapping[int, bytes]) -> Iterator[bytes]:
 
 
 def unpack_blocks(packed: Iterable[bytes]) -> dict[int, bytes]:
-    """Raises `struct.error` for bytes that are no block."""
+    """Raises `struct.error` for bytes that are not a block."""
     rows: dict[int, bytes] = {}
     for block in packed:
         (count,) = _COUNT.unpack_from(block)

@@ -1,7 +1,7 @@
-"""The catalog: what is known of every segment, in memory, guarded by locks, written through to the journal.
+"""The catalog: every known segment, in memory, guarded by locks, written through to the journal.
 
-One lock guards the map, and is held for an instant; one lock for each segment is held through a whole
-verb, so that an archive, an evict and a restore of the same segment follow one another.
+One lock guards the map and is held briefly. One lock per segment is held through a whole operation, so
+that an archive, an evict and a restore of the same segment run one after the other.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from takhin_tiered.catalog.record import (
     head_of,
     is_restored,
     is_special,
+    is_unchanged,
     is_unproven,
     may_be_unproven,
-    stands_so,
     unpack,
 )
 from takhin_tiered.catalog.rows import Rows
@@ -31,12 +31,12 @@ from takhin_tiered.segments.names import Partition, Place, SegmentId
 
 
 class Catalog(Rows):
-    """Every known segment. Without a journal it is in memory only."""
+    """Every known segment. Without a journal it exists in memory only."""
 
     def __init__(self, journal: Journal | None = None) -> None:
         super().__init__()
         self._journal = journal
-        # The highest base offset with a log, and all to which the broker might be writing.
+        # The highest base offset with a log, and all segments to which the broker might be writing.
         self._active: dict[Partition, int] = {}
         self._writable: dict[Partition, frozenset[int]] = {}
         self._unsettled: dict[Partition, set[int]] = {}
@@ -45,13 +45,13 @@ class Catalog(Rows):
         self._unwritten_intents: dict[str, Intent | None] = {}
         self._write_lock = asyncio.Lock()
         self._changed_by_verbs: set[SegmentId] = set()
-        # Generations that a later one took the place of, as they were counted last.
+        # The number of superseded generations, at the last count.
         self.superseded = 0
-        # Partitions whose logs lack offsets between their records, as compaction leaves them.
+        # Partitions whose logs have offset gaps, as compaction leaves them.
         self.gapped: set[Partition] = set()
 
     async def load(self) -> None:
-        """Read the journal. `CatalogError` where it cannot be read, or is damaged."""
+        """Read the journal. `CatalogError` if it cannot be read, or is damaged."""
         if self._journal is None:
             return
         with self._journal.reading():
@@ -76,38 +76,38 @@ class Catalog(Rows):
             heads = tuple(filter(may_be_unproven, set(map(head_of, rows.values()))))
             self._note_unproven(partition, [b for b, row in rows.items() if row.startswith(heads) and is_unproven(row)])
         self._tallies.add(plain)
-        # Now, while nobody waits for an answer: of a million it takes 0.3 s.
+        # Sort now, before requests arrive: a million segments take 0.3 s.
         self._tallies.sort()
         self._intents = {intent.key: intent for intent in await journal.intents()}
 
     def detach(self) -> None:
-        """Write no more to the journal: for a process that only looks."""
+        """Stop writing to the journal: for a read-only process."""
         self._journal = None
 
     def local_partitions(self) -> list[Partition]:
-        """Those that had a log on disk at the last scan."""
+        """The partitions that had a log on disk at the last scan."""
         return [partition for partition, active in self._active.items() if active >= 0]
 
     def put(self, segment: Segment) -> None:
-        """A verb's word on a segment: it outweighs a scan that began earlier."""
+        """Set a segment's state after an operation. It overrides a scan that began earlier."""
         with self._guard:
             self._changed_by_verbs.add(segment.id)
             self._replace(segment)
 
     def confirm(self, identity: SegmentId) -> None:
-        """A verb's word that a segment stands as it is known: like `put`, without the work."""
+        """Confirm a segment's known state after an operation: like `put`, without the write."""
         with self._guard:
             self._changed_by_verbs.add(identity)
 
     def remove(self, identity: SegmentId) -> None:
-        """Forget a segment that is nowhere any more."""
+        """Forget a segment that no longer exists anywhere."""
         with self._guard:
             self._changed_by_verbs.add(identity)
             if self.get(identity) is not None:
                 self._remove(identity)
 
     def touch(self, identity: SegmentId, now: float) -> bool:
-        """Note a read; False for a segment that is not known."""
+        """Record a read; False for an unknown segment."""
         with self._guard:
             segment = self.get(identity)
             if segment is not None:
@@ -115,7 +115,7 @@ class Catalog(Rows):
         return segment is not None
 
     def active_offset(self, identity: SegmentId) -> int:
-        """The highest base offset of the partition that had a log at the last scan; -1 if there was none."""
+        """The partition's highest base offset with a log at the last scan; -1 if there was none."""
         return self._active.get(identity.place.partition, -1)
 
     def may_be_active(self, identity: SegmentId) -> bool:
@@ -124,9 +124,9 @@ class Catalog(Rows):
         return is_writable and self.is_current(identity)
 
     def _writable_in(self, listing: PartitionListing, known: dict[int, bytes]) -> frozenset[int]:
-        """The segments that the broker might be writing to, as others may have placed segments above its own.
+        """The segments that the broker might be writing to: somebody may have placed segments above the active one.
 
-        The highest one; one below it that was modified later; and the highest that no restore brought back.
+        These are the highest one, a lower one that was modified later, and the highest that was not restored.
         """
         if listing.active is None:
             return frozenset()
@@ -142,7 +142,7 @@ class Catalog(Rows):
 
     @asynccontextmanager
     async def lock(self, identity: SegmentId) -> AsyncIterator[None]:
-        """Hold a segment through a verb: its local files, and what is archived of any incarnation under its name."""
+        """Lock a segment for an operation: its local files, and the archived copies of all its incarnations."""
         name = replace(identity, label="")
         lock = self._locks.get(name)
         if lock is None:
@@ -151,47 +151,47 @@ class Catalog(Rows):
             yield
 
     def is_held(self, identity: SegmentId) -> bool:
-        """Whether a verb is at work on it."""
+        """Whether an operation holds its lock."""
         lock = self._locks.get(replace(identity, label=""))
         return lock is not None and lock.locked()
 
     def intend(self, intents: Iterable[Intent]) -> None:
-        """Note objects that are about to be written; after the next `flush` they are not forgotten."""
+        """Record objects that are about to be written; the next `flush` makes that durable."""
         with self._guard:
             for intent in intents:
                 self._intents[intent.key] = self._unwritten_intents[intent.key] = intent
 
     def settle(self, keys: Iterable[str]) -> None:
-        """Note that these objects belong to a committed archive, or are gone."""
+        """Drop the intents of objects that belong to a committed manifest, or are gone."""
         with self._guard:
             for key in keys:
                 if self._intents.pop(key, None) is not None:
                     self._unwritten_intents[key] = None
 
     def intents(self, identity: SegmentId | None = None) -> list[Intent]:
-        """Objects that were about to be written, and whose fate is not known."""
+        """The intents that are not settled: it is unknown whether the object exists."""
         with self._guard:
             return [intent for intent in self._intents.values() if identity in (None, intent.id)]
 
     def intent(self, key: str) -> Intent | None:
-        """The one for this object, if its fate is not known."""
+        """The unsettled intent for this object, or None."""
         return self._intents.get(key)
 
     def begin_scan(self) -> None:
-        """What verbs change from here on, `observe` leaves as they put it."""
+        """From here on, `observe` does not overwrite what operations change."""
         with self._guard:
             self._changed_by_verbs.clear()
 
     def observe(self, listing: PartitionListing) -> list[SegmentId]:
-        """Take over what a scan saw of one partition; returns the segments that are gone altogether.
+        """Apply the scan of one partition; returns the segments that no longer exist anywhere.
 
-        A segment whose files differ from those of the scan before is not settled.
+        A segment is unsettled if its files differ from those of the previous scan.
         """
         partition = (listing.topic, listing.partition)
         gone: list[SegmentId] = []
         with self._guard:
             if listing.topic_id:
-                self._show_topic(partition, listing.topic_id)
+                self._set_topic(partition, listing.topic_id)
             seen_of = self._by_place(partition, listing.rows)
             if not listing.partial:
                 self._active[partition] = -1 if listing.active is None else listing.active
@@ -205,21 +205,21 @@ class Catalog(Rows):
         rows = self._rows.get(place, {})
         return [(base, row) for base in seen if (row := rows.get(base)) is not None]
 
-    def _show_topic(self, partition: Partition, topic_id: str) -> None:
+    def _set_topic(self, partition: Partition, topic_id: str) -> None:
         lineage = self.lineage(partition)
         if lineage.is_seen and lineage.get(lineage.current).topic_id == topic_id:
             return
         rows = self._rows.get(Place(*partition, lineage.current), {})
-        shown = lineage.with_topic(topic_id, is_archived=any(map(has_archive, rows.values())))
-        if shown.current == lineage.current:
-            self._set_lineage(partition, shown)
+        advanced = lineage.with_topic(topic_id, is_archived=any(map(has_archive, rows.values())))
+        if advanced.current == lineage.current:
+            self._set_lineage(partition, advanced)
         else:
-            # What stands there is not what stood there before: this scan shows all of it.
-            self._lineages[partition] = shown
+            # The partition's directory belongs to another topic now: this scan shows all of it.
+            self._lineages[partition] = advanced
             self._unwritten_lineages.add(partition)
 
     def _by_place(self, partition: Partition, rows: dict[int, bytes]) -> dict[Place, dict[int, bytes]]:
-        """What was seen, by the incarnation that it belongs to; nothing of the others."""
+        """The scanned rows, by the incarnation that they belong to."""
         lineage = self._lineages.get(partition)
         if lineage is None or lineage.incarnations == Lineage().incarnations:
             return {Place(*partition): rows}
@@ -235,7 +235,7 @@ class Catalog(Rows):
         known = self._rows.get(place, {})
         active = self._writable.get(partition, frozenset()) & seen.keys()
         verbs_are_at_work = bool(self._changed_by_verbs or self._locks)
-        # Of most segments the row is just what is seen again.
+        # For most segments the row equals the scanned one.
         differing = [base_offset for base_offset, row in seen.items() if known.get(base_offset) != row]
         if not partial:
             differing += known.keys() - seen.keys()
@@ -244,34 +244,34 @@ class Catalog(Rows):
             row = known.get(base_offset)
             files = seen.get(base_offset, NOTHING_SEEN)
             is_active = base_offset in active
-            if row is not None and stands_so(row, files, active=is_active):
+            if row is not None and is_unchanged(row, files, active=is_active):
                 continue
-            # A first scan sees millions of new ones: no object is made for any of them.
+            # A first scan sees millions of new segments: create no object for any of them.
             identity = place.segment(base_offset) if verbs_are_at_work or row is not None else None
             if identity is not None and self._is_busy(identity):
-                self._look_again(identity)
+                self._mark_unsettled(identity)
             elif identity is None or row is None:
                 if has_log(files):
                     fresh[base_offset] = files
-            elif self._see(identity, row, local_files(files), active=is_active):
+            elif self._update_local(identity, row, local_files(files), active=is_active):
                 gone.append(identity)
         if fresh:
             self._add(place, fresh, active)
         return gone
 
-    def restless(self, topic: str, partition: int) -> list[int]:
-        """Base offsets to be looked at even where the directory is as it was: the active one, and the unsettled."""
+    def unsettled_offsets(self, topic: str, partition: int) -> list[int]:
+        """Base offsets to scan again even if the directory is unchanged: active and unsettled segments."""
         with self._guard:
             active = self._writable.get((topic, partition), frozenset())
             return [*active.union(self._unsettled.get((topic, partition), ()))]
 
     def observe_missing(self, seen: set[Partition]) -> list[SegmentId]:
-        """After a whole scan: the partitions that it did not see have no local files."""
+        """After a complete scan: partitions that it did not see have no local files."""
         missing = [partition for partition in self.partitions() if partition not in seen]
         return [i for topic, number in missing for i in self.observe(PartitionListing(topic, number, {}, None))]
 
     async def flush(self) -> None:
-        """Return when all that was put before this call is in the journal. Callers at the same time share a commit."""
+        """Return when all earlier changes are in the journal. Concurrent callers share a commit."""
         async with self._write_lock:
             with self._guard:
                 unwritten, self._unwritten = self._unwritten, {}
@@ -282,7 +282,7 @@ class Catalog(Rows):
                 wholes: dict[Place, dict[int, bytes]] = {}
                 for place, offsets in unwritten.items():
                     rows = self._rows.get(place, {})
-                    if self._journal is not None and self._journal.wants_whole(place, len(offsets), len(rows)):
+                    if self._journal is not None and self._journal.should_rewrite(place, len(offsets), len(rows)):
                         wholes[place] = rows.copy()
                     else:
                         changes[place] = {offset: rows.get(offset) for offset in offsets}
@@ -302,7 +302,7 @@ class Catalog(Rows):
         return identity in self._changed_by_verbs or self.is_held(identity)
 
     def _add(self, place: Place, fresh: dict[int, bytes], active: frozenset[int]) -> None:
-        """Take over segments of which nothing is known but their files."""
+        """Add segments of which only the files are known."""
         if unsettled := self._unsettled.get(place.partition):
             unsettled.difference_update(fresh)
         for base in active & fresh.keys():
@@ -315,8 +315,8 @@ class Catalog(Rows):
         self._unwritten.setdefault(place, set()).update(fresh)
         self._tallies.add(list(fresh.values()))
 
-    def _see(self, identity: SegmentId, row: bytes, files: LocalFiles, *, active: bool) -> bool:
-        """Take over how the files of a known segment stand; True if it is gone."""
+    def _update_local(self, identity: SegmentId, row: bytes, files: LocalFiles, *, active: bool) -> bool:
+        """Update the local files of a known segment; True if the segment is gone."""
         if unsettled := self._unsettled.get(identity.place.partition):
             unsettled.discard(identity.base_offset)
         known = unpack(identity, row)
@@ -325,12 +325,12 @@ class Catalog(Rows):
             return True
         settled = known.local == files or not known.local or not files
         lease = known.lease_until if files.log is not None else 0.0
-        # Damage of what is not archived was found in the files that stood there.
+        # Damage of a segment that is not archived was found in the previous files.
         damage = known.damage if known.archive is not None or known.local.log == files.log else ""
         self._replace(replace(known, local=files, active=active, settled=settled, lease_until=lease, damage=damage))
         if not settled:
-            self._look_again(identity)
+            self._mark_unsettled(identity)
         return False
 
-    def _look_again(self, identity: SegmentId) -> None:
+    def _mark_unsettled(self, identity: SegmentId) -> None:
         self._unsettled.setdefault(identity.place.partition, set()).add(identity.base_offset)

@@ -1,7 +1,7 @@
-"""The catalog on disk: SQLite, so that a restart knows every segment at once.
+"""The catalog on disk, in SQLite, so that a restart knows every segment at once.
 
-It is a cache of what the disk and the bucket say. `Journal.was_clean` is False after a crash, or where
-there was no database: then the catalog is compared with the bucket before it is relied on.
+It is a cache of the disk and the bucket. `Journal.was_clean` is False after a crash, or if there was no
+database: then the catalog is compared with the bucket before it is used.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ import aiosqlite
 from pydantic import TypeAdapter
 
 from takhin_tiered.catalog.block import blocks, unpack_blocks
+from takhin_tiered.catalog.database_errors import reading, translated
 from takhin_tiered.catalog.migration import LABELS_SINCE, SCHEMA_VERSION, converter, migrate
-from takhin_tiered.catalog.trouble import reading, translated
 from takhin_tiered.concurrency import in_thread
 from takhin_tiered.errors import CatalogError
 from takhin_tiered.filesystems import can_flush
@@ -32,21 +32,21 @@ from takhin_tiered.segments.names import Partition, Place, SegmentId
 
 FILE_NAME = "catalog.db"
 INCARNATIONS = "incarnations"
-"""The name, in ``meta``, of whether manifests have yet to be read for them: "unknown", else "known" or nothing."""
+"""Key in ``meta``: "unknown" while manifests have yet to be read for incarnations, otherwise "known" or absent."""
 _READABLE_VERSION = 2
 _ROWS_AT_ONCE = 20_000
 _BLOCKS_AT_ONCE = 64
-# A partition is written whole when so many of its rows, and a fourth of them, have changed since it was.
+# A partition is rewritten as blocks once this many rows, and a quarter of all its rows, have changed.
 _MANY_CHANGES = 64
 _GONE = b""
 _Work = list[tuple[str, Iterable[tuple[Any, ...]]]]
-"""Statements, each with the rows that it is carried out for."""
+"""Statements, each with its parameter rows."""
 _LINEAGE = TypeAdapter(Lineage)
 
 
 class _Database(aiosqlite.Connection):
     async def _connect(self) -> aiosqlite.Connection:
-        """To its end, and closed where the caller is cancelled: its thread would answer to a loop that is gone."""
+        """Finish connecting even if cancelled, then close: the library's thread would outlive the loop."""
         opening = asyncio.ensure_future(super()._connect())
         try:
             return await asyncio.shield(opening)
@@ -57,9 +57,9 @@ class _Database(aiosqlite.Connection):
             raise
 
     async def transact(self, work: Callable[[sqlite3.Connection], None]) -> None:
-        """A whole transaction in one turn of the database's thread, where each statement would take one.
+        """Run a whole transaction in one call to the database's thread, instead of one call per statement.
 
-        The library's every call is one `_execute`, the only method that takes more than one statement.
+        Every method of the library uses `_execute`; it is the only one that takes more than one statement.
         """
         await self._execute(work, self._conn)  # type: ignore[no-untyped-call]  # the library gives this one no types
 
@@ -67,8 +67,8 @@ class _Database(aiosqlite.Connection):
 class Journal:
     """An open database. Made by `open_journal`.
 
-    A partition stands in `blocks`, as it was when it was last written whole; what changed since stands row
-    by row in ``segments``, an empty record for a segment that is gone.
+    ``blocks`` has each partition as of its last rewrite. ``segments`` has the rows that changed since, with
+    an empty record for a removed segment.
     """
 
     def __init__(self, database: _Database, path: Path, *, was_clean: bool, version: int = SCHEMA_VERSION) -> None:
@@ -76,12 +76,12 @@ class Journal:
         self._path = path
         self._changed: Counter[Place] = Counter()
         self.was_clean = was_clean
-        # A reader changes nothing, so it takes an earlier release's rows as they stand.
+        # A read-only journal is not migrated: rows of earlier releases are converted when they are read.
         self._version = version
         self._label = "label" if version >= LABELS_SINCE else "''"
 
     def reading(self) -> AbstractContextManager[None]:
-        """Within: rows that cannot be understood are damage, as what the database itself calls so."""
+        """Within: rows that cannot be unpacked are reported as damage of the database."""
         return reading(self._path)
 
     async def places(self) -> AsyncIterator[tuple[Place, dict[int, bytes]]]:
@@ -104,7 +104,7 @@ class Journal:
             yield place, _with_changes({}, changed)
 
     async def lineages(self) -> dict[Partition, Lineage]:
-        """What is known of the incarnations of partitions, where it is anything."""
+        """The known incarnations of partitions."""
         if self._version < LABELS_SINCE:
             return {}
         with reading(self._path):
@@ -118,8 +118,8 @@ class Journal:
             rows = await cursor.fetchall()
         return [Intent(row[0], SegmentId(*row[1:5]), *row[5:]) for row in rows]
 
-    def wants_whole(self, place: Place, changed: int, known: int) -> bool:
-        """Whether a place of so many segments, of which so many changed, is to be written whole."""
+    def should_rewrite(self, place: Place, changed: int, known: int) -> bool:
+        """Whether to rewrite a place that has ``known`` segments, ``changed`` of them changed now."""
         return self._changed[place] + changed >= max(_MANY_CHANGES, known // 4)
 
     async def write(
@@ -129,13 +129,13 @@ class Journal:
         intents: Mapping[str, Intent | None],
         lineages: Mapping[Partition, Lineage],
     ) -> None:
-        """Commit all of these, or none; None removes a row. What is committed outlives a kill."""
+        """Commit everything in one transaction; None removes a row. A committed change survives a kill."""
         changed = [(*place, base, row or _GONE) for place, rows in changes.items() for base, row in rows.items()]
         packed = ((*place, *block) for place, rows in wholes.items() for block in enumerate(blocks(rows)))
         work: _Work = [
             ("DELETE FROM blocks WHERE topic = ? AND partition = ? AND label = ?", wholes),
             ("DELETE FROM segments WHERE topic = ? AND partition = ? AND label = ?", wholes),
-            # Packed one block at a time.
+            # A generator: only one block is in memory.
             ("INSERT INTO blocks VALUES (?, ?, ?, ?, ?)", packed if wholes else ()),
             ("INSERT OR REPLACE INTO segments VALUES (?, ?, ?, ?, ?)", changed),
             ("DELETE FROM intents WHERE key = ?", [(key,) for key, intent in intents.items() if intent is None]),
@@ -183,15 +183,15 @@ class Journal:
 
 @asynccontextmanager
 async def open_journal(state_dir: Path, *, read_only: bool = False) -> AsyncIterator[Journal | None]:
-    """Open the database, made if need be; read-only, None where there is none.
+    """Open the database, and create it if needed; read-only, yield None if there is none.
 
-    Raises `CatalogError` where it cannot be read, or was written by a later release.
+    Raises `CatalogError` if it cannot be read, or was written by a later release.
     """
     path = (state_dir / FILE_NAME).absolute()
     with translated(path):
         if not read_only:
             state_dir.mkdir(parents=True, exist_ok=True)
-        database = None if read_only and not _is_there(path) else await _connect(path, read_only=read_only)
+        database = None if read_only and not _exists(path) else await _connect(path, read_only=read_only)
     if database is None:
         yield None
         return
@@ -201,14 +201,14 @@ async def open_journal(state_dir: Path, *, read_only: bool = False) -> AsyncIter
             if read_only:
                 yield Journal(database, path, was_clean=True, version=version)
                 return
-            # Of a power cut, unlike of a kill, the last commits may be lost: `was_clean` tells, the bucket knows.
+            # A power cut, unlike a kill, may lose the last commits. Then `was_clean` is False, and the bucket is read.
             synchronous = "NORMAL" if await in_thread(can_flush, state_dir) else "OFF"
             await database.executescript(f"PRAGMA synchronous={synchronous}; PRAGMA journal_mode=WAL;")
             with reading(path):
                 await database.transact(partial(migrate, version))
             journal = Journal(database, path, was_clean=False)
             journal.was_clean = await journal.get_meta("clean") == "yes"
-            # The catalogs of earlier releases do not tell incarnations apart: manifests do.
+            # Catalogs of earlier releases do not know incarnations: the manifests do.
             if 0 < version < LABELS_SINCE:
                 await journal.set_meta(INCARNATIONS, "unknown")
             await journal.set_meta("clean", "no")
@@ -218,8 +218,8 @@ async def open_journal(state_dir: Path, *, read_only: bool = False) -> AsyncIter
             await database.close()
 
 
-def _is_there(path: Path) -> bool:
-    """Unlike `Path.exists`, raises `OSError` where that cannot be seen."""
+def _exists(path: Path) -> bool:
+    """Unlike `Path.exists`, raises `OSError` if that cannot be determined."""
     try:
         path.stat()
     except (FileNotFoundError, NotADirectoryError):
@@ -233,9 +233,9 @@ async def _connect(path: Path, *, read_only: bool) -> _Database:
     try:
         return await _opened(f"{path.as_uri()}?mode=ro")
     except sqlite3.OperationalError:
-        # A reader too keeps files beside the database, which not every user may write. Where nobody has it open it
-        # stands still, and can be read without.
-        if _is_there(path.with_name(path.name + "-wal")):
+        # Even a reader needs to create files beside the database, which this user may not. If no process has the
+        # database open it does not change, and can be read as immutable.
+        if _exists(path.with_name(path.name + "-wal")):
             raise
         return await _opened(f"{path.as_uri()}?mode=ro&immutable=1")
 
@@ -260,7 +260,7 @@ async def _require_known_version(database: aiosqlite.Connection, path: Path, *, 
         raise CatalogError(f"{path} was written by a later release", hint="Use that release, or a later one")
     if read_only and version == 0:
         raise CatalogError(
-            f"{path} is empty: no catalog was written to it yet", hint="Start the daemon, or run takhin-tiered rebuild"
+            f"the catalog database {path} is empty", hint="Start the daemon, or run takhin-tiered rebuild"
         )
     if read_only and version < _READABLE_VERSION:
         raise CatalogError(f"{path} was written by an earlier release", hint="Start the daemon of this release once")
@@ -275,7 +275,7 @@ def _commit(work: _Work, before: Callable[[], None], database: sqlite3.Connectio
         before()
         database.commit()
     except BaseException:
-        # Else the half of it would be committed with the next write.
+        # Otherwise the next write would commit a part of this one.
         database.rollback()
         raise
 

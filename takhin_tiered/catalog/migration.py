@@ -1,4 +1,4 @@
-"""The catalog's tables, and how those of earlier releases are brought into the present form."""
+"""The catalog's tables, and the migration of earlier ones."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WIT
 
 
 def migrate(version: int, database: sqlite3.Connection) -> None:
-    """Bring the tables and rows of an earlier release into the present form, all or none.
+    """Migrate the tables and rows of an earlier release, in one transaction.
 
-    A database of version 1 lacks the table of blocks.
+    A database of version 1 lacks the table ``blocks``.
     """
     if version == SCHEMA_VERSION:
         return
@@ -65,7 +65,7 @@ def migrate(version: int, database: sqlite3.Connection) -> None:
 
 
 def _take_over(version: int, old: set[str], database: sqlite3.Connection) -> None:
-    """Fill the new tables from the old ones, in which no segment had a label."""
+    """Fill the new tables from the old ones, which had no labels."""
     into_form = converter(version) or _as_it_is
     if "blocks" in old:
         for *place, packed in database.execute("SELECT topic, partition, number, rows FROM old_blocks").fetchall():
@@ -84,7 +84,7 @@ def _take_over(version: int, old: set[str], database: sqlite3.Connection) -> Non
 
 
 def _convert(version: int, database: sqlite3.Connection) -> None:
-    """Bring the rows of an earlier release into the present form where they stand."""
+    """Convert the rows of an earlier release in place."""
     convert = converter(version) or _as_it_is
     here = "topic = ? AND partition = ? AND label = ?"
     for *place, packed in database.execute("SELECT topic, partition, label, number, rows FROM blocks").fetchall():
@@ -99,7 +99,7 @@ def _convert(version: int, database: sqlite3.Connection) -> None:
 
 
 def converter(version: int) -> Callable[[bytes], bytes] | None:
-    """What brings a row of that release into the present form; None where it has it."""
+    """The function that converts a row of that schema version; None if none is needed."""
     if version < _FILES_SINCE:
         return lambda row: from_schema_4(from_schema_2(row))
     return from_schema_4 if version < _TEXTS_SINCE else None

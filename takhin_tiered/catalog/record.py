@@ -1,7 +1,7 @@
-"""A segment as a row of bytes: what the map holds in memory, and the journal on disk.
+"""A segment as a packed row, in memory and in the journal.
 
-A million `Segment` objects would take a gigabyte; as bytes they take a fifth of that, and start-up reads
-them without building a single one. Absent parts take no room: a flag says what follows.
+A million `Segment` objects would take a gigabyte. Packed, they take a fifth of that, and start-up reads
+them without creating a single object. Absent parts take no room: flags say what follows.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ _ARCHIVE = struct.Struct("<Iqqdq")
 _TIME = struct.Struct("<d")
 _LENGTH = struct.Struct("<I")
 
-# The bits below these, and the local files' after them, are those of a listing's rows.
+# A listing's rows use the bits below these, and the bits of the local files after them.
 _ARCHIVED, _PROVEN_IS_LOCAL, _LEASED, _READ, _FAILED = (1 << bit for bit in range(2, 7))
 _PROVEN_SHIFT = LOCAL_SHIFT + KINDS
 _QUARANTINED, _DAMAGED = (1 << (_PROVEN_SHIFT + KINDS + place) for place in range(2))
-# In this order the texts stand at the end, each behind its length.
+# The texts are at the end, in this order, each after its length.
 _TEXTS = (_DAMAGED, _FAILED, _QUARANTINED)
 _LOCAL_BITS = ALL_KINDS << LOCAL_SHIFT
 _SEEN_BITS = ACTIVE | SETTLED | _LOCAL_BITS
-# A log's modification time stands behind its size, and its size behind the flags.
+# After the flags come the log's size and its modification time.
 _LOG_TIME = struct.Struct("<q")
 _LOG_TIME_AT = FLAGS.size + 8
 
@@ -84,7 +84,7 @@ def _pack_text(text: str) -> bytes:
 
 
 def _texts(row: bytes, at: int, flags: int) -> Iterator[str]:
-    """The texts that stand in a row from ``at``: those of `_TEXTS`, empty where there is none."""
+    """The texts of `_TEXTS`, which start at ``at``; empty for an absent one."""
     for flag in _TEXTS:
         if not flags & flag:
             yield ""
@@ -96,8 +96,8 @@ def _texts(row: bytes, at: int, flags: int) -> Iterator[str]:
         yield row[begin:at].decode(errors="surrogatepass")
 
 
-def stands_so(row: bytes, seen: bytes, *, active: bool) -> bool:
-    """Whether a row says of a settled segment just what was seen: then a look at the disk changes nothing."""
+def is_unchanged(row: bytes, seen: bytes, *, active: bool) -> bool:
+    """Whether a row of a settled segment equals what the scan saw, so that nothing has to be updated."""
     flags = flags_of(row)
     if flags & _SEEN_BITS != flags_of(seen) | active or (flags & _LEASED and not has_log(seen)):
         return False
@@ -105,12 +105,12 @@ def stands_so(row: bytes, seen: bytes, *, active: bool) -> bool:
 
 
 def has_archive(row: bytes) -> bool:
-    """Whether something is known to be archived of the segment, sound or not, wherever else it is."""
+    """Whether the segment has an archived copy, sound or not, local files or not."""
     return bool(flags_of(row) & _ARCHIVED)
 
 
 def archived_end(row: bytes) -> int:
-    """The last offset that the archive tells of a segment; -1 where it tells none."""
+    """The last offset of the archived segment; -1 if unknown."""
     flags = flags_of(row)
     if not flags & _ARCHIVED:
         return -1
@@ -120,13 +120,13 @@ def archived_end(row: bytes) -> int:
 
 
 def may_be_unproven(head: bytes) -> bool:
-    """By a row's flags, whether `is_unproven` is worth asking."""
+    """By a row's flags alone, whether `is_unproven` may be true."""
     flags = flags_of(head)
     return bool(flags & _ARCHIVED) and not flags & _PROVEN_IS_LOCAL and bool(flags >> LOCAL_SHIFT & 1)
 
 
 def is_unproven(row: bytes) -> bool:
-    """Whether the archive holds a segment whose log stands on disk otherwise than it is known to be archived."""
+    """Whether a segment is archived, and its local log is not verified to equal the archived one."""
     flags = flags_of(row)
     if not may_be_unproven(row):
         return False
@@ -137,14 +137,14 @@ def is_unproven(row: bytes) -> bool:
 
 
 def is_restored(row: bytes) -> bool:
-    """Whether a restore brought the segment back, and its files are still those; False for an empty row."""
+    """Whether the segment was restored and its log is still on disk; False for an empty row."""
     return bool(row) and bool(flags_of(row) & _LEASED) and has_log(row)
 
 
 def may_have_work(row: bytes, *, cold_since_ns: int, keeps_copies: bool, may_expire: bool) -> bool:
-    """Whether a cycle could do anything with a segment; False where it is certain, by a look at a few bytes.
+    """Whether a cycle might have work for a segment, by a few bytes of its row; False only if it is certain.
 
-    Not for segments whose retention is a matter of their partition's size.
+    Not for segments with a retention by size.
     """
     flags = flags_of(row)
     if not flags & _LOCAL_BITS:
@@ -189,20 +189,20 @@ def unpack(identity: SegmentId, row: bytes) -> Segment:
 
 
 head_of: Callable[[bytes], bytes] = itemgetter(slice(FLAGS.size))
-"""A row's flags: rows with the same ones have the same form."""
+"""A row's flags: rows with the same flags have the same layout."""
 
 
 def is_special(head: bytes) -> bool:
-    """Of a segment that is active, or restored and still on disk."""
+    """Whether the segment is active, or restored and still on disk."""
     flags = flags_of(head)
     return bool(flags & ACTIVE or (flags & _LEASED and flags >> LOCAL_SHIFT & 1))
 
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """Where rows of certain flags have what, before their texts: numbers of the fields that ``reader`` gives.
+    """The layout of rows with certain flags, up to their texts: indexes into the fields that ``reader`` unpacks.
 
-    ``archive_size`` and ``mtime`` are -1 where there is none.
+    ``archive_size`` and ``mtime`` are -1 if absent.
     """
 
     reader: struct.Struct
@@ -221,7 +221,7 @@ def form_of(head: bytes) -> Form:
     present, proven = flags >> LOCAL_SHIFT & ALL_KINDS, flags >> _PROVEN_SHIFT & ALL_KINDS
     has_log, has_archive = bool(present & 1), bool(flags & _ARCHIVED)
     sizes = present.bit_count()
-    # The size of each file, and of the archive; of the log and the archive the time; and nothing else.
+    # Read the size of each file and of the archive, and the time of the log and of the archive; skip the rest.
     local = ("qq8x" + "q16x" * (sizes - 1) if has_log else "q16x" * sizes) + ("4xqq16x" if has_archive else "")
     rest = f"{24 * proven.bit_count() + 8 * bool(flags & _LEASED) + 8 * bool(flags & _READ)}x"
     first_archived = sizes + has_log
@@ -260,14 +260,14 @@ def from_schema_2(row: bytes) -> bytes:
     return head + rest[:at] + _UNKNOWN_LAST_OFFSET + rest[at:]
 
 
-# What a walk over a log's batches finds: see `takhin_tiered.formats.kafka`.
+# The damage texts of `takhin_tiered.formats.kafka`.
 _DAMAGE = re.compile(
     r"the batch at byte \d+ of the log fails its CRC|no whole batch stands at byte \d+ of \d+ of the log"
 )
 
 
 def from_schema_4(row: bytes) -> bytes:
-    """A row with one text at its end, which told damage, a failure or the cause of a quarantine."""
+    """A row with one text at its end, for damage, a failure or the cause of a quarantine."""
     if not row:
         return row
     flags = flags_of(row)

@@ -1,6 +1,6 @@
-"""The catalog's map: rows of segments, by partition and incarnation, and which incarnation each partition's disk shows.
+"""The catalog's map: rows of segments by partition and incarnation, and the incarnations of each partition.
 
-Only the segments of the current incarnation have local files. Nothing here waits: one lock guards all of it.
+Only segments of the current incarnation have local files. Nothing here waits; one lock guards everything.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from takhin_tiered.segments.policy import Policy
 _Wanted = Callable[[int, bytes], bool]
 """Of a base offset and its row."""
 
-_ALONE = Lineage()
+_SINGLE = Lineage()
 
 
 class Rows:
@@ -34,14 +34,14 @@ class Rows:
         self._rows: dict[Place, dict[int, bytes]] = {}
         self._lineages: dict[Partition, Lineage] = {}
         self._tallies = Tallies()
-        # Base offsets of archived segments, in order, of the places for which they were asked.
+        # Base offsets of archived segments, in order, built for a place at the first query.
         self._archived_bases: dict[Place, SortedList[int]] = {}
-        # What changed since it was last written, or is being written: rows are read when they are.
+        # Base offsets that changed since the last write; their rows are read when they are written.
         self._unwritten: dict[Place, set[int]] = {}
         self._unwritten_lineages: set[Partition] = set()
-        # Base offsets of local logs that are archived, and that are not known to be what is archived.
+        # Base offsets of archived segments whose local log is not verified to equal the archived one.
         self._unproven: dict[Partition, SortedSet[int]] = {}
-        # Partitions of which anything changed since somebody asked which.
+        # Partitions with changes since the last `take_touched`.
         self._touched: set[Partition] = set()
 
     def __len__(self) -> int:
@@ -53,22 +53,22 @@ class Rows:
         return None if row is None else unpack(identity, row)
 
     def lineage(self, partition: Partition) -> Lineage:
-        return self._lineages.get(partition, _ALONE)
+        return self._lineages.get(partition, _SINGLE)
 
     def current(self, partition: Partition, base_offset: int) -> SegmentId:
-        """The segment of this base offset in the log that is on the disk, or stood there last."""
+        """The segment of this base offset in the partition's current incarnation."""
         return SegmentId(*partition, base_offset, self.lineage(partition).label_of(base_offset))
 
     def is_current(self, identity: SegmentId) -> bool:
         return self.lineage(identity.place.partition).is_current(identity.label, identity.base_offset)
 
     def partitions(self) -> list[Partition]:
-        """All that a segment is known of, in order."""
+        """The partitions with a known segment, in order."""
         with self._guard:
             return sorted({place.partition for place in self._rows})
 
     def take_touched(self) -> set[Partition]:
-        """The partitions of which anything changed since this was asked last."""
+        """The partitions that changed since the last call."""
         with self._guard:
             touched, self._touched = self._touched, set()
         return touched
@@ -80,9 +80,9 @@ class Rows:
         after: SegmentId | None = None,
         within: Callable[[Partition], bool] = lambda _: True,
     ) -> Iterator[Segment]:
-        """Each segment, by partition, incarnation and base offset, as it stands when its partition is reached.
+        """Each segment of the partitions ``within``, by partition, incarnation and base offset.
 
-        Of the partitions ``within``.
+        A partition is read when the iteration reaches it.
         """
         start = after.place if after else Place("", -1)
 
@@ -97,15 +97,12 @@ class Rows:
     def log_of(
         self, partition: Partition, label: str | None = None, wanted: Callable[[int], bool] = lambda _: True
     ) -> list[Segment]:
-        """The segments of one incarnation's log, by base offset; of the current one, unless one is named.
-
-        Those whose base offset is ``wanted``.
-        """
+        """The segments of an incarnation's log (default: the current one) whose base offset is ``wanted``, in order."""
         rows = self._rows_of(partition, label)
         return [unpack(place.segment(base), row) for base, place, row in rows if wanted(base)]
 
     def _rows_of(self, partition: Partition, label: str | None) -> list[tuple[int, Place, bytes]]:
-        """The rows of one incarnation's log, by base offset."""
+        """The rows of an incarnation's log, by base offset."""
         found: list[tuple[int, Place, bytes]] = []
         with self._guard:
             for at, first, end in self.lineage(partition).chain(label):
@@ -115,7 +112,7 @@ class Rows:
         return sorted(found)
 
     def is_contiguous(self, partition: Partition) -> bool:
-        """Whether, by what the archive tells, each segment of the current log ends where the next one begins."""
+        """Whether each segment of the current log ends where the next one begins, as far as the archive knows ends."""
         rows = self._rows_of(partition, None)
         return all(
             last < 0 or last + 1 == other
@@ -124,7 +121,7 @@ class Rows:
         )
 
     def has_local_below(self, identity: SegmentId) -> bool:
-        """Whether a lower log of the partition stands on the disk."""
+        """Whether the partition has a lower log on the disk."""
         partition = identity.place.partition
         with self._guard:
             return any(
@@ -135,7 +132,7 @@ class Rows:
             )
 
     def unproven_below(self, identity: SegmentId) -> SegmentId | None:
-        """The lowest local log below this one, in the log on the disk, that is not the one archived under its name."""
+        """The lowest segment below this one whose local log is not verified to equal the archived one."""
         partition = identity.place.partition
         with self._guard:
             bases = self._unproven.get(partition)
@@ -143,15 +140,15 @@ class Rows:
         return self.current(partition, lowest) if lowest < identity.base_offset else None
 
     def archived(self) -> Iterator[Segment]:
-        """Of `segments`, those that the archive holds, wherever else they are."""
+        """Of `segments`, those with an archived copy."""
         return self._chosen(lambda _: lambda _, row: has_archive(row))
 
     def may_have_work(self, policy: Policy, now: float) -> Iterator[Segment]:
-        """Of `segments`, those that a cycle could do something with; of most a few bytes say that it cannot.
+        """Of `segments`, those that a cycle might have work for; for most others a few bytes rule it out.
 
-        A segment of an earlier incarnation is none of a cycle's business.
+        A cycle never works on segments of an earlier incarnation.
         """
-        # A second more than the exact rule asks for: that one rounds.
+        # One second of margin, because the exact rule rounds.
         since, keeps = int((now - policy.cold_age + 1) * 1e9), not policy.may_unlink
 
         def choose(place: Place) -> _Wanted | None:
@@ -189,12 +186,12 @@ class Rows:
         return below, above
 
     def restored(self) -> list[Segment]:
-        """The segments that were restored, and still are on disk."""
+        """The restored segments that are still on disk."""
         with self._guard:
             return self._tallies.restored()
 
     def later_than(self, moment: float) -> int:
-        """How many segments were modified after it, by their times: active and restored ones are not counted."""
+        """How many segments have a later modification time, without active and restored ones."""
         with self._guard:
             return self._tallies.later_than(moment)
 
@@ -204,26 +201,26 @@ class Rows:
 
     @property
     def quarantined(self) -> int:
-        """How many segments have nothing sound in the archive where there should be something."""
+        """The number of segments whose archived copy is damaged or missing."""
         return self._tallies.quarantined
 
     @property
     def damaged(self) -> int:
-        """How many segments have a log in whose bytes damage was found."""
+        """The number of segments with damage in the bytes of their log."""
         return self._tallies.damaged
 
     @property
     def unwritten(self) -> int:
-        """How many changes wait for a `flush`."""
+        """The number of changes that are not flushed yet."""
         return sum(map(len, self._unwritten.values()))
 
     def learn(self, partition: Partition, incarnation: Incarnation) -> None:
-        """What a manifest tells of the log that its segment belongs to."""
+        """Merge what a manifest says about its incarnation."""
         with self._guard:
             self._set_lineage(partition, self.lineage(partition).learned(incarnation))
 
     def branch(self, identity: SegmentId, *, topic_id: str, is_other_topic: bool) -> SegmentId:
-        """From this segment on the disk holds another log than was archived. Returns what the segment is now."""
+        """From this segment on, the disk has another log than the archive. Returns the segment's new ID."""
         with self._guard:
             partition = identity.place.partition
             lineage = self.lineage(partition)
@@ -233,9 +230,9 @@ class Rows:
             return self.current(partition, identity.base_offset)
 
     def adopt(self, partition: Partition, label: str) -> str | None:
-        """A restore places a segment where nothing of its partition stands: this log is the one on the disk now.
+        """Make an incarnation the current one: a restore puts a segment of it on a disk without its partition.
 
-        Returns the label of the one before; None where it was this.
+        Returns the previous label; None if it is unchanged.
         """
         with self._guard:
             lineage = self.lineage(partition)
@@ -245,7 +242,7 @@ class Rows:
             return lineage.current
 
     def _chosen(self, choose: Callable[[Place], _Wanted | None]) -> Iterator[Segment]:
-        """``choose`` gives what tells a wanted row of a place, or None for a place that has none."""
+        """``choose`` returns the filter for a place's rows, or None to skip the place."""
         with self._guard:
             places = sorted(self._rows)
         for place in places:
@@ -271,7 +268,7 @@ class Rows:
                     self._move_local(place.segment(base_offset), self.current(partition, base_offset))
 
     def _move_local(self, old: SegmentId, new: SegmentId) -> None:
-        """What stands on the disk is of this one, and not of that one."""
+        """Move the local files of one segment to another incarnation's."""
         segment = self.get(old)
         assert segment is not None
         known = self.get(new) or Segment(new)
@@ -279,7 +276,7 @@ class Rows:
             self._remove(old)
         else:
             self._replace(replace(segment, local=NO_FILES, active=False, settled=True, lease_until=0.0))
-        # What was found in a log that is not archived was found in these files.
+        # Damage of a segment that is not archived was found in these files.
         damage = known.damage or (segment.damage if segment.archive is None else "")
         self._replace(
             replace(known, local=segment.local, active=segment.active, settled=segment.settled, damage=damage)

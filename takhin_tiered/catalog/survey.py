@@ -1,6 +1,6 @@
-"""Counts and sums over a million rows at a start, without building a segment for each.
+"""Counts and sums over a million rows at start-up, without creating a `Segment` for each.
 
-Rows of the same flags have the same form, so that all of them are read by one `struct`.
+Rows with the same flags have the same layout, so one `struct` reads all of them.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from itertools import chain
 
 from takhin_tiered.catalog import record
 
-# More would take no less time, and much memory for an instant.
+# Larger batches are no faster, and need more memory.
 _AT_ONCE = 4096
 
 
 @dataclass(slots=True)
 class Survey:
-    """As `Tallies` counts them; ``mtimes`` are seconds, of no order."""
+    """Counts as in `Tallies`; ``mtimes`` are seconds, unordered."""
 
     total: int = 0
     archived: int = 0
@@ -30,7 +30,7 @@ class Survey:
 
 
 def survey(rows: Sequence[bytes]) -> Survey:
-    """Over rows none of which is `record.is_special`."""
+    """Count rows; none of them may be `record.is_special`."""
     found = Survey()
     for at in range(0, len(rows), _AT_ONCE):
         some = rows[at : at + _AT_ONCE]
@@ -41,7 +41,7 @@ def survey(rows: Sequence[bytes]) -> Survey:
 
 
 def _add(found: Survey, form: record.Form, rows: list[bytes]) -> None:
-    # One flat list: a tuple kept for each row would have the garbage collector look at all of them.
+    # One flat list: the garbage collector would have to traverse a tuple per row.
     values = list(chain.from_iterable(form.reader.iter_unpack(b"".join(rows))))
     local = sum(sum(values[at :: form.fields]) for at in form.local_sizes)
     archived = sum(values[form.archive_size :: form.fields]) if form.archive_size >= 0 else 0

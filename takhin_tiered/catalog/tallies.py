@@ -1,7 +1,7 @@
-"""Counts and sums over all segments, kept as they change, so that asking costs nothing.
+"""Counts and sums over all segments, updated with each change, so that a query costs nothing.
 
-Tiers change with time alone. So the modification times of the segments stand in one sorted list, and
-the number of warm and cold ones is where two thresholds fall in it.
+Tiers change with time alone. The modification times are kept in one sorted list, and two thresholds in
+it give the numbers of warm and cold segments.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from takhin_tiered.segments.policy import Policy, classify
 class Stats:
     """Over all segments. ``archived_segments`` are those only in the archive.
 
-    ``total_size_bytes`` counts each segment once; ``local_size_bytes`` is what stands on disk, and
-    ``archived_size_bytes`` what stands in the store: a segment in both counts in both.
+    ``total_size_bytes`` counts each segment once. ``local_size_bytes`` is what is on disk and
+    ``archived_size_bytes`` what is in the store: a segment in both counts in both.
     """
 
     total_segments: int
@@ -41,13 +41,13 @@ class Tallies:
         self.quarantined = self.damaged = 0
         self._total_bytes = self._local_bytes = self._archived_bytes = 0
         self._sorted: SortedList[float] = SortedList()
-        # Not sorted in yet: many at once take one sort, instead of an insertion for each.
+        # Not inserted yet: one sort is cheaper than many insertions.
         self._new: list[float] = []
-        # Hot while their lease runs, whatever their age. Active ones are hot always, and have no place anywhere.
+        # Hot during their lease, whatever their age. Active ones are always hot and in no list.
         self._restored: dict[SegmentId, Segment] = {}
 
     def add(self, rows: Sequence[bytes]) -> None:
-        """Many more segments at once, none of which is special."""
+        """Add many segments, none of which is special."""
         found = survey(rows)
         self._total += found.total
         self._archived += found.archived
@@ -87,22 +87,22 @@ class Tallies:
         )
 
     def later_than(self, moment: float) -> int:
-        """How many segments were modified after it, by their times."""
+        """How many segments have a later modification time."""
         self.sort()
         return len(self._sorted) - self._sorted.bisect_right(moment)
 
     def restored(self) -> list[Segment]:
-        """The segments that were restored, and still are on disk."""
+        """The restored segments that are still on disk."""
         return list(self._restored.values())
 
     def sort(self) -> None:
-        """Sort in what was added since; else it is done when it is needed."""
+        """Insert what was added since; otherwise the next query does it."""
         if self._new:
             self._sorted.update(self._new)
             self._new = []
 
     def _count(self, segment: Segment, sign: int) -> bool:
-        """Add or take away; True if the segment has its place in the sorted array."""
+        """Add or subtract a segment; True if its time belongs in the sorted list."""
         self._total += sign
         self._archived += sign if segment.state is State.ARCHIVED else 0
         self.quarantined += sign if segment.quarantine else 0

@@ -1,7 +1,7 @@
-"""How a command reaches the storage: through the daemon that holds the data directory, or by itself.
+"""How a command reaches the storage: through the daemon that holds the data directory, or directly.
 
-Both ways answer alike, so that nobody has to know which one it was. A command that only looks takes the catalog's word
-where the daemon does not answer, and says so.
+Both ways give the same results. A read-only command falls back to the catalog if the daemon does not answer, and
+prints a note.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ if TYPE_CHECKING:
     from takhin_tiered.cli.remote import Remote
 
 STORE_SECONDS = 3.0
-"""So long a command that only looks waits for the store."""
+"""How long a read-only command waits for the store."""
 Answer = TypeVar("Answer")
 
 
 class View(Protocol):
-    """What commands ask for that change nothing. Answers have the form that the API gives them."""
+    """What read-only commands use. Results have the same form as in the API."""
 
     async def status(self) -> StatusHere: ...
 
@@ -49,7 +49,7 @@ class View(Protocol):
     async def partitions(self) -> list[dict[str, Any]]: ...
 
     async def restore_plan(self, wanted: Wanted) -> dict[str, Any]:
-        """Which segments a restore would bring back, and what stands against others."""
+        """Which segments a restore would bring back, and why it refuses others."""
         ...
 
     def verify(self, glob: str, *, deep: bool) -> AsyncIterator[VerifiedSegment | Hole]:
@@ -58,12 +58,12 @@ class View(Protocol):
 
     @property
     def bytes_moved(self) -> Callable[[], int] | None:
-        """Tells how many bytes went to and came from the store so far; None where only the daemon knows."""
+        """Counts the bytes sent to and received from the store so far; None where only the daemon knows."""
         ...
 
 
 class Access(View, Protocol):
-    """What commands ask for that move something."""
+    """What commands use that change something."""
 
     async def archive(self, path: str) -> None: ...
 
@@ -72,22 +72,22 @@ class Access(View, Protocol):
     async def rebuild(self, progress: Callable[[int, int], None]) -> RebuildResult: ...
 
     async def scrub(self, path: str) -> bool:
-        """Read a segment back, and take the consequences; True if it was bad and has been healed."""
+        """Read an archived segment back, then quarantine or repair it. True if it was bad and has been repaired."""
         ...
 
 
 @asynccontextmanager
 async def open_view(settings: Settings) -> AsyncIterator[View]:
-    """To look: by way of the daemon, or of the catalog and the disk, without holding anything."""
+    """Read-only access: through the daemon, or from the catalog and the disk, without a lock."""
     holder = read_holder(settings.state_dir)
     async with AsyncExitStack() as stack:
         if holder is not None and holder.api:
-            # Imported here, as the HTTP client is of no use to a command that works by itself.
+            # Imported here: a command without a daemon does not need the HTTP client.
             from takhin_tiered.cli.remote import open_remote
 
             token = settings.api_token.get_secret_value()
             remote = await stack.enter_async_context(open_remote(holder, token, changing=False))
-            yield _Either(settings, holder, remote, stack)
+            yield _DaemonOrCatalog(settings, holder, remote, stack)
             return
         storage = await stack.enter_async_context(TieredStorage.open(settings, read_only=True))
         yield _Local(storage, None if holder is None else _state_of(holder, answers=None))
@@ -95,12 +95,12 @@ async def open_view(settings: Settings) -> AsyncIterator[View]:
 
 @asynccontextmanager
 async def open_access(settings: Settings) -> AsyncIterator[Access]:
-    """To move something: by way of the daemon, or, where there is none, by taking the data directory."""
+    """Access that may change something: through the daemon, or, if there is none, by locking the data directory."""
     holder = read_holder(settings.state_dir)
     if holder is not None and any(settings.accepted):
         raise ConfigError(
-            f"the data directory is held by {holder.words}, which was started without --accept-…",
-            hint="Stop it, run this command again, and start it",
+            f"the data directory is held by {holder.description}, which was started without --accept-…",
+            hint="Stop the daemon, run this command again, then start the daemon",
         )
     if holder is not None and holder.api:
         from takhin_tiered.cli.remote import open_remote
@@ -169,8 +169,8 @@ class _Local:
         return (await self._storage.scrub_segment(path)).healed
 
 
-class _Either:
-    """Asks the daemon, and from its first silence on the catalog and the disk."""
+class _DaemonOrCatalog:
+    """Asks the daemon; once the daemon fails to answer, reads the catalog and the disk."""
 
     def __init__(self, settings: Settings, holder: Holder, remote: Remote, stack: AsyncExitStack) -> None:
         self._settings, self._holder, self._remote, self._stack = settings, holder, remote, stack
@@ -196,19 +196,19 @@ class _Either:
         view: View = self._remote
         if not await self._answers():
             view = await self._open_local()
-        async for told in view.verify(glob, deep=deep):
-            yield told
+        async for result in view.verify(glob, deep=deep):
+            yield result
 
     @property
     def bytes_moved(self) -> Callable[[], int] | None:
         return self._local.bytes_moved if self._local else None
 
     async def _answers(self) -> bool:
-        from takhin_tiered.cli.remote import DaemonSilent
+        from takhin_tiered.cli.remote import DaemonUnresponsive
 
         try:
             await self._remote.require_alive()
-        except DaemonSilent as error:
+        except DaemonUnresponsive as error:
             _note(error)
             return False
         return True
@@ -220,16 +220,16 @@ class _Either:
         return self._local
 
     async def _ask(self, question: Callable[[View], Awaitable[Answer]]) -> Answer:
-        from takhin_tiered.cli.remote import DaemonSilent
+        from takhin_tiered.cli.remote import DaemonUnresponsive
 
         if self._local is None:
             try:
                 await self._remote.require_alive()
                 return await question(self._remote)
-            except DaemonSilent as error:
+            except DaemonUnresponsive as error:
                 _note(error)
         return await question(await self._open_local())
 
 
 def _note(error: TakhinError) -> None:
-    error_console().print(f"[warning]Note:[/warning] {escape(str(error))}. What follows is the catalog's word")
+    error_console().print(f"[warning]Note:[/warning] {escape(str(error))}. The output comes from the catalog")

@@ -1,4 +1,4 @@
-"""What is told of the broker beside us: in ``status``, in ``config check``, and after an archive by hand."""
+"""Texts about the local broker: for ``status``, ``config check`` and ``archive``."""
 
 from __future__ import annotations
 
@@ -19,32 +19,32 @@ _WELL_BELOW = 0.75
 _NAMES_SHOWN = 10
 
 
-def broker_words(found: BrokerStatus) -> str:
-    """One line of ``status``."""
+def broker_text(found: BrokerStatus) -> str:
+    """The broker's line in ``status``."""
     if not found.kind:
         return "not Apache Kafka: there is no meta.properties"
-    words = "Apache Kafka (meta.properties), " + ("running (.lock)" if found.running else "stopped (.lock)")
+    text = "Apache Kafka (meta.properties), " + ("running (.lock)" if found.running else "stopped (.lock)")
     if found.problem:
-        return f"{words}; {found.problem}"
+        return f"{text}; {found.problem}"
     if found.bootstrap:
-        words = f"{words}; settings of {found.topics_known} topics from {found.bootstrap}"
+        text = f"{text}; settings of {found.topics_known} topics from {found.bootstrap}"
         idle = found.idle_tail_topics
         its = "its tail" if len(idle) == 1 else "their tails"
-        return f"{words}; {counted(len(idle), 'topic')} may lose {its} when idle (segment.ms)" if idle else words
-    return f"{words}; its topic settings are not known: set storage.tiered.broker.bootstrap"
+        return f"{text}; {counted(len(idle), 'topic')} may lose {its} when idle (segment.ms)" if idle else text
+    return f"{text}; topic settings unknown: set storage.tiered.broker.bootstrap"
 
 
-def kept_words(found: Status) -> str:
-    """Why nothing was unlinked after an archive by hand."""
+def kept_text(found: Status) -> str:
+    """Why ``archive`` unlinked nothing."""
     if found.mode == "trim":
         return "in mode trim a cycle asks the broker to free them"
     if found.mode == "copy":
         return "mode copy unlinks nothing"
-    return "a Kafka broker runs on the directory, and would fail if they went away"
+    return "a Kafka broker runs on the directory, and would fail if they disappeared"
 
 
-def directory_words(settings: Settings) -> Iterator[str]:
-    """What ``config check`` says of the data directories, and of Kafka's retention against the cold age."""
+def directory_text(settings: Settings) -> Iterator[str]:
+    """Lines of ``config check`` about the data directories, and about Kafka's retention and the cold age."""
     kafka = False
     for path in settings.data_dirs:
         try:
@@ -55,36 +55,39 @@ def directory_words(settings: Settings) -> Iterator[str]:
             if is_kafka(root.fd):
                 kafka = True
                 state = "a broker runs on it" if is_broker_running(root.fd) else "no broker runs on it"
-                yield f"{path} is Apache Kafka's (meta.properties), and {state} (.lock)"
+                yield f"{path} is a log directory of Apache Kafka (meta.properties), and {state} (.lock)"
         except OSError as error:
-            yield f"Warning: whether a broker runs on {path} cannot be seen: {error}"
+            yield f"Warning: cannot tell whether a broker runs on {path}: {error}"
         finally:
             root.close()
     if not kafka:
         return
     if settings.archive_mode is None:
-        yield "Warning: storage.tiered.archive.mode is not set: beside Kafka it is copy, which removes no local file"
+        yield (
+            "Warning: storage.tiered.archive.mode is not set. "
+            "Beside Kafka the default is copy, which removes no local file"
+        )
     if not settings.broker_bootstrap and settings.cold_age_hours > _WELL_BELOW * _KAFKAS_RETENTION_HOURS:
         yield (
             f"Warning: storage.tiered.cold.age.hours is {settings.cold_age_hours:g}, and Kafka's default retention is "
-            f"{_KAFKAS_RETENTION_HOURS:g} hours: what Kafka deletes first is never archived. Set the cold age well "
-            "below the retention, or storage.tiered.broker.bootstrap, so that retention is known"
+            f"{_KAFKAS_RETENTION_HOURS:g} hours: Kafka may delete a segment before it is archived. Set the cold age "
+            "well below the retention, or set storage.tiered.broker.bootstrap to read the retention from the broker"
         )
 
 
 async def try_broker(settings: Settings) -> None:
-    """Ask the broker, where one is configured. Raises what it says."""
+    """Connect to the broker if one is configured. Raises `BrokerError`."""
     if settings.broker_bootstrap:
         policy = settings.policy_for(kafka=True)
         topics = {topic for topic in local_topics(settings) if policy.covers(topic)}
         async with connected(BrokerAddress(settings.broker_bootstrap, settings.broker_arguments)) as client:
             console().print(f"The broker at {settings.broker_bootstrap} answers")
-            if words := idle_words(idle_tails(await client.topic_settings(topics), policy)):
-                error_console().print(words)
+            if text := idle_text(idle_tails(await client.topic_settings(topics), policy)):
+                error_console().print(text)
 
 
-def idle_words(topics: list[str]) -> str:
-    """The warning of topics that lose their last segment when they fall idle; empty where there are none."""
+def idle_text(topics: list[str]) -> str:
+    """The warning about topics that lose their last segment when they fall idle; empty if there are none."""
     if not topics:
         return ""
     names = ", ".join(topics[:_NAMES_SHOWN])
@@ -94,7 +97,7 @@ def idle_words(topics: list[str]) -> str:
 
 
 def local_topics(settings: Settings) -> set[str]:
-    """The topics that have a partition in the data directories; those that cannot be read are told elsewhere."""
+    """The topics with a partition in the data directories. Unreadable directories are reported elsewhere."""
     topics: set[str] = set()
     for path in settings.data_dirs:
         with suppress(OSError):

@@ -40,16 +40,16 @@ _TRIPLE = (FileKind.LOG, FileKind.INDEX, FileKind.TIMEINDEX)
 
 
 def demo(
-    keep: Annotated[bool, typer.Option("--keep", help="Leave the daemon serving afterwards.")] = False,
+    keep: Annotated[bool, typer.Option("--keep", help="Keep the files, and run the daemon afterwards.")] = False,
 ) -> None:
     """The main job on made-up Kafka segments and a directory store: no cloud needed."""
-    logs.for_a_command()
+    logs.configure_for_command()
     finish(_run_demo(keep=keep))
 
 
 async def _run_demo(*, keep: bool) -> None:
     """Show the whole job in less than a minute; with ``keep``, serve afterwards."""
-    # The demonstration must never act on what the environment names: a real data directory, a real bucket.
+    # The environment may name a real data directory and a real bucket: the demo must not touch them.
     for name in [name for name in os.environ if name.startswith(ENV_PREFIX)]:
         del os.environ[name]
     root = Path(await asyncio.to_thread(tempfile.mkdtemp, prefix="takhin-tiered-demo-"))

@@ -1,4 +1,4 @@
-"""``doctor``: everything that an operator would check by hand, each with what to do. It changes nothing but a probe."""
+"""``doctor``: every check that an operator would make by hand, each with advice. It writes one probe object only."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ import typer
 from takhin_tiered import logs
 from takhin_tiered.catalog.journal import open_journal
 from takhin_tiered.cli.access import open_view
-from takhin_tiered.cli.broker import directory_words, idle_words, local_topics
-from takhin_tiered.cli.findings import CHECK_SECONDS, Finding, abandoned_if_it_hangs, collected, failures
+from takhin_tiered.cli.broker import directory_text, idle_text, local_topics
+from takhin_tiered.cli.findings import CHECK_SECONDS, Finding, failures, run_abandonable, run_check
 from takhin_tiered.cli.output import console
-from takhin_tiered.cli.probe import look_at_data_dirs, look_at_disk, look_at_state_dir, probe_store
+from takhin_tiered.cli.probe import check_data_dirs, check_disk, check_state_dir, probe_store
 from takhin_tiered.cli.running import settings_of
-from takhin_tiered.cli.status import daemon_words, problems_of
+from takhin_tiered.cli.status import daemon_text, problems_of
 from takhin_tiered.cli.stdout import end_at_once
 from takhin_tiered.config import Settings, find_config
 from takhin_tiered.engine.asking import BrokerAddress, connected
@@ -31,17 +31,17 @@ from takhin_tiered.store.base import OWNER_KEY
 from takhin_tiered.vault.ownership import IDENTIFIER
 
 _WHOLE_SECONDS = 9.0
-_HANGS = "Look at the file system that it stands on: df, mount, dmesg"
+_HANGS = "Check the file system below it: df, mount, dmesg"
 
 
 def doctor(context: typer.Context) -> None:
     """Check configuration, permissions, disk, store, clock, owner, catalog, daemon, last cycle and broker.
 
-    Exit 1 where anything FAILED. It ends within 10 seconds, whatever hangs. In the store it writes and removes one
-    small object, takhin-tiered.probe.doctor.
+    Exits 1 if a check FAILED. Ends within 10 seconds, even if a check hangs. Writes one small object to the store,
+    takhin-tiered.probe.doctor, and removes it.
     """
-    logs.for_a_command("error")
-    # A file system that hangs may hold any call, that of a look at the configuration too.
+    logs.configure_for_command("error")
+    # A hung file system may block any call, even reading the configuration.
     watchdog = threading.Timer(_WHOLE_SECONDS, _give_up)
     watchdog.daemon = True
     watchdog.start()
@@ -59,19 +59,19 @@ def doctor(context: typer.Context) -> None:
 
 
 def _give_up() -> None:
-    Finding("FAILED", "doctor", f"something still hangs after {_WHOLE_SECONDS:g} s", _HANGS).print()
+    Finding("FAILED", "doctor", f"a check still hangs after {_WHOLE_SECONDS:g} s", _HANGS).print()
     end_at_once(1)
 
 
 async def _examine(settings: Settings) -> int:
-    """Everything at once, told in order. How many failed."""
+    """Run all checks concurrently, print them in order, return the number of failures."""
     checks = [
-        collected("data directory", _HANGS, _in_thread(look_at_data_dirs, settings)),
-        collected("state directory", _HANGS, _in_thread(look_at_state_dir, settings)),
-        collected("disk", _HANGS, _in_thread(look_at_disk, settings)),
-        collected("store", "Look at the network, and whether the server runs", _store(settings)),
-        collected("catalog", _HANGS, _catalog(settings)),
-        collected("broker", "Look at the network, and whether the broker runs", _broker(settings)),
+        run_check("data directory", _HANGS, _in_thread(check_data_dirs, settings)),
+        run_check("state directory", _HANGS, _in_thread(check_state_dir, settings)),
+        run_check("disk", _HANGS, _in_thread(check_disk, settings)),
+        run_check("store", "Check the network, and that the server runs", _store(settings)),
+        run_check("catalog", _HANGS, _catalog(settings)),
+        run_check("broker", "Check the network, and that the broker runs", _broker(settings)),
     ]
     count = 0
     for task in [asyncio.create_task(check) for check in checks]:
@@ -86,19 +86,19 @@ def _configuration(context: typer.Context, settings: Settings) -> Iterator[Findi
     where = str(find_config(context.obj) or "the environment")
     yield Finding("ok", "configuration", f"valid, from {where}")
     if idle := settings.without_effect():
-        yield Finding("warning", "configuration", f"without effect in this version: {', '.join(idle)}", "Remove them")
+        yield Finding("warning", "configuration", f"no effect in this version: {', '.join(idle)}", "Remove these keys")
     if not settings.enabled:
         yield Finding(
             "warning", "configuration", "tiered storage is not enabled: nothing is moved",
-            "Set storage.tiered.enabled: true once the plan is what you want",
+            "Set storage.tiered.enabled: true once takhin-tiered plan shows what you want",
         )  # fmt: skip
-    for line in directory_words(settings):
+    for line in directory_text(settings):
         if line.startswith("Warning: "):
             yield Finding("warning", "configuration", line.removeprefix("Warning: "))
 
 
 async def _in_thread(look: Callable[[Settings], Iterator[Finding]], settings: Settings) -> AsyncIterator[Finding]:
-    for finding in await abandoned_if_it_hangs(lambda: list(look(settings))):
+    for finding in await run_abandonable(lambda: list(look(settings))):
         yield finding
 
 
@@ -129,19 +129,21 @@ async def _owner(settings: Settings, store: ObjectStore) -> Finding:
     except StoreError as error:
         return Finding("warning", "owner", f"the record {OWNER_KEY} cannot be read: {error}")
     if party is None:
-        return Finding("warning", "owner", f"what stands in {OWNER_KEY} is no record", "Look at what wrote it")
+        return Finding(
+            "warning", "owner", f"the object {OWNER_KEY} is not an owner record", "Find out what wrote that object"
+        )
     async with open_journal(settings.state_dir, read_only=True) as journal:
         ours = await journal.get_meta(IDENTIFIER) if journal is not None else None
     if party.id != ours:
         return Finding(
-            "FAILED", "owner", f"{store.address} is held by {party.words}, which is not this data directory",
+            "FAILED", "owner", f"{store.address} is held by {party.description}, not by this data directory",
             "Give each data directory its own prefix",
         )  # fmt: skip
-    return Finding("ok", "owner", f"the prefix is written to by {party.words}")
+    return Finding("ok", "owner", f"the prefix is written to by {party.description}")
 
 
 async def _catalog(settings: Settings) -> AsyncIterator[Finding]:
-    """The catalog, and what it or the daemon tells of cycles."""
+    """The catalog, the daemon and the last cycle."""
     try:
         async with open_view(settings) as view:
             found = await view.status()
@@ -151,9 +153,11 @@ async def _catalog(settings: Settings) -> AsyncIterator[Finding]:
     yield Finding("ok", "catalog", f"{found.total_segments} segments, {found.archived_segments} in the archive only")
     daemon = found.daemon
     if daemon is None:
-        yield Finding("warning", "daemon", daemon_words(found), "Start it, or run cycles by takhin-tiered run --once")
+        yield Finding(
+            "warning", "daemon", daemon_text(found), "Start it, or run single cycles: takhin-tiered run --once"
+        )
     elif daemon.answers is not False:
-        yield Finding("ok", "daemon", daemon_words(found))
+        yield Finding("ok", "daemon", daemon_text(found))
     if found.last_cycle_at and not found.last_cycle_problem:
         yield Finding("ok", "last cycle", f"ended {found.last_cycle_at[:19]} UTC")
     for problem in problems_of(replace(found, store_reachable=None), time.time()):
@@ -174,10 +178,10 @@ async def _broker(settings: Settings) -> AsyncIterator[Finding]:
         async with asyncio.timeout(CHECK_SECONDS - 1), connected(BrokerAddress(where, settings.broker_arguments)) as it:
             policy = settings.policy_for(kafka=True)
             topics = {topic for topic in local_topics(settings) if policy.covers(topic)}
-            words = idle_words(idle_tails(await it.topic_settings(topics), policy))
+            text = idle_text(idle_tails(await it.topic_settings(topics), policy))
     except TakhinError as error:
-        yield Finding("FAILED", "broker", error.message, error.hint or "Look at storage.tiered.broker.bootstrap")
+        yield Finding("FAILED", "broker", error.message, error.hint or "Check storage.tiered.broker.bootstrap")
         return
     yield Finding("ok", "broker", f"{where} answers")
-    if words:
-        yield Finding("warning", "broker", words.removeprefix("Warning: "))
+    if text:
+        yield Finding("warning", "broker", text.removeprefix("Warning: "))

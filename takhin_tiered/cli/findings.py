@@ -1,4 +1,4 @@
-"""What an operator's check found: ok, a warning or a failure, in a line that says what to do."""
+"""The result of a check: ok, a warning or a failure, in one line with advice."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Level = Literal["ok", "warning", "FAILED"]
 Result = TypeVar("Result")
 
 CHECK_SECONDS = 6.0
-"""So long one check may take: whatever hangs, the others are told."""
+"""Time limit of one check, so that a hung one does not hide the others."""
 _STYLES = {"ok": "green", "warning": "warning", "FAILED": "red"}
 
 
@@ -22,55 +22,55 @@ _STYLES = {"ok": "green", "warning": "warning", "FAILED": "red"}
 class Finding:
     level: Level
     name: str
-    words: str
+    text: str
     advice: str = ""
 
     def print(self) -> None:
-        words = self.words + (f". {self.advice}" if self.advice else "")
-        print_rows([(self.level, self.name, words)], (8, 17), style=_STYLES[self.level])
+        text = self.text + (f". {self.advice}" if self.advice else "")
+        print_rows([(self.level, self.name, text)], (8, 17), style=_STYLES[self.level])
 
 
-async def collected(name: str, advice: str, findings: AsyncIterator[Finding]) -> list[Finding]:
-    """All that come in time; ``advice`` is for a check that hangs."""
+async def run_check(name: str, advice: str, findings: AsyncIterator[Finding]) -> list[Finding]:
+    """All findings that arrive in time; ``advice`` is printed if the check hangs."""
     found: list[Finding] = []
     try:
         async with asyncio.timeout(CHECK_SECONDS):
             async for finding in findings:
-                found.append(finding)  # noqa: PERF401 - what came before a timeout counts
-    except Exception as error:  # noqa: BLE001 - one check's fault must not hide what the others find
+                found.append(finding)  # noqa: PERF401 - findings before a timeout count
+    except Exception as error:  # noqa: BLE001 - a bug in one check must not hide the findings of the others
         if not isinstance(error, TimeoutError):
-            words = f"{type(error).__name__}: {error}"
-            return [*found, Finding("FAILED", name, f"the check itself failed: {words}", "Please report it")]
+            text = f"{type(error).__name__}: {error}"
+            return [*found, Finding("FAILED", name, f"the check itself failed: {text}", "Please report it")]
         found.append(Finding("FAILED", name, f"no answer within {CHECK_SECONDS:g} s", advice))
     return found
 
 
-async def abandoned_if_it_hangs(function: Callable[[], Result]) -> Result:
-    """A blocking call in a thread that nobody waits for: a file system that hangs would never let go of it."""
+async def run_abandonable(function: Callable[[], Result]) -> Result:
+    """Run a blocking call in a daemon thread: a call into a hung file system cannot be cancelled, only abandoned."""
     loop = asyncio.get_running_loop()
     future: asyncio.Future[Result] = loop.create_future()
 
     def run() -> None:
         try:
             result = function()
-        except BaseException as error:  # noqa: BLE001 - it goes to whoever waits
-            _tell(loop, future.set_exception, error, future)
+        except BaseException as error:  # noqa: BLE001 - the caller gets it
+            _resolve(loop, future.set_exception, error, future)
         else:
-            _tell(loop, future.set_result, result, future)
+            _resolve(loop, future.set_result, result, future)
 
     threading.Thread(target=run, daemon=True).start()
     return await future
 
 
-def _tell(
-    loop: asyncio.AbstractEventLoop, how: Callable[..., None], what: object, future: asyncio.Future[Result]
+def _resolve(
+    loop: asyncio.AbstractEventLoop, setter: Callable[..., None], value: object, future: asyncio.Future[Result]
 ) -> None:
-    def tell() -> None:
+    def resolve() -> None:
         if not future.done():
-            how(what)
+            setter(value)
 
     if not loop.is_closed():
-        loop.call_soon_threadsafe(tell)
+        loop.call_soon_threadsafe(resolve)
 
 
 def failures(findings: Iterable[Finding]) -> int:

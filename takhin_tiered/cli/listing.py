@@ -1,4 +1,4 @@
-"""``plan`` and ``ls``: what would become of each segment, and what stands where."""
+"""``plan`` and ``ls``: what a cycle would do with each segment, and where each segment is."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def plan(context: typer.Context, as_json: Json = False) -> None:
             f"about ${found.saved_usd_monthly:.2f} a month saved"
         )
         if found.bytes_freed:
-            console().print("The space of an unlinked file is free once the broker closes it")
+            console().print("The space of an unlinked file becomes free when the broker closes the file")
 
     run_work(context, work)
 
@@ -51,12 +51,14 @@ def ls(  # noqa: PLR0917 - typer gives them by name
     tier: Annotated[Tier | None, typer.Option(help="Only this tier.")] = None,
     state: Annotated[State | None, typer.Option(help="Only this state.")] = None,
     problem: Annotated[
-        bool, typer.Option("--problem", help="Only what is damaged or quarantined, or failed when last worked on.")
+        bool, typer.Option("--problem", help="Only segments that are damaged, quarantined, or failed the last time.")
     ] = False,
-    partitions: Annotated[bool, typer.Option("--partitions", help="A row for each partition's offset ranges.")] = False,
+    partitions: Annotated[
+        bool, typer.Option("--partitions", help="One row per partition, with offset ranges.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Segments, a row each; or partitions, with the offsets that are local, archived, nowhere, or there twice."""
+    """List segments; or partitions, with local and archived offsets, holes and overlaps."""
     if partitions:
         run_work(context, partial(_list_partitions, glob=glob, as_json=as_json))
         return
@@ -97,13 +99,13 @@ def _problems_of(segment: dict[str, Any]) -> str:
 
 
 def _path_of(segment: dict[str, Any]) -> str:
-    """A segment's path, with its incarnation where it is not the current one's."""
+    """A segment's path, with its incarnation unless that is the current one."""
     path = str(segment["segment_path"])
     return path if segment["is_current"] else f"{path}@{segment['incarnation'] or PLAIN}"
 
 
 async def _list_partitions(settings: Settings, *, glob: str, as_json: bool) -> None:
-    """Those whose directory's name, such as ``orders-0``, matches."""
+    """Partitions whose directory name, such as ``orders-0``, or topic matches."""
     async with open_view(settings) as access:
         every = await access.partitions()
     found = [each for each in every if fnmatchcase(_directory(each), glob) or fnmatchcase(each["topic"], glob)]
@@ -123,7 +125,7 @@ async def _list_partitions(settings: Settings, *, glob: str, as_json: bool) -> N
     if fits(columns, rows):
         print_table(columns, rows)
         return
-    # Ranges that break within a number would tell other ones: a block for each partition instead.
+    # A range that wraps within a number reads as another range: print a block for each partition instead.
     for partition, incarnation, current, *ranges in rows:
         console().print(f"{partition}, incarnation {incarnation}{', current' if current == 'yes' else ''}")
         print_rows([("", name, text) for name, text in zip(_RANGES, ranges, strict=True)], (1, 8))

@@ -1,6 +1,6 @@
 """``takhin-tiered``: the commands. Results go to standard output, logs and errors to standard error.
 
-Exit status: 0 done; 1 something failed, and it says what; 2 usage or configuration.
+Exit status: 0 done; 1 something failed, with a message; 2 usage or configuration.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ _ADVICE = {
     "store": _STORE,
     "store_denied": _STORE,
     "bucket_missing": _STORE,
-    "broker_unavailable": "See whether the broker runs: storage.tiered.broker.bootstrap",
-    "unauthorized": "Set storage.tiered.api.token to the daemon's, or TAKHIN_STORAGE_TIERED_API_TOKEN",
-    "disk": "Look at that disk. Nothing is moved until it can be read and written",
+    "broker_unavailable": "Check that the broker runs, and storage.tiered.broker.bootstrap",
+    "unauthorized": "Set storage.tiered.api.token, or TAKHIN_STORAGE_TIERED_API_TOKEN, to the daemon's token",
+    "disk": "Check that disk. Nothing is moved until it can be read and written",
 }
 _TRACE_VARIABLE = "TAKHIN_TRACE"
 
 app = typer.Typer(
     name="takhin-tiered",
-    help="Moves cold log segments of a broker to S3, MinIO or a directory, provably intact, and brings them back.",
+    help="Moves a broker's cold log segments to S3, MinIO or a directory, verified, and brings them back.",
     epilog=lazy.examples(
         "takhin-tiered demo",
         "takhin-tiered config example > takhin.yaml",
@@ -58,7 +58,7 @@ lazy.add(
     "takhin-tiered status --check || mail -s takhin ops@example.com",
 )  # fmt: skip
 lazy.add(
-    app, "ls", "listing:ls", "Segments, a row each; or partitions with their offsets.",
+    app, "ls", "listing:ls", "List segments, or partitions with their offsets.",
     "takhin-tiered ls 'orders-*' --state archived", "takhin-tiered ls --problem",
     "takhin-tiered ls --partitions orders-0",
 )  # fmt: skip
@@ -81,11 +81,11 @@ lazy.add(
     "takhin-tiered rebuild",
 )  # fmt: skip
 lazy.add(
-    app, "doctor", "doctor:doctor", "Check all that an operator would check by hand.",
+    app, "doctor", "doctor:doctor", "Check configuration, disk, store, clock, owner, catalog.",
     "takhin-tiered doctor", "takhin-tiered --config takhin.yaml doctor",
 )  # fmt: skip
 lazy.add(
-    app, "demo", "demo:demo", "The main job on made-up segments: no cloud needed.",
+    app, "demo", "demo:demo", "Archive and restore sample segments: no cloud needed.",
     "takhin-tiered demo", "takhin-tiered demo --keep",
 )  # fmt: skip
 
@@ -96,15 +96,15 @@ config_app = typer.Typer(
 )
 app.add_typer(config_app, name="config")
 lazy.add(
-    config_app, "check", "settings:config_check", "Validate the settings; --connect tries the store too.",
+    config_app, "check", "settings:config_check", "Validate the settings; with --connect the store too.",
     "takhin-tiered config check", "takhin-tiered --config takhin.yaml config check --connect",
 )  # fmt: skip
 lazy.add(
-    config_app, "show", "settings:config_show", "Print the effective settings, and where each came from.",
+    config_app, "show", "settings:config_show", "Print the effective settings and their sources.",
     "takhin-tiered config show",
 )  # fmt: skip
 lazy.add(
-    config_app, "example", "settings:config_example", "Print a file with every key, its default, what it does.",
+    config_app, "example", "settings:config_example", "Print an annotated file with every key and default.",
     "takhin-tiered config example > takhin.yaml",
 )  # fmt: skip
 
@@ -120,14 +120,14 @@ def options(
     context: typer.Context,
     config: Annotated[
         Path | None,
-        typer.Option("--config", help="The file to read; else $TAKHIN_CONFIG, else /etc/takhin/takhin.yaml."),
+        typer.Option("--config", help="Configuration file. Default: $TAKHIN_CONFIG, else /etc/takhin/takhin.yaml."),
     ] = None,
     accept_store: Annotated[  # noqa: ARG001 - `running.settings_of` takes it from the context
         str | None,
-        typer.Option(metavar="ID", help="Use the store that has this ID, although it is not the one archived to."),
+        typer.Option(metavar="ID", help="Use the store with this ID, although earlier archives went to another one."),
     ] = None,
     accept_clock: Annotated[  # noqa: ARG001
-        bool, typer.Option("--accept-clock", help="The clock is right, although it jumped.")
+        bool, typer.Option("--accept-clock", help="Confirm that the clock is right, although it jumped.")
     ] = False,
     version: Annotated[  # noqa: ARG001 - its callback does it
         bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_print_version)
@@ -148,30 +148,30 @@ def main() -> None:
             _end_with(ours)
         if os.environ.get(_TRACE_VARIABLE):
             raise
-        _tell(
-            f"this was not foreseen: {_words(error)}. No local file is removed before the archive is proven. Try "
-            f"again; if it comes again, report it with what {_TRACE_VARIABLE}=1 before the command prints"
+        _print_error(
+            f"unexpected error: {_describe(error)}. No local file is removed before its archived copy is verified. Try "
+            f"again. If it fails again, report this with the output of the command under {_TRACE_VARIABLE}=1"
         )
         sys.exit(1)
 
 
 def _end_with(error: TakhinError) -> None:
-    words = str(error)
-    # What comes from afar, or through the daemon, may say only what failed.
-    advice = "" if error.hint or ". " in words else _ADVICE.get(error.code, "")
-    _tell(f"{words}. {advice}" if advice else words)
+    text = str(error)
+    # An error that came through the daemon may say only what failed.
+    advice = "" if error.hint or ". " in text else _ADVICE.get(error.code, "")
+    _print_error(f"{text}. {advice}" if advice else text)
     sys.exit(error.exit_code)
 
 
-def _tell(words: str) -> None:
-    # Imported here, as it takes time that only a command that failed has to wait for.
+def _print_error(text: str) -> None:
+    # Imported here: only a failed command has to wait for it.
     from takhin_tiered.cli.output import error_console, escape
 
-    error_console().print("[red]Error:[/red]", escape(words))
+    error_console().print("[red]Error:[/red]", escape(text))
 
 
 def _ours(error: BaseException) -> TakhinError | None:
-    """The first of this project's errors among those that came together."""
+    """The first of this project's errors in a group."""
     if isinstance(error, TakhinError):
         return error
     if isinstance(error, BaseExceptionGroup):
@@ -179,8 +179,8 @@ def _ours(error: BaseException) -> TakhinError | None:
     return None
 
 
-def _words(error: BaseException) -> str:
-    # Imported here, as few commands ever fail like that.
+def _describe(error: BaseException) -> str:
+    # Imported here: few commands fail like that.
     import traceback
 
     while isinstance(error, BaseExceptionGroup):
@@ -191,7 +191,7 @@ def _words(error: BaseException) -> str:
 
 
 def _global_options_first(arguments: Iterable[str]) -> list[str]:
-    """What belongs before a command is taken wherever it stands."""
+    """Global options are accepted anywhere: move them before the command."""
     front, rest = [], []
     remaining = iter(arguments)
     for argument in remaining:

@@ -1,4 +1,4 @@
-"""``archive`` and ``restore``: several segments by hand, with a progress bar on a terminal."""
+"""``archive``, and what it shares with ``restore``: many segments, with a progress bar on a terminal."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing import Annotated, Any
 import typer
 
 from takhin_tiered.cli.access import View, open_access, open_view
-from takhin_tiered.cli.broker import kept_words
+from takhin_tiered.cli.broker import kept_text
 from takhin_tiered.cli.output import console, counted, error_console, print_table, say, size
 from takhin_tiered.cli.progress import Meter, shown
-from takhin_tiered.cli.running import exit_if, run_work
+from takhin_tiered.cli.running import exit_on_failures, run_work
 from takhin_tiered.config import Settings
 from takhin_tiered.errors import BucketMissing, SegmentNotFound, StoreDenied, StoreFull, StoreUnavailable, TakhinError
 from takhin_tiered.segments.model import State
@@ -24,14 +24,14 @@ from takhin_tiered.segments.results import Status
 _STORE_IS_DOWN = {StoreUnavailable.code, StoreDenied.code, StoreFull.code, BucketMissing.code}
 Paths = Annotated[list[str], typer.Argument(metavar="PATH...", help="orders-0/00000000000000000000.log, or a glob.")]
 _GLOB_CHARACTERS = frozenset("*?[")
-# Of small segments the round trips take the time, and those of a partition go together.
+# Round trips dominate small segments, so more of them run at the same time.
 _SMALL, _SMALL_AT_ONCE = 256 << 10, 64
 
 
 def archive(
     context: typer.Context,
     paths: Paths,
-    dry_run: Annotated[bool, typer.Option("-n", "--dry-run", help="Say what it would do, and do nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("-n", "--dry-run", help="Show what it would do; change nothing.")] = False,
 ) -> None:
     """Archive segments by hand, whatever their age."""
 
@@ -49,8 +49,8 @@ def archive(
             failures = await move_all(list(sizes), access.archive, "archived", sizes=sizes, at_once=together, poll=poll)
             found = await access.status()
             if found.broker.running or found.mode != "move":
-                console().print("The local files stay: " + kept_words(found))
-            exit_if(failures)
+                console().print("The local files stay: " + kept_text(found))
+            exit_on_failures(failures)
 
     run_work(context, work)
 
@@ -73,19 +73,19 @@ def _print_choice(chosen: list[tuple[str, dict[str, Any] | None]], found: Status
             continue
         local = segment["local_size_bytes"]
         if segment["state"] == State.ARCHIVED:
-            rows.append(("nothing", path, size(0), "it is in the archive"))
+            rows.append(("nothing", path, size(0), "already in the archive"))
             continue
         if segment["state"] == State.LOCAL:
             uploads += local
         unlinked += 0 if stays else local
-        rows.append(("archive", path, size(local), kept_words(found) if stays else "upload, prove, unlink"))
+        rows.append(("archive", path, size(local), kept_text(found) if stays else "upload, verify, unlink"))
     print_table(("ACTION", "SEGMENT", "SIZE", "WHAT"), rows, right=("SIZE",), path="SEGMENT", wraps="WHAT")
     moved = sum(row[0] == "archive" for row in rows)
     console().print(
         f"\n{counted(moved, 'segment')} to archive: {size(uploads)} to upload, {size(unlinked)} of files to be "
-        f"unlinked; {size(found.disk_free_bytes)} of the disk are free"
+        f"unlinked; free on the disk: {size(found.disk_free_bytes)}"
     )
-    exit_if(sum(row[0] == "refuse" for row in rows))
+    exit_on_failures(sum(row[0] == "refuse" for row in rows))
 
 
 def _to_upload(segment: dict[str, Any] | None) -> int:
@@ -98,14 +98,14 @@ def _refusal(segment: dict[str, Any] | None, found: Status) -> str:
     if not found.enabled:
         return "tiered storage is not enabled"
     if segment["is_active"]:
-        return "the active one: the broker still writes to it"
+        return "active: the broker still writes to it"
     return str(segment["reason"]) if segment["reason_code"] in {"excluded", "unsettled"} else ""
 
 
 async def expand(access: View, patterns: list[str], states: set[str]) -> list[str]:
-    """Paths as they are; partitions and globs as the segments that they match and that there is something to do for.
+    """Paths unchanged; for partitions and globs the matching segments in one of ``states``.
 
-    `SegmentNotFound` for a glob that matches nothing at all.
+    `SegmentNotFound` for a pattern that matches no segment at all.
     """
     known = None
     found: dict[str, None] = {}
@@ -119,7 +119,7 @@ async def expand(access: View, patterns: list[str], states: set[str]) -> list[st
         glob = f"{pattern}/*" if is_partition else pattern
         matching = [segment for segment in known if fnmatchcase(segment["segment_path"], glob)]
         if not matching:
-            raise SegmentNotFound(f"no segment matches {pattern!r}", hint="takhin-tiered ls shows what there is")
+            raise SegmentNotFound(f"no segment matches {pattern!r}", hint="takhin-tiered ls lists all segments")
         for segment in matching:
             if segment["state"] in states and not segment["is_active"]:
                 found[segment["segment_path"]] = None
@@ -136,12 +136,12 @@ async def move_all(
     in_order: bool = False,
     poll: Callable[[], int] | None = None,
 ) -> int:
-    """Move each, of so many bytes; tell each failure, and go on. Returns how many failed.
+    """Move each segment, print each failure and continue. Returns the number of failures.
 
-    ``poll`` tells how many bytes have passed, where that is known.
+    ``sizes`` are bytes by path. ``poll`` returns the bytes transferred so far, if known.
 
-    The first of each partition goes before its others: it tells which incarnation the others join. ``in_order``: those
-    of a partition go one after the other, and what comes after a failure is left.
+    The first segment of a partition goes before the others: it decides which incarnation the others join. With
+    ``in_order``, a partition's segments go one after the other, and a failure stops the rest of that partition.
     """
     failures = 0
     down = False
@@ -162,7 +162,7 @@ async def move_all(
                     say(f"{verb} {shown}")
                 except TakhinError as error:
                     failures += 1
-                    # Nothing would come of asking a store that is down for each of a thousand segments.
+                    # Do not ask a store that is down again for each of a thousand segments.
                     down = error.code in _STORE_IS_DOWN
                     errors.print(f"[red]Error:[/red] {shown}:", error, markup=True)
                     return False
@@ -177,9 +177,7 @@ async def move_all(
                         left = len(others) - number
                         failures += left
                         if left:
-                            errors.print(
-                                f"{counted(left, 'segment')} below it left in the archive, as a gap would be made"
-                            )
+                            errors.print(f"{counted(left, 'segment')} below it not restored: the log would have a gap")
                         return
                 return
             await one(first)

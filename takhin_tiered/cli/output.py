@@ -1,4 +1,4 @@
-"""What a person sees: tables, sizes, and one line for an error."""
+"""Output for people: tables, sizes, one line for an error."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from takhin_tiered.cli.stdout import OutputLost
 if TYPE_CHECKING:
     from rich.console import Console
 
-# Rich is imported in functions: what goes to a program, as JSON or in plain rows, need not wait for it.
+# Rich is imported in functions: JSON and plain rows do not need it.
 
-# Yellow and cyan vanish on a light terminal, and dim on some dark ones: what warns is bold.
+# Yellow and cyan are hard to read on a light terminal, and dim on some dark ones: warnings are bold.
 _STYLES = {
     "warning": "bold magenta",
     "progress.elapsed": "default",
@@ -27,16 +27,16 @@ _STYLES = {
     "progress.data.speed": "default",
     "progress.percentage": "default",
 }
-# With these rich draws as on a terminal where there is none.
+# With one of these set, rich draws as if on a terminal.
 _TERMINAL_ANYWAY = ("FORCE_COLOR", "TTY_COMPATIBLE")
 _WIDE = 10_000
 _ENOUGH = 24
 _OFFSET = len("00000000000000000000.log")
-Json = Annotated[bool, typer.Option("--json", help="Print JSON, in a form that stays the same.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON, in a stable format.")]
 
 
 def console() -> Console:
-    """Standard output. Piped into a file or a program, it is wide enough to cut no path."""
+    """Standard output. If it is not a terminal, it is wide enough to cut no path."""
     return _console(width=None if sys.stdout.isatty() else _WIDE)
 
 
@@ -52,14 +52,14 @@ def _console(**how: Any) -> Console:
 
 
 def escape(words: str) -> str:
-    """Words that are printed as they are, as nothing in them is markup."""
+    """Text without markup, printed unchanged."""
     from rich import markup
 
     return markup.escape(words)
 
 
 def say(line: str) -> None:
-    """A line of many, without rich: it takes a millisecond for each. Nobody reading on stops no work."""
+    """Print one of many lines without rich, which takes a millisecond for each. A closed output stops no work."""
     with suppress(OutputLost):
         sys.stdout.write(f"{line}\n")
 
@@ -77,10 +77,10 @@ def print_table(
     wraps: str = "",
     less: Sequence[str] = (),
 ) -> None:
-    """A table without frames, no cell of which is ever cut.
+    """A table without frames; no cell is ever cut.
 
-    ``right`` names the columns of numbers. Where a terminal is too narrow, the column that ``wraps`` gets what is left,
-    those of ``less`` are left out, and what is in ``path`` breaks behind its slash, so that an offset stays whole.
+    ``right`` names the columns of numbers. On a narrow terminal the column ``wraps`` gets the remaining width, the
+    columns ``less`` are omitted, and the column ``path`` breaks after its slash, so that an offset stays whole.
     """
     from rich.table import Table
     from rich.text import Text
@@ -90,7 +90,7 @@ def print_table(
     shown = list(columns)
 
     def left() -> int:
-        """What the wrapping column may have; or, where none does, how much is left over."""
+        """The width that remains for the wrapping column, or unused if there is none."""
         return out.width - sum(widths[name] + 1 for name in shown if name != wraps)
 
     enough = min(widths.get(wraps, 0), _ENOUGH)
@@ -112,14 +112,14 @@ def print_table(
 
 
 def fits(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> bool:
-    """Whether such a table needs no line for a row but one."""
+    """Whether each row of such a table fits on one line."""
     return sum(_widest(name, rows, at) + 1 for at, name in enumerate(columns)) - 1 <= console().width
 
 
 def print_rows(rows: Iterable[tuple[str, ...]], widths: Sequence[int], *, style: str = "") -> None:
-    """Columns of these widths, the first in a style, and a last one that has the rest of the line, and of those below.
+    """Columns of these widths, the first with a style, and a last one that wraps in the rest of the line.
 
-    Where nothing is drawn, a row is a line.
+    If the output is not a terminal, each row is one line.
     """
     if not sys.stdout.isatty() and not any(map(os.environ.get, _TERMINAL_ANYWAY)):
         _say_rows(rows, widths)

@@ -1,4 +1,4 @@
-"""What may be done in the store, and on the disk, by trying it."""
+"""Checks of the store's permissions and of the disks, by trial."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from takhin_tiered.users import name_of, owner_hint
 from takhin_tiered.vault.identity import Identity
 
 KEY = f"{PROBE_KEY}.doctor"
-_CONTENT = b"takhin-tiered tries whether it may write here. This object may be deleted."
+_CONTENT = b"takhin-tiered checked its write permission with this object. It can be deleted."
 _PERMISSIONS = {"list": "s3:ListBucket", "put": "s3:PutObject", "get": "s3:GetObject", "delete": "s3:DeleteObject"}
-# Its own clock is told in seconds; the rest is the way of a request.
+# The store tells its time in whole seconds, and a request takes time.
 _CLOCKS_DIFFER = 5.0
 _CLOCKS_FAIL = 300.0
 _LITTLE = 0.1
@@ -35,9 +35,9 @@ _STATE_BYTES = 64 << 20
 
 
 async def probe_store(settings: Settings, store: ObjectStore) -> AsyncIterator[Finding]:
-    """List, put, get and delete, with an object of its own name. Each failure says what is missing.
+    """List, put, get and delete a probe object. Each failure says what is missing.
 
-    In a store that is known to be another one, as a mount point without its mount, nothing is written.
+    Nothing is written to a store that is not the known one, such as a mount point without its mount.
     """
     try:
         async with open_journal(settings.state_dir, read_only=True) as journal:
@@ -50,10 +50,10 @@ async def probe_store(settings: Settings, store: ObjectStore) -> AsyncIterator[F
         yield _failed("list", store, error)
         return
     except CatalogError as error:
-        # The catalog's own trouble is told elsewhere: here it means that the store cannot be recognised.
-        yield Finding("warning", "store", "whether it is the known one cannot be seen", error.hint)
+        # Another check reports the catalog itself. Here it means that the store cannot be recognised.
+        yield Finding("warning", "store", "cannot tell whether it is the known store: no catalog to read", error.hint)
         return
-    yield Finding("ok", "store", f"{store.address} answers, and may be listed")
+    yield Finding("ok", "store", f"{store.address} answers and can be listed")
     checksum = checksum_of(bytes_source(_CONTENT), len(_CONTENT))
     before = time.time()
     try:
@@ -78,11 +78,11 @@ async def probe_store(settings: Settings, store: ObjectStore) -> AsyncIterator[F
     else:
         if not gone:
             yield Finding(
-                "warning", "store", f"{KEY} was deleted, and is still there",
-                "Versioning or an object lock may keep it: what is superseded or expired will stay, and cost",
+                "warning", "store", f"{KEY} is still there after its deletion",
+                "Object lock or the server keeps it. Superseded and expired objects will stay too, and cost money",
             )  # fmt: skip
         if info is not None:
-            yield Finding("ok", "store permissions", "objects may be listed, put, read and deleted")
+            yield Finding("ok", "store permissions", "list, put, get and delete are allowed")
     if info is not None:
         yield _clock(info.modified, before, after)
 
@@ -92,26 +92,26 @@ def _failed(verb: str, store: ObjectStore, error: StoreError) -> Finding:
     advice = error.hint
     if isinstance(error, StoreDenied) and store.address.startswith("s3:"):
         advice = f"Check the credentials, and that they allow {_PERMISSIONS[verb]} on this bucket and prefix"
-    return Finding("FAILED", name, f"may not {verb}: {error.message}", advice or "See whether the server runs")
+    return Finding("FAILED", name, f"{verb} failed: {error.message}", advice or "Check that the server runs")
 
 
 def _clock(stored: float, before: float, after: float) -> Finding:
     skew = before - stored if stored < before else stored - after if stored > after else 0.0
     apart = f"{skew:.0f} s" if skew < 7200 else span(skew)
-    words = f"{apart} {'ahead of' if stored < before else 'behind'} the store's"
+    text = f"{apart} {'ahead of' if stored < before else 'behind'} the store's clock"
     if skew > _CLOCKS_DIFFER:
         level: Level = "FAILED" if skew > _CLOCKS_FAIL else "warning"
-        return Finding(level, "clock", f"this machine's clock is {words}", "Set it right: run an NTP service")
-    return Finding("ok", "clock", "it agrees with the store's")
+        return Finding(level, "clock", f"this machine's clock is {text}", "Set the clock: run an NTP service")
+    return Finding("ok", "clock", "it agrees with the store's clock")
 
 
-def look_at_data_dirs(settings: Settings) -> Iterator[Finding]:
-    """Blocking, as the others here that are not coroutines."""
+def check_data_dirs(settings: Settings) -> Iterator[Finding]:
+    """Blocking, like the others here that are not coroutines."""
     for path in settings.data_dirs:
-        yield from _look_at_data_dir(settings, path)
+        yield from _check_data_dir(settings, path)
 
 
-def _look_at_data_dir(settings: Settings, path: Path) -> Iterator[Finding]:
+def _check_data_dir(settings: Settings, path: Path) -> Iterator[Finding]:
     name = "data directory"
     try:
         status = path.stat()
@@ -124,26 +124,26 @@ def _look_at_data_dir(settings: Settings, path: Path) -> Iterator[Finding]:
         return
     partitions = [path / each for each in names if parse_partition(each) is not None]
     broker = _broker_on(path)
-    words = f"{path}, of {name_of(status.st_uid)}, has {len(partitions)} partition directories; {broker}"
+    text = f"{path}, owner {name_of(status.st_uid)}, {len(partitions)} partition directories; {broker}"
     unreadable = [each for each in partitions if not os.access(each, os.R_OK | os.X_OK)]
     if unreadable:
-        yield Finding("FAILED", name, f"{unreadable[0]} may not be read", owner_hint(unreadable[0]))
+        yield Finding("FAILED", name, f"{unreadable[0]} is not readable", owner_hint(unreadable[0]))
         return
     moves = settings.enabled and settings.mode(kafka=broker != _NO_KAFKA) == "move"
     readonly = [each for each in (path, *partitions) if not os.access(each, os.W_OK | os.X_OK)]
     if moves and readonly:
         yield Finding(
-            "FAILED", name, f"{readonly[0]} may not be written, and mode move unlinks files", owner_hint(readonly[0])
+            "FAILED", name, f"{readonly[0]} is not writable, and mode move unlinks files", owner_hint(readonly[0])
         )
         return
     if not partitions:
-        advice = "If the broker has segments, storage.data.dir is not where they are"
-        yield Finding("warning", name, words, advice)
+        advice = "If the broker has segments, set storage.data.dir to their directory"
+        yield Finding("warning", name, text, advice)
         return
-    yield Finding("ok", name, words)
+    yield Finding("ok", name, text)
 
 
-_NO_KAFKA = "no meta.properties of Apache Kafka"
+_NO_KAFKA = "not Apache Kafka (no meta.properties)"
 
 
 def _broker_on(path: Path) -> str:
@@ -151,43 +151,47 @@ def _broker_on(path: Path) -> str:
     try:
         if not is_kafka(root.fd):
             return _NO_KAFKA
-        return "Apache Kafka's, " + ("a broker runs on it" if is_broker_running(root.fd) else "no broker runs on it")
+        return "Apache Kafka, " + ("a broker runs on it" if is_broker_running(root.fd) else "no broker runs on it")
     except OSError as error:
-        return f"whether a broker runs cannot be seen: {error.strerror}"
+        return f"cannot tell whether a broker runs: {error.strerror}"
     finally:
         root.close()
 
 
-def look_at_state_dir(settings: Settings) -> Iterator[Finding]:
+def check_state_dir(settings: Settings) -> Iterator[Finding]:
     name, path = "state directory", settings.state_dir
     nearest = next(each for each in (path, *path.absolute().parents) if os.path.lexists(each))
     if not os.access(nearest, os.W_OK | os.X_OK):
-        yield Finding("FAILED", name, f"{path} may not be written by {name_of(os.geteuid())}", owner_hint(nearest))
+        yield Finding("FAILED", name, f"{path} is not writable by {name_of(os.geteuid())}", owner_hint(nearest))
         return
     free = shutil.disk_usage(nearest).free
     if free < _STATE_BYTES:
-        yield Finding("FAILED", name, f"{path}: its disk has {size(free)} left", "Make room for the catalog there")
+        yield Finding("FAILED", name, f"{path}: only {size(free)} free on its disk", "Make room for the catalog there")
         return
     owner = nearest.stat().st_uid
     if nearest == path and owner != os.geteuid():
         yield Finding(
             "warning", name, f"{path} belongs to {name_of(owner)}, and you are {name_of(os.geteuid())}",
-            f"Run what changes something as {name_of(owner)}",
+            f"Run commands that change something as {name_of(owner)}",
         )  # fmt: skip
         return
-    yield Finding("ok", name, f"{path}, {size(free)} free" + ("" if nearest == path else "; made at the first start"))
+    yield Finding(
+        "ok", name, f"{path}, {size(free)} free" + ("" if nearest == path else "; the first start creates it")
+    )
 
 
-def look_at_disk(settings: Settings) -> Iterator[Finding]:
+def check_disk(settings: Settings) -> Iterator[Finding]:
     for path in settings.data_dirs:
         try:
             usage = shutil.disk_usage(path)
         except OSError:
             continue
-        words = f"{size(usage.free)} of {size(usage.total)} free at {path}"
+        text = f"{size(usage.free)} of {size(usage.total)} free at {path}"
         if usage.free < settings.restore_reserve_mb * 1024 * 1024:
-            yield Finding("FAILED", "disk", words, "Make room: archive more (a lower cold age), or a larger disk")
+            yield Finding(
+                "FAILED", "disk", text, "Lower storage.tiered.cold.age.hours to archive more, or enlarge the disk"
+            )
         elif usage.free < _LITTLE * usage.total:
-            yield Finding("warning", "disk", words, "Archive earlier: lower storage.tiered.cold.age.hours")
+            yield Finding("warning", "disk", text, "Archive earlier: lower storage.tiered.cold.age.hours")
         else:
-            yield Finding("ok", "disk", words)
+            yield Finding("ok", "disk", text)

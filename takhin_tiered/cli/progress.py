@@ -1,4 +1,4 @@
-"""Progress on a terminal: bytes, their rate, and the time left. Nowhere else is anything drawn."""
+"""Progress on a terminal: bytes, their rate, the time left. Without a terminal nothing is drawn."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from takhin_tiered.cli.output import error_console
 
 
 class Meter:
-    """What was done so far: segments, as they end, and bytes. ``poll`` tells bytes as they pass, where it is known.
+    """Progress so far: finished segments, and bytes. ``poll`` returns the bytes transferred so far, if known.
 
-    Without it, as where a daemon does the work, the bytes are those of the segments that ended.
+    Without ``poll``, as when a daemon does the work, the bytes are those of finished segments.
     """
 
     total_comes_later = False
@@ -41,22 +41,22 @@ class Meter:
         self._bytes += size
 
     def reach(self, segments: int, size: int) -> None:
-        """So many segments and bytes in all."""
+        """Set the totals so far."""
         self.ended, self._bytes = segments, size
 
     @property
     def bytes(self) -> int:
         done = self._bytes if self._poll is None else self._poll()
-        # What is stored with a segment, and what is sent again, makes no more than all of it.
+        # Manifests and retries count as transferred bytes too: never show more than the total.
         return done if self.total is None else min(done, self.total)
 
     @property
-    def words(self) -> str:
+    def text(self) -> str:
         return f"{self.ended} of {self.segments}" if self.segments is not None else str(self.ended)
 
 
 class _Bar(Progress):
-    """Looks at the meter whenever it is drawn."""
+    """Reads the meter each time it is drawn."""
 
     def __init__(self, verb: str, meter: Meter) -> None:
         errors = error_console()
@@ -73,21 +73,21 @@ class _Bar(Progress):
             console=errors,
             transient=True,
             disable=not errors.is_terminal,
-            # Lines go above the bar where both go to the terminal, and else to where they were sent.
+            # If standard output is the terminal too, its lines go above the bar.
             redirect_stdout=sys.stdout.isatty(),
         )
         self._bar = self.add_task(verb, total=meter.total)
 
     def make_tasks_table(self, tasks: Iterable[Task]) -> RenderableType:  # type: ignore[override]  # rich says Table
-        # It is drawn once before there is a task.
+        # The first drawing comes before there is a task.
         if self._bar is not None:
-            words = f"{self._verb} {self._meter.words}"
-            self.update(self._bar, completed=self._meter.bytes, total=self._meter.total, description=words)
+            text = f"{self._verb} {self._meter.text}"
+            self.update(self._bar, completed=self._meter.bytes, total=self._meter.total, description=text)
         return super().make_tasks_table(tasks)
 
 
 @contextmanager
 def shown(verb: str, meter: Meter) -> Iterator[None]:
-    """Within, the meter is drawn, if standard error is a terminal."""
+    """Within: draw the meter, if standard error is a terminal."""
     with _Bar(verb, meter):
         yield

@@ -1,4 +1,4 @@
-"""The storage of a daemon that runs, reached through its API."""
+"""The storage of a running daemon, through its API."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ _ALIVE_SECONDS = 2.0
 
 
 class RemoteError(TakhinError):
-    """What the daemon answered, with the code that it gave."""
+    """An error that the daemon returned, with its code."""
 
     def __init__(self, message: str, *, code: str, hint: str = "") -> None:
         super().__init__(message, hint=hint)
         self.code = code
 
 
-class DaemonSilent(TakhinError):
+class DaemonUnresponsive(TakhinError):
     """The daemon that holds the data directory does not answer."""
 
     code = "daemon_silent"
@@ -39,7 +39,7 @@ class DaemonSilent(TakhinError):
 
 @asynccontextmanager
 async def open_remote(holder: Holder, token: str, *, changing: bool) -> AsyncIterator[Remote]:
-    """A ``changing`` command waits for its work, however long; one that only looks waits for seconds."""
+    """A ``changing`` command waits up to an hour for a response, a read-only one for seconds."""
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     read = _OPERATION_SECONDS if changing else _LOOK_SECONDS
     timeout = aiohttp.ClientTimeout(connect=_ALIVE_SECONDS, sock_read=read)
@@ -48,26 +48,26 @@ async def open_remote(holder: Holder, token: str, *, changing: bool) -> AsyncIte
 
 
 class Remote:
-    """Keeps `Access`."""
+    """Implements `Access`."""
 
     def __init__(self, session: aiohttp.ClientSession, holder: Holder) -> None:
         self._session = session
         self._holder = holder
 
     async def require_alive(self) -> None:
-        """Raise `DaemonSilent` where the process stands still, which a long wait for its work would not tell."""
+        """Raise `DaemonUnresponsive` if the process hangs. A long wait for its work would not show that."""
         url = f"{self._holder.api}/healthz"
         try:
             async with self._session.get(url, timeout=aiohttp.ClientTimeout(total=_ALIVE_SECONDS)) as answer:
                 await answer.read()
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise self._silent(error) from error
+            raise self._unresponsive(error) from error
 
-    def _silent(self, error: Exception) -> DaemonSilent:
-        why = "no answer came in time" if isinstance(error, TimeoutError) else str(error) or repr(error)
-        return DaemonSilent(
-            f"the data directory is held by {self._holder.words}, and it does not answer: {why}",
-            hint=f"Look at process {self._holder.pid} and its log: it may be stopped (kill -CONT), hung, or starting. "
+    def _unresponsive(self, error: Exception) -> DaemonUnresponsive:
+        why = "timed out" if isinstance(error, TimeoutError) else str(error) or repr(error)
+        return DaemonUnresponsive(
+            f"the data directory is held by {self._holder.description}, and it does not answer: {why}",
+            hint=f"Check process {self._holder.pid} and its log: it may be stopped (kill -CONT), hung, or starting. "
             "A restart loses nothing",
         )
 
@@ -93,7 +93,7 @@ class Remote:
         return found
 
     async def verify(self, glob: str, *, deep: bool) -> AsyncIterator[VerifiedSegment | Hole]:
-        """A line for each; the daemon may read for long before the next one."""
+        """One line per result. The daemon may read for a long time before the next line."""
         url = f"{self._holder.api}/api/v1/tiered/verify"
         patient = aiohttp.ClientTimeout(connect=_ALIVE_SECONDS, sock_read=_OPERATION_SECONDS)
         try:
@@ -102,15 +102,19 @@ class Remote:
                     body = await answer.json(content_type=None)
                     raise RemoteError(str(body.get("error", answer.reason)), code=str(body.get("code", "error")))
                 async for line in answer.content:
-                    told = json.loads(line)
-                    if "code" in told:
-                        raise RemoteError(told["error"], code=told["code"])
-                    if told.get("done"):
+                    line_result = json.loads(line)
+                    if "code" in line_result:
+                        raise RemoteError(line_result["error"], code=line_result["code"])
+                    if line_result.get("done"):
                         return
-                    yield self._read(Hole, told) if "offsets" in told else self._read(VerifiedSegment, told)
+                    yield (
+                        self._read(Hole, line_result)
+                        if "offsets" in line_result
+                        else self._read(VerifiedSegment, line_result)
+                    )
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError, AttributeError) as error:
-            raise self._silent(error) from error
-        raise self._silent(EOFError("its answer broke off"))
+            raise self._unresponsive(error) from error
+        raise self._unresponsive(EOFError("its response is incomplete"))
 
     @property
     def bytes_moved(self) -> Callable[[], int] | None:
@@ -137,8 +141,8 @@ class Remote:
             return from_json(kind, answer)
         except ValueError as error:
             raise RemoteError(
-                f"the data directory is held by {self._holder.words}, and its answer is of another form: {error}",
-                hint="It may be of another release: restart it, which loses nothing",
+                f"the data directory is held by {self._holder.description}, and its response is malformed: {error}",
+                hint="It may run another release: restart it, which loses nothing",
                 code="other_form",
             ) from error
 
@@ -148,15 +152,15 @@ class Remote:
             async with self._session.request(method, url, **arguments) as answer:
                 body = await answer.json(content_type=None)
             if not isinstance(body, dict):
-                raise TypeError(f"status {answer.status}, and no words for it")
+                raise TypeError(f"status {answer.status} without a JSON object")
         except (aiohttp.ClientError, TimeoutError, OSError, TypeError, ValueError) as error:
-            raise self._silent(error) from error
+            raise self._unresponsive(error) from error
         if answer.status == 401:
             has_one = "Authorization" in self._session.headers
-            wants = "refuses the API token that this command has" if has_one else "wants its API token"
+            wants = "rejects the API token of this command" if has_one else "requires its API token"
             raise RemoteError(
-                f"the data directory is held by {self._holder.words}, and it {wants}",
-                hint="Give this command the daemon's configuration, which has it as storage.tiered.api.token, or set "
+                f"the data directory is held by {self._holder.description}, and it {wants}",
+                hint="Run this command with the daemon's configuration (storage.tiered.api.token), or set "
                 "TAKHIN_STORAGE_TIERED_API_TOKEN",
                 code="unauthorized",
             )

@@ -1,4 +1,4 @@
-"""``restore``: what is chosen by path, offsets or times, after a look at what would become of it."""
+"""``restore``: select segments by path, offsets or times, check that they can be restored, and restore them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import typer
 from takhin_tiered.cli.access import View, open_access, open_view
 from takhin_tiered.cli.moves import move_all
 from takhin_tiered.cli.output import console, counted, error_console, escape, print_table, size
-from takhin_tiered.cli.running import exit_if, run_work
+from takhin_tiered.cli.running import exit_on_failures, run_work
 from takhin_tiered.config import Settings
 from takhin_tiered.segments.choice import Wanted
 from takhin_tiered.segments.names import PLAIN
@@ -30,23 +30,24 @@ Paths = Annotated[
 def restore(  # noqa: PLR0917 - typer gives them by name
     context: typer.Context,
     paths: Paths,
-    dry_run: Annotated[bool, typer.Option("-n", "--dry-run", help="Say what it would do, and do nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("-n", "--dry-run", help="Show what it would do; change nothing.")] = False,
     lease: Annotated[
-        str | None, typer.Option("--for", metavar="6h", help="How long it stays; s, m, h or d behind a number.")
+        str | None, typer.Option("--for", metavar="6h", help="How long it stays: a number and s, m, h or d.")
     ] = None,
     offsets: Annotated[
-        str | None, typer.Option("--offsets", metavar="A-B", help="Segments with any of these; A- or -B is open.")
+        str | None, typer.Option("--offsets", metavar="A-B", help="Segments with any of these offsets; A- or -B: open.")
     ] = None,
     since: Annotated[
-        str | None, typer.Option("--since", metavar="T", help="Segments with records since; ISO 8601, UTC if not told.")
+        str | None,
+        typer.Option("--since", metavar="T", help="Segments with records since T: ISO 8601, UTC by default."),
     ] = None,
-    until: Annotated[str | None, typer.Option("--until", metavar="T", help="Segments with records until.")] = None,
+    until: Annotated[str | None, typer.Option("--until", metavar="T", help="Segments with records until T.")] = None,
     topic_id: Annotated[
         str | None,
-        typer.Option("--topic-id", metavar="ID", help="Of this incarnation of the topic; ~0 has no ID, ~1 no own one."),
+        typer.Option("--topic-id", metavar="ID", help="An incarnation: its topic ID, or its label such as ~0 or ~1."),
     ] = None,
     force: Annotated[
-        bool, typer.Option("--force", help="Also what leaves a gap, or what Kafka would delete again.")
+        bool, typer.Option("--force", help="Restore even if it leaves a gap, or Kafka would delete it again.")
     ] = False,
 ) -> None:
     """Bring archived segments back to the disk."""
@@ -62,7 +63,7 @@ def restore(  # noqa: PLR0917 - typer gives them by name
             async with open_view(settings) as view:
                 found = await _choose(view, wanted)
             _print_choice(found)
-            exit_if(len(found["problems"]))
+            exit_on_failures(len(found["problems"]))
             return
         async with open_access(settings) as access:
             found = await _choose(access, wanted)
@@ -80,8 +81,8 @@ def restore(  # noqa: PLR0917 - typer gives them by name
                     in_order=found["in_order"],
                     poll=access.bytes_moved,
                 )
-                exit_if(failures)
-            exit_if(len(found["problems"]))
+                exit_on_failures(failures)
+            exit_on_failures(len(found["problems"]))
 
     run_work(context, work)
 
@@ -99,15 +100,15 @@ def _print_choice(found: dict[str, Any]) -> None:
     rows = [(each["segment_path"].removesuffix(f"@{PLAIN}"), size(each["size_bytes"])) for each in found["segments"]]
     print_table(("SEGMENT", "SIZE"), rows, right=("SIZE",), path="SEGMENT")
     console().print(
-        f"\n{counted(len(rows), 'segment')} to restore, {size(found['bytes'])}; {size(found['disk_free_bytes'])} of "
-        f"disk and {size(found['cache_free_bytes'])} of the local cache are free"
+        f"\n{counted(len(rows), 'segment')} to restore, {size(found['bytes'])}; free: {size(found['disk_free_bytes'])} "
+        f"of the disk, {size(found['cache_free_bytes'])} of the local cache"
     )
 
 
 def _say_if_nothing(found: dict[str, Any]) -> None:
     if not found["segments"]:
         console().print(
-            f"Nothing to restore: of {counted(found['matched'], 'segment')} all that is wanted is on the disk"
+            f"Nothing to restore: {counted(found['matched'], 'segment')} matched, and the selected ones are on the disk"
         )
 
 
@@ -117,7 +118,7 @@ def offsets_of(text: str | None) -> tuple[int | None, int | None]:
         return None, None
     match = _OFFSETS.fullmatch(text.strip())
     if match is None or text.strip() == "-":
-        raise typer.BadParameter(f"{text!r} is no range of offsets, such as 1000-2000, 1000- or -2000")
+        raise typer.BadParameter(f"{text!r} is not a range of offsets, such as 1000-2000, 1000- or -2000")
     if match[3]:
         return int(match[3]), int(match[3])
     first, last = (int(digits) if digits else None for digits in match.groups()[:2])
@@ -127,13 +128,13 @@ def offsets_of(text: str | None) -> tuple[int | None, int | None]:
 
 
 def milliseconds_of(text: str | None) -> int | None:
-    """ISO 8601, in UTC where it tells no zone. `typer.BadParameter` for anything else."""
+    """ISO 8601, in UTC if it has no zone. `typer.BadParameter` for anything else."""
     if text is None:
         return None
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
-        raise typer.BadParameter(f"{text!r} is no time, such as 2026-11-01 or 2026-11-01T12:30:00Z") from None
+        raise typer.BadParameter(f"{text!r} is not a time, such as 2026-11-01 or 2026-11-01T12:30:00Z") from None
     moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
     return int(moment.timestamp() * 1000)
 
@@ -144,8 +145,8 @@ def seconds_of(text: str | None) -> float | None:
         return None
     match = _DURATION.fullmatch(text.strip())
     if match is None:
-        raise typer.BadParameter(f"{text!r} is no duration, such as 30m, 6h or 7d")
+        raise typer.BadParameter(f"{text!r} is not a duration, such as 30m, 6h or 7d")
     seconds = float(match[1]) * _SECONDS[match[2]]
     if not 0 < seconds <= _LONGEST:
-        raise typer.BadParameter(f"{text!r} is no time, or more than ten years")
+        raise typer.BadParameter(f"{text!r} is zero, or more than ten years")
     return seconds

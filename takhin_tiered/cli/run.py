@@ -28,23 +28,23 @@ def run(
 ) -> None:
     """The daemon: scan, archive what is cold, serve the API.
 
-    With --once on a terminal: progress and a summary, in place of a log of all that is done.
+    With --once on a terminal: progress and a summary instead of log lines.
     """
     settings = settings_of(context)
     watched = once and sys.stderr.isatty()
     logs.configure("warning" if watched else settings.log_level, "text" if watched else settings.log_format)
     if not watched:
-        logs.never_wait()
+        logs.use_nonblocking_stderr()
     if watched:
         raise typer.Exit(run_in_loop(run_once(settings, _watched)))
     if once:
         raise typer.Exit(run_in_loop(run_once(settings)))
-    # Imported here, as the web framework takes half a second that nothing else need wait for.
-    # A reload that is asked for meanwhile finds the settings read just now.
+    # Imported here: the web framework takes half a second, and only the daemon needs it.
+    # A SIGHUP during the import has nothing to do: the settings were read just now.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     from takhin_tiered.daemon import run_daemon
 
-    # Stopped before it has begun is stopped as well.
+    # A signal before the daemon's own handlers are in place ends it too.
     with suppress(Interrupted):
         run_in_loop(run_daemon(settings, lambda: settings_of(context)))
 

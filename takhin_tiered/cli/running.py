@@ -13,16 +13,16 @@ from takhin_tiered.lifecycle import run_in_loop
 
 
 def settings_of(context: typer.Context) -> Settings:
-    """Of the file and the environment, with what was confirmed on the command line."""
-    said = context.find_root().params
+    """From the file and the environment, with the confirmations of the command line."""
+    options = context.find_root().params
     return Settings.load(context.obj).accepting(
-        Accepted(said.get("accept_store") or "", bool(said.get("accept_clock")))
+        Accepted(options.get("accept_store") or "", bool(options.get("accept_clock")))
     )
 
 
 def run_work(context: typer.Context, work: Any) -> None:
     settings = settings_of(context)
-    logs.for_a_command()
+    logs.configure_for_command()
     finish(work(settings))
 
 
@@ -30,6 +30,6 @@ def finish(work: Coroutine[Any, Any, None]) -> None:
     run_in_loop(work)
 
 
-def exit_if(failures: int) -> None:
+def exit_on_failures(failures: int) -> None:
     if failures:
         raise typer.Exit(1)

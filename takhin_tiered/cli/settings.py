@@ -11,11 +11,11 @@ from typing import Annotated
 import typer
 
 from takhin_tiered import logs
-from takhin_tiered.cli.broker import directory_words, try_broker
-from takhin_tiered.cli.findings import Finding, abandoned_if_it_hangs, collected, failures
+from takhin_tiered.cli.broker import directory_text, try_broker
+from takhin_tiered.cli.findings import Finding, failures, run_abandonable, run_check
 from takhin_tiered.cli.output import console, error_console, print_table
-from takhin_tiered.cli.probe import look_at_data_dirs, look_at_disk, look_at_state_dir, probe_store
-from takhin_tiered.cli.running import exit_if, finish, settings_of
+from takhin_tiered.cli.probe import check_data_dirs, check_disk, check_state_dir, probe_store
+from takhin_tiered.cli.running import exit_on_failures, finish, settings_of
 from takhin_tiered.config import Settings, find_config
 from takhin_tiered.config_example import example
 from takhin_tiered.errors import TakhinError
@@ -25,12 +25,12 @@ from takhin_tiered.store import open_store
 def config_check(
     context: typer.Context,
     connect: Annotated[
-        bool, typer.Option("--connect", help="Try the store, its permissions, the disk and the broker too.")
+        bool, typer.Option("--connect", help="Check the store, its permissions, the disk and the broker too.")
     ] = False,
 ) -> None:
-    """Validate the settings, and say what is found of the broker.
+    """Validate the settings, and report the broker found in the data directories.
 
-    With --connect one small object is written to the store, read and removed.
+    With --connect it writes one small object to the store, reads it and removes it.
     """
     settings = settings_of(context)
     for key in settings.without_effect():
@@ -38,30 +38,30 @@ def config_check(
     for path in settings.data_dirs:
         if not os.path.isdir(path):  # noqa: PTH112 - it raises nothing
             error_console().print(f"Warning: storage.data.dir {path} is not a directory on this machine")
-    for line in directory_words(settings):
+    for line in directory_text(settings):
         error_console().print(line)
     if connect:
-        logs.for_a_command("error")
+        logs.configure_for_command("error")
         finish(_connect(settings))
     console().print(f"The configuration is valid ({find_config(context.obj) or 'from the environment'})")
 
 
 async def _connect(settings: Settings) -> None:
-    """Exit 1 where anything fails, once all was tried."""
+    """Run all checks; exit 1 if any failed."""
     found: list[Finding] = []
-    for look in (look_at_data_dirs, look_at_state_dir, look_at_disk):
-        found += await abandoned_if_it_hangs(partial(_listed, look, settings))
+    for look in (check_data_dirs, check_state_dir, check_disk):
+        found += await run_abandonable(partial(_listed, look, settings))
     if settings.has_store:
         try:
             async with open_store(settings) as store:
-                advice = "Look at the network, and whether the server runs"
-                found += await collected("store", advice, probe_store(settings, store))
+                advice = "Check the network, and that the server runs"
+                found += await run_check("store", advice, probe_store(settings, store))
         except TakhinError as error:
             found.append(Finding("FAILED", "store", error.message, error.hint))
     for finding in found:
         finding.print()
     await try_broker(settings)
-    exit_if(failures(found))
+    exit_on_failures(failures(found))
 
 
 def _listed(look: Callable[[Settings], Iterator[Finding]], settings: Settings) -> list[Finding]:
@@ -69,12 +69,12 @@ def _listed(look: Callable[[Settings], Iterator[Finding]], settings: Settings) -
 
 
 def config_example() -> None:
-    """Print a file with every key, its default, and what it does; set storage.data.dir in it, and a store."""
+    """Print a configuration file with every key, its default and what it does. Set storage.data.dir and a store."""
     sys.stdout.write(example())
 
 
 def config_show(context: typer.Context) -> None:
-    """Print the effective settings, and where each came from. Secrets are masked."""
+    """Print the effective settings, each with its source. Secrets are masked."""
     settings = settings_of(context)
     rows = [(key, value, settings.source(key)) for key, value in settings.items()]
     print_table(("KEY", "VALUE", "FROM"), rows, wraps="VALUE")

@@ -1,4 +1,4 @@
-"""Where the program begins."""
+"""The program's entry point."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import sys
 
 def main() -> None:
     _handle_signals()
-    # Pydantic would search all that is installed for plugins of its own, which takes a tenth of a short command.
+    # Pydantic would search all installed packages for plugins: a tenth of the time of a short command.
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
-    # Nothing that is imported is garbage, and looking for some takes a sixth of the time until the first command.
-    # A command that works for long runs in a loop, which turns it on again: `lifecycle.run_in_loop`.
+    # Imports leave no garbage, and collecting takes a sixth of the start-up time.
+    # `lifecycle.run_in_loop` enables collection again for commands that run longer.
     gc.disable()
-    # Imported here, as the signals are to be handled from the first moment on.
+    # Imported here: signals are handled before anything else loads.
     from takhin_tiered.cli.stdout import keep_descriptors, with_guarded_output
 
     keep_descriptors()
@@ -25,14 +25,14 @@ def main() -> None:
 
 
 def _handle_signals() -> None:
-    """Until a command has handlers of its own: nothing has begun yet, so the end may be a plain one."""
+    """Until a command installs its own handlers: nothing has started yet, so just exit."""
     numbers = [signal.SIGINT] if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN else []
     if os.getpid() == 1:
-        # The kernel passes over what the first process of a container does not handle.
+        # The kernel ignores signals that the first process of a container does not handle.
         numbers.append(signal.SIGTERM)
     for number in numbers:
         signal.signal(number, lambda *_: os._exit(1))
-    # Asked for before there is anything to tell, or to read anew: no reason to die of it.
+    # The default action of these is to terminate, but there is nothing to dump or reload yet.
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     if "run" in sys.argv and signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:
         signal.signal(signal.SIGHUP, lambda *_: None)

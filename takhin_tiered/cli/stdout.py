@@ -1,6 +1,6 @@
-"""Standard output that cannot be written: a full disk, a reader that left, a descriptor that was closed.
+"""Standard output that cannot be written: a full disk, a closed pipe, a closed descriptor.
 
-A command says so in one line, if anybody can read it, and ends with 1. Work that it does is done all the same.
+A command reports it in one line on standard error and exits 1. Its work is still done.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from typing import Any, NoReturn
 
 
 class OutputLost(SystemExit):
-    """What was printed reached nobody. ``quiet``: its reader left, and knows."""
+    """Output was lost. ``quiet``: the reader closed the pipe, so there is nothing to report."""
 
     def __init__(self, error: OSError | ValueError) -> None:
         super().__init__(1)
         code = (error.errno if isinstance(error, OSError) else None) or errno.EBADF
         self.quiet = code == errno.EPIPE
-        self.words = f"standard output cannot be written: {os.strerror(code)}"
+        self.message = f"standard output cannot be written: {os.strerror(code)}"
 
 
 class Output:
-    """Stands in for a standard stream, or for one that was closed. What comes after a write that failed goes nowhere.
+    """Replaces a standard stream, even a closed one. Everything after a failed write is discarded.
 
-    With ``raises`` that first one raises `OutputLost`.
+    With ``raises``, the first failed write raises `OutputLost`.
     """
 
     def __init__(self, file: Any, *, raises: bool) -> None:
@@ -61,7 +61,7 @@ class Output:
         if self.lost is not None:
             return
         self.lost = OutputLost(error)
-        # What is buffered would be tried again at the end of the process, and end it with a trace.
+        # The interpreter would try to flush the buffer again at exit, and end with a traceback.
         with suppress(OSError, ValueError):
             nowhere = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
             os.dup2(nowhere, self._file.fileno())
@@ -71,7 +71,7 @@ class Output:
 
 
 def keep_descriptors() -> None:
-    """Before any file is opened: none may get the number of a closed standard stream, and be printed to."""
+    """Open closed standard streams, before any file is opened: a file must not get their numbers."""
     for fd in range(3):
         try:
             os.fstat(fd)
@@ -93,19 +93,19 @@ def with_guarded_output(command: Callable[[], None]) -> None:
 
 
 def end_at_once(status: int) -> NoReturn:
-    """End the process, and wait for no thread that hangs."""
+    """End the process without waiting for hung threads."""
     status = _last_status(status)
     sys.stderr.flush()
     os._exit(status)
 
 
 def _last_status(status: Any) -> Any:
-    """The status of a command, once its output is written, or is known to be lost."""
+    """The exit status of a command, after its output is flushed or known to be lost."""
     with suppress(OutputLost):
         sys.stdout.flush()
     lost: OutputLost | None = getattr(sys.stdout, "lost", None)
     if lost is None:
         return status
     if not lost.quiet:
-        sys.stderr.write(f"Error: {lost.words}\n")
+        sys.stderr.write(f"Error: {lost.message}\n")
     return status or 1

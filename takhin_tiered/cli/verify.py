@@ -1,4 +1,4 @@
-"""``verify``: the archive against its manifests, and what lies between them."""
+"""``verify``: compare the archive with its manifests, and find holes between segments."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rich.console import Console
 from takhin_tiered.cli.access import Access, open_access, open_view
 from takhin_tiered.cli.output import Json, console, counted, error_console, escape, print_json, size
 from takhin_tiered.cli.progress import Meter, shown
-from takhin_tiered.cli.running import exit_if, run_work
+from takhin_tiered.cli.running import exit_on_failures, run_work
 from takhin_tiered.config import Settings
 from takhin_tiered.engine.verifying import matches
 from takhin_tiered.errors import SegmentNotFound, TakhinError
@@ -25,8 +25,8 @@ def verify(
 ) -> None:
     """Compare the archive with its manifests: sizes and checksums, or with --deep every byte.
 
-    What is bad is named, and quarantined: never restored. Where it still stands whole on the disk, it is stored again
-    from there. Offsets that are in no segment, between segments that are there, are told as holes.
+    A bad segment is reported and quarantined: it is never restored. If it is still whole on the disk, it is stored
+    again from there. Offsets that are missing between segments are reported as holes.
     """
 
     async def work(settings: Settings) -> None:
@@ -37,24 +37,24 @@ def verify(
             total = sum(segment["archived_size_bytes"] for segment in known)
             meter = Meter(total, len(known), view.bytes_moved if deep else None)
             with shown("verified", meter):
-                async for told in view.verify(glob, deep=deep):
-                    found.note(told)
-                    if isinstance(told, Hole):
+                async for result in view.verify(glob, deep=deep):
+                    found.note(result)
+                    if isinstance(result, Hole):
                         continue
-                    meter.end(told.size_bytes)
-                    if deep and not told.problem and told.segment_path.partition("@")[0] in quarantined:
-                        found.sound.append(told)
-                    if told.problem and not as_json:
-                        console().print(f"BAD {told.segment_path}: {escape(told.problem)}", soft_wrap=True)
+                    meter.end(result.size_bytes)
+                    if deep and not result.problem and result.segment_path.partition("@")[0] in quarantined:
+                        found.sound.append(result)
+                    if result.problem and not as_json:
+                        console().print(f"BAD {result.segment_path}: {escape(result.problem)}", soft_wrap=True)
         if glob != "*" and not found.checked:
-            raise SegmentNotFound(f"no archived segment matches {glob!r}", hint="takhin-tiered ls shows what there is")
+            raise SegmentNotFound(f"no archived segment matches {glob!r}", hint="takhin-tiered ls lists all segments")
         if as_json:
             print_json(found.described())
         else:
             found.say(deep=deep)
         if found.bad or found.sound:
             await _scrub(settings, [*found.bad, *found.sound], quiet=as_json)
-        exit_if(len(found.bad) + len(found.holes))
+        exit_on_failures(len(found.bad) + len(found.holes))
 
     run_work(context, work)
 
@@ -67,25 +67,25 @@ class _Found:
     def __init__(self) -> None:
         self.checked = self.total = self.lacking = 0
         self.bad: list[VerifiedSegment] = []
-        # Quarantined, and found to be sound.
+        # Quarantined before, and now found sound.
         self.sound: list[VerifiedSegment] = []
         self.holes: list[Hole] = []
 
-    def note(self, told: VerifiedSegment | Hole) -> None:
-        if isinstance(told, Hole):
-            self.holes.append(told)
+    def note(self, result: VerifiedSegment | Hole) -> None:
+        if isinstance(result, Hole):
+            self.holes.append(result)
             return
         self.checked += 1
-        self.total += told.size_bytes
-        self.lacking += told.may_lack_files
-        if told.problem:
-            self.bad.append(told)
+        self.total += result.size_bytes
+        self.lacking += result.may_lack_files
+        if result.problem:
+            self.bad.append(result)
 
     def described(self) -> dict[str, object]:
         return {
             "verified": self.checked,
             "bytes": self.total,
-            "bad": [{"segment_path": told.segment_path, "problem": told.problem} for told in self.bad],
+            "bad": [{"segment_path": result.segment_path, "problem": result.problem} for result in self.bad],
             "holes": [to_json(hole) for hole in self.holes],
             "may_lack_files": self.lacking,
         }
@@ -107,29 +107,32 @@ class _Found:
         if self.lacking:
             out.print(
                 f"{counted(self.lacking, 'segment')} archived by an earlier release may lack a transaction index and a "
-                "producer snapshot: what still stands on the disk is archived with them at the next cycle"
+                "producer snapshot. The next cycle archives those that are still on the disk"
             )
 
 
 async def _scrub(settings: Settings, bad: list[VerifiedSegment], *, quiet: bool) -> None:
-    """Take the consequences of what was found, and say what became of each segment."""
+    """Quarantine, repair or release each segment, and print the result."""
     try:
         async with open_access(settings) as access:
-            for told in bad:
-                await _scrub_one(access, told, error_console() if quiet else console())
+            for result in bad:
+                await _scrub_one(access, result, error_console() if quiet else console())
     except TakhinError as error:
-        error_console().print(f"What was found is not noted: {escape(str(error))}")
+        error_console().print(f"The result was not recorded in the catalog: {escape(str(error))}")
 
 
-async def _scrub_one(access: Access, told: VerifiedSegment, out: Console) -> None:
-    path = told.segment_path
+async def _scrub_one(access: Access, result: VerifiedSegment, out: Console) -> None:
+    path = result.segment_path
     try:
-        healed = await access.scrub(told.exact_path)
-        if not told.problem:
+        healed = await access.scrub(result.exact_path)
+        if not result.problem:
             out.print(f"RELEASED {path}: its archived copy is sound")
         elif healed:
             out.print(f"HEALED {path}: stored again from the disk")
         else:
-            out.print(f"QUARANTINED {path}: no whole copy is on the disk. Look for an older version")
+            out.print(
+                f"QUARANTINED {path}: the disk has no whole copy. "
+                "Look for an earlier version of its objects in the bucket"
+            )
     except TakhinError as error:
-        error_console().print(f"{path}: what was found is not noted: {escape(str(error))}")
+        error_console().print(f"{path}: the result was not recorded in the catalog: {escape(str(error))}")

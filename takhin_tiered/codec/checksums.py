@@ -1,10 +1,10 @@
-"""Checksums: SHA-256, in the two forms that an object store can check by itself.
+"""Checksums: SHA-256, in the two forms that an object store can verify.
 
-An object that was sent in one piece has the digest of its bytes. One that was sent in parts has the
-digest of its parts' digests, written ``<digest>-<number of parts>``. Source: Amazon S3 User Guide,
-"Checking object integrity", full object and composite checksums.
+An object uploaded in one request has the digest of its bytes. A multipart object has the digest of its
+parts' digests, written ``<digest>-<number of parts>``. Source: Amazon S3 User Guide, "Checking object
+integrity", full object and composite checksums.
 
-MD5 is taken beside it where a server checks nothing else (``Content-MD5``): against accidents, it will do.
+MD5 is computed too for servers that verify nothing else (``Content-MD5``): it detects accidental errors.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from dataclasses import dataclass, field
 READ_SIZE = 1 << 20
 
 Source = Callable[[int, int], bytes]
-"""Bytes that can be read again: ``source(offset, length)``, blocking, so called in a thread.
+"""Bytes that can be read repeatedly: ``source(offset, length)``, blocking, so called in a thread.
 
-One whose ``fileno()`` is not negative is a file with the same bytes at the same offsets. One whose
-``in_memory`` is true blocks nobody.
+A source with a ``fileno()`` that is not negative is a file with the same bytes at the same offsets. A
+source with ``in_memory`` set does not block.
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Checksum:
-    """``sha256`` is hexadecimal, followed by ``-<parts>`` where ``part_size`` (bytes) is not 0.
+    """``sha256`` is hexadecimal, followed by ``-<parts>`` if ``part_size`` (bytes) is not 0.
 
-    ``parts`` are the digests of what is sent in one request each, and ``md5`` the same bytes' MD5, if it was taken.
+    ``parts`` are the digests of the single requests, ``md5`` the MD5 of the same bytes, if computed.
     """
 
     sha256: str
@@ -107,9 +107,9 @@ class Hasher:
 
 
 def checksum_of(source: Source, size: int, part_size: int = 0) -> Checksum:
-    """Read ``size`` bytes in one pass. A source that ends early gives the checksum of what is there.
+    """Read ``size`` bytes in one pass, or fewer if the source ends early.
 
-    For small things: the MD5 is taken in any case.
+    For small objects: it always computes the MD5 too.
     """
     hasher = Hasher(part_size, md5=True)
     while hasher.size < size:

@@ -1,7 +1,7 @@
-"""The data directories, by descriptor: no symlink is followed, and no path leads outside it.
+"""The data directories, by descriptor: no symlink is followed, and no path leads outside.
 
-Everything here blocks, so the engine calls it in threads. An `OSError` goes up as it is: the engine
-knows the segment and says what it means.
+Everything here blocks, so the engine calls it in threads. An `OSError` is raised unchanged: the engine
+knows the segment and adds it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def as_file_stat(status: os.stat_result) -> FileStat:
 
 
 def _advise(fd: int, advice: int) -> None:
-    """Let a cold segment leave the page cache before what the broker's consumers read. Source: posix_fadvise(2)."""
+    """Keep cold segments from evicting the broker's hot data from the page cache. Source: posix_fadvise(2)."""
     with suppress(OSError):
         os.posix_fadvise(fd, 0, 0, advice)
 
@@ -38,7 +38,7 @@ def _advise(fd: int, advice: int) -> None:
 class OpenFile(NamedTuple):
     """A regular file, open for reading: it stays the same file whatever happens to its name.
 
-    ``found`` is how it stood when it was opened, ``mode`` its permission bits.
+    ``found`` is its status when it was opened, ``mode`` its permission bits.
     """
 
     fd: int
@@ -49,7 +49,7 @@ class OpenFile(NamedTuple):
         return os.pread(self.fd, length, offset)
 
     def pieces(self, size: int) -> Iterator[memoryview]:
-        """The first ``size`` bytes, in order, fewer where the file is shorter. A piece is good until the next one."""
+        """The first ``size`` bytes in order, fewer if the file is shorter. The buffer is reused for each piece."""
         if size > _PIECE:
             _advise(self.fd, os.POSIX_FADV_NOREUSE)
         buffer, at = memoryview(bytearray(min(size, _PIECE))), 0
@@ -59,7 +59,7 @@ class OpenFile(NamedTuple):
 
 
 class PartitionDir(NamedTuple):
-    """An open partition directory in ``root``; ``elsewhere`` are the data directories that it does not stand in."""
+    """An open partition directory in ``root``; ``elsewhere`` are the other data directories."""
 
     fd: int
     name: str
@@ -71,7 +71,7 @@ class PartitionDir(NamedTuple):
         return self.root.fd
 
     def stat(self, name: str) -> FileStat | None:
-        """How a regular file of this name stands, or None: a symlink is none."""
+        """The status of a regular file of this name, or None; also None for a symlink."""
         try:
             status = os.stat(name, dir_fd=self.fd, follow_symlinks=False)
         except FileNotFoundError:
@@ -79,11 +79,11 @@ class PartitionDir(NamedTuple):
         return as_file_stat(status) if stat.S_ISREG(status.st_mode) else None
 
     def stat_all(self, identity: SegmentId) -> LocalFiles:
-        """How the files of a segment of this partition stand."""
+        """The status of a segment's files."""
         return LocalFiles(*[self.stat(identity.file(kind)) for kind in FileKind])
 
     def exists(self, name: str) -> bool:
-        """Whether anything at all has this name."""
+        """Whether there is an entry of this name, of any type."""
         try:
             os.stat(name, dir_fd=self.fd, follow_symlinks=False)
         except FileNotFoundError:
@@ -92,7 +92,7 @@ class PartitionDir(NamedTuple):
 
     @contextmanager
     def open(self, name: str) -> Iterator[OpenFile]:
-        """A file to read through; the memory that it took is the broker's again when it is closed."""
+        """Open a file for one pass; closing it drops its pages from the page cache."""
         fd = os.open(name, _READ, dir_fd=self.fd)
         try:
             status = os.fstat(fd)
@@ -104,13 +104,13 @@ class PartitionDir(NamedTuple):
             os.close(fd)
 
     def create_temp(self, name: str, mode: int = 0o600) -> int:
-        """A new file to be renamed to ``name``; one that an earlier process left is taken away first."""
+        """Create the temporary file for ``name``, after removing one that an earlier process left."""
         with suppress(FileNotFoundError):
             os.unlink(name + TEMP_SUFFIX, dir_fd=self.fd)
         return os.open(name + TEMP_SUFFIX, _CREATE, mode, dir_fd=self.fd)
 
     def place_temp(self, name: str, *, replace: bool) -> None:
-        """Give a finished temporary file its name; without ``replace``, never over another file."""
+        """Rename a finished temporary file to ``name``; without ``replace``, never over another file."""
         temp = name + TEMP_SUFFIX
         if replace:
             os.rename(temp, name, src_dir_fd=self.fd, dst_dir_fd=self.fd)
@@ -124,7 +124,7 @@ class PartitionDir(NamedTuple):
         filesystems.sync_directory(self.fd)
 
     def is_in_place(self) -> bool:
-        """Whether the data directory still has this directory under its name, and no other one has that name."""
+        """Whether this is still the directory of that name in its data directory, and in no other data directory."""
         if not self.root.is_in_place():
             return False
         there = _stat_of(self.data_fd, self.name)
@@ -134,26 +134,26 @@ class PartitionDir(NamedTuple):
         return (there.st_dev, there.st_ino) == (here.st_dev, here.st_ino)
 
 
-class StandsTwice(OSError):
-    """A partition's name stands in two data directories: nobody can say which one the broker means."""
+class DuplicatePartition(OSError):
+    """A partition is in two data directories: it is unknown which one the broker uses."""
 
     def __init__(self, name: str, roots: Iterable[DataDir]) -> None:
-        super().__init__(f"it stands more than once: {' and '.join(str(root.path / name) for root in roots)}")
+        super().__init__(f"it is in several data directories: {' and '.join(str(root.path / name) for root in roots)}")
 
 
 class DataDir:
-    """One segment directory of the broker's, held open; ``fd`` where it is open already."""
+    """One data directory of the broker, held open; pass ``fd`` if it is open already."""
 
     def __init__(self, path: Path, fd: int = -1) -> None:
         self.path = path
-        # The directory that the operator names may be a link; nothing below it may.
+        # The configured path may be a symlink; nothing below it may.
         self.fd = fd if fd >= 0 else os.open(path.resolve(), _DIRECTORY)
         status = os.fstat(self.fd)
         self.device = status.st_dev
         self.place = (status.st_dev, status.st_ino)
 
     def is_in_place(self) -> bool:
-        """Whether its path still leads to this very directory: it may have been moved away, or mounted over."""
+        """Whether its path still leads to this directory: it may have been moved, or mounted over."""
         try:
             status = os.stat(self.path)
         except OSError:
@@ -162,11 +162,11 @@ class DataDir:
 
     @property
     def roots(self) -> Sequence[DataDir]:
-        """It alone: what takes several directories takes one as well."""
+        """Itself, as for `DataDirs`."""
         return (self,)
 
     def root_of(self, name: str) -> DataDir | None:
-        """Itself, if anything has this name in it."""
+        """Itself, if it has an entry of this name."""
         return self if self.has(name) else None
 
     def close(self) -> None:
@@ -176,7 +176,7 @@ class DataDir:
 
     @contextmanager
     def partition(self, name: str, *, create: bool = False, elsewhere: tuple[int, ...] = ()) -> Iterator[PartitionDir]:
-        """Open a partition; `FileNotFoundError` where there is none, `OSError` where it is a symlink."""
+        """Open a partition; `FileNotFoundError` if there is none, `OSError` if it is a symlink."""
         if create:
             self.make(name)
         fd = os.open(name, _DIRECTORY, dir_fd=self.fd)
@@ -186,7 +186,7 @@ class DataDir:
             os.close(fd)
 
     def make(self, name: str) -> None:
-        """Make the directory of a partition, if there is none."""
+        """Create the directory of a partition, if there is none."""
         with suppress(FileExistsError):
             os.mkdir(name, 0o755, dir_fd=self.fd)
             with self.partition(name) as partition:
@@ -194,16 +194,16 @@ class DataDir:
             filesystems.sync_directory(self.fd)
 
     def has(self, name: str) -> bool:
-        """Whether anything at all has this name."""
+        """Whether there is an entry of this name, of any type."""
         return _stat_of(self.fd, name) is not None
 
     def names(self) -> list[str]:
-        """The directories in it, whatever they are; `OSError`, which names it, where it cannot be read."""
+        """All directories in it; `OSError`, with its path, if it cannot be read."""
         try:
             with os.scandir(self.fd) as entries:
                 return [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
         except OSError as error:
-            # By its descriptor nobody would know it.
+            # scandir of a descriptor reports the number instead of the path.
             error.filename = str(self.path)
             raise
 
@@ -213,22 +213,22 @@ class DataDir:
 
 
 class DataDirs:
-    """All segment directories of one broker, Kafka's ``log.dirs``. A partition stands in one of them.
+    """All data directories of one broker, Kafka's ``log.dirs``. A partition is in one of them.
 
-    A broker may move a partition from one to another at any time, so where it stands is asked anew each time.
-    ``held`` are bytes of each file system, by device, that restores are about to take.
+    A broker may move a partition between them at any time, so it is located again for each operation. ``held`` are
+    the bytes that running restores have reserved, by device.
     """
 
     def __init__(self, roots: Sequence[DataDir]) -> None:
         self.roots = tuple(roots)
         self.held: Counter[int] = Counter()
         self._making = threading.Lock()
-        # Where partitions that are not there yet will be made: the room was looked for in that place.
+        # Where new partitions will be created: room was reserved there.
         self._chosen: dict[str, DataDir] = {}
 
     @classmethod
     def open(cls, paths: Iterable[Path]) -> DataDirs:
-        """`OSError`, which names the directory, where one cannot be opened."""
+        """`OSError`, with the path, if one cannot be opened."""
         with ExitStack() as stack:
             roots = []
             for path in paths:
@@ -249,18 +249,18 @@ class DataDirs:
             root.close()
 
     def root_of(self, name: str) -> DataDir | None:
-        """The directory in which the partition stands, None if it stands nowhere; `StandsTwice`."""
-        # Twice: what a broker moves between two looks must not seem to be nowhere.
+        """The data directory that has the partition, or None. Raises `DuplicatePartition`."""
+        # Twice: a partition that the broker moves between two checks must not seem to be absent.
         for _ in range(2 if len(self.roots) > 1 else 1):
             found = [root for root in self.roots if root.has(name)]
             if len(found) > 1:
-                raise StandsTwice(name, found)
+                raise DuplicatePartition(name, found)
             if found:
                 return found[0]
         return None
 
     def root_for(self, name: str) -> DataDir:
-        """Where the partition stands, or else would be made: where most is free, and not held by others."""
+        """The data directory that has the partition, or else the one with most free and unreserved space."""
         if (root := self.root_of(name)) is not None:
             return root
         root = max(self.roots, key=lambda each: each.free_bytes() - self.held[each.device])
@@ -269,9 +269,9 @@ class DataDirs:
 
     @contextmanager
     def partition(self, name: str, *, create: bool = False) -> Iterator[PartitionDir]:
-        """Open a partition where it stands; like `DataDir.partition`, and `StandsTwice`."""
+        """Open a partition where it is, as `DataDir.partition`. Raises `DuplicatePartition` too."""
         if create:
-            # One at a time: two that make the same partition must not choose two directories.
+            # One at a time: two callers that create the same partition must not choose different directories.
             with self._making:
                 root = self.root_of(name) or self._chosen.get(name) or self.root_for(name)
                 root.make(name)
@@ -283,12 +283,12 @@ class DataDirs:
             yield partition
 
     def free_bytes(self, name: str | None = None) -> int:
-        """On the file system of this partition's directory, or of the one where it would be made; without a
-        name on all of them."""
+        """Free bytes on the file system of this partition, or of the directory that would get it; without a name on
+        all file systems."""
         return sum(self.free_by_device().values()) if name is None else self.root_for(name).free_bytes()
 
     def free_by_device(self) -> dict[int, int]:
-        """Free bytes of each file system: two directories on one share them."""
+        """Free bytes by file system, which several directories may share."""
         return {root.device: root.free_bytes() for root in self.roots}
 
 

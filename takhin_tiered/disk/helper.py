@@ -1,7 +1,7 @@
-"""A second process that reads partitions: one spends most of a long scan on making objects of what the kernel says.
+"""A second process that scans partitions: a long scan is bound by the CPU of one Python process.
 
-It has the data directories as open descriptors, is asked for partitions by name, and ends with its connection,
-so also when this process is killed. Where it fails, the scan goes on without it.
+It inherits the open descriptors of the data directories, receives partition names, and ends when its pipe closes,
+so also when this process is killed. If it fails, the scan continues without it.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from pathlib import Path
 from typing import Self
 
 from takhin_tiered.disk.files import DataDir, DataDirs
-from takhin_tiered.disk.look import Look
-from takhin_tiered.disk.where import look_anywhere
+from takhin_tiered.disk.locate import scan_located
+from takhin_tiered.disk.partition_scan import PartitionScan
 
-# It has work, and room for what it found, while this process does something else.
+# Requests queued ahead, and pipe size, so that the helper does not wait for this process.
 _ASKED_AT_ONCE = 4
 _ROOM = 1 << 20
 
 
 class HelperFailed(Exception):
-    """It did not start, or it is gone."""
+    """The helper did not start, or it ended."""
 
 
 class Helper:
-    """Started with the first question; its answers come in the order of the questions."""
+    """Started with the first request; its responses come in the order of the requests."""
 
     def __init__(self, data_dir: DataDir | DataDirs) -> None:
         self._data_dir = data_dir
@@ -61,16 +61,16 @@ class Helper:
     def has_answer(self, *, wait: bool) -> bool:
         return self._answers.poll(None if wait else 0)
 
-    def answer(self) -> Look | None:
+    def answer(self) -> PartitionScan | None:
         try:
-            look: Look | None = self._answers.recv()
+            look: PartitionScan | None = self._answers.recv()
         except (OSError, EOFError) as error:
             raise HelperFailed from error
         self.asked.popleft()
         return look
 
     def give_up(self) -> list[str]:
-        """End it; returns what it was asked for and did not answer."""
+        """Stop the helper; returns the names without a response."""
         left, self._usable = list(self.asked), False
         self.asked.clear()
         if self._process is not None:
@@ -89,7 +89,7 @@ class Helper:
         roots = [(os.fspath(root.path), root.fd) for root in self._data_dir.roots]
         arguments = (roots, questions.fileno(), answers.fileno())
         descriptors = (*(fd for _, fd in roots), *arguments[1:])
-        # As this process finds its modules, and not those that lie in the working directory.
+        # The same module search path as this process, without the working directory.
         program = f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import serve; serve{arguments}"
         with questions, answers:
             self._process = subprocess.Popen(  # noqa: S603
@@ -98,12 +98,12 @@ class Helper:
 
 
 def serve(roots: list[tuple[str, int]], questions_fd: int, answers_fd: int) -> None:
-    """What the helper does; ``roots`` are the data directories, each with its descriptor."""
-    # What is sent to both processes, such as by a Ctrl-C in a terminal, is the other one's to follow.
+    """The helper's main loop; ``roots`` are the data directories, each with its descriptor."""
+    # A Ctrl-C in a terminal goes to both processes: only the parent reacts.
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
     data_dirs = DataDirs([DataDir(Path(path), fd) for path, fd in roots])
     questions, answers = Connection(questions_fd, writable=False), Connection(answers_fd, readable=False)
     with suppress(EOFError, BrokenPipeError):
         while True:
-            answers.send(look_anywhere(data_dirs, os.fsdecode(questions.recv_bytes())))
+            answers.send(scan_located(data_dirs, os.fsdecode(questions.recv_bytes())))

@@ -1,6 +1,6 @@
-"""What Kafka itself keeps beside the segments: whose directory this is, how far it is settled, and the broker's lock.
+"""Kafka's own files in a log directory: identity, checkpoints, and the broker's lock.
 
-By directory descriptor, and no symlink is followed. Everything here blocks, and reads only. Source: Apache Kafka,
+By directory descriptor; no symlink is followed. Everything here blocks, and only reads. Source: Apache Kafka,
 ``MetaProperties``, ``LogManager``, ``ReplicaManager`` and ``FileLock`` (a write lock of fcntl on ``.lock``).
 """
 
@@ -43,12 +43,12 @@ Value = TypeVar("Value")
 
 @dataclass(frozen=True, slots=True)
 class LogDirectory:
-    """What a broker tells of one of its log directories.
+    """The metadata files of a log directory.
 
-    ``high_watermarks``, ``log_starts``: offsets by partition, as they stood at the broker's last checkpoint. Kafka
-    keeps a log start only where it is above the first segment's base. ``cleaned``: partitions that were compacted.
-    ``has_high_watermarks``: the file is there, readable or not; without it no broker has told anything yet.
-    ``problems``: a sentence for each file that cannot be read or understood; its map is empty then.
+    ``high_watermarks``, ``log_starts``: offsets by partition, as of the broker's last checkpoint. Kafka records a log
+    start only if it is above the first segment's base. ``cleaned``: partitions that were compacted.
+    ``has_high_watermarks``: the file exists, readable or not; without it no broker has written a checkpoint yet.
+    ``problems``: one sentence for each file that cannot be read or parsed; its map is empty then.
     """
 
     node_id: int | None
@@ -63,7 +63,7 @@ class LogDirectory:
 
 @dataclass(frozen=True, slots=True)
 class PartitionIdentity:
-    """Whose log a partition directory holds: "" and no epochs where the file is absent, or a problem."""
+    """Topic ID and leader epochs of a partition directory: empty if the file is absent or has a problem."""
 
     topic_id: str
     leader_epochs: LeaderEpochs
@@ -71,21 +71,21 @@ class PartitionIdentity:
 
 
 def is_kafka(fd: int) -> bool:
-    """Whether this is, or was, a Kafka broker's log directory: ``meta.properties`` stands there, readable or not."""
-    return _stands(fd, META_PROPERTIES)
+    """Whether this is a Kafka log directory: ``meta.properties`` exists, readable or not."""
+    return _exists(fd, META_PROPERTIES)
 
 
 def read_log_directory(fd: int) -> LogDirectory | None:
-    """None where there is no ``meta.properties``.
+    """None if there is no ``meta.properties``.
 
-    Nothing is raised for a file: see ``problems``. `OSError` where the directory itself cannot be searched.
+    Problems with a file are returned, see ``problems``. `OSError` if the directory itself cannot be searched.
     """
     if not is_kafka(fd):
         return None
     problems: list[str] = []
-    # The broker replaces each file as a whole, but not all at once: together they are of no one instant.
+    # The broker replaces each file atomically, but not all of them together.
     identity = _parsed(fd, META_PROPERTIES, _parse_identity, problems) or (None, "", "")
-    has_high_watermarks = _stands(fd, HIGH_WATERMARKS)
+    has_high_watermarks = _exists(fd, HIGH_WATERMARKS)
     high_watermarks = _parsed(fd, HIGH_WATERMARKS, parse_offset_checkpoint, problems)
     log_starts = _parsed(fd, LOG_STARTS, parse_offset_checkpoint, problems) or {}
     cleaned = frozenset(_parsed(fd, CLEANED, parse_offset_checkpoint, problems) or ())
@@ -100,7 +100,7 @@ def read_log_directory(fd: int) -> LogDirectory | None:
 
 
 def read_partition(fd: int) -> PartitionIdentity:
-    """Of an open partition directory. Nothing is raised for a file: see ``problems``."""
+    """Of an open partition directory. Problems with a file are returned, see ``problems``."""
     problems: list[str] = []
     topic_id = _parsed(fd, PARTITION_METADATA, parse_topic_id, problems) or ""
     epochs = _parsed(fd, LEADER_EPOCHS, parse_leader_epochs, problems) or ()
@@ -108,16 +108,16 @@ def read_partition(fd: int) -> PartitionIdentity:
 
 
 def read_topic_id(fd: int) -> str:
-    """Of an open partition directory; "" where it is absent, or cannot be read or understood."""
+    """Of an open partition directory; "" if it is absent, or cannot be read or parsed."""
     return _parsed(fd, PARTITION_METADATA, parse_topic_id, []) or ""
 
 
 def is_broker_running(fd: int) -> bool:
-    """Whether a process holds the write lock on this log directory's ``.lock``: it asks, and takes nothing.
+    """Whether a process holds the write lock on this log directory's ``.lock``, by F_GETLK.
 
-    A broker that starts while somebody else holds the lock dies, so it is never taken here, not for an instant. A lock
-    that this very process holds does not show. Without a ``.lock`` no broker runs: a clean stop removes it.
-    `OSError` where the file stands but cannot be asked (EACCES, a symlink): the answer is unknown then, not no.
+    The lock is never taken here, not even briefly: a broker that starts meanwhile would fail. A lock of this process
+    does not show. Without a ``.lock`` no broker runs: a clean stop removes it. `OSError` if the file exists but cannot
+    be queried (EACCES, a symlink): then it is unknown whether a broker runs.
     """
     try:
         lock = os.open(LOCK, _READ, dir_fd=fd)
@@ -126,7 +126,7 @@ def is_broker_running(fd: int) -> bool:
     try:
         _check_regular(lock, LOCK)
         asked = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
-        # The pid is that of another namespace where the broker is in another container; the type is right.
+        # If the broker is in another container, the PID belongs to another namespace; the lock type is still right.
         held = _FLOCK.unpack(fcntl.fcntl(lock, fcntl.F_GETLK, asked))[0]
     finally:
         os.close(lock)
@@ -143,7 +143,7 @@ def _parse_identity(text: str) -> tuple[int | None, str, str]:
 
 
 def _parsed(fd: int, name: str, parse: Callable[[str], Value], problems: list[str]) -> Value | None:
-    """What a file tells; None where it is absent, or where what is wrong with it was added to ``problems``."""
+    """The parsed file; None if it is absent, or if its problem was added to ``problems``."""
     try:
         return parse(_read(fd, name).decode())
     except FileNotFoundError:
@@ -151,9 +151,9 @@ def _parsed(fd: int, name: str, parse: Callable[[str], Value], problems: list[st
     except OSError as error:
         problems.append(f"{name} cannot be read: {error.strerror or error}")
     except UnicodeDecodeError:
-        problems.append(f"{name} cannot be understood: it is not UTF-8")
+        problems.append(f"{name} cannot be parsed: it is not UTF-8")
     except ValueError as error:
-        problems.append(f"{name} cannot be understood: {error}")
+        problems.append(f"{name} cannot be parsed: {error}")
     return None
 
 
@@ -172,7 +172,7 @@ def _check_regular(file: int, name: str) -> None:
         raise OSError(errno.EINVAL, "it is not a regular file", name)
 
 
-def _stands(fd: int, name: str) -> bool:
+def _exists(fd: int, name: str) -> bool:
     try:
         os.stat(name, dir_fd=fd, follow_symlinks=False)
     except FileNotFoundError:

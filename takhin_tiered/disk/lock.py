@@ -1,8 +1,8 @@
-"""One daemon for a data directory: a lock that the kernel drops when its holder dies.
+"""One daemon per data directory: a lock that the kernel releases when its holder dies.
 
-Two kinds are taken, as two daemons could be given different state directories: one on each data
-directory itself, which needs no file in it, and one on ``lock`` in the state directory, in which the
-holder says who it is and where its API listens. Source: flock(2).
+There are two locks, because two daemons could have different state directories: one on each data
+directory itself, which needs no file in it, and one on ``lock`` in the state directory. In that file
+the holder writes who it is and where its API listens. Source: flock(2).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Holder:
     api: str = ""
 
     @property
-    def words(self) -> str:
+    def description(self) -> str:
         return f"process {self.pid} on {self.host}" + (f", which serves {self.api}" if self.api else "")
 
 
@@ -57,20 +57,20 @@ class DataDirLock:
             os.close(fd)
             raise
         except BlockingIOError:
-            # Whoever has only a directory has another state directory: what stands in ours says nothing of it.
+            # If only a data directory is locked, the holder uses another state directory, and our file says nothing.
             holder = read_holder(self._path.parent) if held is None else None
             self._unlock_directories()
             os.close(fd)
             where = ", ".join(str(root.path) for root in ([held] if held else self._roots))
             raise HeldElsewhere(
-                f"the data directory {where} is held by {holder.words if holder else 'another daemon'}",
-                hint="Stop that daemon first, or talk to it: one daemon for one data directory",
+                f"the data directory {where} is held by {holder.description if holder else 'another daemon'}",
+                hint="Stop that daemon first, or use it: a data directory can have one daemon only",
             ) from None
         self._fd = fd
         self.announce("")
 
     def announce(self, api: str) -> None:
-        """Say who holds the lock, and where it listens."""
+        """Write who holds the lock, and where its API listens."""
         data = json.dumps(asdict(Holder(os.getpid(), socket.gethostname(), api))).encode()
         os.pwrite(self._fd, data, 0)
         os.ftruncate(self._fd, len(data))
@@ -94,25 +94,26 @@ def _lock_directory(root: DataDir) -> None:
     except BlockingIOError:
         raise
     except OSError:
-        # Some network file systems lock no directories; the lock in the state directory stands.
+        # Some network file systems cannot lock directories; the lock in the state directory still counts.
         return
 
 
 def _lock_or_ask(fd: int) -> None:
-    """Lock; where the file system has no locks, see whether the process that stands in the file is alive."""
+    """Lock; if the file system has no locks, check whether the process named in the file is alive."""
     try:
         _lock(fd)
     except filesystems.NoLocks as error:
         filesystems.warn_no_locks(fd, error)
         if (holder := _living(fd)) is not None:
             raise HeldElsewhere(
-                f"the state directory is held by {holder.words}, as far as can be told where no file can be locked",
+                f"the state directory is held by {holder.description}, by its lock file: "
+                "this file system supports no locks",
                 hint="Stop that daemon first. If it is gone, empty the file named lock in the state directory",
             ) from error
 
 
 def _lock(fd: int) -> None:
-    """Lock, or raise `BlockingIOError`; `read_holder` in another process may be in the way for an instant."""
+    """Lock, or raise `BlockingIOError`. Retries, because `read_holder` takes a shared lock for an instant."""
     for _ in range(10):
         with suppress(BlockingIOError):
             filesystems.lock(fd)
@@ -122,7 +123,7 @@ def _lock(fd: int) -> None:
 
 
 def read_holder(state_dir: Path) -> Holder | None:
-    """The process that holds the lock now, or None: what a dead one wrote does not count."""
+    """The process that holds the lock now, or None; a record of a dead process does not count."""
     try:
         fd = os.open(state_dir / LOCK_NAME, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
@@ -140,7 +141,7 @@ def read_holder(state_dir: Path) -> Holder | None:
 
 
 def _living(fd: int) -> Holder | None:
-    """Who stands in the file, if that process lives on this machine; one of another machine is believed."""
+    """The process named in the file, if it is alive; a process of another machine counts as alive."""
     holder = _parse(os.pread(fd, 4096, 0))
     if holder is None or (holder.host == socket.gethostname() and not Path(f"/proc/{holder.pid}").exists()):
         return None

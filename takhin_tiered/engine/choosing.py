@@ -14,7 +14,7 @@ from takhin_tiered.catalog.catalog import Catalog
 from takhin_tiered.concurrency import in_thread
 from takhin_tiered.disk.files import DataDirs
 from takhin_tiered.disk.kafka import PARTITION_METADATA, read_log_directory
-from takhin_tiered.disk.look import scan_partition
+from takhin_tiered.disk.partition_scan import scan_partition
 from takhin_tiered.engine.clock import Clock
 from takhin_tiered.engine.coverage import CoverageReader
 from takhin_tiered.engine.naming import has_incarnation, known_segment, named_incarnation

@@ -15,7 +15,7 @@ from takhin_tiered.catalog.catalog import Catalog
 from takhin_tiered.concurrency import all_of, in_thread
 from takhin_tiered.disk.access import disk_errors, is_behind, open_partition, read_local_checksum
 from takhin_tiered.disk.files import DataDirs, PartitionDir
-from takhin_tiered.disk.look import scan_partition
+from takhin_tiered.disk.partition_scan import scan_partition
 from takhin_tiered.engine.brokers import require_no_broker
 from takhin_tiered.engine.refresh import refresh, require_known
 from takhin_tiered.engine.situation import Situation

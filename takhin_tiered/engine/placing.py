@@ -17,7 +17,7 @@ from takhin_tiered.catalog.catalog import Catalog
 from takhin_tiered.disk.access import disk_errors, read_local_checksum
 from takhin_tiered.disk.files import DataDirs, PartitionDir
 from takhin_tiered.disk.kafka import LEADER_EPOCHS, PARTITION_METADATA, read_partition
-from takhin_tiered.disk.look import scan_partition
+from takhin_tiered.disk.partition_scan import scan_partition
 from takhin_tiered.engine.branching import incarnation_of
 from takhin_tiered.engine.brokers import runs_on
 from takhin_tiered.engine.fetching import LOG_LAST

@@ -9,7 +9,7 @@ from takhin_tiered.catalog.catalog import Catalog
 from takhin_tiered.concurrency import in_thread
 from takhin_tiered.disk.access import disk_errors, is_behind
 from takhin_tiered.disk.files import DataDirs, PartitionDir
-from takhin_tiered.disk.look import scan_partition
+from takhin_tiered.disk.partition_scan import scan_partition
 from takhin_tiered.errors import SegmentChanged, SegmentNotFound, TakhinError
 from takhin_tiered.segments.listing import PartitionListing, pack_seen
 from takhin_tiered.segments.model import LocalFiles, Segment

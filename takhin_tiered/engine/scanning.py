@@ -59,7 +59,7 @@ class Scanner:
         await in_thread(look_at_brokers, self.situation, self.data_dir)
         self.catalog.begin_scan()
         seen: set[tuple[str, int]] = set()
-        listings = scan(self.data_dir, self.memory, self.catalog.restless, known=len(self.catalog))
+        listings = scan(self.data_dir, self.memory, self.catalog.unsettled_offsets, known=len(self.catalog))
         try:
             with closing(listings):
                 while batch := await in_thread(lambda: list(islice(listings, _LISTINGS_AT_ONCE))):

@@ -2,8 +2,8 @@
 
 Sources: ``java.util.Properties`` for ``meta.properties``; Apache Kafka's ``PartitionMetadataFile``,
 ``LeaderEpochCheckpointFile``, ``LeaderEpochFileCache``, ``OffsetCheckpointFile`` and ``CheckpointFile``. A checkpoint
-is ``0``, the number of its entries, and one entry a line; or nothing at all, as a broker makes it before it has
-anything to tell. Text that is not of its form raises `ValueError`: half a checkpoint is none.
+is ``0``, the number of its entries, and one entry per line; or an empty file, as a broker creates it at first.
+Malformed text raises `ValueError`: a truncated checkpoint is not used.
 """
 
 from __future__ import annotations
@@ -28,23 +28,23 @@ _SURROGATES = re.compile("[\ud800-\udbff][\udc00-\udfff]")
 
 
 def parse_properties(text: str) -> dict[str, str]:
-    """The entries of Java properties, such as ``meta.properties``; the last of a key wins.
+    """The entries of Java properties, such as ``meta.properties``; the last value of a key wins.
 
-    `ValueError` where an escape is not one.
+    `ValueError` for a malformed escape.
     """
     return dict(_entry(line) for line in _logical_lines(text))
 
 
 def parse_topic_id(text: str) -> str:
-    """The 22 characters of the ID in ``partition.metadata``, or "" if it has none, or the one of all zeros.
+    """The topic ID in ``partition.metadata``, 22 characters; "" if it has none, or all zeros.
 
-    `ValueError` for an unknown version, a line of another form, or an ID that is none.
+    `ValueError` for an unknown version, a malformed line, or a malformed ID.
     """
     values: dict[str, str] = {}
     for line in filter(str.strip, _lines(text)):
         key, colon, value = line.partition(":")
         if not colon or (key := key.strip()) in values:
-            raise ValueError(f"{_shown(line)} is no line of a partition.metadata")
+            raise ValueError(f"{_shown(line)} is not a line of partition.metadata")
         values[key] = value.strip()
     if values.get("version", str(_VERSION)) != str(_VERSION):
         raise ValueError(f"version {_shown(values['version'])} of partition.metadata is unknown")
@@ -57,7 +57,7 @@ def parse_topic_id(text: str) -> str:
 def render_partition_metadata(topic_id: str) -> bytes:
     """``partition.metadata`` as Kafka writes it, without a newline at the end.
 
-    `ValueError` for what is no topic ID, all zeros included: Kafka does not start on such a file.
+    `ValueError` for an invalid topic ID, all zeros included: Kafka does not start with such a file.
     """
     if topic_id == _NO_TOPIC_ID or not _TOPIC_ID.fullmatch(topic_id):
         raise ValueError(f"{_shown(topic_id)} is not a topic ID of 22 characters")
@@ -68,7 +68,7 @@ def parse_offset_checkpoint(text: str) -> dict[tuple[str, int], int]:
     """The offset of each partition, by topic and number.
 
     For ``replication-offset-checkpoint``, ``recovery-point-offset-checkpoint``, ``log-start-offset-checkpoint`` and
-    ``cleaner-offset-checkpoint``. `ValueError` where it is malformed, or names a partition twice.
+    ``cleaner-offset-checkpoint``. `ValueError` if it is malformed, or names a partition twice.
     """
     offsets: dict[tuple[str, int], int] = {}
     for topic, partition, offset in _entries(text, 3):
@@ -83,7 +83,7 @@ def parse_leader_epochs(text: str) -> LeaderEpochs:
     """The entries of ``leader-epoch-checkpoint``. `ValueError` if malformed, or epochs or starts do not grow."""
     epochs = tuple((_number(epoch, _MAX_INT), _number(start, _MAX_LONG)) for epoch, start in _entries(text, 2))
     if not all(_grows(one, other) for one, other in pairwise(epochs)):
-        raise ValueError("the epochs of the checkpoint do not grow from line to line, or their starts do not")
+        raise ValueError("the epochs of the checkpoint, or their start offsets, do not increase from line to line")
     return epochs
 
 
@@ -94,17 +94,17 @@ def render_leader_epochs(epochs: LeaderEpochs) -> bytes:
 
 
 def merge_leader_epochs(present: LeaderEpochs, archived: Iterable[LeaderEpochs]) -> LeaderEpochs:
-    """What ``present`` has, and what is archived and fits to it; of one epoch, the smaller start.
+    """``present``, with the archived entries that are consistent with it; for the same epoch the smaller start.
 
-    Kafka raises the start of the oldest epoch when the start of the log moves, so the archive may know an earlier one.
-    An archived entry that would break the growth of epochs and starts is left out: what is present is the log's own
-    word. Of two archived entries that contradict each other the higher epoch stays, as in ``LeaderEpochFileCache``.
+    Kafka raises the start of the oldest epoch when the log start advances, so the archive may know an earlier one. An
+    archived entry that would break the order of epochs and starts is omitted: the present log is authoritative. Of two
+    contradicting archived entries the higher epoch stays, as in ``LeaderEpochFileCache``.
     """
     earliest: dict[int, int] = {}
     for epoch, start in (entry for epochs in archived for entry in epochs):
         earliest[epoch] = min(start, earliest.get(epoch, start))
     merged = dict(present)
-    # First where the log's own epochs began: what else fits depends on it.
+    # First the starts of the log's own epochs: which other entries fit depends on them.
     own = [(epoch, earliest[epoch]) for epoch, _ in present if epoch in earliest]
     for epoch, start in [*own, *sorted(earliest.items(), reverse=True)]:
         below = max((entry for entry in merged.items() if entry[0] < epoch), default=(-1, -1))
@@ -121,31 +121,31 @@ def epochs_within(epochs: LeaderEpochs, first: int, last: int) -> LeaderEpochs:
 
 
 def contradict(epochs: LeaderEpochs, batches: LeaderEpochs, last: int) -> bool:
-    """Whether these records belong to a branch of the log that the one with the checkpoint ``epochs`` does not have.
+    """Whether these records belong to another branch than the log with the checkpoint ``epochs``.
 
-    ``batches`` are the epochs in the headers of the batches, each with the first offset of its run; the last run ends
-    at ``last``. Offsets before the checkpoint's first entry contradict nothing: Kafka drops old entries as the start of
-    the log moves. Neither does a batch without an epoch (-1).
+    ``batches`` are the epochs in the batch headers, each with the first offset of its run; the last run ends at
+    ``last``. Offsets before the checkpoint's first entry contradict nothing: Kafka drops old entries when the log start
+    advances. A batch without an epoch (-1) contradicts nothing either.
 
     Read the checkpoint after the batches: an epoch is in the checkpoint before its first batch is in the log.
     """
-    # Only where records are known to stand: a compacted log has gaps, and where in a gap an epoch ended shows no
-    # batch. That is enough, as two logs that agree on epoch and offset of one record agree on all before it.
+    # Compare only known record offsets: a compacted log has gaps, and no batch shows where in a gap an epoch ended.
+    # That is enough: two logs that agree on epoch and offset of one record agree on all records before it.
     return any(_epoch_at(epochs, offset) not in {None, epoch} for offset, epoch in _known(batches, last))
 
 
 def cannot_join(epochs: LeaderEpochs, batches: LeaderEpochs, last: int) -> bool:
-    """Whether these records cannot be of the log with the checkpoint ``epochs``, of which segments are missing.
+    """Whether these records cannot belong to the log with the checkpoint ``epochs``, if segments may be missing.
 
-    They cannot where a later epoch begins at or before one of them, or an earlier one behind it. Where just the start
-    of their epoch lies behind them, it may have begun in a segment that is missing. Arguments as in `contradict`.
+    They cannot if a later epoch begins at or before one of them, or an earlier one after it. If only their own epoch
+    begins after them, it may have begun in a missing segment. Arguments as in `contradict`.
     """
     known = _known(batches, last)
     return any(epoch > own if start <= offset else epoch < own for epoch, start in epochs for offset, own in known)
 
 
 def _known(batches: LeaderEpochs, last: int) -> list[tuple[int, int]]:
-    """Offsets at which a record is known to stand, with its epoch."""
+    """Offsets of known records, each with its epoch."""
     points = [*((start, epoch) for epoch, start in batches), *((last, epoch) for epoch, _ in batches[-1:])]
     return [(offset, epoch) for offset, epoch in points if epoch >= 0]
 
@@ -160,7 +160,7 @@ def _grows(one: tuple[int, int], other: tuple[int, int]) -> bool:
 
 
 def _entries(text: str, width: int) -> Iterator[list[str]]:
-    """The lines of a checkpoint, in ``width`` fields each, once it is known to be whole."""
+    """The entries of a checkpoint, ``width`` fields each, after checking that it is complete."""
     if not text:
         return
     lines = _lines(text)
@@ -170,11 +170,11 @@ def _entries(text: str, width: int) -> Iterator[list[str]]:
         raise ValueError(f"version {_shown(lines[0])} of the checkpoint is unknown")
     count, entries = _number(lines[1].strip(), _MAX_LONG), lines[2:]
     if len(entries) != count:
-        raise ValueError(f"the checkpoint has {len(entries)} entries and says that it has {count}")
+        raise ValueError(f"the checkpoint has {len(entries)} entries, but its header says {count}")
     for line in entries:
         fields = line.split()
         if len(fields) != width:
-            raise ValueError(f"{_shown(line)} is no entry of a checkpoint: {width} fields are expected")
+            raise ValueError(f"{_shown(line)} is not an entry of a checkpoint: {width} fields are expected")
         yield fields
 
 
@@ -185,13 +185,13 @@ def _number(digits: str, largest: int) -> int:
 
 
 def _lines(text: str) -> list[str]:
-    """As Java reads lines: only these three endings, and no empty line after the last one."""
+    """Lines as Java splits them: only these three endings, and no empty line at the end."""
     lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
     return lines if lines[-1] else lines[:-1]
 
 
 def _logical_lines(text: str) -> Iterator[str]:
-    """Lines that hold an entry, each with what a backslash at its end continues."""
+    """Lines with an entry, joined with their continuation lines."""
     held = ""
     for line in _lines(text):
         line = line.lstrip(_BLANK)  # noqa: PLW2901

@@ -23,7 +23,7 @@ _SMALLEST_LENGTH = HEADER_SIZE - _LENGTH_ENDS_AT
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """The header of one record batch, and where it stands. Timestamps are milliseconds."""
+    """The header of a record batch, and its position. Timestamps are milliseconds."""
 
     position: int
     size: int
@@ -38,10 +38,10 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class LogSummary:
-    """What a look at a log tells. ``format`` is ``kafka``, ``empty`` or ``unknown``; ``problem`` what is wrong.
+    """The result of reading a log. ``format`` is ``kafka``, ``empty`` or ``unknown``; ``problem`` describes damage.
 
-    ``leader_epochs`` are (epoch, offset of the first batch with it) in the order of the log. ``has_gaps``: offsets
-    are missing between its first and its last one, as compaction leaves it.
+    ``leader_epochs`` are (epoch, offset of its first batch) in log order. ``has_gaps``: offsets are missing between
+    the first and the last one, as after compaction.
     """
 
     format: str
@@ -55,7 +55,7 @@ class LogSummary:
 
 
 def parse_batch(header: bytes, position: int) -> Batch | None:
-    """Read a batch header; None where these bytes are not one."""
+    """Parse a batch header; None if these bytes are not one."""
     if len(header) < HEADER_SIZE:
         return None
     (base, length, epoch, magic, crc, _, last_delta, base_time, max_time, *_, count) = _HEADER.unpack_from(header)
@@ -65,9 +65,9 @@ def parse_batch(header: bytes, position: int) -> Batch | None:
 
 
 class LogWalk:
-    """Walks a log given in pieces, in order, and compares every batch with its CRC; keeps no bytes but a header.
+    """Parses a log fed in pieces, in order, and verifies the CRC of every batch; buffers at most one header.
 
-    Takes time with the number of batches and bytes. What does not begin with a batch is of no format known here.
+    A log that does not begin with a batch has an unknown format.
     """
 
     def __init__(self, size: int) -> None:
@@ -97,7 +97,7 @@ class LogWalk:
                 at = after
 
     def summary(self, timeindex: bytes) -> LogSummary:
-        """What the whole log tells; its time index may know of a later timestamp."""
+        """The result for the whole log; its time index may have a later timestamp."""
         if self._size == 0:
             return LogSummary("empty")
         if self._first is None or self._last is None:
@@ -119,7 +119,7 @@ class LogWalk:
         )
 
     def _take_whole_batches(self, view: memoryview, at: int) -> int:
-        """Those that stand in one piece, as nearly all do: a few calls for each. Returns where it stopped."""
+        """Fast path for batches that lie within one piece, as nearly all do. Returns where it stopped."""
         begin, end, newest = at, len(view), self._newest
         last = -1
         while at + HEADER_SIZE <= end:
@@ -192,7 +192,7 @@ def _bad_crc(position: int) -> str:
 
 
 def last_timestamp(timeindex: bytes) -> int:
-    """The timestamp of the last entry, in milliseconds; -1 where there is none."""
+    """The timestamp of the last entry, in milliseconds; -1 if there is none."""
     whole = len(timeindex) // TIMEINDEX_ENTRY_SIZE * TIMEINDEX_ENTRY_SIZE
     return int(_TIMEINDEX_ENTRY.unpack_from(timeindex, whole - TIMEINDEX_ENTRY_SIZE)[0]) if whole else -1
 

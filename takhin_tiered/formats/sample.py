@@ -1,6 +1,6 @@
-"""Made-up segments in Kafka's real format: record batches, offset index, time index.
+"""Sample segments in Kafka's format: record batches, offset index, time index.
 
-For the demonstration, the tests and the benchmarks; every byte follows from the arguments.
+For the demo, the tests and the benchmarks. The bytes depend on the arguments only.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class SampleSegment:
 def make_segment(
     base_offset: int, size: int, *, first_timestamp: int = 1_700_000_000_000, seed: int = 0
 ) -> SampleSegment:
-    """A segment of at least ``size`` bytes; timestamps are milliseconds, one a record."""
+    """A segment of at least ``size`` bytes; timestamps are milliseconds, one per record."""
     dice = random.Random(f"{seed}/{base_offset}")  # noqa: S311 - made-up data, not a secret
     log, index, timeindex = bytearray(), bytearray(), bytearray()
     offset, timestamp, since_entry = base_offset, first_timestamp, 0
@@ -64,5 +64,5 @@ def _make_batch(dice: random.Random, offset: int, timestamp: int) -> bytes:
         value = b'{"order": %d, "note": "%s"}' % (offset + number, dice.randbytes(200).hex().encode())
         builder.append(number, timestamp=timestamp + number, key=key, value=value, headers=[])
     batch = bytes(builder.build())
-    # The base offset stands before the bytes that the CRC covers, so a broker writes it in, and so may we.
+    # The CRC does not cover the base offset: brokers overwrite it, and so may we.
     return struct.pack(">q", offset) + batch[8:]

@@ -1,4 +1,4 @@
-"""Where a Kafka log ends, found by its offset index instead of a walk through all of it.
+"""Find the end of a Kafka log by its offset index, without reading the whole log.
 
 Source: Apache Kafka, ``OffsetIndex`` (int32 relative offset, int32 position) and ``LogSegment.readNextOffset``.
 """
@@ -14,13 +14,13 @@ _ENTRY = struct.Struct(">ii")
 _ENTRIES_AT_ONCE = 512
 
 Read = Callable[[int, int], bytes]
-"""``read(position, length)``: fewer bytes at the end."""
+"""``read(position, length)``; returns fewer bytes at the end."""
 
 
 def last_offset(read_log: Read, log_size: int, read_index: Read, index_size: int) -> int | None:
-    """The offset of the last record of a log, None where it does not begin with a record batch of magic 2.
+    """The offset of the last record of a log; None if it does not begin with a record batch of magic 2.
 
-    An index that is empty, preallocated or wrong costs time, and changes nothing: the log is walked from its begin.
+    With an empty, preallocated or wrong index the log is read from its beginning: slower, with the same result.
     """
     if log_size == 0 or parse_batch(read_log(0, HEADER_SIZE), 0) is None:
         return None
@@ -29,7 +29,7 @@ def last_offset(read_log: Read, log_size: int, read_index: Read, index_size: int
 
 
 def _last_position(read_index: Read, size: int) -> int:
-    """The position in the last entry that is one: the rest of a preallocated index is zeros."""
+    """The position in the last non-zero entry: the rest of a preallocated index is zeros."""
     end = size // _ENTRY.size * _ENTRY.size
     while end > 0:
         begin = max(0, end - _ENTRIES_AT_ONCE * _ENTRY.size)
@@ -41,7 +41,7 @@ def _last_position(read_index: Read, size: int) -> int:
 
 
 def _walk(read_log: Read, log_size: int, position: int) -> int | None:
-    """The last offset of the whole batches from here on; None where there is no batch here."""
+    """The last offset of the complete batches from ``position`` on; None if there is no batch."""
     found: int | None = None
     while position + HEADER_SIZE <= log_size:
         batch = parse_batch(read_log(position, HEADER_SIZE), position)

@@ -1,4 +1,4 @@
-"""What a Kafka broker says of its topics and partitions, as values."""
+"""A Kafka broker's topic settings and partition offsets, as values."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 UNLIMITED = -1
-"""How Kafka writes a limit that there is not."""
+"""How Kafka writes "no limit"."""
 
 
 @dataclass(frozen=True, slots=True)
 class TopicSettings:
-    """A topic's own configuration, with the broker's defaults where it has none.
+    """A topic's configuration, with the broker's defaults for what it does not set.
 
     ``cleanup_policy``: any of ``delete`` and ``compact``. Times are milliseconds, sizes bytes; None is no limit.
     """
@@ -24,9 +24,9 @@ class TopicSettings:
 
 @dataclass(frozen=True, slots=True)
 class PartitionOffsets:
-    """Where a partition's log begins and is settled. ``leader`` and ``replicas`` are node IDs.
+    """Log start and high watermark of a partition. ``leader`` and ``replicas`` are node IDs.
 
-    ``high_watermark`` is the first offset that is not yet on all replicas in sync; it may be lower than the log's end.
+    ``high_watermark`` is the first offset that is not yet on all in-sync replicas; it may be below the log end.
     """
 
     log_start: int
@@ -36,11 +36,11 @@ class PartitionOffsets:
 
 
 TOPIC_SETTINGS = ("cleanup.policy", "retention.ms", "retention.bytes", "segment.ms")
-"""The entries of a topic's configuration that `topic_settings` takes."""
+"""The entries of a topic's configuration that `topic_settings` reads."""
 
 
 def topic_settings(entries: Mapping[str, str | None]) -> TopicSettings:
-    """From the entries of a topic's configuration. `ValueError` where a number is none.
+    """From the entries of a topic's configuration. `ValueError` for a malformed number.
 
     Source: Apache Kafka, "Topic Configs".
     """

@@ -1,7 +1,7 @@
-"""What a restore is to bring back, and whether the broker would keep and serve it. Pure.
+"""What a restore brings back, and whether the broker would keep and serve it. Pure.
 
-A log with a gap is worse than none: a consumer passes the gap without a word. And what lies below the log's start, or
-past its retention, a broker deletes again at its next start.
+A log with a gap is worse than none: consumers skip the gap silently. And the broker deletes again, at its next start,
+what lies below the log start or is past retention.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from takhin_tiered.segments.coverage import Range, holes
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """Which segments a restore asks for; a bound of None is open.
+    """The segments that a restore asks for; a bound of None is open.
 
-    ``paths``: of segments, partitions, or globs of either. ``topic_id`` names an incarnation. ``offsets`` are the first
-    and last one, ``times`` the same in milliseconds since the epoch; a segment that has any of them is wanted.
-    ``force``: whatever becomes of it.
+    ``paths`` are paths of segments or partitions, or globs. ``topic_id`` names an incarnation. ``offsets`` and
+    ``times`` (milliseconds since the epoch) are (first, last); a segment is selected if it has any record in the range.
+    ``force`` skips the checks.
     """
 
     paths: tuple[str, ...]
@@ -34,14 +34,14 @@ class Wanted:
 
 
 def meets(wanted: tuple[int | None, int | None], first: int, last: int) -> bool:
-    """Whether anything from ``first`` to ``last`` lies within these bounds."""
+    """Whether the range from ``first`` to ``last`` overlaps these bounds."""
     low, high = wanted
     return (low is None or last >= low) and (high is None or first <= high)
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """An archived segment that is to be restored: its path, offsets, bytes, and largest record timestamp in ms."""
+    """An archived segment to be restored: path, offsets, bytes, largest record timestamp in ms."""
 
     path: str
     span: Range
@@ -50,9 +50,9 @@ class Candidate:
 
 
 def gap_problem(directory: str, chosen: Sequence[Candidate], local: Iterable[Range], archived: Iterable[Range]) -> str:
-    """Why these segments would not stand in one row with what is on the disk; empty where they would.
+    """Why restoring these segments would leave a gap next to the local ones; empty if it would not.
 
-    ``archived`` is all that could be restored.
+    ``archived`` are the ranges that could be restored.
     """
     spans = [candidate.span for candidate in chosen]
     touching = [
@@ -66,8 +66,8 @@ def gap_problem(directory: str, chosen: Sequence[Candidate], local: Iterable[Ran
     if nowhere:
         first, last = nowhere[-1]
         return (
-            f"with {_named(chosen)}, offsets {first}-{last} of {directory} would be missing, and they are nowhere: "
-            f"neither archived nor on the disk. Consumers pass such a gap without a word. Restore what is above "
+            f"with {_named(chosen)}, offsets {first}-{last} of {directory} would be missing: they are neither archived "
+            f"nor on the disk. Consumers would skip this gap silently. Restore only what is above it "
             f"(--offsets {last + 1}-), or use --force"
         )
     first, last = touching[0]
@@ -75,37 +75,40 @@ def gap_problem(directory: str, chosen: Sequence[Candidate], local: Iterable[Ran
     highest = max(*(span[1] for span in spans), *(gap[1] for gap in touching))
     whole = f"{min(span[0] for span in spans)}-{highest}"
     return (
-        f"with {_named(chosen)} alone, offsets {first}-{last} of {directory} would be missing{others}: consumers pass "
-        f"such a gap without a word. Restore what is between too (--offsets {whole}), or use --force"
+        f"with {_named(chosen)} alone, offsets {first}-{last} of {directory} would be missing{others}. Consumers would "
+        f"skip this gap silently. Restore the segments between too (--offsets {whole}), or use --force"
     )
 
 
 def quarantine_problem(directory: str, chosen: Sequence[Candidate], bad: Sequence[Candidate]) -> str:
-    """Why segments whose archived copy is bad stop what is below them; empty where there are none."""
+    """Why segments with a bad archived copy stop the restore of those below them; empty if there are none."""
     if not bad:
         return ""
     highest = max(bad, key=lambda candidate: candidate.span)
     above = [candidate for candidate in chosen if candidate.span > highest.span]
-    advice = f"What is above is restored by --offsets {highest.span[1] + 1}-" if above else "Nothing is above it"
-    return f"the archived copy of {_named(bad)} of {directory} is bad, and a gap would be left. {advice}; see verify"
+    advice = f"To restore what is above: --offsets {highest.span[1] + 1}-" if above else "Nothing is above it"
+    return (
+        f"the archived copy of {_named(bad)} of {directory} is bad, so the log would have a gap. {advice}. "
+        "takhin-tiered verify shows what is wrong with the copy"
+    )
 
 
 def log_start_problem(directory: str, chosen: Sequence[Candidate], log_start: int) -> str:
-    """Why Kafka would not keep what lies below the start of its log; empty where it would."""
+    """Why Kafka would delete segments below its log start again; empty if there are none."""
     below = [candidate for candidate in chosen if candidate.span[1] < log_start]
     if not below:
         return ""
     return (
         f"{_named(below)} of {directory} would be deleted again when Kafka starts: the log start offset is {log_start} "
-        f"by log-start-offset-checkpoint. To read it, restore it to another data directory. What Kafka keeps is "
-        f"restored by --offsets {log_start}-, and --force restores all the same"
+        f"(log-start-offset-checkpoint). To read it, restore it to another data directory. To restore what Kafka "
+        f"keeps: --offsets {log_start}-. To restore it anyway: --force"
     )
 
 
 def retention_problem(
     directory: str, chosen: Sequence[Candidate], local_bytes: int, settings: TopicSettings, now: float
 ) -> str:
-    """Why Kafka's retention would delete these again; empty where it would not. ``now`` is in seconds."""
+    """Why Kafka's retention would delete these segments again; empty if it would not. ``now`` is in seconds."""
     if "delete" not in settings.cleanup_policy:
         return ""
     if settings.retention_ms is not None:
@@ -128,7 +131,7 @@ def retention_problem(
 def _retention(directory: str, old: Sequence[Candidate], why: str) -> str:
     return (
         f"{_named(old)} of {directory} would be deleted again by Kafka's retention: {why}. To read it, restore it to "
-        "another data directory, or raise the topic's retention first; --force restores it all the same"
+        "another data directory, or raise the topic's retention first. To restore it anyway: --force"
     )
 
 

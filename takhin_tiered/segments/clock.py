@@ -1,8 +1,7 @@
-"""By which time something may be removed for its age. Pure.
+"""Which time decides whether something is old enough to be removed. Pure.
 
-The wall clock can be wrong: a machine without a battery, a virtual machine that was halted, a hand. What is removed
-for its age is removed by `sure`, which never runs ahead of what can be confirmed: the time at which the clock was last
-believed, and what the uptime says has passed since.
+The wall clock can be wrong: no battery, a suspended virtual machine, a typing error. Removal by age therefore uses
+`Judgement.earliest`. It never runs ahead of what can be confirmed: the last trusted time, plus the uptime since then.
 """
 
 from __future__ import annotations
@@ -11,16 +10,16 @@ import json
 from dataclasses import asdict, dataclass
 
 TOLERANCE = 3600.0
-"""Seconds by which clocks may differ: time zones are none of it, NTP steps and slow answers are."""
+"""Seconds by which clocks may differ: enough for NTP steps and slow responses, too little for a time zone error."""
 LONGEST_OFF = 7 * 24 * 3600.0
-"""Seconds for which a machine may have been off without anybody having to confirm its clock."""
+"""Seconds for which a machine may be off before a person has to confirm its clock."""
 
 
 @dataclass(frozen=True, slots=True)
 class Anchor:
-    """It was ``wall``, seconds since the epoch, for sure, ``uptime`` seconds into the boot ``boot``.
+    """A trusted time: ``wall`` seconds since the epoch, at ``uptime`` seconds into the boot ``boot``.
 
-    ``apart``: by how many seconds our clock was ahead of the store's when a person said that ours is right.
+    ``apart``: seconds by which our clock was ahead of the store's when a person confirmed ours.
     """
 
     wall: float
@@ -33,7 +32,7 @@ class Anchor:
 
     @classmethod
     def parse(cls, text: str | None) -> Anchor | None:
-        """None where there is none, or what stands there is none."""
+        """None if there is no text, or it is malformed."""
         try:
             found = json.loads(text or "")
             apart = float(found.get("apart", 0.0))
@@ -44,9 +43,9 @@ class Anchor:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What the clocks say now; ``store`` is the store's time, None where it tells none.
+    """The clocks now; ``store`` is the store's time, None if unknown.
 
-    ``store_is_independent``: it is another machine's clock, so that it can confirm ours.
+    ``store_is_independent``: it is another machine's clock, so it can confirm ours.
     """
 
     wall: float
@@ -58,9 +57,9 @@ class Reading:
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """``earliest`` and ``latest`` are what the time may be, in seconds since the epoch, by all that is known.
+    """The time lies between ``earliest`` and ``latest``, in seconds since the epoch.
 
-    ``anchor`` is what is to be remembered, None where nothing is. ``problem`` is empty where all agree.
+    ``anchor`` is to be stored, unless it is None. ``problem`` is empty if the clocks agree.
     """
 
     earliest: float
@@ -70,27 +69,27 @@ class Judgement:
 
 
 def judge(anchor: Anchor | None, now: Reading, *, confirmed: bool = False, asks_store: bool = False) -> Judgement:
-    """How far the wall clock can be believed; ``confirmed``: a person says that it can.
+    """How far the wall clock can be trusted; ``confirmed``: a person confirmed it.
 
-    ``asks_store``: there is a store that can be asked, so that without its word nothing is believed for the first time.
+    ``asks_store``: a store is configured, so a first anchor needs the store's time.
     """
-    told = None if now.store is None else now.store + (anchor.apart if anchor is not None else 0.0)
+    store_time = None if now.store is None else now.store + (anchor.apart if anchor is not None else 0.0)
     if confirmed:
         apart = 0.0 if now.store is None else now.wall - now.store
         return _agreed(now, apart)
-    if told is not None and abs(now.wall - told) > TOLERANCE:
+    if store_time is not None and abs(now.wall - store_time) > TOLERANCE:
         known = [] if anchor is None else [_latest(anchor, now)]
-        bound = min([told, *known])
+        bound = min([store_time, *known])
         kept = anchor.apart if anchor is not None else 0.0
-        direction = "ahead of" if now.wall > told else "behind"
-        problem = f"the clock is {span(abs(now.wall - told))} {direction} the store's"
-        believed = Anchor(bound, now.uptime, now.boot, kept)
-        return Judgement(min(now.wall, bound), max([now.wall, told, *known]), problem, believed)
+        direction = "ahead of" if now.wall > store_time else "behind"
+        problem = f"the clock is {span(abs(now.wall - store_time))} {direction} the store's"
+        trusted = Anchor(bound, now.uptime, now.boot, kept)
+        return Judgement(min(now.wall, bound), max([now.wall, store_time, *known]), problem, trusted)
     if anchor is None:
-        if told is None and asks_store:
+        if store_time is None and asks_store:
             return Judgement(0.0, now.wall, "", None)
         return _agreed(now, 0.0)
-    if told is not None and now.store_is_independent:
+    if store_time is not None and now.store_is_independent:
         return _agreed(now, anchor.apart)
     return _judge_by_uptime(anchor, now)
 
@@ -100,7 +99,7 @@ def _judge_by_uptime(anchor: Anchor, now: Reading) -> Judgement:
     if now.wall - latest > TOLERANCE:
         how = f"jumped {span(now.wall - latest)} ahead"
         if not is_same_boot:
-            how = f"moved {span(now.wall - anchor.wall)} ahead over a restart of the machine"
+            how = f"moved {span(now.wall - anchor.wall)} ahead during a restart of the machine"
         return Judgement(latest, now.wall, f"the clock {how}", anchor)
     least = latest if is_same_boot else anchor.wall
     if least - now.wall > TOLERANCE:
@@ -113,14 +112,14 @@ def _agreed(now: Reading, apart: float) -> Judgement:
 
 
 def _latest(anchor: Anchor, now: Reading) -> float:
-    """The latest time that it can be, if the clock was right at the anchor."""
+    """The latest possible time, if the clock was right at the anchor."""
     if _is_same_boot(anchor, now):
         return anchor.wall + now.uptime - anchor.uptime
     return anchor.wall + LONGEST_OFF
 
 
 def _is_same_boot(anchor: Anchor, now: Reading) -> bool:
-    """Two boots without a name are not known to be the same."""
+    """Two boots without an ID may differ."""
     return anchor.boot == now.boot != ""
 
 

@@ -1,4 +1,4 @@
-"""Which offsets of a partition stand where: ranges, the holes between them, and what is there twice. Pure.
+"""Which offsets of a partition are where: ranges, the holes between them, and overlaps. Pure.
 
 A range is (first, last), both included.
 """
@@ -14,9 +14,9 @@ Range = tuple[int, int]
 
 @dataclass(frozen=True, slots=True)
 class Coverage:
-    """Of one log. ``holes`` are nowhere, between offsets that are somewhere; ``overlaps`` are in more than one segment.
+    """The ranges of one log. ``holes`` are missing between known offsets; ``overlaps`` are in more than one segment.
 
-    All in order, and what touches is one range.
+    All are in order; adjacent ranges are joined.
     """
 
     local: tuple[Range, ...] = ()
@@ -26,13 +26,13 @@ class Coverage:
 
 
 def coverage(local: Iterable[Range], archived: Iterable[Range], segments: Iterable[Range]) -> Coverage:
-    """``segments`` has each segment once, wherever it is: a local copy of an archived one overlaps nothing."""
+    """``segments`` has each segment once: a local copy of an archived segment is not an overlap."""
     ranges = list(segments)
     return Coverage(joined(local), joined(archived), holes(ranges), overlaps(ranges))
 
 
 def joined(ranges: Iterable[Range]) -> tuple[Range, ...]:
-    """In order, those that touch or overlap as one."""
+    """In order, with adjacent and overlapping ranges joined."""
     found: list[Range] = []
     for first, last in sorted(ranges):
         if found and first <= found[-1][1] + 1:
@@ -43,13 +43,13 @@ def joined(ranges: Iterable[Range]) -> tuple[Range, ...]:
 
 
 def holes(ranges: Iterable[Range]) -> tuple[Range, ...]:
-    """What is missing between the first offset and the last."""
+    """The missing ranges between the first offset and the last."""
     whole = joined(ranges)
     return tuple((one[1] + 1, other[0] - 1) for one, other in pairwise(whole))
 
 
 def overlaps(ranges: Iterable[Range]) -> tuple[Range, ...]:
-    """What stands in more than one of the ranges."""
+    """The offsets that are in more than one of the ranges."""
     found: list[Range] = []
     end = -1
     for first, last in sorted(ranges):
@@ -60,5 +60,5 @@ def overlaps(ranges: Iterable[Range]) -> tuple[Range, ...]:
 
 
 def written(ranges: Iterable[Range]) -> str:
-    """For people: ``0-99, 200-299``; a dash where there is none."""
+    """For people: ``0-99, 200-299``; a dash if there is none."""
     return ", ".join(f"{first}-{last}" for first, last in ranges) or "-"

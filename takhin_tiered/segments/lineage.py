@@ -1,8 +1,8 @@
-"""The incarnations of a partition: which of them stands on the disk, and which keys the objects of each have. Pure.
+"""The incarnations of a partition: which one is on the disk, and which keys the objects of each have. Pure.
 
-A topic that was deleted and created again has the same names and other records. So has a log that was truncated: up to
-the truncation it is the log that it was, from there on it is another. The incarnation that was archived first has the
-plain keys, and no label. A later one is labelled with its topic ID, or with ``~N``.
+A topic that was deleted and created again has the same names and other records. So has a truncated log, from the
+truncation on; below it, it is still the same log. The incarnation that was archived first has the plain keys and no
+label. A later one is labelled with its topic ID, or with ``~N``.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from takhin_tiered.segments.names import MAX_OFFSET, PLAIN
 
 @dataclass(frozen=True, slots=True)
 class Incarnation:
-    """``follows`` is the label of the one that it shares all records below ``from_offset`` with; None: with none.
+    """``follows`` is the label of the incarnation with which it shares all records below ``from_offset``, or None.
 
-    ``archived_at`` is when the first of its segments that is known was archived, in seconds since the epoch, 0 for
-    none. ``topic_id`` is empty where it is not known.
+    ``archived_at`` is when its first known segment was archived, in seconds since the epoch, 0 for none. ``topic_id``
+    is empty if unknown.
     """
 
     label: str = ""
@@ -35,10 +35,10 @@ class Incarnation:
 
 @dataclass(frozen=True, slots=True)
 class Lineage:
-    """All incarnations of a partition. ``current`` is the label of the one on the disk, or that stood there last.
+    """All incarnations of a partition. ``current`` is the label of the one that is, or was last, on the disk.
 
-    ``is_seen``: the disk showed of which topic it is; else it is the one that was archived last. ``is_decided``: it
-    was found out by its records, or put there by a restore, and no manifest knows better.
+    ``is_seen``: the disk showed which topic it is; otherwise it is the one that was archived last. ``is_decided``:
+    its records or a restore determined it, and no manifest overrides that.
     """
 
     incarnations: tuple[Incarnation, ...] = (Incarnation(),)
@@ -47,12 +47,14 @@ class Lineage:
     is_decided: bool = False
 
     def get(self, label: str) -> Incarnation:
-        """One that nothing is known of is one without a past."""
+        """The incarnation with this label; for an unknown label a new one without history."""
         return next((found for found in self.incarnations if found.label == label), Incarnation(label))
 
     def chain(self, label: str | None = None) -> Iterator[tuple[str, int, int]]:
-        """The labels whose segments make up the log of an incarnation, the newest first, each with the base offsets
-        from ``first`` to before ``end`` that are its. Of the current one, where none is named."""
+        """The labels whose segments make up the log of an incarnation (default: the current one), newest first.
+
+        Each comes with its range of base offsets, from ``first`` to before ``end``.
+        """
         at, end, passed = self.current if label is None else label, MAX_OFFSET + 1, set[str]()
         while at not in passed:
             passed.add(at)
@@ -64,21 +66,20 @@ class Lineage:
             at, end = found.follows, min(end, first)
 
     def label_of(self, base_offset: int, label: str | None = None) -> str:
-        """The label of the segment with this base offset, in the log of an incarnation; of the current one, unless
-        one is named."""
+        """The label of the segment with this base offset in the log of an incarnation (default: the current one)."""
         chain = self.chain(label)
         return next((at for at, first, _ in chain if base_offset >= first), self.current if label is None else label)
 
     def is_current(self, label: str, base_offset: int) -> bool:
-        # Most partitions have one, and a plan asks for each of a million segments.
+        # Most partitions have one incarnation, and a plan calls this for each of a million segments.
         if len(self.incarnations) == 1:
             return label == self.current
         return self.label_of(base_offset) == label
 
     def named(self, name: str) -> str | None:
-        """The label of an incarnation by its topic ID, its label, or ``~0``; None where there is none.
+        """The label of an incarnation by its topic ID, its label, or ``~0``; None if there is none.
 
-        Of several with one topic ID, the one that is on the disk, or else that was archived last.
+        Of several with the same topic ID: the one on the disk, or else the one archived last.
         """
         of_topic = [found for found in self.incarnations if name and found.topic_id == name]
         if of_topic:
@@ -89,7 +90,7 @@ class Lineage:
         return name if name and name in self._labels else None
 
     def with_topic(self, topic_id: str, *, is_archived: bool) -> Lineage:
-        """What the disk shows: the log there is of this topic. ``is_archived``: the current one is in the archive."""
+        """The disk shows a log of this topic. ``is_archived``: the current incarnation is in the archive."""
         here = self.get(self.current)
         if here.topic_id == topic_id:
             return self if self.is_seen else replace(self, is_seen=True)
@@ -97,19 +98,19 @@ class Lineage:
         if of_topic:
             return replace(self, current=_last_of(of_topic).label, is_seen=True, is_decided=False)
         if not here.topic_id or (not here.label and not is_archived):
-            # What was archived before topic IDs were is the present topic's, unless its records say otherwise.
+            # Archives from before topic IDs belong to the present topic, unless their records say otherwise.
             return replace(self._put(replace(here, topic_id=topic_id)), is_seen=True)
         return replace(self._put(Incarnation(topic_id, topic_id)), current=topic_id, is_seen=True, is_decided=False)
 
     def with_branch(self, base_offset: int, *, topic_id: str = "", is_other_topic: bool = False) -> Lineage:
-        """From this base offset on, what stands on the disk is not what was archived under its names.
+        """From this base offset on, the disk differs from what was archived under the same names.
 
-        ``is_other_topic``: what was archived there has no topic ID, so that the present one is not its.
+        ``is_other_topic``: the archived segments have no topic ID, and the present ID is not theirs.
         """
         old = self.label_of(base_offset)
         here = self.get(self.current)
         if here.label != old and here.follows == old and not here.archived_at:
-            # It was found further up before, and nothing of it is archived yet.
+            # The same branch was detected at a higher offset before, and nothing of it is archived yet.
             return self._put(replace(here, from_offset=base_offset))
         label = topic_id if is_other_topic and topic_id and topic_id not in self._labels else self._free_label()
         fresh = Incarnation(label, topic_id, follows=old, from_offset=base_offset)
@@ -117,7 +118,7 @@ class Lineage:
         return branched._put(replace(self.get(old), topic_id="")) if is_other_topic and topic_id else branched  # noqa: SLF001
 
     def learned(self, found: Incarnation) -> Lineage:
-        """What a manifest tells of the incarnation that it belongs to."""
+        """Merge what a manifest says about its incarnation."""
         on_disk, known = self.get(self.current), self.get(found.label)
         is_first = not known.archived_at or found.archived_at < known.archived_at
         merged = Incarnation(
@@ -132,7 +133,7 @@ class Lineage:
             return replace(lineage, current=_last_of(lineage.incarnations).label)
         here = lineage.get(self.current)
         if here.topic_id != on_disk.topic_id and on_disk.topic_id:
-            # These keys are another topic's than that on the disk, of which nothing was archived yet.
+            # These keys belong to another topic than the one on the disk, which is not archived yet.
             return lineage.with_topic(on_disk.topic_id, is_archived=True)
         if self.is_decided:
             return lineage
@@ -140,7 +141,7 @@ class Lineage:
         return replace(lineage, current=last.label) if last.archived_at > here.archived_at > 0 else lineage
 
     def with_current(self, label: str) -> Lineage:
-        """A restore placed a segment of this one on a disk that held nothing of the partition."""
+        """A restore placed a segment of this incarnation on a disk that had nothing of the partition."""
         return replace(self, current=label, is_seen=True, is_decided=True)
 
     @property

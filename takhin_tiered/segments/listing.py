@@ -1,6 +1,6 @@
-"""What a scan sees of a partition: each segment's files as bytes, as a row of the catalog begins with them.
+"""What a scan sees of a partition: each segment's files as packed bytes, the start of a catalog row.
 
-A scan sees millions of files. An object for each of them would take longer than asking the kernel for it.
+A scan sees millions of files. Creating an object for each would take longer than its stat call.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from takhin_tiered.segments.model import NO_FILES, FileStat, LocalFiles
 from takhin_tiered.segments.names import FileKind
 
-# A row begins with flags: these two, and from `LOCAL_SHIFT` on a bit for each file that follows them.
+# A row begins with flags: these two, and from `LOCAL_SHIFT` on one bit for each file that follows.
 FLAGS = struct.Struct("<I")
 ACTIVE, SETTLED = 1, 2
 LOCAL_SHIFT = 7
@@ -22,7 +22,7 @@ _FILE = struct.Struct("<qqQ")
 _HEADS = [FLAGS.pack(SETTLED | present << LOCAL_SHIFT) for present in range(ALL_KINDS + 1)]
 
 pack_file = _FILE.pack
-"""Of a `FileStat`, or what would be in one."""
+"""Pack the fields of a `FileStat`."""
 
 
 def flags_of(row: bytes) -> int:
@@ -31,7 +31,7 @@ def flags_of(row: bytes) -> int:
 
 
 def row_of(files: list[bytes]) -> bytes:
-    """The row of a segment of which nothing is known but its packed files, empty for those that are not there."""
+    """The row of a segment of which only its files are known: packed, or empty for an absent file."""
     log, index, timeindex, txnindex, snapshot = files
     present = (
         (1 if log else 0)
@@ -52,7 +52,7 @@ def pack_files(files: LocalFiles) -> bytes:
 
 
 def unpack_files(row: bytes, at: int, present: int) -> tuple[LocalFiles, int]:
-    """Those of the bits ``present``, and where in the row they end."""
+    """The files of the bits ``present``, and where they end in the row."""
     if not present:
         return NO_FILES, at
     stats: list[FileStat | None] = []
@@ -70,7 +70,7 @@ def presence(files: LocalFiles) -> int:
 
 
 def local_files(row: bytes) -> LocalFiles:
-    """How the files stand by any row."""
+    """The local files of any row."""
     return unpack_files(row, FLAGS.size, flags_of(row) >> LOCAL_SHIFT & ALL_KINDS)[0]
 
 
@@ -79,7 +79,7 @@ def has_log(row: bytes) -> bool:
 
 
 def has_local(row: bytes) -> bool:
-    """Whether any of its files stands on disk."""
+    """Whether any of its files is on disk."""
     return bool(flags_of(row) >> LOCAL_SHIFT & ALL_KINDS)
 
 
@@ -88,15 +88,14 @@ NOTHING_SEEN = pack_seen(NO_FILES)
 
 @dataclass(frozen=True, slots=True)
 class PartitionListing:
-    """What stands in one partition directory; ``active`` is the highest base offset that has a log.
+    """The content of a partition directory; ``active`` is the highest base offset that has a log.
 
-    ``written_later`` is that of a log below it that was modified later, None where there is none: a segment that
-    somebody placed above the one that the broker writes to makes that one look closed.
+    ``written_later`` is the base offset of a lower log that was modified later, or None. It may be the one that the
+    broker writes to: a segment that somebody placed above it makes it look closed.
 
-    ``rows`` are those of `pack_seen`. ``unfinished`` are the names of temporary files of ours, of a restore
-    that runs or was killed. ``problem`` says why the directory could not be read: what it holds is not known
-    then. ``partial``: only some segments were looked at, as the directory is as it was. ``topic_id`` is Kafka's, empty
-    where there is none, or it was not looked for.
+    ``rows`` are those of `pack_seen`. ``unfinished`` are our temporary files, of a restore that is running or was
+    killed. ``problem`` says why the directory could not be read; its content is unknown then. ``partial``: only some
+    segments were read, because the directory is unchanged. ``topic_id`` is Kafka's, empty if absent or not read.
     """
 
     topic: str

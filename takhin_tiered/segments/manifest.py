@@ -1,7 +1,7 @@
-"""The manifest: the object that says a segment is archived, and what it consists of.
+"""The manifest: the object that lists an archived segment's files.
 
-It is written after every other object of the segment, so that it is the commit point: where there is
-no manifest, there is no archive. Its form is JSON, to be read without this program.
+It is written after every other object of the segment, so it is the commit point: without a manifest a
+segment is not archived. It is JSON, readable without this program.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from takhin_tiered.segments.lineage import Incarnation
 from takhin_tiered.segments.names import FileKind, SegmentId, parse_object_key
 
 VERSION = 2
-"""2 since transaction indexes, producer snapshots and topic IDs stand in it: who knows only 1 would miss them."""
+"""2 added transaction indexes, producer snapshots and topic IDs; a reader of version 1 would miss them."""
 _SHA256 = re.compile(r"[0-9a-f]{64}(-[1-9][0-9]*)?")
 MAX_PARTS = 10_000
 _MOST = 2**63 - 1
@@ -40,14 +40,14 @@ class ManifestFile:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What was archived. A kind that is not in ``files`` was missing on disk, and is restored as missing.
+    """An archived segment. A kind that is not in ``files`` was absent on disk, and is not restored.
 
     Offsets are those of records, timestamps are milliseconds since the epoch as the broker wrote them;
-    None where the format is not one that is understood. ``problem`` says what was wrong with the log when
-    it was archived as it is, such as a batch that fails its CRC.
+    None if the format is unknown. ``problem`` describes damage found in the log when it was archived,
+    such as a batch with a wrong CRC.
 
-    ``topic_id`` is the topic's in Kafka, which a topic made anew does not share; empty where there is none.
-    ``leader_epochs`` are (epoch, first offset) of the batches in the log. ``kafka``: it stood in Kafka's directory.
+    ``topic_id`` is Kafka's; a topic that is created again gets another one. Empty if there is none.
+    ``leader_epochs`` are (epoch, first offset) of the batches in the log. ``kafka``: it was in a Kafka log directory.
     ``follows`` and ``from_offset`` are those of the segment's incarnation.
     """
 
@@ -78,17 +78,17 @@ class Manifest:
 
     @property
     def end(self) -> int:
-        """The offset of its last record; -1 where that is not known."""
+        """The offset of its last record; -1 if unknown."""
         return -1 if self.last_offset is None else self.last_offset
 
     @property
     def incarnation(self) -> Incarnation:
-        """What it tells of the log that the segment belongs to."""
+        """The incarnation that the segment belongs to."""
         return Incarnation(self.id.label, self.topic_id, self.follows, self.from_offset, self.archived_at)
 
     @property
     def may_lack_files(self) -> bool:
-        """Whether the release that wrote it archived no transaction index and no producer snapshot of Kafka's."""
+        """Whether the release that wrote it did not archive Kafka's transaction indexes and producer snapshots."""
         return self.version < 2 and self.format == "kafka"
 
     def to_json(self) -> bytes:
@@ -126,13 +126,13 @@ class Manifest:
 
     @classmethod
     def from_json(cls, data: bytes, *, key: str) -> Manifest:
-        """Read a manifest; `ObjectCorrupt` where it is none, or one of a later version than is known."""
+        """Parse a manifest; `ObjectCorrupt` if it is malformed, or of a later version than supported."""
         try:
             document: dict[str, Any] = json.loads(data)
             version = int(document["version"])
             if version > VERSION:
                 raise ObjectCorrupt(
-                    f"the manifest has version {version}, and this program knows up to {VERSION}",
+                    f"the manifest has version {version}; this release supports versions up to {VERSION}",
                     key=key,
                     hint="Use the release that wrote it, or a later one",
                 )
@@ -154,7 +154,7 @@ class Manifest:
             for kind, file in files.items():
                 _require_sense(identity, kind, file)
             if not 1 <= int(document["generation"]) < 2**32:
-                raise ValueError(f"generation {document['generation']} makes no sense")
+                raise ValueError(f"generation {document['generation']} is out of range")
             manifest = cls(
                 id=identity,
                 files=files,
@@ -183,38 +183,38 @@ class Manifest:
             ValueError,
         ) as error:
             raise ObjectCorrupt(
-                f"this is not a manifest: {error!r}",
+                f"this object is not a valid manifest: {error!r}",
                 key=key,
-                hint="The objects beside it were not touched; restore the manifest from a backup or versioning",
+                hint="The segment's objects were not changed. Restore the manifest from a backup or an earlier version",
             ) from error
         if manifest.id.manifest_key != key:
-            raise ObjectCorrupt(f"the manifest speaks of another segment, {manifest.id.full_path}", key=key)
+            raise ObjectCorrupt(f"the manifest belongs to another segment, {manifest.id.full_path}", key=key)
         return manifest
 
 
 def _whole_number(value: object) -> int | None:
     if value is None or (isinstance(value, int) and not isinstance(value, bool)):
         return value
-    raise ValueError(f"{value!r} is no whole number")
+    raise ValueError(f"{value!r} is not a whole number")
 
 
 def _epochs(value: Any) -> tuple[tuple[int, int], ...]:
     entries = tuple((epoch, start) for epoch, start in value)
     if not all(type(number) is int for entry in entries for number in entry):
-        raise ValueError(f"{value!r} are no leader epochs")
+        raise ValueError(f"{value!r} are not leader epochs")
     return entries
 
 
 def _require_sense(identity: SegmentId, kind: FileKind, file: ManifestFile) -> None:
-    """A manifest is acted on, so it may name only its own segment's objects, and only possible values. `ValueError`."""
+    """Only keys of this segment and valid values: the manifest decides what is written to disk. `ValueError`."""
     if parse_object_key(file.key) != (identity, kind):
         raise ValueError(f"{file.key!r} is not a key of {identity.path}")
     if not _SHA256.fullmatch(file.sha256) or ("-" in file.sha256) != bool(file.part_size):
-        raise ValueError(f"{file.sha256!r} is no SHA-256")
+        raise ValueError(f"{file.sha256!r} is not a SHA-256")
     if not 0 <= file.mode <= 0o7777:
-        raise ValueError(f"{file.mode:o} is no file mode")
+        raise ValueError(f"{file.mode:o} is not a file mode")
     if not (0 <= file.size <= _MOST and 0 <= file.part_size <= _MOST and abs(file.mtime_ns) <= _MOST):
-        raise ValueError(f"the numbers of the {kind} make no sense")
+        raise ValueError(f"size, part size or time of the {kind} is out of range")
     count = max(1, -(-file.size // file.part_size)) if file.part_size else 0
     if count > MAX_PARTS or (count and not file.sha256.endswith(f"-{count}")):
-        raise ValueError(f"{file.sha256!r} is not that of {file.size} bytes in parts of {file.part_size}")
+        raise ValueError(f"{file.sha256!r} does not fit {file.size} bytes in parts of {file.part_size}")

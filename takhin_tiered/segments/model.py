@@ -1,4 +1,4 @@
-"""What is known of a segment: its files on disk, its place in the archive, its state."""
+"""A segment: its files on disk, its archived copy, its state."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Tier(StrEnum):
 
 
 class State(StrEnum):
-    """Where a segment is whole: on disk only, in both places, or in the archive only."""
+    """Where the whole segment is: on disk only, in both places, or in the archive only."""
 
     LOCAL = "local"
     COPIED = "copied"
@@ -25,7 +25,7 @@ class State(StrEnum):
 
 
 class FileStat(NamedTuple):
-    """One file as it stood when it was looked at: bytes, nanoseconds, and its `stamp`."""
+    """The status of a file: bytes, nanoseconds, and its `stamp`."""
 
     size: int
     mtime_ns: int
@@ -35,9 +35,8 @@ class FileStat(NamedTuple):
 def stamp(inode: int, ctime_ns: int) -> int:
     """Inode number and change time in one number below 2**64.
 
-    The inode tells a file from another that took its name. The change time, which no program can set,
-    tells bytes from others of the same size whose modification time was put back, and an inode from one
-    that was given out again.
+    The inode detects a file that was replaced by another of the same name. The change time, which no program can
+    set, detects a rewrite with the same size and modification time, and a reused inode.
     """
     return (inode * 0x9E3779B97F4A7C15 ^ ctime_ns) & 0xFFFF_FFFF_FFFF_FFFF
 
@@ -46,9 +45,9 @@ _PLACES = {kind: place for place, kind in enumerate(FileKind)}
 
 
 class LocalFiles(NamedTuple):
-    """The files of a segment that stand on disk; None for one that does not.
+    """The files of a segment on disk; None for an absent one.
 
-    Named tuples, as a scan makes millions of them.
+    A named tuple, because a scan makes millions of them.
     """
 
     log: FileStat | None = None
@@ -80,11 +79,10 @@ NO_FILES = LocalFiles()
 
 @dataclass(frozen=True, slots=True)
 class Archive:
-    """What the archive holds of a segment, in short; the manifest has it in full.
+    """The archived copy of a segment, in short; the manifest has the details.
 
-    ``proven`` is how the local files stood when they were last known to be what the archive holds:
-    nothing is unlinked that does not stand so any more. ``last_offset`` is that of the last record, -1 where it
-    is not known.
+    ``proven`` is the status of the local files when they were last verified to equal the archived ones: a file that
+    differs from it is never unlinked. ``last_offset`` is that of the last record, -1 if unknown.
     """
 
     generation: int
@@ -97,9 +95,9 @@ class Archive:
 
 @dataclass(frozen=True, slots=True)
 class Intent:
-    """An object that is about to be written: what is left of a broken upload is known by it.
+    """An object that is about to be written. It identifies what an interrupted upload leaves.
 
-    ``sha256`` and ``part_size`` as in a manifest, an empty ``sha256`` for whatever bytes; ``since`` is seconds
+    ``sha256`` and ``part_size`` are as in a manifest; an empty ``sha256`` matches any bytes. ``since`` is seconds
     since the epoch.
     """
 
@@ -115,9 +113,9 @@ class Intent:
 class Segment:
     """One segment. Times are seconds since the epoch; ``lease_until`` is 0 for one never restored.
 
-    What is wrong is told by three texts, each empty where nothing is. ``damage`` was found in the bytes of its log, and
-    stays with these bytes. ``last_failure`` is the last attempt that failed; the next success clears it.
-    ``quarantine``: the archived object is missing or damaged, and must not be relied on.
+    Three texts describe problems, each empty if there is none. ``damage`` was found in the bytes of the log, and stays
+    with these bytes. ``last_failure`` is the last failed attempt; the next success clears it. ``quarantine``: the
+    archived object is missing or damaged, and must not be used.
     """
 
     id: SegmentId
@@ -133,7 +131,7 @@ class Segment:
 
     @property
     def in_archive(self) -> bool:
-        """Whether a whole copy stands in the store."""
+        """Whether the store has a whole copy."""
         return self.archive is not None and not self.quarantine
 
     @property
@@ -143,7 +141,7 @@ class Segment:
 
     @property
     def is_proven(self) -> bool:
-        """Whether every local file is known to be what the archive holds."""
+        """Whether every local file is verified to equal the archived one."""
         archive = self.archive
         return archive is not None and all(archive.proven.get(kind) == stat for kind, stat in self.local.items())
 
@@ -157,7 +155,7 @@ class Segment:
 
     @property
     def mtime(self) -> float:
-        """Last modification of the log, of the archived one where there is no other."""
+        """Last modification of the local log, or else of the archived one."""
         if self.local.log is not None:
             return self.local.log.mtime_ns / 1e9
         return self.archive.mtime_ns / 1e9 if self.archive else 0.0

@@ -24,7 +24,7 @@ MAX_PARTITION = 2**31 - 1
 _PARTITION_DIR = re.compile(r"([a-zA-Z0-9._-]{1,249})-(0|[1-9][0-9]{0,9})")
 _ANY_LABEL = r"[A-Za-z0-9_-]{22}|~[1-9][0-9]*"
 PLAIN = "~0"
-"""How people name the incarnation that has no label, where it has no topic ID either."""
+"""The name, for people, of the incarnation without a label, if it has no topic ID either."""
 _LABEL = rf"(?:({_ANY_LABEL})/)?"
 _LABEL_ALONE = re.compile(_ANY_LABEL)
 _OBJECT_KEY = re.compile(
@@ -33,13 +33,13 @@ _OBJECT_KEY = re.compile(
 _MANIFEST_KEY = re.compile(rf"([^/]+)/{_LABEL}([0-9]{{20}})(?:\.g([1-9][0-9]*))?\.manifest\.json")
 
 TEMP_SUFFIX = ".takhin-tmp"
-"""Files that this program has not finished end in this; brokers pass over the ending."""
+"""Suffix of unfinished files of this program; brokers ignore it."""
 
 
 class FileKind(StrEnum):
     """The files of a segment, in the order in which they are archived and evicted.
 
-    A transaction index says which records were aborted, a producer snapshot is the producers' state at the
+    A transaction index lists the aborted transactions, a producer snapshot is the producers' state at the
     segment's first offset. Source: Apache Kafka, ``LogFileUtils``.
     """
 
@@ -75,7 +75,7 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True, slots=True, order=True)
 class SegmentId:
-    """What names a segment: topic, partition, the offset of its first record, and its incarnation's label."""
+    """Identifies a segment: topic, partition, the offset of its first record, and its incarnation's label."""
 
     topic: str
     partition: int
@@ -114,17 +114,17 @@ class SegmentId:
         return f"{self._folder}/{self.base_offset:020d}.manifest.json"
 
     def superseded_key(self, generation: int) -> str:
-        """Where the manifest of a generation stands once a later one has taken its place."""
+        """The key of a superseded generation's manifest."""
         return f"{self._folder}/{self.base_offset:020d}.g{generation}.manifest.json"
 
     @property
     def full_path(self) -> str:
-        """Its path, and whose it is where there may be several of that name: ``orders-0/….log@~1``."""
+        """Its path, with the incarnation's label if it has one: ``orders-0/….log@~1``."""
         return f"{self.path}@{self.label}" if self.label else self.path
 
     @property
     def exact_path(self) -> str:
-        """The same, also for the plain keys: ``orders-0/….log@~0`` is never another incarnation's."""
+        """The same, with ``@~0`` for the plain keys, so that it never means another incarnation."""
         return f"{self.path}@{self.label or PLAIN}"
 
     @property
@@ -133,10 +133,7 @@ class SegmentId:
 
     @classmethod
     def parse(cls, path: str) -> SegmentId:
-        """Read ``topic-partition/offset.log``, with ``@label`` behind it or without.
-
-        Any other form raises `InvalidSegmentPath`.
-        """
+        """Parse ``topic-partition/offset.log``, with or without ``@label``. `InvalidSegmentPath` for anything else."""
         directory, slash, name = path.partition("/")
         partition = parse_partition(directory)
         name, at, label = name.partition("@")
@@ -161,7 +158,7 @@ def parse_partition(directory: str) -> tuple[str, int] | None:
 
 def parse_offset(digits: str) -> int | None:
     """The 20 digits before a file's ending; None for anything else."""
-    # A scan comes by here for every segment, so no regular expression.
+    # A scan calls this for every file: a regular expression would be too slow.
     if len(digits) != OFFSET_DIGITS or not (digits.isdigit() and digits.isascii()):
         return None
     return offset if (offset := int(digits)) <= MAX_OFFSET else None
@@ -200,7 +197,7 @@ def generation_of(key: str) -> int:
 
 
 def is_ours(key: str) -> bool:
-    """Whether this program writes objects with such a key: a bucket may hold others', under no prefix of its own."""
+    """Whether this program writes objects with such a key. A bucket may hold objects of others too."""
     return parse_object_key(key) is not None or _segment_of(_MANIFEST_KEY.fullmatch(key)) is not None
 
 

@@ -1,4 +1,4 @@
-"""What the broker beside us is about to do, as the plan needs it. Pure.
+"""What the local Kafka broker is about to do, for the plan. Pure.
 
 Kafka deletes a segment when its largest record timestamp is older than ``retention.ms``, or when what is newer fills
 ``retention.bytes``; it rewrites compacted topics; and what is above the high watermark may yet be truncated.
@@ -16,9 +16,9 @@ from takhin_tiered.segments.policy import Policy
 
 @dataclass(frozen=True, slots=True)
 class Outlook:
-    """``compacted``: how each compacted partition is known as one. ``due`` and ``unsafe``: why a segment has to be
-    archived whatever its age, and why it must not be yet. ``clock_ahead``: seconds by which the clock may be ahead, so
-    that nothing is removed for an age that it does not have.
+    """``compacted``: how each compacted partition was recognised. ``due``: why a segment has to be archived whatever
+    its age. ``unsafe``: why it must not be archived yet. ``clock_ahead``: seconds by which the clock may be ahead;
+    ages are reduced by it.
     """
 
     compacted: Mapping[Partition, str] = field(default_factory=dict)
@@ -29,7 +29,7 @@ class Outlook:
 
 @dataclass(frozen=True, slots=True)
 class LocalLog:
-    """A local log of a partition: bytes of its segment, and its largest record timestamp in milliseconds."""
+    """A local log: bytes of its segment, and its largest record timestamp in milliseconds."""
 
     base_offset: int
     size: int
@@ -39,16 +39,16 @@ class LocalLog:
 def due_before_retention(
     logs: Sequence[LocalLog], settings: TopicSettings, now: float, margin: float, growth: int
 ) -> dict[int, str]:
-    """Why which of these logs have to be archived now: Kafka may delete them within ``margin`` seconds.
+    """The logs that Kafka may delete within ``margin`` seconds, each with the reason to archive it now.
 
-    ``logs`` are all of a partition, by base offset. ``growth`` is how many bytes it may grow by in that time.
+    ``logs`` are all of a partition, by base offset. ``growth`` is the bytes that it may grow by in that time.
     """
     found: dict[int, str] = {}
     newer = 0
     for log in reversed(logs):
         if settings.retention_bytes is not None and newer + growth >= settings.retention_bytes:
             limit = settings.retention_bytes
-            found[log.base_offset] = f"newer segments soon fill the {limit} bytes of Kafka's retention"
+            found[log.base_offset] = f"newer segments soon reach Kafka's retention of {limit} bytes"
         if settings.retention_ms is not None and "delete" in settings.cleanup_policy:
             left = (log.timestamp + settings.retention_ms) / 1000 - now
             if left <= margin:
@@ -61,23 +61,23 @@ def due_before_retention(
 def cycle_seconds(
     configured: float, topics: Mapping[str, TopicSettings], check_seconds: float, *, hurried: bool
 ) -> float:
-    """The pause between two cycles: short enough that a segment is seen and archived before Kafka may delete it.
+    """The pause between two cycles: short enough to archive a segment before Kafka may delete it.
 
-    ``hurried``: records so old are being written that a segment is due as soon as it is closed: Kafka's next look for
-    old segments is the only time that is left.
+    ``hurried``: records arrive that are already past retention, so a segment is due as soon as it is closed, and
+    Kafka's next retention check may delete it.
     """
     times = [s.retention_ms / 1000 for s in topics.values() if s.retention_ms is not None]
-    pause = min([configured, *(retention / _LOOKS for retention in times)])
-    pause = min(pause, check_seconds / _LOOKS) if hurried else pause
+    pause = min([configured, *(retention / _CYCLES_PER_RETENTION for retention in times)])
+    pause = min(pause, check_seconds / _CYCLES_PER_RETENTION) if hurried else pause
     return min(configured, max(_LEAST_SECONDS, pause))
 
 
 def idle_tails(topics: Mapping[str, TopicSettings], policy: Policy) -> list[str]:
-    """The topics, by name, of which too much may be in the active segment when they fall idle.
+    """The topics, sorted, that would lose many records of the active segment if they fell idle.
 
-    Kafka rolls a segment for ``segment.ms`` only when the next record comes. Once all of an idle partition is past
-    retention, it rolls and deletes the active segment in one pass, and nobody can archive it in between. What is lost
-    so are the records of the last ``segment.ms``: little where that is well below ``retention.ms``.
+    Kafka rolls a segment for ``segment.ms`` only when the next record arrives. Once all of an idle partition is past
+    retention, it rolls and deletes the active segment in one pass, so it cannot be archived in between. The loss is
+    the records of the last ``segment.ms``: few if that is well below ``retention.ms``.
     """
     return sorted(
         topic
@@ -90,5 +90,5 @@ def idle_tails(topics: Mapping[str, TopicSettings], policy: Policy) -> list[str]
     )
 
 
-_LOOKS = 6
+_CYCLES_PER_RETENTION = 6
 _LEAST_SECONDS = 0.5

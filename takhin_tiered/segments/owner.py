@@ -1,7 +1,4 @@
-"""Who may write under a prefix, as the store has it on record: the owner, and whoever challenges it.
-
-Pure: how a record is read and written, and what it says of another one.
-"""
+"""The record of a prefix's owner in the store, and of a process that challenges it. Pure."""
 
 from __future__ import annotations
 
@@ -16,9 +13,9 @@ _LONGEST = 64 << 10
 class Party:
     """One process that writes, or wants to write, under a prefix.
 
-    ``id`` is its state directory's, and stays; a copied disk has it too. ``nonce`` is of this start alone.
-    ``machine`` is the space in which ``pid`` and ``started`` hold (see `takhin_tiered.machine`), ``boot`` the kernel's
-    boot on which ``directories`` (device and inode of each data directory) do. Records of earlier releases lack some.
+    ``id`` belongs to the state directory and survives restarts; a copied disk has the same one. ``nonce`` is new at
+    each start. ``pid`` and ``started`` are valid within ``machine`` (see `takhin_tiered.machine`), ``directories``
+    (device and inode of each data directory) within the kernel's ``boot``. Earlier releases lack some fields.
     """
 
     id: str = ""
@@ -34,7 +31,7 @@ class Party:
 
     @classmethod
     def parse(cls, data: bytes) -> Self | None:
-        """What a record says; None where it is none. Fields of later releases are passed over."""
+        """Parse a record; None if it is malformed. Fields of later releases are ignored."""
         try:
             found = json.loads(data[:_LONGEST])
         except (ValueError, RecursionError):
@@ -50,20 +47,20 @@ class Party:
         return json.dumps(asdict(self)).encode()
 
     def answering(self, nonce: str) -> Self:
-        """The owner's record, once it has answered the challenge with this nonce."""
+        """The owner's record, with the answer to the challenge that has this nonce."""
         return replace(self, answered=nonce)
 
     @property
-    def words(self) -> str:
+    def description(self) -> str:
         return f"process {self.pid} on {self.host or 'an unknown host'}, for {self.data_dir or 'an unknown directory'}"
 
     def was_of_same_directory(self, other: Self) -> bool:
-        """Whether both have the same directories, on the same boot: then whoever holds the lock on them lives alone."""
+        """Whether both use the same directories on the same boot, so that the lock on them decides who is alive."""
         return bool(self.boot and self.directories) and (self.boot, self.directories) == (other.boot, other.directories)
 
 
 def _like(default: Any, value: Any) -> Any:
-    """The value in the type of the field's default; None where it has another one."""
+    """The value, if it has the type of the field's default, else None."""
     if isinstance(default, tuple):
         return tuple(map(str, value)) if isinstance(value, list) else None
     return value if type(value) is type(default) else None

@@ -16,7 +16,7 @@ from takhin_tiered.segments.outlook import Outlook
 from takhin_tiered.segments.policy import Policy, classify
 
 _WITHOUT_A_LOG = {"archived", "quarantined", "leftover", "read_only"}
-_NOTHING_AHEAD = Outlook()
+_EMPTY_OUTLOOK = Outlook()
 
 
 class Verb(StrEnum):
@@ -31,11 +31,11 @@ class Verb(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One segment's line of the plan.
+    """The plan for one segment.
 
-    ``uploads`` and ``frees`` are bytes at the most, the latter of files to be unlinked, whose space is free once the
-    broker closes them; ``local`` is how the files of a segment to be moved stood. ``reason_code`` is a stable word for
-    programs, ``reason`` is for people. ``again``: other files were archived under its name before.
+    ``uploads`` and ``frees`` are maximum bytes; the space of unlinked files becomes free when the broker closes them.
+    ``local`` is the status of the files to be moved. ``reason_code`` is stable, for programs; ``reason`` is for people.
+    ``again``: other files were archived under its name before.
     """
 
     id: SegmentId
@@ -76,14 +76,14 @@ def make_plan(
     now: float,
     *,
     work_only: bool = False,
-    outlook: Outlook = _NOTHING_AHEAD,
+    outlook: Outlook = _EMPTY_OUTLOOK,
     is_current: Callable[[SegmentId], bool] = lambda _: True,
 ) -> Plan:
-    """Decide for each segment, in the order given; ``work_only`` leaves out what is kept.
+    """Decide for each segment, in the order given; ``work_only`` omits the kept ones.
 
-    ``restored`` are those of them that have been restored, as they share the local cache. ``outlook`` is what a Kafka
-    beside us is about to do. ``is_current``: whether a segment is of the log that is on the disk, or stood there last;
-    nothing is done with what is not.
+    ``restored`` are the restored ones among them: they share the local cache. ``outlook`` is what the local Kafka
+    broker is about to do. ``is_current``: whether a segment belongs to the current incarnation of its partition; the
+    others are kept.
     """
     crowded = over_cache_size(restored, policy, now)
     steps = (
@@ -98,15 +98,15 @@ def make_plan(
 
 
 def _without_gaps(steps: Iterable[Step]) -> Iterator[Step]:
-    """What is above a segment that stays on the disk stays too: Kafka's consumers pass a gap without a word."""
+    """Keep every segment above one that stays on the disk: Kafka's consumers skip a gap silently."""
     for _, group in groupby(steps, key=lambda step: step.id.place.partition):
         stays = False
         for step in group:
             if stays and step.verb is Verb.ARCHIVE:
-                reason = f"{step.reason}; it stays on the disk, as a lower segment does"
+                reason = f"{step.reason}; stays on the disk because a lower segment stays"
                 yield replace(step, verb=Verb.COPY, reason=reason, frees=0)
             elif stays and step.verb is Verb.EVICT:
-                reason = "it stays on the disk, as a lower segment does"
+                reason = "stays on the disk because a lower segment stays"
                 yield replace(step, verb=Verb.KEEP, reason=reason, frees=0, reason_code="gap")
             else:
                 yield step
@@ -117,7 +117,7 @@ def _without_gaps(steps: Iterable[Step]) -> Iterator[Step]:
 def explain(
     segment: Segment, policy: Policy, now: float, *, crowded: set[SegmentId], outlook: Outlook, is_current: bool
 ) -> Step:
-    """What a plan says of one segment, but for a retention by size."""
+    """The plan for one segment, except that retention by size is not applied."""
     if not is_current:
         return _earlier(segment, policy, now)
     return _expired(segment, policy, now - outlook.clock_ahead, 0) or _decide(segment, policy, now, crowded, outlook)
@@ -145,7 +145,7 @@ def _decide(segment: Segment, policy: Policy, now: float, crowded: set[SegmentId
     if segment.local.log is None:
         is_kept = segment.archive is None or segment.quarantine or not policy.may_unlink
         if is_kept or (policy.kafka and not segment.is_proven):
-            # Kafka makes empty indexes where one is read whose log is gone: they are its own, and hold nothing.
+            # Kafka creates empty indexes when it reads one whose log is gone: they are the broker's files.
             return keep("index files without a .log", "leftover")
         return evict("left over from an interrupted evict or restore")
     if segment.active:
@@ -155,7 +155,7 @@ def _decide(segment: Segment, policy: Policy, now: float, crowded: set[SegmentId
         return replace(keep(f"quarantined: {segment.quarantine}", "quarantined"), local=segment.local)
     place = segment.id.place.partition
     if place in outlook.compacted and not segment.is_proven:
-        return keep(f"of a compacted topic, {outlook.compacted[place]}", "compacted")
+        return keep(f"compacted topic: {outlook.compacted[place]}", "compacted")
     if segment.id in outlook.unsafe and not segment.is_proven:
         return keep(outlook.unsafe[segment.id], "unsettled")
     if segment.id in outlook.due and policy.auto_archive and not segment.is_proven:
@@ -165,12 +165,12 @@ def _decide(segment: Segment, policy: Policy, now: float, crowded: set[SegmentId
     if not segment.settled:
         return keep("changed since the last scan", "unsettled")
     if segment.id in crowded and segment.is_proven:
-        return evict("restored copies outgrew the local cache; this one was read longest ago")
+        return evict("restored segments exceed the local cache; this one is the least recently read")
     left = segment.lease_until - (now - outlook.clock_ahead) if segment.restored else 0.0
     if left > 0:
         if segment.is_proven:
-            return keep(f"restored, its lease has {_hours(left)} to run", "leased")
-        # Rewritten since it was restored: it goes by its age, as if it had no lease.
+            return keep(f"restored, its lease ends in {_hours(left)}", "leased")
+        # Rewritten since it was restored: its age decides, as if it had no lease.
         tier = classify(replace(segment, lease_until=0.0), policy, now)
     if tier is not Tier.COLD:
         return keep(f"{tier}, last modified {_hours(now - segment.mtime)} ago", str(tier))
@@ -178,18 +178,18 @@ def _decide(segment: Segment, policy: Policy, now: float, crowded: set[SegmentId
         if policy.trims:
             return keep("archived; to be freed by the broker", "trim")
         if policy.keep_local:
-            return keep("copied to the archive, and its mode keeps local files", "copied")
+            return keep("copied to the archive; mode copy keeps local files", "copied")
         if policy.broker_running:
-            return keep("copied to the archive; beside a running Kafka local files stay", "copied")
-        return evict("its lease has ended and the archive holds it" if segment.restored else "the archive holds it")
+            return keep("copied to the archive; local files stay while Kafka runs", "copied")
+        return evict("archived, and its lease has ended" if segment.restored else "cold, already archived")
     if not policy.auto_archive:
         return keep("cold, but automatic archiving is off", "manual")
     size = segment.local.size
     reason = f"cold, last modified {_hours(now - segment.mtime)} ago"
     if again := segment.state is State.LOCAL and segment.archive is not None:
-        reason = "its files are not the ones that were archived: compare, and archive again if they differ"
+        reason = "its files changed after they were archived: compare, and archive again if they differ"
     if not policy.may_unlink or left > 0:
-        # A lease holds the files on the disk; it does not hold back the archive of what the broker rewrote.
+        # A lease keeps the files on the disk; what the broker rewrote is archived all the same.
         reason += "; to be freed by the broker" if policy.trims else ""
         return Step(segment.id, Verb.COPY, reason, tier, size, 0, segment.local, "cold", again=again)
     return Step(segment.id, Verb.ARCHIVE, reason, tier, size, size, segment.local, "cold", again=again)
@@ -198,7 +198,7 @@ def _decide(segment: Segment, policy: Policy, now: float, crowded: set[SegmentId
 def _with_newer_bytes(
     segments: Iterable[Segment], is_current: Callable[[SegmentId], bool]
 ) -> Iterator[tuple[Segment, int | None]]:
-    """Each segment, with the bytes of those of its log that are newer; None for one of an earlier incarnation."""
+    """Each segment, with the bytes of newer segments of its log; None for a segment of an earlier incarnation."""
     for _, group in groupby(segments, key=lambda segment: segment.id.place.partition):
         partition = sorted(group, key=lambda segment: segment.id)
         newer = sum(segment.size for segment in partition if is_current(segment.id))
@@ -211,30 +211,30 @@ def _with_newer_bytes(
 
 
 def _earlier(segment: Segment, policy: Policy, now: float) -> Step:
-    """Only an explicit command removes what stands there of an earlier incarnation."""
-    reason = "in the archive, of an earlier incarnation of its topic"
+    """Only an explicit command removes what is archived of an earlier incarnation."""
+    reason = "in the archive, from an earlier incarnation of its topic"
     return Step(segment.id, Verb.KEEP, reason, classify(segment, policy, now), reason_code="archived")
 
 
 def _expired(segment: Segment, policy: Policy, now: float, newer: int) -> Step | None:
-    """The step that ends a segment's retention in the archive; it never applies to one that has a local copy."""
+    """The step that ends a segment's retention in the archive; never for one that has a local copy."""
     if segment.state is not State.ARCHIVED or segment.local or not policy.enabled or segment.archive is None:
         return None
     age, size = policy.max_age(segment.id.topic), policy.max_size(segment.id.topic)
     tier = classify(segment, policy, now)
-    # Kafka's cleaner leaves a modification time of 0 where a source was gone: that is no age.
+    # Kafka's cleaner leaves a modification time of 0 if a source file was gone: that is not an age.
     modified = segment.mtime if segment.mtime > 0 else segment.archive.archived_at
     if age is not None and now - modified > age:
         reason = f"its retention of {_hours(age)} is over: last modified {_hours(now - modified)} ago"
         return Step(segment.id, Verb.EXPIRE, reason, tier, reason_code="retention")
     if size is not None and newer >= size:
-        reason = f"newer segments fill the {size} bytes that its partition keeps"
+        reason = f"newer segments reach its partition's retention of {size} bytes"
         return Step(segment.id, Verb.EXPIRE, reason, tier, reason_code="retention")
     return None
 
 
 def over_cache_size(restored: Iterable[Segment], policy: Policy, now: float) -> set[SegmentId]:
-    """Restored copies that do not fit the cache: the least recently used leave first, and none while its lease runs."""
+    """Restored segments that exceed the cache: least recently used first, and none within its lease."""
     if not policy.may_unlink:
         return set()
     copies = list(restored)

@@ -13,8 +13,8 @@ class Policy:
     """The rules that the configuration sets. Ages and leases are in seconds, sizes in bytes.
 
     ``keep_local``: the mode never deletes a local file. ``trims``: it asks the broker to drop what is archived.
-    ``kafka``: the data directories are Apache Kafka's, and ``broker_running`` whether a broker held the lock on one of
-    them at the last look.
+    ``kafka``: the data directories are Apache Kafka's. ``broker_running``: a broker held the lock on one of them when
+    it was last checked.
     """
 
     enabled: bool
@@ -38,11 +38,11 @@ class Policy:
 
     @property
     def may_unlink(self) -> bool:
-        """Whether local files may go: never beside a running Kafka, which fails when it renames one that is gone."""
+        """Whether local files may be unlinked: never while Kafka runs, which fails when it renames a missing file."""
         return not self.keep_local and not self.broker_running
 
     def max_age(self, topic: str) -> float | None:
-        """Seconds after which an archived segment of this topic may go; None: never. The first glob to fit counts."""
+        """Seconds after which an archived segment of this topic expires, by the first matching glob; None: never."""
         return next((age for glob, age in self.retention_age if fnmatchcase(topic, glob)), None)
 
     def max_size(self, topic: str) -> int | None:
@@ -50,7 +50,7 @@ class Policy:
         return next((size for glob, size in self.retention_size if fnmatchcase(topic, glob)), None)
 
     def covers(self, topic: str) -> bool:
-        """Whether segments of this topic are ours to move."""
+        """Whether the configuration includes this topic."""
         return any(fnmatchcase(topic, glob) for glob in self.include) and not any(
             fnmatchcase(topic, glob) for glob in self.exclude
         )

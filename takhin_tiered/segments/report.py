@@ -1,4 +1,4 @@
-"""Answers in the form that programs hold on to: ready for JSON, the same in the API and on the command line. Pure."""
+"""Segments, partitions and plans in their stable JSON form, for the API and the command line. Pure."""
 
 from __future__ import annotations
 
@@ -19,13 +19,12 @@ from takhin_tiered.segments.results import PlannedStep, PlanResult
 class SegmentInfo:
     """A segment, for people and programs. Times are ISO 8601 in UTC, or None; sizes are bytes.
 
-    ``policy`` is the tier. ``in_archive``: a whole copy stands in the store; ``archive_only``: and nothing is local.
+    ``policy`` is the tier. ``in_archive``: the store has a whole copy; ``archive_only``: and nothing is local.
     ``is_archived`` is true in state ``archived``, sound or not. ``damage`` was found in the bytes of its log,
-    ``last_failure`` is the last attempt that failed, ``quarantine`` is why the archived object is not trusted, and
-    ``problem`` all of these in one text. ``last_offset`` is that of its last record, where the archive tells it.
-    ``incarnation`` is the label in its keys, empty for the plain ones;
-    ``is_current``: it belongs to the log that is on the disk, or stood there last. ``reason`` is why it stays or is
-    moved, for people; ``reason_code`` a stable word for it.
+    ``last_failure`` is the last failed attempt, ``quarantine`` is why the archived object is not trusted, and
+    ``problem`` joins all three. ``last_offset`` is that of its last record, null if unknown. ``incarnation`` is the
+    label in its keys, empty for the plain ones; ``is_current``: it belongs to the current incarnation of its
+    partition. ``reason`` says, for people, why it stays or is moved; ``reason_code`` is stable, for programs.
     """
 
     segment_path: str
@@ -59,14 +58,14 @@ class SegmentInfo:
 
     @property
     def cursor(self) -> str:
-        """What asks for those behind it, and names it among all incarnations."""
+        """The cursor of the page after this segment."""
         return f"{self.segment_path}@{self.incarnation}" if self.incarnation else self.segment_path
 
 
 def describe_segment(
     segment: Segment, policy: Policy, now: float, incarnation: Incarnation, step: Step, *, is_current: bool
 ) -> SegmentInfo:
-    """``step`` is what the next plan says of it."""
+    """``step`` is the segment's step in the next plan."""
     archived = segment.archive
     return SegmentInfo(
         segment_path=segment.id.path,
@@ -102,9 +101,9 @@ def describe_segment(
 
 @dataclass(frozen=True, slots=True)
 class PartitionInfo:
-    """The offset ranges of one incarnation of a partition, each [first, last]: a stable form.
+    """The offset ranges of one incarnation of a partition, each [first, last]. A stable form.
 
-    ``topic_id`` is empty where it is not known; ``incarnation`` is the label in the keys, empty for the plain ones.
+    ``topic_id`` is empty if unknown; ``incarnation`` is the label in the keys, empty for the plain ones.
     """
 
     topic: str

@@ -1,6 +1,6 @@
-"""What the storage tells of itself, as values; and the one pair of functions that writes them for JSON and reads them.
+"""Results of the storage as values, and the one pair of functions that converts them to JSON and back.
 
-The forms are stable: the API answers in them, commands print them with ``--json``, and read a daemon's answers by them.
+The forms are stable: the API returns them, commands print them with ``--json`` and parse a daemon's responses by them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class FailedSegment:
 
 @dataclass(frozen=True, slots=True)
 class CycleResult:
-    """What one cycle did; ``postponed`` steps were not begun, ``bytes_freed`` are those of unlinked files."""
+    """What one cycle did; ``postponed`` steps were not started, ``bytes_freed`` are those of unlinked files."""
 
     started_at: str | None
     ended_at: str | None
@@ -36,7 +36,7 @@ class CycleResult:
 
 @dataclass(frozen=True, slots=True)
 class ClockStatus:
-    """``problem`` is empty where the clocks agree."""
+    """``problem`` is empty if the clocks agree."""
 
     problem: str
     ahead_seconds: int
@@ -44,7 +44,7 @@ class ClockStatus:
 
 @dataclass(frozen=True, slots=True)
 class BrokerStatus:
-    """What is known of the broker beside us, and from where; ``kind`` is ``kafka`` or empty."""
+    """The local broker; ``kind`` is ``kafka`` or empty. ``bootstrap`` is where topic settings come from."""
 
     kind: str
     running: bool
@@ -58,7 +58,7 @@ class BrokerStatus:
 
 @dataclass(frozen=True, slots=True)
 class LostSegment:
-    """It left the disk before it was archived."""
+    """A segment that left the disk before it was archived."""
 
     segment_path: str
     seen_at: str | None
@@ -66,11 +66,10 @@ class LostSegment:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
-    """What a person asks first, and what a monitor checks. Times are ISO 8601 in UTC, or None; sizes are bytes.
+    """The state of the storage. Times are ISO 8601 in UTC, or None; sizes are bytes.
 
-    ``archived_segments`` are those only in the archive. ``damaged_segments`` have a log in which damage was found.
-    ``store_down_since``: when the outage began that lasts still. ``store_reachable`` is None where no store is
-    configured.
+    ``archived_segments`` are only in the archive. ``damaged_segments`` have a log in which damage was found.
+    ``store_down_since`` is the start of the present outage. ``store_reachable`` is None if no store is configured.
     """
 
     version: str
@@ -110,7 +109,7 @@ class Status:
 
 @dataclass(frozen=True, slots=True)
 class DaemonStatus:
-    """The process that holds the data directory; ``answers`` is None where it serves no API."""
+    """The process that holds the data directory; ``answers`` is None if it serves no API."""
 
     pid: int
     host: str
@@ -120,14 +119,14 @@ class DaemonStatus:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StatusHere(Status):
-    """What the command ``status`` tells: with the process that holds the data directory, if one does."""
+    """The output of ``status``: also the process that holds the data directory, if there is one."""
 
     daemon: DaemonStatus | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class PlannedStep:
-    """What the next cycle does with a segment; ``reason`` is for people, ``reason_code`` for programs."""
+    """What the next cycle will do with a segment; ``reason`` is for people, ``reason_code`` for programs."""
 
     segment_path: str
     action: str
@@ -149,7 +148,7 @@ class PlanResult:
 
 @dataclass(frozen=True, slots=True)
 class RebuildResult:
-    """``learned``: manifests taken over; ``lost``: archived, but not in the bucket; ``strays``: of no archive."""
+    """``learned``: manifests read; ``lost``: segments that are nowhere now; ``strays``: objects without a manifest."""
 
     learned: int
     lost: tuple[str, ...]
@@ -158,7 +157,7 @@ class RebuildResult:
 
 @dataclass(frozen=True, slots=True)
 class VerifiedSegment:
-    """``problem`` is empty where the archive has what its manifest says. ``exact_path`` names the incarnation too."""
+    """``problem`` is empty if the archive matches the manifest. ``exact_path`` names the incarnation too."""
 
     segment_path: str
     exact_path: str
@@ -181,24 +180,24 @@ _Reader = Callable[[Any], Any]
 
 
 def to_json(result: Any) -> dict[str, Any]:
-    """A value of this module, or of a class like these, as `json.dumps` takes it."""
+    """Convert a dataclass like those of this module to what `json.dumps` takes."""
     kind: Any = type(result)
     return {name: _plain(getattr(result, name)) for name in _names(kind)}
 
 
 def from_json(kind: type[Result], data: Any) -> Result:
-    """What `to_json` wrote; what is there besides is passed over. `ValueError` where it is of another form.
+    """Convert back what `to_json` wrote; unknown fields are ignored. `ValueError` if it is malformed.
 
-    Texts may have bytes of file names that are no UTF-8, which pydantic refuses.
+    Pydantic would refuse texts with surrogates, which stand for file names that are not UTF-8.
     """
     if not isinstance(data, dict):
-        raise _wrong(f"no {kind.__name__}", data)
+        raise _wrong(f"not a {kind.__name__}", data)
     values, form = {}, _form(cast(Any, kind))
     for name, read, is_required in form:
         if name in data:
             values[name] = read(data[name])
         elif is_required:
-            raise ValueError(f"a {kind.__name__} without {name}")
+            raise ValueError(f"{kind.__name__} lacks {name}")
     return kind(**values)
 
 
@@ -249,7 +248,7 @@ def _tuple_reader(arguments: tuple[Any, ...]) -> _Reader:
 
     def read(value: Any) -> tuple[Any, ...]:
         if not isinstance(value, list | tuple) or length not in {None, len(value)}:
-            raise _wrong("no such list", value)
+            raise _wrong("not a list of the right length", value)
         return tuple(map(each, value))
 
     return read

@@ -152,7 +152,9 @@ class Claim:
                 if challenge is not None and is_new:
                     await put(self._store, ANSWER_KEY, self._me.answering(challenge.nonce).dump(), if_absent=False)
                     answered = challenge.nonce
-                    logs.logger().warning("another process wants this prefix, and was refused", other=challenge.words)
+                    logs.logger().warning(
+                        "another process wants this prefix, and was refused", other=challenge.description
+                    )
             except HeldElsewhere as error:
                 logs.logger().error("lost the claim on the store", error=str(error))
             except StoreError as error:
@@ -186,7 +188,7 @@ class Claim:
                 hint="Nothing is written there until it is claimed anew, by the next cycle",
             )
         self.lost.set()
-        raise HeldElsewhere(f"{self._store.address} was taken over by {found.words}", key=OWNER_KEY)
+        raise HeldElsewhere(f"{self._store.address} was taken over by {found.description}", key=OWNER_KEY)
 
     async def _replace(self) -> None:
         """Put our record in the place of another one, if that one's owner is dead."""
@@ -200,7 +202,7 @@ class Claim:
                 raise HeldElsewhere(self._held_by(found), key=OWNER_KEY, hint=_HINT)
             await self._challenge(data, found)
         if data and (found is None or found.id != self._me.id):
-            who = found.words if found is not None else "nobody that can be read"
+            who = found.description if found is not None else "nobody that can be read"
             logs.logger().warning("taking over the prefix of another owner", owner=who, store=self._store.address)
         reached("claim.replace")
         await self._require_same(data)
@@ -302,7 +304,8 @@ class Claim:
         )
 
     def _held_by(self, found: Party | None) -> str:
-        return f"{self._store.address} is held by {found.words if found is not None else 'an owner that is not known'}"
+        owner = found.description if found is not None else "an owner that is not known"
+        return f"{self._store.address} is held by {owner}"
 
     async def _read(self, key: str) -> bytes:
         """What stands there; nothing where nothing does."""

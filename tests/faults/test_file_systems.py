@@ -41,7 +41,7 @@ def scene(tmp_path: Path) -> Scene:
 
 @pytest.fixture(autouse=True)
 def _tell_again() -> None:
-    filesystems._told.clear()
+    filesystems._warned.clear()
 
 
 def lacking(monkeypatch: pytest.MonkeyPatch, root: Path, operation: str, error: str, ending: str = "") -> DiskFault:

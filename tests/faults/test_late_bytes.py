@@ -16,7 +16,7 @@ import pytest
 
 from takhin_tiered import SegmentChanged, State, TieredStorage
 from takhin_tiered.disk.files import DataDir
-from takhin_tiered.disk.look import scan_partition
+from takhin_tiered.disk.partition_scan import scan_partition
 from takhin_tiered.disk.scan import scan
 from takhin_tiered.segments.listing import PartitionListing
 from tests.faults.truth import Folder
@@ -105,7 +105,7 @@ async def test_what_a_verb_found_outweighs_a_scan_that_looked_before(broker: Bro
         catalog, data_dir, memory = parts(storage).catalog, parts(storage).data_dir, parts(storage).scanner.memory
         place.rename(aside)
         catalog.begin_scan()
-        listings = list(scan(data_dir, memory, catalog.restless, known=1))
+        listings = list(scan(data_dir, memory, catalog.unsettled_offsets, known=1))
         aside.rename(place)
         assert (await storage.archive_segment(path)).state == State.COPIED
         for listing in listings:

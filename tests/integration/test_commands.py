@@ -82,7 +82,7 @@ def test_the_same_commands_work_with_and_without_a_daemon(
         assert said.splitlines() == [f"restored {second}", "1 segment restored, 0 failed"]
         assert broker.is_whole(second)
         assert "no incarnation" in run(settings, "restore", first, "--topic-id", "A" * 22, status=1)
-        assert "is no range of offsets" in run(settings, "restore", first, "--offsets", "x", status=2)
+        assert "is not a range of offsets" in run(settings, "restore", first, "--offsets", "x", status=2)
         assert "no segment matches" in run(settings, "archive", "nothing-*", status=1)
         assert "is the active one" in run(settings, "archive", listed_active(settings), status=1)
         assert "neither on disk nor in the archive" in run(
@@ -191,7 +191,7 @@ def test_what_is_unlinked_is_not_told_as_free_before_the_broker_closes_it(
     with (broker.root / path).open("rb"):
         planned = " ".join(run(settings, "plan").split())
         assert "of files to be unlinked" in planned
-        assert "is free once the broker closes it" in planned
+        assert "becomes free when the broker closes the file" in planned
         assert "freed" not in planned
         with daemon(settings, tmp_path / "log") as running:
             running.wait_logged('"bytes_unlinked": ')

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from takhin_tiered import Settings
-from takhin_tiered.config_example import WORDS, example
+from takhin_tiered.config_example import DESCRIPTIONS, example
 from tests.support import (
     WARM,
     Broker,
@@ -55,7 +55,7 @@ def test_all_is_well(broker: Broker, bucket: Bucket, tmp_path: Path) -> None:
         found = findings(settings)
         assert found["FAILED"] == []
         said = "\n".join(found["ok"])
-        for words in ("valid", "1 partition directories", "state directory", "free", "listed, put, read and deleted",
+        for words in ("valid", "1 partition directories", "state directory", "free", "list, put, get and delete",
                       "agrees with the store's", f"process {running.process.pid}", "2 in the archive only",
                       "running", "last cycle"):  # fmt: skip
             assert words in said, words
@@ -97,7 +97,7 @@ def test_connect_fails_where_the_store_does(broker: Broker, bucket: Bucket, tmp_
 
 def test_the_example_has_every_key_with_words_and_its_default(broker: Broker, tmp_path: Path) -> None:
     keys = {str(field.validation_alias) for field in Settings.model_fields.values()}
-    assert keys == set(WORDS)
+    assert keys == set(DESCRIPTIONS)
     text = example()
     for key in keys:
         assert f"{key.removeprefix('storage.tiered.').removeprefix('storage.').removeprefix('logging.')}:" in text

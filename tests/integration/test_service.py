@@ -217,7 +217,7 @@ def test_a_command_without_the_token_says_where_the_token_stands(broker: Broker,
     settings = directory_settings(broker, tmp_path / "store", api_token="right")
     with daemon(settings, tmp_path / "log") as running:
         running.wait_serving()
-        for token, words in (("", "wants its API token"), ("wrong", "refuses the API token")):
+        for token, words in (("", "requires its API token"), ("wrong", "refuses the API token")):
             ended = command(settings.model_copy(update={"api_token": SecretStr(token)}), "status")
             assert ended.returncode == 1
             assert words in ended.stderr

@@ -104,7 +104,7 @@ async def test_a_partition_that_stands_twice_is_reported_and_left_alone(
             assert str(each.root / PARTITION) in problem
         assert brokers[1].on_disk(other) == []
         for verb in (storage.archive_segment, storage.restore_segment):
-            with pytest.raises(DiskError, match="stands more than once"):
+            with pytest.raises(DiskError, match="is in several data directories"):
                 await verb(path)
         assert brokers[0].is_whole(path)
         shutil.rmtree(brokers[1].root / PARTITION)

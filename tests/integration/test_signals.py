@@ -97,10 +97,10 @@ def test_a_hangup_applies_what_can_be_and_names_what_needs_a_restart(broker: Bro
 @pytest.mark.parametrize(
     ("content", "told"),
     [
-        ("storage: [", "cannot be read anew"),
+        ("storage: [", "cannot be reloaded"),
         ("storage.tiered.cold.age.hour: 2", "nearest known key"),
         ("storage.tiered.warm.age.hours: 900", "must be less than"),
-        (None, "cannot be read anew"),
+        (None, "cannot be reloaded"),
     ],
 )
 def test_a_broken_configuration_leaves_the_one_before_in_effect(
@@ -112,7 +112,7 @@ def test_a_broken_configuration_leaves_the_one_before_in_effect(
         else:
             config.write_text(config.read_text().replace('"old"', '"new"') + f"\n{content}\n")
         running.process.send_signal(signal.SIGHUP)
-        running.wait_logged("the one before stays in effect")
+        running.wait_logged("the previous one stays in effect")
         assert told in (tmp_path / "log").read_text()
         assert stats(running, "old") == 200
         assert running.stop() == 0
@@ -126,7 +126,7 @@ def test_settings_that_agree_only_after_a_restart_are_not_applied_in_part(broker
     ):
         write(config, broker, tmp_path / "store", storage__tiered__api__host="127.0.0.1")
         running.process.send_signal(signal.SIGHUP)
-        running.wait_logged("can only be applied by a restart")
+        running.wait_logged("the new configuration needs a restart")
         assert (stats(running, "old"), stats(running, "none")) == (200, 401)
         assert running.stop() == 0
 

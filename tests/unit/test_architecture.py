@@ -127,7 +127,7 @@ def test_only_one_room_knows_the_kafka_library() -> None:
         for module, tree in modules().items()
         if any(room(name) == "aiokafka" and not name.startswith("aiokafka.record") for name in imported(tree))
     }
-    assert knowing == {"broker.client", "broker.answers"}
+    assert knowing == {"broker.client", "broker.responses"}
 
 
 def test_no_module_has_grown_too_large() -> None:

@@ -8,9 +8,9 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from takhin_tiered.broker.answers import answer, check, meaning, outcome, trim_meaning
+from takhin_tiered.broker.assignments import Assignment, by_leader, by_topic, in_pieces
 from takhin_tiered.broker.client import open_broker
-from takhin_tiered.broker.places import Place, by_leader, by_topic, in_pieces
+from takhin_tiered.broker.responses import bounded, error_for, raise_for, trim_error, trim_result
 from takhin_tiered.errors import BrokerDenied, BrokerError, BrokerUnavailable, ConfigError, TrimRefused
 from takhin_tiered.segments.broker import TopicSettings, topic_settings
 from tests.support import free_port
@@ -96,18 +96,18 @@ async def test_an_address_that_makes_no_sense(bootstrap: str) -> None:
     ],
 )
 def test_what_an_error_code_means(code: int, kind: type[BrokerError], trim_kind: type[BrokerError]) -> None:
-    for error, wanted in ((meaning(code, "a-0"), kind), (trim_meaning(code, "a-0"), trim_kind)):
+    for error, wanted in ((error_for(code, "a-0"), kind), (trim_error(code, "a-0"), trim_kind)):
         assert type(error) is wanted
         assert "a-0" in str(error)
         assert str(code) in str(error)
     with pytest.raises(kind):
-        check(code, "a-0")
+        raise_for(code, "a-0")
 
 
 def test_no_error() -> None:
-    assert meaning(0, "a-0") is None
-    assert trim_meaning(0, "a-0") is None
-    check(0, "a-0")
+    assert error_for(0, "a-0") is None
+    assert trim_error(0, "a-0") is None
+    raise_for(0, "a-0")
 
 
 TIMED_OUT = BrokerUnavailable("7")
@@ -115,7 +115,7 @@ REFUSED = TrimRefused("44")
 
 
 @pytest.mark.parametrize(
-    ("told", "start", "expected"),
+    ("reported", "start", "expected"),
     [
         (30, 30, 30),
         (30, 40, 40),
@@ -128,20 +128,20 @@ REFUSED = TrimRefused("44")
         (REFUSED, 30, REFUSED),
     ],
 )
-def test_what_a_trim_came_to(told: int | BrokerError, start: int | None, expected: int | BrokerError) -> None:
-    assert outcome(told, start, 30) is expected
+def test_what_a_trim_came_to(reported: int | BrokerError, start: int | None, expected: int | BrokerError) -> None:
+    assert trim_result(reported, start, 30) is expected
 
 
 async def test_a_question_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("takhin_tiered.broker.answers._OPERATION_SECONDS", 0.05)
+    monkeypatch.setattr("takhin_tiered.broker.responses._OPERATION_SECONDS", 0.05)
     with pytest.raises(BrokerUnavailable, match="Kafka is slow: no answer in"):
-        async with answer("Kafka is slow"):
+        async with bounded("Kafka is slow"):
             await asyncio.sleep(10)
 
 
 async def test_an_answer_that_makes_no_sense() -> None:
     with pytest.raises(BrokerError, match="odd: invalid literal"):
-        async with answer("odd"):
+        async with bounded("odd"):
             int("seven")
 
 
@@ -152,9 +152,11 @@ def test_topic_settings() -> None:
 
 
 def test_partitions_are_asked_about_in_groups() -> None:
-    places = {("a", number): Place(number % 2, (0, 1)) for number in range(1200)} | {("b", 0): Place(-1, (0,))}
-    pieces = list(by_leader(places))
+    assignments = {("a", number): Assignment(number % 2, (0, 1)) for number in range(1200)} | {
+        ("b", 0): Assignment(-1, (0,))
+    }
+    pieces = list(by_leader(assignments))
     assert [(leader, len(partitions)) for leader, partitions in pieces] == [(0, 500), (0, 100), (1, 500), (1, 100)]
-    assert {partition for _, partitions in pieces for partition in partitions} == set(places) - {("b", 0)}
+    assert {partition for _, partitions in pieces for partition in partitions} == set(assignments) - {("b", 0)}
     assert by_topic([(("a", 0), 5), (("b", 1), 6), (("a", 2), 7)]) == [("a", [(0, 5), (2, 7)]), ("b", [(1, 6)])]
     assert list(in_pieces([], 2)) == []

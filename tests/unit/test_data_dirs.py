@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from takhin_tiered.disk.files import DataDir, DataDirs, StandsTwice
+from takhin_tiered.disk.files import DataDir, DataDirs, DuplicatePartition
 from takhin_tiered.disk.lock import DataDirLock
-from takhin_tiered.disk.look import scan_partition
+from takhin_tiered.disk.partition_scan import scan_partition
 from takhin_tiered.disk.scan import ScanMemory, scan
 from takhin_tiered.errors import HeldElsewhere
 from takhin_tiered.segments.listing import PartitionListing
@@ -59,20 +59,20 @@ def test_a_partition_that_stands_twice_is_a_problem_that_names_both(
     brokers[1].segments("orders-1", 1)
     for number in range(3):
         brokers[1].segments(f"other-{number}", 1)
-    found = by_name(scan(dirs, ScanMemory(), alone=alone))
+    found = by_name(scan(dirs, ScanMemory(), helper_threshold=alone))
     for path in (brokers[0].root / "orders-0", brokers[2].root / "orders-0"):
         assert str(path) in found["orders-0"].problem
     assert found["orders-0"].rows == {}
     assert [name for name, listing in found.items() if listing.problem] == ["orders-0"]
-    with pytest.raises(StandsTwice), dirs.partition("orders-0"):
+    with pytest.raises(DuplicatePartition), dirs.partition("orders-0"):
         pass
-    with pytest.raises(StandsTwice):
+    with pytest.raises(DuplicatePartition):
         scan_partition(dirs, "orders-0")
 
 
 def test_a_partition_that_moved_is_seen_where_it_is_now(brokers: list[Broker], dirs: DataDirs) -> None:
     path = brokers[0].segments("orders-0", 2)[0]
-    memory = ScanMemory(few=0)
+    memory = ScanMemory(full_below=0)
     for each in brokers:
         if (each.root / "orders-0").exists():
             os.utime(each.root / "orders-0", (time.time() - 60,) * 2)

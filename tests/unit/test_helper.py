@@ -41,12 +41,12 @@ def children() -> set[int]:
 
 def test_a_scan_with_a_helper_sees_what_one_without_sees(broker: Broker, data_dir: DataDir) -> None:
     (broker.root / "orders-11" / "00000000000000000007.log.takhin-tmp").write_bytes(b"")
-    alone, memory, before = by_name(scan(data_dir, ScanMemory())), ScanMemory(few=0), children()
-    assert by_name(scan(data_dir, memory, alone=0)) == alone
+    alone, memory, before = by_name(scan(data_dir, ScanMemory())), ScanMemory(full_below=0), children()
+    assert by_name(scan(data_dir, memory, helper_threshold=0)) == alone
     assert len(alone) == PARTITIONS
     assert alone[3].unfinished == ("00000000000000000007.log.takhin-tmp",)
     # Directories are known as they stood before the helper read them.
-    partial = [listing.directory for listing in scan(data_dir, memory, alone=0) if listing.partial]
+    partial = [listing.directory for listing in scan(data_dir, memory, helper_threshold=0) if listing.partial]
     assert len(partial) == PARTITIONS - 1
     assert children() == before
 
@@ -65,7 +65,7 @@ def test_the_helper_follows_no_symlink_and_knows_no_partition_that_is_gone(broke
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_a_scan_goes_on_when_its_helper_dies(data_dir: DataDir, number: signal.Signals) -> None:
     alone, before = by_name(scan(data_dir, ScanMemory())), children()
-    found, listings = [], scan(data_dir, ScanMemory(), alone=0)
+    found, listings = [], scan(data_dir, ScanMemory(), helper_threshold=0)
     for listing in listings:
         found.append(listing)
         for pid in children() - before:
@@ -76,13 +76,13 @@ def test_a_scan_goes_on_when_its_helper_dies(data_dir: DataDir, number: signal.S
 def test_a_scan_goes_on_where_no_helper_can_be_started(data_dir: DataDir, monkeypatch: pytest.MonkeyPatch) -> None:
     alone = by_name(scan(data_dir, ScanMemory()))
     monkeypatch.setattr(sys, "executable", "/absent/python")
-    assert by_name(scan(data_dir, ScanMemory(), alone=0)) == alone
+    assert by_name(scan(data_dir, ScanMemory(), helper_threshold=0)) == alone
     with Helper(data_dir) as helper, pytest.raises(HelperFailed):
         helper.ask("orders-0")
 
 
 def test_a_scan_that_breaks_off_leaves_no_helper(data_dir: DataDir) -> None:
-    before, listings = children(), scan(data_dir, ScanMemory(), alone=0)
+    before, listings = children(), scan(data_dir, ScanMemory(), helper_threshold=0)
     for _ in range(3):
         next(listings)
     assert len(children() - before) == 1

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from takhin_tiered.cli.broker import broker_words, idle_words
+from takhin_tiered.cli.broker import broker_text, idle_text
 from takhin_tiered.segments.broker import TopicSettings
 from takhin_tiered.segments.outlook import idle_tails
 from takhin_tiered.segments.policy import Policy
@@ -56,10 +56,10 @@ def test_what_is_said() -> None:
         compacted_partitions=0,
         file_problems=(),
     )
-    assert "1 topic may lose its tail when idle (segment.ms)" in broker_words(found)
-    assert "idle" not in broker_words(replace(found, idle_tail_topics=()))
-    assert idle_words([]) == ""
-    said = idle_words([f"topic-{number}" for number in range(12)])
+    assert "1 topic may lose its tail when idle (segment.ms)" in broker_text(found)
+    assert "idle" not in broker_text(replace(found, idle_tail_topics=()))
+    assert idle_text([]) == ""
+    said = idle_text([f"topic-{number}" for number in range(12)])
     assert "topic-0, topic-1" in said
     assert "and 2 more" in said
     assert "topic-10" not in said

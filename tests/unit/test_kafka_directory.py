@@ -83,10 +83,10 @@ def test_a_file_that_cannot_be_understood_is_named(tmp_path: Path, fd: int) -> N
     found = read(fd)
     assert found == LogDirectory(None, "", "", {}, {}, frozenset(), True, found.problems)
     assert [problem.split(":")[0] for problem in found.problems] == [
-        "meta.properties cannot be understood",
-        "replication-offset-checkpoint cannot be understood",
+        "meta.properties cannot be parsed",
+        "replication-offset-checkpoint cannot be parsed",
         "log-start-offset-checkpoint cannot be read",
-        "cleaner-offset-checkpoint cannot be understood",
+        "cleaner-offset-checkpoint cannot be parsed",
     ]
 
 
@@ -119,7 +119,7 @@ def test_a_partition_is_read(tmp_path: Path, fd: int) -> None:
     found = read_partition(fd)
     assert (found.topic_id, found.leader_epochs) == ("6cE8FTEmRbSYQ9bBpyX0kg", ())
     assert found.problems == (
-        "leader-epoch-checkpoint cannot be understood: the checkpoint is cut off before its first entry",
+        "leader-epoch-checkpoint cannot be parsed: the checkpoint is cut off before its first entry",
     )
 
 

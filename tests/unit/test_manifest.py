@@ -240,7 +240,7 @@ def test_values_that_make_no_sense_for_a_file_are_refused(change: dict[str, obje
 
 
 def test_a_later_version_is_refused_with_what_to_do() -> None:
-    with pytest.raises(ObjectCorrupt, match=f"has version {VERSION + 1}.*knows up to {VERSION}") as caught:
+    with pytest.raises(ObjectCorrupt, match=f"has version {VERSION + 1}.*supports versions up to {VERSION}") as caught:
         read(json.dumps({"version": VERSION + 1, "all": "different"}).encode())
     assert "later" in caught.value.hint
 

@@ -135,14 +135,14 @@ def test_what_is_in_the_archive_only_is_kept_there() -> None:
 
 
 def test_a_restored_segment_stays_for_its_lease() -> None:
-    assert_kept(restored(lease=3600), "restored, its lease has 60 min to run")
+    assert_kept(restored(lease=3600), "restored, its lease ends in 60 min")
     assert decide(restored(lease=3600)).tier is Tier.HOT
 
 
 def test_a_lease_that_ended_is_evicted_without_an_upload() -> None:
     step = decide(restored(lease=0))
     assert (step.verb, step.uploads, step.frees) == (Verb.EVICT, 0, 320)
-    assert "its lease has ended and the archive holds it" in step.reason
+    assert "archived, and its lease has ended" in step.reason
     assert step.local == files()
 
 
@@ -153,13 +153,13 @@ def test_a_lease_that_ended_while_it_is_not_cold_yet_is_kept() -> None:
 
 def test_what_the_archive_holds_already_leaves_the_disk() -> None:
     step = decide(copied())
-    assert (step.verb, step.uploads, step.frees, step.reason) == (Verb.EVICT, 0, 320, "the archive holds it")
+    assert (step.verb, step.uploads, step.frees, step.reason) == (Verb.EVICT, 0, 320, "cold, already archived")
 
 
 def test_mode_copy_keeps_every_local_file() -> None:
-    assert_kept(copied(), "its mode keeps local files", COPY)
-    assert_kept(restored(lease=-10), "its mode keeps local files", COPY)
-    assert_kept(restored(lease=-10), "its mode keeps local files", replace(COPY, cache_size=0))
+    assert_kept(copied(), "mode copy keeps local files", COPY)
+    assert_kept(restored(lease=-10), "mode copy keeps local files", COPY)
+    assert_kept(restored(lease=-10), "mode copy keeps local files", replace(COPY, cache_size=0))
     leftover = replace(archived(), local=LocalFiles(offset_index=FileStat(8, 1, 1)))
     assert_kept(leftover, "index files without a .log", COPY)
 
@@ -169,7 +169,7 @@ def test_a_copy_that_differs_from_what_was_proven_is_archived_not_dropped(change
     for segment in (copied(), restored(lease=-10), restored(lease=-10, size=20_000)):
         step = decide(replace(segment, local=changed))
         assert step.verb is Verb.ARCHIVE
-        assert "not the ones that were archived" in step.reason
+        assert "its files changed after they were archived" in step.reason
         assert step.uploads == changed.size
     step = decide(replace(copied(), local=changed), COPY)
     assert step.verb is Verb.COPY
@@ -193,7 +193,7 @@ def test_the_cache_drops_what_was_read_longest_ago() -> None:
     segments = [restored(at, lease=-10, read=read, age=200) for at, read in enumerate((30, 10, 20, 40))]
     steps = plan(segments, replace(POLICY, cache_size=640)).steps
     assert [step.verb for step in steps] == [Verb.EVICT, Verb.KEEP, Verb.KEEP, Verb.EVICT]
-    assert "outgrew the local cache" in steps[0].reason
+    assert "exceed the local cache" in steps[0].reason
     assert [step.frees for step in steps] == [320, 0, 0, 320]
     assert [step.verb for step in plan(segments, replace(POLICY, cache_size=639)).steps].count(Verb.KEEP) == 1
     assert plan(segments, replace(POLICY, cache_size=1280)).work == ()

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from takhin_tiered.catalog.record import from_schema_2, from_schema_4, pack, stands_so, unpack
+from takhin_tiered.catalog.record import from_schema_2, from_schema_4, is_unchanged, pack, unpack
 from takhin_tiered.segments.listing import local_files, pack_seen
 from takhin_tiered.segments.model import NO_FILES, Archive, FileStat, LocalFiles, Segment
 from takhin_tiered.segments.names import MAX_OFFSET, MAX_PARTITION, FileKind, SegmentId
@@ -101,10 +101,10 @@ def test_a_row_is_recognized_by_what_a_look_at_the_disk_shows(segment: Segment) 
     lease_is_over = segment.local.log is None and bool(segment.lease_until)
     seen = pack_seen(segment.local)
     assert local_files(row) == local_files(seen) == segment.local
-    assert stands_so(row, seen, active=segment.active) is (segment.settled and not lease_is_over)
-    assert not stands_so(row, seen, active=not segment.active)
+    assert is_unchanged(row, seen, active=segment.active) is (segment.settled and not lease_is_over)
+    assert not is_unchanged(row, seen, active=not segment.active)
     other = LocalFiles(FileStat(1, 2, 3), None, FileStat(4, 5, 6))
-    assert stands_so(row, pack_seen(other), active=segment.active) is (segment.settled and segment.local == other)
+    assert is_unchanged(row, pack_seen(other), active=segment.active) is (segment.settled and segment.local == other)
 
 
 @given(segments())

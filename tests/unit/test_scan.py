@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from takhin_tiered.disk.files import DataDir, as_file_stat
-from takhin_tiered.disk.look import scan_partition
+from takhin_tiered.disk.partition_scan import scan_partition
 from takhin_tiered.disk.scan import ScanMemory, scan
 from takhin_tiered.segments.listing import PartitionListing
 from takhin_tiered.segments.model import FileStat, LocalFiles
@@ -236,7 +236,7 @@ def aged(directory: Path, seconds: float = 60.0) -> None:
 def test_a_directory_that_is_as_it_was_is_not_read_again(broker: Broker, data_dir: DataDir) -> None:
     broker.segments("orders-0", 2)
     aged(broker.root / "orders-0")
-    memory = ScanMemory(few=0)
+    memory = ScanMemory(full_below=0)
     (first,) = scan(data_dir, memory)
     assert (first.partial, len(files_in(first))) == (False, 3)
     (second,) = scan(data_dir, memory, lambda topic, partition: [0] if (topic, partition) == ("orders", 0) else [])
@@ -251,7 +251,7 @@ def test_a_directory_that_is_as_it_was_is_not_read_again(broker: Broker, data_di
 def test_what_changed_in_place_is_seen_where_it_is_asked_for(broker: Broker, data_dir: DataDir) -> None:
     broker.segments("orders-0", 1)
     aged(broker.root / "orders-0")
-    memory = ScanMemory(few=0)
+    memory = ScanMemory(full_below=0)
     (first,) = scan(data_dir, memory)
     assert first.active is not None
     active = f"orders-0/{first.active:020d}.log"
@@ -267,7 +267,7 @@ def test_another_directory_of_the_same_name_and_time_is_read(broker: Broker, dat
     broker.segments("orders-0", 1)
     place = broker.root / "orders-0"
     aged(place)
-    memory = ScanMemory(few=0)
+    memory = ScanMemory(full_below=0)
     list(scan(data_dir, memory))
     then = place.stat().st_mtime_ns
     place.rename(tmp_path / "aside")
@@ -282,7 +282,7 @@ def test_a_clock_that_was_set_back_is_not_believed(
 ) -> None:
     broker.segments("orders-0", 1)
     aged(broker.root / "orders-0", -3600)
-    memory = ScanMemory(few=0)
+    memory = ScanMemory(full_below=0)
     for _ in range(3):
         (found,) = scan(data_dir, memory)
         assert not found.partial
@@ -291,7 +291,7 @@ def test_a_clock_that_was_set_back_is_not_believed(
 def test_once_in_a_while_everything_is_read(broker: Broker, data_dir: DataDir, monkeypatch: pytest.MonkeyPatch) -> None:
     broker.segments("orders-0", 1)
     aged(broker.root / "orders-0")
-    memory = ScanMemory(few=0)
+    memory = ScanMemory(full_below=0)
     begun = time.monotonic()
     for hours, partial in ((0, False), (1, True), (7, False), (8, True)):
         monkeypatch.setattr("takhin_tiered.disk.scan.time.monotonic", lambda hours=hours: begun + hours * 3600)

@@ -1,4 +1,4 @@
-"""Partitions in the groups in which a cluster is asked about them: by leader, by topic, and not too many at once."""
+"""Partitions grouped for requests: by leader, by topic, and not too many in one request."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ AT_ONCE = 500
 """Topics or partitions in one request."""
 
 
-class Place(NamedTuple):
-    """Where a partition is; ``leader`` is -1 while it has none."""
+class Assignment(NamedTuple):
+    """The brokers of a partition; ``leader`` is -1 while it has none."""
 
     leader: int
     replicas: tuple[int, ...]
 
 
-def by_leader(places: Mapping[Partition, Place]) -> Iterator[tuple[int, list[Partition]]]:
-    """The partitions that have a leader, in pieces for one request each."""
+def by_leader(assignments: Mapping[Partition, Assignment]) -> Iterator[tuple[int, list[Partition]]]:
+    """The partitions that have a leader, in batches for one request each."""
     groups: dict[int, list[Partition]] = defaultdict(list)
-    for partition, place in places.items():
-        if place.leader >= 0:
-            groups[place.leader].append(partition)
+    for partition, assignment in assignments.items():
+        if assignment.leader >= 0:
+            groups[assignment.leader].append(partition)
     for leader, partitions in groups.items():
         for piece in in_pieces(partitions, AT_ONCE):
             yield leader, piece

@@ -1,4 +1,4 @@
-"""A look at one partition: what stands in its directory now."""
+"""The scan of one partition directory."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _NONE = [b""] * len(FileKind)
 _SAME_TIME_NS = 1_000_000_000
 
 
-class Look(NamedTuple):
-    """``directory`` is how it stood before it was read, None for one that could not be."""
+class PartitionScan(NamedTuple):
+    """``directory`` is its status before it was read; None if it could not be read."""
 
     listing: PartitionListing
     directory: os.stat_result | None
 
 
-def look_at(data_dir: DataDir, name: str) -> Look | None:
+def scan_in(data_dir: DataDir, name: str) -> PartitionScan | None:
     """None if there is no such partition; one that cannot be read is listed with its ``problem``."""
     try:
         status = os.stat(name, dir_fd=data_dir.fd, follow_symlinks=False)
@@ -33,14 +33,14 @@ def look_at(data_dir: DataDir, name: str) -> Look | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        return unreadable(name, error)
-    return None if listing is None else Look(listing, status)
+        return failed_scan(name, error)
+    return None if listing is None else PartitionScan(listing, status)
 
 
-def unreadable(name: str, error: OSError) -> Look | None:
+def failed_scan(name: str, error: OSError) -> PartitionScan | None:
     parsed = parse_partition(name)
     problem = error.strerror or str(error)
-    return None if parsed is None else Look(PartitionListing(*parsed, {}, None, problem=problem), None)
+    return None if parsed is None else PartitionScan(PartitionListing(*parsed, {}, None, problem=problem), None)
 
 
 def scan_partition(data_dir: DataDir | DataDirs, name: str) -> PartitionListing | None:
@@ -55,7 +55,7 @@ def scan_partition(data_dir: DataDir | DataDirs, name: str) -> PartitionListing 
 
 
 def _read(data_dir: DataDir | DataDirs, name: str, parsed: tuple[str, int]) -> PartitionListing:
-    # A first scan comes by here for each of millions of files: nothing is called or made that need not be.
+    # A first scan handles millions of files here: avoid every call and object that is not needed.
     found: dict[str, list[bytes]] = {}
     unfinished: list[str] = []
     unseen_logs: list[str] = []
@@ -90,7 +90,7 @@ def _read(data_dir: DataDir | DataDirs, name: str, parsed: tuple[str, int]) -> P
 
 
 def _is_later(modified_ns: int, row: bytes | None) -> bool:
-    """Than the log of this row, and not just because both were written, or copied here, at the same time."""
+    """Whether it was modified later than this row's log, by more than a copy of both at the same time explains."""
     log = None if row is None else local_files(row).log
     return log is not None and modified_ns - log.mtime_ns > _SAME_TIME_NS
 
