@@ -1,4 +1,4 @@
-"""``demo``: the main job from end to end, on made-up Kafka segments, with a directory as the store."""
+"""``demo``: archive and restore sample Kafka segments, with a directory as the store."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ _TRIPLE = (FileKind.LOG, FileKind.INDEX, FileKind.TIMEINDEX)
 def demo(
     keep: Annotated[bool, typer.Option("--keep", help="Keep the files, and run the daemon afterwards.")] = False,
 ) -> None:
-    """The main job on made-up Kafka segments and a directory store: no cloud needed."""
+    """Archive and restore sample Kafka segments, with a directory as the store: no cloud needed."""
     logs.configure_for_command()
     finish(_run_demo(keep=keep))
 
 
 async def _run_demo(*, keep: bool) -> None:
-    """Show the whole job in less than a minute; with ``keep``, serve afterwards."""
+    """Run all steps in less than a minute; with ``keep``, serve afterwards."""
     # The environment may name a real data directory and a real bucket: the demo must not touch them.
     for name in [name for name in os.environ if name.startswith(ENV_PREFIX)]:
         del os.environ[name]
@@ -197,6 +197,6 @@ async def _serve(out: Console, settings: Settings, config: Path) -> None:
 
 def _print_next(out: Console) -> None:
     out.print("[bold]What next[/bold]")
-    out.print("   takhin-tiered demo --keep            the same, and then a daemon to play with")
+    out.print("   takhin-tiered demo --keep            the same, then a daemon that keeps running")
     out.print("   takhin-tiered --help                 all commands")
     out.print("   README.md                            MinIO with docker compose, S3, a live broker")

@@ -23,7 +23,7 @@ def rebuild(context: typer.Context) -> None:
         for path in found.lost:
             console().print(f"LOST {path}: neither in the archive nor on disk")
         console().print(
-            f"{counted(found.learned, 'archived segment')} found in the store, {len(found.lost)} lost, "
+            f"{counted(found.learned, 'archived segment')} added or updated in the catalog, {len(found.lost)} lost, "
             f"{counted(found.strays, 'object')} without a manifest ignored"
         )
         exit_on_failures(len(found.lost))

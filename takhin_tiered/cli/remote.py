@@ -157,7 +157,7 @@ class Remote:
             raise self._unresponsive(error) from error
         if answer.status == 401:
             has_one = "Authorization" in self._session.headers
-            wants = "rejects the API token of this command" if has_one else "requires its API token"
+            wants = "refuses the API token of this command" if has_one else "requires its API token"
             raise RemoteError(
                 f"the data directory is held by {self._holder.description}, and it {wants}",
                 hint="Run this command with the daemon's configuration (storage.tiered.api.token), or set "

@@ -148,7 +148,9 @@ class PlanResult:
 
 @dataclass(frozen=True, slots=True)
 class RebuildResult:
-    """``learned``: manifests read; ``lost``: segments that are nowhere now; ``strays``: objects without a manifest."""
+    """``learned``: segments added to the catalog or updated; ``lost``: segments that are nowhere now; ``strays``:
+    objects without a manifest.
+    """
 
     learned: int
     lost: tuple[str, ...]

@@ -276,7 +276,7 @@ def test_an_unreachable_store_is_waited_for(broker: Broker, tmp_path: Path) -> N
         ({"COLD_AGE_HOURS": "1", "WARM_AGE_HOURS": "2"}, "must be less than"),
         ({"ARCHIVE_INTERVAL_MINUTES": "0"}, "storage.tiered.archive.interval.minutes"),
         ({"COLD_AGE_HOUR": "1"}, "nearest known key is TAKHIN_STORAGE_TIERED_COLD_AGE_HOURS"),
-        ({"S3_ENDPOINT": "localhost:9000"}, "must be like http://minio:9000"),
+        ({"S3_ENDPOINT": "localhost:9000"}, "must be a URL like http://minio:9000"),
         ({"API_HOST": "0.0.0.0"}, "set storage.tiered.api.token"),
         ({"API_HOST": "192.0.2.1", "API_TOKEN": "t"}, "cannot listen on 192.0.2.1"),
         ({"S3_BUCKET": "", "ENABLED": "true"}, "needs a store"),

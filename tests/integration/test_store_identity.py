@@ -208,7 +208,7 @@ async def test_a_data_directory_that_is_moved_away_is_left_alone(
         other = Broker(broker.root)
         new = other.segments("new-0", 1)
         for _ in range(2):
-            with pytest.raises(DiskError, match="not the directory that it was"):
+            with pytest.raises(DiskError, match="not the directory that was opened"):
                 await storage.run_cycle()
         with pytest.raises(DiskError, match="moved away"):
             await storage.archive_segment(closed[0])

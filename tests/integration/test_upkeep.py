@@ -134,7 +134,7 @@ async def test_rebuild_and_restore_bring_everything_back_to_an_empty_machine(bro
 
     rebuilt = command(settings, "rebuild")
     assert (rebuilt.returncode, rebuilt.stderr) == (0, "")
-    assert "6 archived segments learned" in rebuilt.stdout
+    assert "6 archived segments added or updated" in rebuilt.stdout
     restored = command(settings, "restore", "*")
     assert (restored.returncode, restored.stderr) == (0, "")
     assert {
