@@ -51,7 +51,7 @@ def require_in_place(data_dir: DataDirs) -> None:
     for root in data_dir.roots:
         if not root.is_in_place():
             raise DiskError(
-                f"storage.data.dir {root.path} is not the directory that was opened at the start: it was moved, "
+                f"storage.data.dir {root.path} is not the directory that was opened at the start: it was moved away, "
                 "created again, or mounted over",
                 hint="Nothing is moved or removed in either directory. Restart the daemon to use the present one",
             )
