@@ -101,8 +101,8 @@ class Evictor:
             eviction.is_done = True
         elif self.leaves_gap(segment.id):
             raise SegmentRefused(
-                f"segment {path} stays on the disk, as a lower one does: consumers pass a gap between them "
-                "without a word",
+                f"segment {path} stays on the disk, as a lower one does: consumers would skip the gap between "
+                "them silently",
                 segment=path,
             )
         if segment.quarantine and not eviction.is_done:

@@ -172,10 +172,10 @@ class Proxy:
                 pass
             await _refuse(writer, method, *_REFUSALS[kind])
             return True
-        if (said := self.dialect(method, unquote(parts.path), unquote(parts.query), head)) is not None:
+        if (answered := self.dialect(method, unquote(parts.path), unquote(parts.query), head)) is not None:
             async for _ in _body(head, reader, is_answer=False):
                 pass
-            await _refuse(writer, method, *said, name=self.named)
+            await _refuse(writer, method, *answered, name=self.named)
             return True
         is_listing = method == "GET" and "prefix=" in parts.query and "uploads" not in parts.query
         if (self.page_size and is_listing) or self.overlooks:

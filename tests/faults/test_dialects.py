@@ -139,10 +139,10 @@ async def test_without_batches_deletes_go_one_by_one(bucket: Bucket, status: int
 async def test_what_a_batch_leaves_is_deleted_by_itself(bucket: Bucket) -> None:
     left = f"<Error><Key>{bucket.prefix}/a</Key><Code>InternalError</Code><Message>no</Message></Error>"
     gone = f"<Error><Key>{bucket.prefix}/b</Key><Code>NoSuchKey</Code><Message>no</Message></Error>"
-    said = f"<DeleteResult>{left}{gone}</DeleteResult>"
+    answered = f"<DeleteResult>{left}{gone}</DeleteResult>"
     async with proxy(bucket.endpoint) as between, opened(bucket, between) as store:
         await put(store, "a", b"x")
-        between.dialect = lambda method, _path, query, _head: (200, said) if is_batch(method, query) else None
+        between.dialect = lambda method, _path, query, _head: (200, answered) if is_batch(method, query) else None
         await store.delete(["a", "b"])
         assert await store.head("a") is None
 
@@ -236,10 +236,10 @@ async def test_checksum_headers_that_are_refused_in_parts_only(bucket: Bucket, w
     good = checksum_of(bytes_source(data), len(data), PART)
     async with proxy(bucket.endpoint) as between, opened(bucket, between) as store:
         between.dialect = refuse
-        said = await store.put("k", bytes_source(data), size=len(data), checksum=good, if_absent=True)
+        answered = await store.put("k", bytes_source(data), size=len(data), checksum=good, if_absent=True)
         # It was not seen to compare anything in parts.
-        assert said.sha256 is None
-        await prove(store, "k", len(data), good, answer=said, segment="")
+        assert answered.sha256 is None
+        await prove(store, "k", len(data), good, answer=answered, segment="")
         assert bucket.read("k") == data
         assert bucket.uploads() == []
 

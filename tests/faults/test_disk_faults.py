@@ -34,8 +34,8 @@ class Scene:
 
     def require_sound(self, storage: TieredStorage) -> None:
         assert self.truth.lost(self.closed) == {}
-        said = [(info.segment_path, info.state) for info in storage.segments()]
-        assert self.truth.misreported(said, self.closed) == []
+        reported = [(info.segment_path, info.state) for info in storage.segments()]
+        assert self.truth.misreported(reported, self.closed) == []
         assert self.truth.temporary_files() == []
         assert self.truth.store.uploads() == []
 

@@ -98,10 +98,10 @@ class MortalStore:
         self._world.step()
         if self._world.request_fails(after=False):
             raise StoreUnavailable("made to fail before anything was done")
-        said = await answer()
+        answered = await answer()
         if self._world.request_fails(after=True):
             raise StoreUnavailable("made to fail although it was done")
-        return said
+        return answered
 
     async def wants_md5(self) -> bool:
         return await self._store.wants_md5()
@@ -293,8 +293,8 @@ class Interleavings(RuleBasedStateMachine):
         assert report.failures == []
         assert self.truth.lost(self.required) == {}
         assert (self.truth.orphans(), self.truth.temporary_files(), self.truth.store.uploads()) == ([], [], [])
-        said = [(info.segment_path, info.state) for info in self.storage.segments()]
-        assert self.truth.misreported(said, self.required) == []
+        reported = [(info.segment_path, info.state) for info in self.storage.segments()]
+        assert self.truth.misreported(reported, self.required) == []
         assert all(self.truth.whole_in_store(path) for path in self.required)
         for path in sorted(self.required):
             assert self._try(partial(self.storage.restore_segment, path))

@@ -99,8 +99,8 @@ async def test_parts_are_proven_by_their_md5(weak: Bucket) -> None:
         with pytest.raises(ObjectCorrupt):
             await store.put("big", source, size=len(data), checksum=wrong)
         assert await store.head("big") is None
-        said = await store.put("big", source, size=len(data), checksum=good)
-        assert said.sha256 == good.sha256
+        answered = await store.put("big", source, size=len(data), checksum=good)
+        assert answered.sha256 == good.sha256
         info = await store.head("big")
         assert info is not None
         assert info.sha256 is None

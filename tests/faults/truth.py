@@ -117,9 +117,9 @@ class Truth:
                 lost[path] = size
         return lost
 
-    def misreported(self, said: Iterable[tuple[str, str]], paths: Iterable[str]) -> list[str]:
-        """Segments of which the program says a state that is not so; ``said`` are paths and states."""
-        states = dict(said)
+    def misreported(self, reported: Iterable[tuple[str, str]], paths: Iterable[str]) -> list[str]:
+        """Segments of which the program says a state that is not so; ``reported`` are paths and states."""
+        states = dict(reported)
         wrong = []
         for path in paths:
             state = states.get(path, "unknown")
@@ -131,7 +131,7 @@ class Truth:
             }
             if not so.get(state, False):
                 files = [name.rpartition(".")[2] for name in self.broker.on_disk(path)]
-                wrong.append(f"{path}: said {state}; on disk {files}, in the store {self.whole_in_store(path)}")
+                wrong.append(f"{path}: reported as {state}; on disk {files}, in the store {self.whole_in_store(path)}")
         return wrong
 
     def temporary_files(self) -> list[str]:

@@ -54,11 +54,11 @@ def test_all_is_well(broker: Broker, bucket: Bucket, tmp_path: Path) -> None:
         keys = bucket.keys()
         found = findings(settings)
         assert found["FAILED"] == []
-        said = "\n".join(found["ok"])
+        output = "\n".join(found["ok"])
         for words in ("valid", "1 partition directories", "state directory", "free", "list, put, get and delete",
                       "agrees with the store's", f"process {running.process.pid}", "2 in the archive only",
                       "running", "last cycle"):  # fmt: skip
-            assert words in said, words
+            assert words in output, words
         assert bucket.keys() == keys
 
 
@@ -121,9 +121,9 @@ def test_only_problems_are_listed(broker: Broker, settings: Settings, tmp_path: 
     assert bad not in command(settings, "ls", "--problem").stdout
     (tmp_path / "store" / bad).write_bytes(b"damaged")
     assert command(settings, "verify", "--deep").returncode == 1
-    said = command(settings, "ls", "--problem").stdout
-    assert bad in said
-    assert good not in said
+    output = command(settings, "ls", "--problem").stdout
+    assert bad in output
+    assert good not in output
 
 
 @pytest.mark.parametrize("held", [False, True])

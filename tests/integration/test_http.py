@@ -219,12 +219,12 @@ async def test_what_is_refused_stands_in_the_log_under_the_id_of_the_answer(brok
             with capture_logs([structlog.contextvars.merge_contextvars]) as logged:
                 answer = await client.request(method, target, headers=headers, json=body)
             assert answer.status_code == status
-            said = answer.json()
+            body = answer.json()
             lines = [line for line in logged if line["event"] in {"request refused", "request failed"}]
             assert [(line["status"], line["code"], line["error"]) for line in lines] == [
-                (status, said["code"], said["error"])
+                (status, body["code"], body["error"])
             ]
-            assert lines[0]["correlation_id"] == said["correlation_id"] == answer.headers["X-Correlation-ID"]
+            assert lines[0]["correlation_id"] == body["correlation_id"] == answer.headers["X-Correlation-ID"]
             assert (lines[0]["method"], lines[0]["path"]) == (method, target)
             assert lines[0]["log_level"] == ("error" if status >= 500 else "warning")
 
@@ -241,8 +241,8 @@ async def test_metrics_tell_the_build_and_the_process_and_have_their_form(broker
     checked = subprocess.run([promtool, "check", "metrics"], input=text, capture_output=True, text=True, check=False)
     # Two gauges keep the names that dashboards use.
     known = ("tiered_storage_segments_total", "tiered_storage_archived_segments_total")
-    said = (checked.stdout + checked.stderr).splitlines()
-    assert [line for line in said if line and not line.startswith(known)] == []
+    output = (checked.stdout + checked.stderr).splitlines()
+    assert [line for line in output if line and not line.startswith(known)] == []
 
 
 async def test_ready_only_when_every_check_passes(broker: Broker, tmp_path: Path) -> None:

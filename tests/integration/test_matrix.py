@@ -143,22 +143,22 @@ def test_no_traceback_and_words_that_help(
             began = time.monotonic()
             ended = place.run(user, *command)
             took = time.monotonic() - began - start
-            said = ended.stdout + ended.stderr
+            output = ended.stdout + ended.stderr
             complaints = []
-            if "Traceback" in said or "unexpected error" in said:
+            if "Traceback" in output or "unexpected error" in output:
                 complaints.append("a traceback")
             if ended.returncode not in {0, 1, 2}:
                 complaints.append(f"exit {ended.returncode}")
             if command in LOOKING and took > 10:
                 complaints.append(f"{took:.1f} s")
             errors = [line for line in ended.stderr.splitlines() if line.startswith("Error:")]
-            if ended.returncode and not said.strip():
+            if ended.returncode and not output.strip():
                 complaints.append("no word")
             complaints += [f"no advice in {line!r}" for line in errors if ". " not in line]
-            if "move catalog.db" in said:
+            if "move catalog.db" in output:
                 complaints.append("advice to move the catalog away")
             if complaints:
-                wrong.append(f"{user}: {' '.join(command)}: {', '.join(complaints)}\n{said[-1500:]}")
+                wrong.append(f"{user}: {' '.join(command)}: {', '.join(complaints)}\n{output[-1500:]}")
     assert not wrong, "\n".join(wrong)
 
 
@@ -188,12 +188,12 @@ def test_a_full_state_disk_is_no_damage(broker: Broker, tmp_path: Path) -> None:
                     break
         for command in (["status"], ["ls"], ["plan"], ["run", "--once"], ["rebuild"], ["archive", "orders-0"]):
             ended = place.run("root", *command)
-            said = ended.stdout + ended.stderr
-            assert "Traceback" not in said
-            assert "unexpected error" not in said
-            assert "move catalog.db" not in said
-            assert "earlier release" not in said
-            assert ended.returncode == 0 or "Make room" in said, said
+            output = ended.stdout + ended.stderr
+            assert "Traceback" not in output
+            assert "unexpected error" not in output
+            assert "move catalog.db" not in output
+            assert "earlier release" not in output
+            assert ended.returncode == 0 or "Make room" in output, output
     finally:
         subprocess.run(["umount", str(small)], check=True)
 

@@ -63,21 +63,21 @@ LONG = "a-topic-with-quite-a-long-name.of-the-payments-department.v2-117"
 def test_tables_lose_nothing_that_matters(broker: Broker, settings: Settings, width: int) -> None:
     paths = [*broker.segments(LONG, 1), *broker.segments("orders-0", 2), *broker.segments("warm-0", 1, age_hours=WARM)]
     for arguments, words in ((["plan"], ["archive", "keep", "cold"]), (["ls"], ["local", "cold", "hot"])):
-        status, said = on_terminal(settings, *arguments, width=width)
-        lines = plain(said).splitlines()
+        status, output = on_terminal(settings, *arguments, width=width)
+        lines = plain(output).splitlines()
         assert status == 0
         assert max(map(len, lines)) <= width
-        assert all(Path(path).name in plain(said) for path in paths)
-        assert all(word in plain(said) for word in words)
-        assert LONG in "".join(plain(said).split()) or width < 100
-        assert "…" not in said
+        assert all(Path(path).name in plain(output) for path in paths)
+        assert all(word in plain(output) for word in words)
+        assert LONG in "".join(plain(output).split()) or width < 100
+        assert "…" not in output
     assert command(settings, "run", "--once").returncode == 0
-    status, said = on_terminal(settings, "ls", "--partitions", width=width)
-    assert max(map(len, plain(said).splitlines())) <= width
-    assert all(words in plain(said) for words in (LONG, "orders-0", "0-119", "120-179", "~0"))
+    status, output = on_terminal(settings, "ls", "--partitions", width=width)
+    assert max(map(len, plain(output).splitlines())) <= width
+    assert all(words in plain(output) for words in (LONG, "orders-0", "0-119", "120-179", "~0"))
     if width == 200:
-        said = on_terminal(settings, "ls", width=width)[1]
-        assert all(path in plain(said) for path in paths)
+        output = on_terminal(settings, "ls", width=width)[1]
+        assert all(path in plain(output) for path in paths)
 
 
 def test_a_pipe_gets_every_path_on_one_line(broker: Broker, settings: Settings) -> None:
@@ -97,11 +97,11 @@ def test_no_color_is_honoured(broker: Broker, settings: Settings) -> None:
 
 def test_one_cycle_on_a_terminal_ends_in_a_summary(broker: Broker, settings: Settings) -> None:
     closed = broker.segments("orders-0", 3)
-    status, said = on_terminal(settings, "run", "--once", width=120)
+    status, output = on_terminal(settings, "run", "--once", width=120)
     assert status == 0
-    assert "{" not in plain(said)
-    assert "3 segments archived, 0 copied, 3 evicted" in plain(said)
-    assert "segments 0" in plain(said)  # the bar, before the first segment
+    assert "{" not in plain(output)
+    assert "3 segments archived, 0 copied, 3 evicted" in plain(output)
+    assert "segments 0" in plain(output)  # the bar, before the first segment
     assert not any(broker.on_disk(path) for path in closed)
     assert "Nothing to do" in plain(on_terminal(settings, "run", "--once", width=120)[1])
     # Not on a terminal it is a log.
@@ -114,9 +114,9 @@ def test_progress_is_told_in_bytes(broker: Broker, settings: Settings, tmp_path:
 
     def check() -> None:
         for arguments in (["archive", "orders-0"], ["verify", "--deep"], ["restore", "orders-0"], ["rebuild"]):
-            status, said = on_terminal(settings, *arguments, width=120)
-            assert status == 0, plain(said)
-            assert re.search(r"[0-9.]+/[0-9?.]+ [KMk]i?B", plain(said)) or arguments == ["rebuild"], plain(said)
+            status, output = on_terminal(settings, *arguments, width=120)
+            assert status == 0, plain(output)
+            assert re.search(r"[0-9.]+/[0-9?.]+ [KMk]i?B", plain(output)) or arguments == ["rebuild"], plain(output)
 
     if not held:
         check()
@@ -141,11 +141,11 @@ def test_every_help_ends_in_examples() -> None:
 
     for arguments in EVERY:
         for option in ("-h", "--help"):
-            said = CliRunner().invoke(app, [*arguments, option], terminal_width=80).output
-            end = said[said.index("Examples:") :].splitlines()[1:]
+            output = CliRunner().invoke(app, [*arguments, option], terminal_width=80).output
+            end = output[output.index("Examples:") :].splitlines()[1:]
             assert end, arguments
             assert all(line.strip().startswith("takhin-tiered ") for line in end if line.strip())
-            assert max(map(len, said.splitlines())) <= 80
+            assert max(map(len, output.splitlines())) <= 80
 
 
 def test_version_and_completion(settings: Settings) -> None:

@@ -70,7 +70,7 @@ def test_a_state_directory_inside_is_never_made(kafka: Kafka, new_program: NewPr
 
 
 def test_one_segment_from_the_middle_is_refused(kafka: Kafka, clients: Clients, new_program: NewProgram) -> None:
-    """It would leave a gap that consumers pass in silence."""
+    """It would leave a gap that consumers would skip silently."""
     clients.create("orders")
     clients.produce("orders", 6000)
     kafka.stop()

@@ -113,7 +113,7 @@ def _is_of_settings(code: str, words: str) -> bool:
     return code == "InvalidStorageClass" or "encryption" in words.lower() or "storage class" in words.lower()
 
 
-def word_by_md5(etags: Sequence[str], checksum: Checksum) -> str | None:
+def checksum_proven_by_md5(etags: Sequence[str], checksum: Checksum) -> str | None:
     """The SHA-256, where the server's ETags are the MD5 of the very bytes that it was taken of."""
     proven = [etag.strip('"') for etag in etags] == [md5.hex() for md5 in checksum.md5]
     return checksum.sha256 if proven else None

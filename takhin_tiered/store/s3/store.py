@@ -18,7 +18,7 @@ from takhin_tiered.errors import ObjectMissing, StoreDenied
 from takhin_tiered.store.base import Capabilities, Check, Notes, NotReadable, NotSupported, ObjectInfo, StoreTime
 from takhin_tiered.store.deadlines import Deadlines
 from takhin_tiered.store.landing import Seen, unseen
-from takhin_tiered.store.s3.answers import EmptyRange, date_of, is_of_this_machine, word_by_md5
+from takhin_tiered.store.s3.answers import EmptyRange, checksum_proven_by_md5, date_of, is_of_this_machine
 from takhin_tiered.store.s3.calls import Calls, Demands, Place
 from takhin_tiered.store.s3.clearing import delete_objects, find_whether_listed, remove_uploads
 from takhin_tiered.store.s3.client import Client
@@ -85,8 +85,10 @@ class S3Store:
 
         answer = await (self._server.put_if_absent(parcel, send) if if_absent else send(if_absent=False))
         by_md5 = check is Check.MD5 and parcel.checksum.md5
-        said = word_by_md5(answer["ETags"], parcel.checksum) if by_md5 else await self._word(answer)
-        return ObjectInfo(parcel.key, parcel.size, said, time.time())
+        checksum = (
+            checksum_proven_by_md5(answer["ETags"], parcel.checksum) if by_md5 else await self._kept_checksum(answer)
+        )
+        return ObjectInfo(parcel.key, parcel.size, checksum, time.time())
 
     async def wants_md5(self) -> bool:
         return await self._server.checks() is Check.MD5
@@ -102,7 +104,7 @@ class S3Store:
         except ObjectMissing:
             return None
         modified = answer["LastModified"].timestamp()
-        return ObjectInfo(key, answer["ContentLength"], await self._word(answer), modified)
+        return ObjectInfo(key, answer["ContentLength"], await self._kept_checksum(answer), modified)
 
     async def _head(self, key: str) -> Any:
         """With the checksum, but from a server that refuses to be asked for one."""
@@ -153,7 +155,7 @@ class S3Store:
         async with answer["Body"]:
             return True
 
-    async def _word(self, answer: Any) -> str | None:
+    async def _kept_checksum(self, answer: Any) -> str | None:
         """The checksum in an answer; None where it is only what the upload claimed, as the server never looks."""
         header = answer.get("ChecksumSHA256")
         return header_to_hex(header) if header and await self._server.checks() is Check.SHA256 else None
