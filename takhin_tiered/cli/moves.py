@@ -20,12 +20,13 @@ from takhin_tiered.errors import BucketMissing, SegmentNotFound, StoreDenied, St
 from takhin_tiered.segments.model import State
 from takhin_tiered.segments.names import PLAIN, SegmentId, parse_partition
 from takhin_tiered.segments.results import Status
+from takhin_tiered.vault.opened import SMALL
 
 _STORE_IS_DOWN = {StoreUnavailable.code, StoreDenied.code, StoreFull.code, BucketMissing.code}
 Paths = Annotated[list[str], typer.Argument(metavar="PATH...", help="orders-0/00000000000000000000.log, or a glob.")]
 _GLOB_CHARACTERS = frozenset("*?[")
 # Round trips dominate small segments, so more of them run at the same time.
-_SMALL, _SMALL_AT_ONCE = 256 << 10, 64
+_SMALL_AT_ONCE = 64
 
 
 def archive(
@@ -153,7 +154,7 @@ async def move_all(
         async def one(path: str) -> bool:
             nonlocal failures, down
             shown = path.removesuffix(f"@{PLAIN}")
-            async with small if sizes.get(path, _SMALL + 1) <= _SMALL else large:
+            async with small if sizes.get(path, SMALL + 1) <= SMALL else large:
                 if down:
                     failures += 1
                     return False

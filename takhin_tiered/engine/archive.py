@@ -18,7 +18,7 @@ from takhin_tiered.catalog.catalog import Catalog
 from takhin_tiered.concurrency import in_thread
 from takhin_tiered.disk.files import DataDirs
 from takhin_tiered.engine.branching import OtherIncarnation, branch
-from takhin_tiered.engine.copying import Copier, Task, ToArchive, for_each
+from takhin_tiered.engine.copying import Copier, Task, ToArchive, step_of_each
 from takhin_tiered.engine.evict import Evictor
 from takhin_tiered.engine.refresh import refresh, refresh_together, require_known
 from takhin_tiered.engine.situation import Situation
@@ -30,7 +30,7 @@ from takhin_tiered.store import ReadableStore
 from takhin_tiered.vault.opened import OpenSegment, close_all
 from takhin_tiered.vault.owned import OwnedPrefix
 from takhin_tiered.vault.writer import changed
-from takhin_tiered.verbs import named
+from takhin_tiered.verbs import named, only
 
 _SETTLE_SECONDS = 1.0
 _INCARNATIONS_TRIED = 3
@@ -56,10 +56,7 @@ class Archiver:
         Raises `SegmentNotFound`, `SegmentActive`, `SegmentChanged`, `SegmentConflict`, `SegmentRefused`,
         `StoreError` or `DiskError`; the local files are whole then, and nothing half done counts as archived.
         """
-        [result] = await self.archive_together(owned, [ToArchive(identity, expected)], evict=evict)
-        if isinstance(result, TakhinError):
-            raise result
-        return result
+        return only(await self.archive_together(owned, [ToArchive(identity, expected)], evict=evict))
 
     async def archive_together(
         self, owned: OwnedPrefix, wanted: Sequence[ToArchive], *, evict: bool
@@ -138,7 +135,7 @@ class Archiver:
         for task in tasks:
             task.before = task.wanted.expected or _last_seen(self.catalog, task.id)
         await self._refresh(tasks)
-        await for_each(tasks, self._require_ready)
+        await step_of_each(tasks, self._require_ready)
         to_copy = [task for task in tasks if task.is_to_do and not task.known.is_proven]
         began = time.monotonic()
         await self.copier.copy(owned, to_copy)

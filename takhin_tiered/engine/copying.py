@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from takhin_tiered import logs, work
 from takhin_tiered.catalog.catalog import Catalog
-from takhin_tiered.concurrency import all_of, in_thread
+from takhin_tiered.concurrency import in_thread
 from takhin_tiered.disk.access import disk_errors, open_partition
 from takhin_tiered.disk.files import DataDirs
 from takhin_tiered.engine.branching import OtherIncarnation
@@ -20,14 +20,14 @@ from takhin_tiered.errors import SegmentConflict, TakhinError
 from takhin_tiered.metrics import Metrics
 from takhin_tiered.points import reached
 from takhin_tiered.segments.manifest import Manifest
-from takhin_tiered.segments.model import NO_FILES, Archive, LocalFiles, Segment
+from takhin_tiered.segments.model import NO_FILES, LocalFiles, Segment
 from takhin_tiered.segments.names import FileKind, SegmentId
 from takhin_tiered.store import ReadableStore
 from takhin_tiered.vault.opened import Content, OpenSegment, close_all
 from takhin_tiered.vault.owned import OwnedPrefix
 from takhin_tiered.vault.proof import load_manifest
 from takhin_tiered.vault.writer import OtherBytes, Writer, Writing, changed, part_size_for
-from takhin_tiered.verbs import named
+from takhin_tiered.verbs import for_each, named, resumed
 
 _GENERATIONS_TRIED = 100
 
@@ -69,17 +69,9 @@ class Task:
         return not self.is_done and self.error is None
 
 
-async def for_each(tasks: Sequence[Task], step: Callable[[Task], Awaitable[None]]) -> None:
-    """Run a step for all unfinished tasks at once. One that fails keeps its error, and takes no later step."""
-
-    async def one(task: Task) -> None:
-        try:
-            with work.counting(task.work), named("archive", task.id.path):
-                await step(task)
-        except (TakhinError, OtherIncarnation) as error:
-            task.error = error
-
-    await all_of([one(task) for task in tasks if task.is_to_do])
+async def step_of_each(tasks: Sequence[Task], step: Callable[[Task], Awaitable[None]]) -> None:
+    """See `takhin_tiered.verbs.for_each`."""
+    await for_each(tasks, step, lambda task: resumed(task.work), OtherIncarnation)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +122,7 @@ class Copier:
             task.opened.content = None
             writings[task] = await self._begin(task, existing, generation, distrusted)
 
-        await for_each(tasks, begin)
+        await step_of_each(tasks, begin)
         writer = Writer(
             owned,
             self.catalog,
@@ -146,7 +138,7 @@ class Copier:
                 break
             await writer.write([writings[task] for task in todo])
             again = [task for task in todo if isinstance(writings[task].error, OtherBytes)]
-            await for_each(again, next_generation)
+            await step_of_each(again, next_generation)
             todo = [task for task in again if task.is_to_do]
         for task in todo:
             path = task.id.path
@@ -189,14 +181,7 @@ class Copier:
         for task, writing in written:
             manifest, identity = writing.manifest, task.id
             assert manifest is not None
-            archived = Archive(
-                manifest.generation,
-                manifest.size,
-                manifest.log.mtime_ns,
-                manifest.archived_at,
-                task.opened.stats,
-                manifest.end,
-            )
+            archived = manifest.in_short(task.opened.stats)
             segment = replace(task.known, archive=archived, damage=manifest.problem, last_failure="", quarantine="")
             if not self.catalog.is_current(identity):
                 # Meanwhile the log was found to be another incarnation from a lower segment on. The files belong to

@@ -6,13 +6,13 @@ local files still are the ones that were archived. If anything differs, they sta
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, replace
 
 from takhin_tiered import logs
 from takhin_tiered.catalog.catalog import Catalog
-from takhin_tiered.concurrency import all_of, in_thread
+from takhin_tiered.concurrency import in_thread
 from takhin_tiered.disk.access import disk_errors, is_behind, open_partition, read_local_checksum
 from takhin_tiered.disk.files import DataDirs, PartitionDir
 from takhin_tiered.disk.partition_scan import scan_partition
@@ -36,7 +36,7 @@ from takhin_tiered.store import ReadableStore
 from takhin_tiered.vault.opened import OpenSegment
 from takhin_tiered.vault.owned import OwnedPrefix
 from takhin_tiered.vault.proof import prove_archived
-from takhin_tiered.verbs import named, verb
+from takhin_tiered.verbs import for_each, named, only, verb
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +67,7 @@ class Evictor:
         Raises `SegmentActive`, `SegmentChanged`, `SegmentConflict`, `SegmentRefused`, `ObjectMissing`,
         `ObjectCorrupt`, `StoreUnavailable` or `DiskError`; what is not unlinked then is whole.
         """
-        [result] = await self.evict_together(owned, [segment], {})
-        if isinstance(result, TakhinError):
-            raise result
-        return result
+        return only(await self.evict_together(owned, [segment], {}))
 
     async def evict_together(
         self, owned: OwnedPrefix, segments: Sequence[Segment], copied: Mapping[SegmentId, OpenSegment]
@@ -80,8 +77,8 @@ class Evictor:
         Returns each segment after that, or its error; see `evict_held`. Raises errors that concern all of them.
         """
         evictions = [_Eviction(segment, copied.get(segment.id)) for segment in segments]
-        await _each(evictions, self._require_evictable)
-        await _each(evictions, self._require_proof)
+        await for_each(evictions, self._require_evictable, _named)
+        await for_each(evictions, self._require_proof, _named)
         todo = [eviction for eviction in evictions if eviction.is_to_do]
         if any(eviction.copied is None for eviction in todo):
             await self.catalog.flush()
@@ -155,7 +152,7 @@ class Evictor:
             self.catalog.put(eviction.segment)
             self.metrics.evictions.labels("success").inc()
             self.metrics.demotions.inc()
-            with named("evict", eviction.id.path):
+            with _named(eviction):
                 logs.logger().info("evicted", bytes=freed)
         await self.catalog.flush()
         for eviction in evictions:
@@ -233,14 +230,5 @@ class _Eviction:
         return not self.is_done and self.error is None
 
 
-async def _each(evictions: Sequence[_Eviction], step: Callable[[_Eviction], Awaitable[None]]) -> None:
-    """Run a step for all unfinished evictions at once. One that fails keeps its error, and takes no later step."""
-
-    async def one(eviction: _Eviction) -> None:
-        try:
-            with named("evict", eviction.id.path):
-                await step(eviction)
-        except TakhinError as error:
-            eviction.error = error
-
-    await all_of([one(eviction) for eviction in evictions if eviction.is_to_do])
+def _named(eviction: _Eviction) -> AbstractContextManager[None]:
+    return named("evict", eviction.id.path)

@@ -19,7 +19,7 @@ from takhin_tiered.engine.read_only import REASON, ReadOnlyPrefixes
 from takhin_tiered.engine.refresh import refresh, require_known
 from takhin_tiered.errors import SegmentRefused
 from takhin_tiered.points import reached
-from takhin_tiered.segments.model import Archive, Intent, State
+from takhin_tiered.segments.model import Intent, State
 from takhin_tiered.segments.names import SegmentId
 from takhin_tiered.store import ReadableStore
 from takhin_tiered.vault.owned import OwnedPrefix
@@ -80,10 +80,8 @@ class Expirer:
                     await self.read_only.is_read_only(identity)
                     and (below := await load_manifest(self.store, identity)) is not None
                 ):
-                    archived = Archive(below.generation, below.size, below.log.mtime_ns, below.archived_at)
-                    archived = replace(archived, last_offset=below.end)
                     self.catalog.put(
-                        replace(segment, archive=archived, damage=below.problem, last_failure="", quarantine="")
+                        replace(segment, archive=below.in_short(), damage=below.problem, last_failure="", quarantine="")
                     )
                 else:
                     self.catalog.remove(identity)

@@ -16,9 +16,8 @@ from takhin_tiered.points import reached
 from takhin_tiered.segments.manifest import Manifest
 from takhin_tiered.segments.names import FileKind
 from takhin_tiered.store import ReadableStore
+from takhin_tiered.vault.opened import SMALL
 
-SMALL = 256 << 10
-"""Bytes, up to which a file is fetched into memory, and written in one turn of a thread with others."""
 LOG_LAST = (*(kind for kind in FileKind if kind is not FileKind.LOG), FileKind.LOG)
 
 

@@ -16,7 +16,7 @@ from takhin_tiered import filesystems
 from takhin_tiered.catalog.catalog import Catalog
 from takhin_tiered.disk.access import disk_errors, read_local_checksum
 from takhin_tiered.disk.files import DataDirs, PartitionDir
-from takhin_tiered.disk.kafka import LEADER_EPOCHS, PARTITION_METADATA, read_partition
+from takhin_tiered.disk.kafka import LEADER_EPOCHS, PARTITION_METADATA, PartitionIdentity, read_partition
 from takhin_tiered.disk.partition_scan import scan_partition
 from takhin_tiered.engine.branching import incarnation_of
 from takhin_tiered.engine.brokers import runs_on
@@ -49,7 +49,7 @@ class Placement:
     def __init__(self, catalog: Catalog, data_dir: DataDirs, partition: PartitionDir, identity: SegmentId) -> None:
         self._catalog, self._data_dir, self._partition, self._id = catalog, data_dir, partition, identity
         self._listing: PartitionListing | None = None
-        self._found = read_partition(partition.fd)
+        self._found = PartitionIdentity("", ())
         self._logs: list[int] = []
         self._placed: dict[SegmentId, list[str]] = {}
 

@@ -18,7 +18,7 @@ from takhin_tiered.concurrency import in_thread
 from takhin_tiered.engine.brokers import learn_kafka
 from takhin_tiered.engine.situation import Situation
 from takhin_tiered.errors import ObjectCorrupt
-from takhin_tiered.segments.model import Archive, Segment
+from takhin_tiered.segments.model import Segment
 from takhin_tiered.segments.names import FileKind, SegmentId, parse_manifest_key, parse_object_key, parse_superseded_key
 from takhin_tiered.segments.results import RebuildResult
 from takhin_tiered.store import ReadableStore
@@ -146,8 +146,7 @@ class Rebuilder:
         self.catalog.learn(identity.place.partition, manifest.incarnation)
         async with self.catalog.lock(identity):
             known = self.catalog.get(identity) or Segment(identity)
-            archived = Archive(manifest.generation, manifest.size, manifest.log.mtime_ns, manifest.archived_at)
-            archived = replace(archived, last_offset=manifest.end)
+            archived = manifest.in_short()
             if known.archive is not None and replace(known.archive, proven=archived.proven) == archived:
                 if known.damage == manifest.problem:
                     return False

@@ -15,6 +15,7 @@ from takhin_tiered.segments.listing import PartitionListing, pack_seen
 from takhin_tiered.segments.model import LocalFiles, Segment
 from takhin_tiered.segments.names import SegmentId
 from takhin_tiered.vault.opened import OpenSegment
+from takhin_tiered.verbs import only
 
 
 async def refresh(catalog: Catalog, data_dir: DataDirs, identity: SegmentId) -> Segment | None:
@@ -22,10 +23,7 @@ async def refresh(catalog: Catalog, data_dir: DataDirs, identity: SegmentId) -> 
 
     To be called with the segment's lock held. None if it is neither on disk nor known to be archived.
     """
-    [found] = await refresh_together(catalog, data_dir, [identity])
-    if isinstance(found, TakhinError):
-        raise found
-    return found
+    return only(await refresh_together(catalog, data_dir, [identity]))
 
 
 async def refresh_together(

@@ -7,13 +7,13 @@ its old modification time, and only when all are right do they get their names.
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 
 from takhin_tiered import logs, work
 from takhin_tiered.catalog.catalog import Catalog
-from takhin_tiered.concurrency import all_of, in_thread
+from takhin_tiered.concurrency import in_thread
 from takhin_tiered.disk.access import disk_errors, open_partition, read_local_checksum
 from takhin_tiered.disk.files import DataDir, DataDirs, PartitionDir
 from takhin_tiered.engine.brokers import learn_kafka
@@ -37,11 +37,11 @@ from takhin_tiered.metrics import Metrics
 from takhin_tiered.points import reached
 from takhin_tiered.segments.listing import PartitionListing
 from takhin_tiered.segments.manifest import Manifest
-from takhin_tiered.segments.model import Archive, LocalFiles, Segment
+from takhin_tiered.segments.model import LocalFiles, Segment
 from takhin_tiered.segments.names import TEMP_SUFFIX, SegmentId, parse_file
 from takhin_tiered.store import ReadableStore
 from takhin_tiered.vault.proof import load_manifest
-from takhin_tiered.verbs import named
+from takhin_tiered.verbs import for_each, named, resumed
 
 _LONGEST_LEASE = 10 * 365 * 86400.0
 
@@ -116,7 +116,7 @@ class Restorer:
                     task.error = segment
                 else:
                     task.segment = segment
-            await _each(tasks, self._begin)
+            await for_each(tasks, self._begin, _resumed)
             arriving = [task for task in tasks if task.is_to_do]
             began = time.monotonic()
             with self.limits.turns.take(Turn.RESTORE):
@@ -211,13 +211,10 @@ class Restorer:
 
     def _restored(self, segment: Segment, manifest: Manifest, local: LocalFiles, lease_until: float) -> Segment:
         """Tell the catalog that the segment is restored. The journal has it after the next flush."""
-        archived = Archive(
-            manifest.generation, manifest.size, manifest.log.mtime_ns, manifest.archived_at, local, manifest.end
-        )
         segment = replace(
             segment,
             local=local,
-            archive=archived,
+            archive=manifest.in_short(local),
             settled=True,
             lease_until=lease_until,
             last_access=self.clock.now(),
@@ -281,7 +278,7 @@ class Restorer:
             for task in tasks
             if task.is_to_do
         }
-        await _each(tasks, lambda task: fetches[task].fetch())
+        await for_each(tasks, lambda task: fetches[task].fetch(), _resumed)
         todo = [task for task in tasks if task.is_to_do]
         await in_thread(write_all, [fetches[task] for task in todo])
         for task in todo:
@@ -290,7 +287,7 @@ class Restorer:
     async def _place_all(self, placement: Placement, tasks: Sequence[_Task]) -> list[tuple[_Task, LocalFiles]]:
         """With `Limits.placing` held. Other restores may have placed segments during the download."""
         await in_thread(_require_places, placement, [task for task in tasks if task.is_to_do])
-        await _each(tasks, lambda task: self.neighbours.require(placement, task.id))
+        await for_each(tasks, lambda task: self.neighbours.require(placement, task.id), _resumed)
         todo = [task for task in tasks if task.is_to_do]
         if not todo:
             return []
@@ -319,17 +316,8 @@ class Restorer:
         return placed
 
 
-async def _each(tasks: Sequence[_Task], step: Callable[[_Task], Awaitable[None]]) -> None:
-    """Run a step for all unfinished tasks at once. One that fails keeps its error, and takes no later step."""
-
-    async def one(task: _Task) -> None:
-        try:
-            with work.counting(task.work), named("restore", task.id.path, task.wanted.correlation):
-                await step(task)
-        except TakhinError as error:
-            task.error = error
-
-    await all_of([one(task) for task in tasks if task.is_to_do])
+def _resumed(task: _Task) -> AbstractContextManager[None]:
+    return resumed(task.work, task.wanted.correlation)
 
 
 def _log_of(catalog: Catalog, identity: SegmentId) -> str:

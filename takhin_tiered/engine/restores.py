@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from takhin_tiered.catalog.catalog import Catalog
-from takhin_tiered.engine.fetching import SMALL
 from takhin_tiered.engine.gathering import Gatherer
 from takhin_tiered.engine.restore import Restorer, ToRestore
 from takhin_tiered.errors import TakhinError
 from takhin_tiered.segments.model import Segment
 from takhin_tiered.segments.names import Place
+from takhin_tiered.vault.opened import SMALL
+from takhin_tiered.verbs import only
 
 _TOGETHER = 32
 
@@ -28,10 +29,7 @@ class Restores:
         if known is not None and known.archive is not None and known.archive.size <= SMALL:
             return await self._gatherer.ask((wanted.id.place, wanted.log), wanted)
         # A large one takes long, and no other should wait for it.
-        [result] = await self._together([wanted])
-        if isinstance(result, TakhinError):
-            raise result
-        return result
+        return only(await self._together([wanted]))
 
     async def _together(self, wanted: Sequence[ToRestore]) -> list[Segment | TakhinError]:
         # The highest first: in Kafka's log each one has to stand right below what is on the disk.

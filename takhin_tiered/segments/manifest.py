@@ -17,6 +17,7 @@ from pydantic_core import to_json
 
 from takhin_tiered.errors import InvalidSegmentPath, ObjectCorrupt
 from takhin_tiered.segments.lineage import Incarnation
+from takhin_tiered.segments.model import NO_FILES, Archive, LocalFiles
 from takhin_tiered.segments.names import FileKind, SegmentId, parse_object_key
 
 VERSION = 2
@@ -80,6 +81,10 @@ class Manifest:
     def end(self) -> int:
         """The offset of its last record; -1 if unknown."""
         return -1 if self.last_offset is None else self.last_offset
+
+    def in_short(self, proven: LocalFiles = NO_FILES) -> Archive:
+        """What the catalog keeps of it; ``proven`` are the local files that are known to be these."""
+        return Archive(self.generation, self.size, self.log.mtime_ns, self.archived_at, proven, self.end)
 
     @property
     def incarnation(self) -> Incarnation:

@@ -38,7 +38,7 @@ from takhin_tiered.vault.orphans import settle_held
 from takhin_tiered.vault.owned import OwnedPrefix
 from takhin_tiered.vault.proof import prove, prove_file
 from takhin_tiered.vault.source import FileSource
-from takhin_tiered.verbs import named
+from takhin_tiered.verbs import for_each, resumed
 
 MULTIPART_THRESHOLD = 64 << 20
 PART_SIZE = 16 << 20
@@ -60,10 +60,10 @@ class Writing:
     opened: OpenSegment
     content: Content
     draft: Manifest
-    existing: Manifest | None = None
-    generation: int = 1
-    distrusted: frozenset[FileKind] = frozenset()
-    work: work.Work | None = None
+    existing: Manifest | None
+    generation: int
+    distrusted: frozenset[FileKind]
+    work: work.Work
     manifest: Manifest | None = None
     error: TakhinError | OtherBytes | None = None
     entries: dict[FileKind, ManifestFile] = field(default_factory=dict)
@@ -74,6 +74,10 @@ class Writing:
     @property
     def id(self) -> SegmentId:
         return self.opened.identity
+
+    @property
+    def is_to_do(self) -> bool:
+        return self.error is None
 
     @property
     def missing(self) -> list[FileKind]:
@@ -125,16 +129,9 @@ class Writer:
         step: Callable[[Writing], Awaitable[None]],
         if_so: Callable[[Writing], bool] = lambda _: True,
     ) -> None:
-        """Run a step for all that have not failed, at once. One that fails keeps its error, and takes no later step."""
-
-        async def one(writing: Writing) -> None:
-            try:
-                with work.counting(writing.work), named("archive", writing.id.path):
-                    await step(writing)
-            except (TakhinError, OtherBytes) as error:
-                writing.error = error
-
-        await all_of([one(each) for each in writings if each.error is None and if_so(each)])
+        """See `takhin_tiered.verbs.for_each`; of those alone for which ``if_so`` holds."""
+        chosen = [each for each in writings if each.is_to_do and if_so(each)]
+        await for_each(chosen, step, lambda writing: resumed(writing.work), OtherBytes)
 
     async def _undo(self, writings: Sequence[Writing]) -> None:
         """Take away what these attempts stored. What cannot be reached now is found by its intent later.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,8 +33,8 @@ VERBS = [
 
 
 @pytest.mark.parametrize("verb", VERBS, ids=lambda verb: verb.__qualname__)
-def test_a_verb_that_writes_takes_an_owned_prefix(verb: object) -> None:
-    assert any("OwnedPrefix" in str(each.annotation) for each in inspect.signature(verb).parameters.values())  # type: ignore[arg-type]
+def test_a_verb_that_writes_takes_an_owned_prefix(verb: Callable[..., object]) -> None:
+    assert any("OwnedPrefix" in str(each.annotation) for each in inspect.signature(verb).parameters.values())
 
 
 def test_only_ownership_makes_an_owned_prefix() -> None:
