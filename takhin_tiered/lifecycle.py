@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 
 import uvloop
 
-from takhin_tiered import logs
+from takhin_tiered import logs, machine
 from takhin_tiered.config import Settings
 from takhin_tiered.dump import dump
 from takhin_tiered.engine.report import Listener
@@ -30,6 +30,8 @@ from takhin_tiered.tiered_storage import TieredStorage
 
 GRACE_SECONDS = 30.0
 _COMMAND_GRACE_SECONDS = 8.0
+_ARENAS = 1
+"""With small segments one takes 20 MB less than one for each thread, and the same time."""
 
 Result = TypeVar("Result")
 OnSignal = Callable[[int], None]
@@ -48,6 +50,7 @@ def run_in_loop(work: Coroutine[Any, Any, Result]) -> Result:
     gc.set_threshold(50_000, 20, 20)
     # `cli.start` disabled it.
     gc.enable()
+    machine.limit_arenas(_ARENAS)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         # More threads than the default: those that wait for a slow disk or a throttle must not block the others.
         runner.get_loop().set_default_executor(ThreadPoolExecutor(32, "worker"))
