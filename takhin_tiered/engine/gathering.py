@@ -98,7 +98,7 @@ class Gatherer(Generic[Key, Request, Result]):
             each.batch = batch
         try:
             results = await work
-        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - whoever asked gets it, whatever it is
+        except BaseException as error:  # noqa: BLE001 - whoever asked gets it, whatever it is
             for each in members:
                 if not each.answer.done():
                     each.answer.set_exception(error)

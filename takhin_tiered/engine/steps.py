@@ -65,9 +65,13 @@ class StepRunner:
         await self._evict_in_order(owned, plan, report)
 
     def _batches(self, steps: Sequence[Step]) -> Iterator[list[Step]]:
-        """Steps that go together: the same with small segments of one partition. All others go by themselves."""
+        """Steps that go together: the same with small segments of one partition. All others go by themselves.
+
+        So does the first one: a store that is full or down shows by one segment, not by a whole batch.
+        """
         batch: list[Step] = []
         size = 0
+        is_first = True
         for step in steps:
             local = step.local.size if step.local else 0
             joins = self._may_go_together(step) and local <= SMALL
@@ -77,7 +81,8 @@ class StepRunner:
                 batch, size = [], 0
             batch.append(step)
             size += local
-            if not joins:
+            if not joins or is_first:
+                is_first = False
                 yield batch
                 batch, size = [], 0
         if batch:
