@@ -67,7 +67,7 @@ class StepRunner:
     def _batches(self, steps: Sequence[Step]) -> Iterator[list[Step]]:
         """Steps that go together: the same with small segments of one partition. All others go by themselves.
 
-        So does the first one: a store that is full or down shows by one segment, not by a whole batch.
+        So does the first that may: a store that is full or down shows by one segment, not by a whole batch.
         """
         batch: list[Step] = []
         size = 0
@@ -82,7 +82,7 @@ class StepRunner:
             batch.append(step)
             size += local
             if not joins or is_first:
-                is_first = False
+                is_first &= not joins
                 yield batch
                 batch, size = [], 0
         if batch:

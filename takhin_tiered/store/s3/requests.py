@@ -12,6 +12,7 @@ import asyncio
 import base64
 import hashlib
 import random
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
@@ -51,7 +52,8 @@ _EXPECT_ABOVE = 1 << 20
 _FAILURES = (aiohttp.ClientError, BotoCoreError, OSError, TimeoutError, LookupError, ValueError)
 _BUCKET_URL = "takhin_bucket_url"
 _SUCCESS = {"PUT": {200, 201, 204}, "GET": {200, 206}, "HEAD": {200}}
-_MISSING, _REFUSED, _NO_SUCH_RANGE = 404, 412, 416
+_MISSING, _REFUSED, _NO_SUCH_RANGE, _FULL = 404, 412, 416, 507
+_CODE, _MESSAGE = re.compile(rb"<Code>([^<]+)</Code>"), re.compile(rb"<Message>([^<]+)</Message>")
 _BUSY = {429, 500, 502, 503, 504}
 _NO_SUCH_KEY = b"<Code>NoSuchKey</Code>"
 _EXPECTATION_FAILED = 417
@@ -257,6 +259,9 @@ class Requests:
             raise NotThere
         if status == _REFUSED and method == "PUT":
             raise AlreadyThere
+        if status == _FULL:
+            # To send it anew, as the SDK does, is no use.
+            raise _full(await response.content)
         if status not in _SUCCESS[method]:
             response.raw.release()
             if status == _NO_SUCH_RANGE:
@@ -277,6 +282,16 @@ class Requests:
             if "content-range" in headers:
                 answer["ContentRange"] = headers["content-range"]
         return answer
+
+
+def _full(page: bytes) -> ClientError:
+    """As the SDK says it."""
+    code, message = _CODE.search(page), _MESSAGE.search(page)
+    told = {
+        "Code": code[1].decode(errors="replace") if code else str(_FULL),
+        "Message": message[1].decode(errors="replace") if message else "Insufficient Storage",
+    }
+    return ClientError({"Error": told, "ResponseMetadata": {"HTTPStatusCode": _FULL}}, "PutObject")
 
 
 def _without_host(request: Any, **_: Any) -> None:
