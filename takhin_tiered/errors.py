@@ -22,7 +22,10 @@
     │   ├── ClaimGone             the record that makes us the owner of the prefix is not there any more
     │   ├── ObjectMissing         a key that should be there is not
     │   ├── ObjectExists          a conditional write found an object in its place
-    │   └── ObjectCorrupt         bytes, size or checksum are not what was archived
+    │   ├── ObjectCorrupt         bytes, size or checksum are not what was archived
+    │   │   └── Damaged           a part of an object, which was to be read
+    │   ├── NoKey                 the key that it was encrypted with is not in the key file
+    │   └── WrongKey              the key file has another key under its ID
     ├── DiskError
     │   └── DiskFull              no room for a restore
     ├── BrokerError               the Kafka broker beside which this runs
@@ -160,6 +163,21 @@ class ObjectExists(StoreError):
 class ObjectCorrupt(StoreError):
     code = "object_corrupt"
     http_status = 500
+
+
+class Damaged(ObjectCorrupt):
+    code = "damaged"
+    http_status = 502
+
+
+class NoKey(StoreError):
+    code = "no_key"
+    http_status = 502
+
+
+class WrongKey(StoreError):
+    code = "wrong_key"
+    http_status = 502
 
 
 class DiskError(TakhinError):
