@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from takhin_tiered.errors import ObjectExists as ObjectExists
     from takhin_tiered.errors import ObjectMissing as ObjectMissing
     from takhin_tiered.errors import OwnerSilent as OwnerSilent
+    from takhin_tiered.errors import RangeNotSatisfiable as RangeNotSatisfiable
     from takhin_tiered.errors import SegmentActive as SegmentActive
     from takhin_tiered.errors import SegmentChanged as SegmentChanged
     from takhin_tiered.errors import SegmentConflict as SegmentConflict
@@ -60,7 +61,7 @@ _HOMES = {
     "errors": [
         "BrokerDenied", "BrokerError", "BrokerUnavailable", "BucketMissing", "CatalogError", "ClaimGone",
         "ConfigError", "Damaged", "DiskError", "DiskFull", "HeldElsewhere", "InvalidSegmentPath", "NoKey",
-        "ObjectCorrupt", "ObjectExists", "ObjectMissing", "OwnerSilent",
+        "ObjectCorrupt", "ObjectExists", "ObjectMissing", "OwnerSilent", "RangeNotSatisfiable",
         "SegmentActive", "SegmentChanged", "SegmentConflict", "SegmentError", "SegmentNotFound", "SegmentRefused",
         "StoreChanged", "StoreDenied", "StoreError", "StoreFull", "StoreUnavailable", "TakhinError", "TrimRefused",
         "WrongKey",

@@ -11,6 +11,7 @@
     │   ├── SegmentNotFound       neither on disk nor in the archive
     │   ├── SegmentActive         the broker still writes to it
     │   ├── SegmentChanged        its files changed while they were being read
+    │   ├── RangeNotSatisfiable   the file has no such bytes
     │   ├── SegmentConflict       other bytes stand where these should go
     │   └── SegmentRefused        the configuration says no
     ├── StoreError
@@ -108,6 +109,17 @@ class SegmentActive(SegmentError):
 class SegmentChanged(SegmentError):
     code = "changed"
     http_status = 409
+
+
+class RangeNotSatisfiable(SegmentError):
+    """``size`` is that of the file."""
+
+    code = "range_not_satisfiable"
+    http_status = 416
+
+    def __init__(self, message: str, *, segment: str, size: int) -> None:
+        super().__init__(message, segment=segment)
+        self.size = size
 
 
 class SegmentConflict(SegmentError):
