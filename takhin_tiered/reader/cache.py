@@ -88,6 +88,9 @@ class DiskCache:
         """Bytes of the disk that chunks take, in whole blocks."""
         return self._lru.size
 
+    def _limit(self) -> int:
+        return max(0, self._bound(self._lru.size))
+
     def has(self, name: ChunkName) -> bool:
         return name in self._lru
 
@@ -99,6 +102,9 @@ class DiskCache:
         self._reading[name] += 1
         try:
             stored = await in_thread(_read, self._path(name), facts.size, facts.crc)
+        except FileNotFoundError:
+            # It had to make room at this moment.
+            stored = None
         except OSError as error:
             logs.logger().warning("a chunk of the cache cannot be read", error=str(error))
             stored = None
@@ -109,7 +115,7 @@ class DiskCache:
         if stored is None:
             self.drop(name)
         elif name in self._lru:
-            self._lru.hit(name, self._bound(self._lru.size))
+            self._lru.hit(name, self._limit())
             self._uses += 1
             facts.used = self._uses
             self._changed.add(name)
@@ -129,7 +135,7 @@ class DiskCache:
 
     def drop(self, name: ChunkName) -> None:
         """It is not what it should be."""
-        if name in self._lru:
+        if self._lru.remove(name):
             self._forget([name])
             with suppress(OSError):
                 self._path(name).unlink(missing_ok=True)
@@ -160,9 +166,10 @@ class DiskCache:
         """Rows and files as a kill may have left them: only what has both stays."""
         rows = {row.name: row for row in await self._index.rows()}
         there = await in_thread(_clean, self._directory, {self._path(name): row.size for name, row in rows.items()})
+        limit = max(0, self._bound(sum(row.size for row in rows.values())))
         for name, row in rows.items():
             if self._path(name) in there:
-                self._lru.add(name, _on_disk(row.size), is_protected=row.is_protected)
+                self._lru.add(name, _on_disk(row.size), limit, is_protected=row.is_protected)
                 self._facts[name] = _Facts(row.size, row.crc, row.used)
                 self._uses = max(self._uses, row.used)
             else:
@@ -199,7 +206,7 @@ class DiskCache:
             self._metrics.cache_skipped.inc()
             return
         await in_thread(_write, self._path(name), stored)
-        self._lru.add(name, size)
+        self._lru.add(name, size, self._limit())
         self._uses += 1
         self._facts[name] = _Facts(len(stored), crc32c(stored), self._uses)
         self._changed.add(name)
@@ -208,21 +215,22 @@ class DiskCache:
 
     async def _make_room(self, size: int) -> bool:
         """Unlink what has to leave, before so many bytes are written. False if there is no room for them."""
-        victims = self._lru.victims(max(0, self._bound(self._lru.size) - size), lambda name: name not in self._reading)
-        if victims is None:
+        limit = self._limit()
+        victims = self._lru.victims(max(0, limit - size), lambda name: name not in self._reading)
+        if victims is None or size > limit:
             if size:
                 return False
             victims = [name for name in self._lru if name not in self._reading]
         if victims:
-            # First, so that nobody reads them any more; they count until they are gone.
-            taken = [self._path(name) for name in victims]
-            await in_thread(_unlink, taken)
+            # They count until they are gone. One that is read meanwhile is not found, and fetched.
+            await in_thread(_unlink, [self._path(name) for name in victims])
+            for name in victims:
+                self._lru.leave(name, limit)
             self._forget(victims)
         return True
 
     def _forget(self, names: Iterable[ChunkName]) -> None:
         for name in names:
-            self._lru.remove(name)
             self._facts.pop(name, None)
             self._changed.discard(name)
             self._gone.add(name)

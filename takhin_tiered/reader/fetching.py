@@ -220,20 +220,20 @@ class _Landing:
     def __init__(self, fetcher: Fetcher, sizes: Sequence[int], come: Callable[[int, bytes], None]) -> None:
         self._fetcher, self._sizes, self._come = fetcher, sizes, come
         self.complete = 0
-        self._filled = 0
-        self._buffer = memoryview(bytearray(sizes[0]))
+        self._missing = sizes[0]
+        self._parts: list[bytes] = []
 
     def take(self, piece: memoryview) -> None:
         self._fetcher.pace.spend_here(len(piece))
         self._fetcher.metrics.downloaded.inc(len(piece))
         while piece and self.complete < len(self._sizes):
-            room = self._buffer[self._filled :]
-            part = piece[: len(room)]
-            room[: len(part)] = part
-            self._filled += len(part)
+            # Small copies, joined: a buffer as large as a chunk would be mapped anew, page by page, for each of them.
+            part = bytes(piece[: self._missing])
+            self._parts.append(part)
+            self._missing -= len(part)
             piece = piece[len(part) :]
-            if self._filled == len(self._buffer):
-                self._come(self.complete, bytes(self._buffer))
-                self.complete, self._filled = self.complete + 1, 0
-                if self.complete < len(self._sizes):
-                    self._buffer = memoryview(bytearray(self._sizes[self.complete]))
+            if not self._missing:
+                stored, self._parts = b"".join(self._parts), []
+                self._come(self.complete, stored)
+                self.complete += 1
+                self._missing = self._sizes[self.complete] if self.complete < len(self._sizes) else 0

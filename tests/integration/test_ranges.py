@@ -30,7 +30,7 @@ from tests.chunked import RING, Objects, use_keys
 from tests.support import Broker, Bucket, directory_settings, parts, store_settings
 
 CHUNK = 16 << 10
-FORMS = {
+FORMS: dict[str, dict[str, Any]] = {
     "as it is": {},
     "zstd": {"level": 3},
     "key": {"ring": RING},
@@ -72,7 +72,9 @@ async def test_every_range_is_that_of_the_file(broker: Broker, tmp_path: Path, f
         size = len(whole)
         edges = [0, 1, CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK, size - 1, size]
         wanted = [(start, end) for start in edges for end in edges if start <= end]
-        wanted += [tuple(sorted(chance.sample(range(size + 1), 2))) for _ in range(50)]
+        for _ in range(50):
+            start, end = sorted(chance.sample(range(size + 1), 2))
+            wanted.append((start, end))
         for start, end in wanted:
             assert await read(storage, path, start, end) == whole[start:end]
         async with storage.open_range(path) as opened:
@@ -324,10 +326,12 @@ async def test_the_bound_holds_at_every_moment_and_readers_go_on(broker: Broker,
 
 async def test_a_process_without_the_lock_reads_without_a_cache(broker: Broker, tmp_path: Path) -> None:
     settings = directory_settings(broker, tmp_path / "store")
-    async with archived(broker, tmp_path / "store") as (storage, _, path):
-        async with TieredStorage.open(settings, read_only=True) as other:
-            assert await read(other, path) == broker.files[path]
-            assert not isinstance(other._reader.fetcher.cache, DiskCache)
+    async with (
+        archived(broker, tmp_path / "store") as (_, _, path),
+        TieredStorage.open(settings, read_only=True) as other,
+    ):
+        assert await read(other, path) == broker.files[path]
+        assert not isinstance(other._reader.fetcher.cache, DiskCache)
 
 
 async def test_a_read_counts_as_access(broker: Broker, tmp_path: Path) -> None:
