@@ -243,7 +243,7 @@ class Manifest:
             ValueError,
         ) as error:
             raise ObjectCorrupt(
-                f"this object is not a valid manifest: {error!r}",
+                f"this object is not a valid manifest: {type(error).__name__}: {error}",
                 key=key,
                 hint="The segment's objects were not changed. Restore the manifest from a backup or an earlier version",
             ) from error
