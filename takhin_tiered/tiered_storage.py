@@ -66,6 +66,7 @@ class TieredStorage(Reads):
         self.headroom_seconds: float | None = None
         self._parts = parts
         self._reader, self._catalog, self._clock = reader, parts.catalog, parts.clock
+        self._preparation = parts.preparation
         self._journal = journal
         self._lock = lock
 

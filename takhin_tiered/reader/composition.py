@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING
 from takhin_tiered import logs
 from takhin_tiered.catalog.catalog import Catalog
 from takhin_tiered.codec.keys import KeyRing
+from takhin_tiered.config import Settings
 from takhin_tiered.disk.files import DataDirs
 from takhin_tiered.engine.clock import Clock
 from takhin_tiered.engine.limits import Limits
 from takhin_tiered.engine.naming import known_segment
+from takhin_tiered.engine.preparation import Preparation
 from takhin_tiered.engine.situation import Situation
-from takhin_tiered.errors import Damaged, TakhinError
+from takhin_tiered.errors import Damaged, SegmentNotFound, TakhinError
 from takhin_tiered.metrics import Metrics
 from takhin_tiered.reader.archived import PIECE_SIZE, ArchivedFile
 from takhin_tiered.reader.cache import DiskCache
@@ -28,6 +30,7 @@ from takhin_tiered.reader.memory import Memory
 from takhin_tiered.reader.opened import OpenRange
 from takhin_tiered.reader.reader import Reader
 from takhin_tiered.reader.whole import ChecksumsInMemory, KnownChecksums, WholeObjects
+from takhin_tiered.segments.model import Segment
 from takhin_tiered.segments.names import FileKind
 from takhin_tiered.store import ReadableStore
 
@@ -111,9 +114,11 @@ class Reads:
 
     if TYPE_CHECKING:
         # The façade sets them.
+        settings: Settings
         _reader: Reader
         _catalog: Catalog
         _clock: Clock
+        _preparation: Preparation
 
     @asynccontextmanager
     async def open_range(
@@ -136,7 +141,17 @@ class Reads:
         They come from the broker's disk or from the archive, proven as ``opened.proof`` says. What is raised instead:
         `RangeNotSatisfiable`, `Damaged`, `NoKey`, `WrongKey`, `SegmentChanged`, or `StoreError`.
         """
-        segment = known_segment(self._catalog, path, topic_id)
+        segment = await self._known(path, topic_id)
         async with self._reader.open_range(segment.id, kind, start, end) as opened:
             self._catalog.touch(segment.id, self._clock.now())
             yield opened
+
+    async def _known(self, path: str, topic_id: str | None) -> Segment:
+        """As it is known; before it is taken for unknown, the archive is looked at if that was not done yet."""
+        try:
+            return known_segment(self._catalog, path, topic_id)
+        except SegmentNotFound:
+            if self._preparation.is_reconciled or not self.settings.has_store:
+                raise
+        await self._preparation.know_archive()
+        return known_segment(self._catalog, path, topic_id)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -354,3 +354,78 @@ async def test_ranges_on_a_real_server(broker: Broker, bucket: Bucket) -> None:
         bucket.delete(path)
         await disk_cache(storage).written()
         assert await read(storage, path) == broker.files[path]
+
+
+async def test_on_a_new_machine_the_archive_is_looked_at_first(broker: Broker, tmp_path: Path) -> None:
+    async with archived(broker, tmp_path / "store") as (_, _, path):
+        pass
+    empty = Broker(tmp_path / "empty")
+    empty.root.mkdir()
+    async with TieredStorage.open(directory_settings(empty, tmp_path / "store")) as storage:
+        assert await read(storage, path, 3, 30) == broker.files[path][3:30]
+        with pytest.raises(SegmentNotFound):
+            await read(storage, path.replace("orders", "others"))
+
+
+async def test_chunks_give_way_to_restored_segments_and_to_the_disks_reserve(broker: Broker, tmp_path: Path) -> None:
+    settings = directory_settings(broker, tmp_path / "store", local_cache_size_mb=0.5, archive_mode="copy")
+    far, near = broker.segments("orders-0", 2, size=300_000)
+    async with TieredStorage.open(settings) as storage:
+        objects = Objects.of_directory(tmp_path / "store")
+        for path in (far, near):
+            await storage.archive_segment(path)
+            objects.cut(path, CHUNK)
+            for name in broker.triple(path):
+                (broker.root / name).unlink()
+        cache = disk_cache(storage)
+        assert await read(storage, far) == broker.files[far]
+        await cache.written()
+        assert cache.size >= 300_000
+        # A lease that has ended at once: in this mode the copy stays on the disk all the same.
+        await storage.restore_segment(near, lease=0)
+        assert broker.is_whole(near)
+        restored = sum(each.local.size for each in parts(storage).catalog.restored())
+        assert restored >= 300_000
+        assert await read(storage, far, 0, 1) == broker.files[far][:1]
+        cache._work.set()
+        await wait_for(lambda: cache.size + restored <= 0.5 * 2**20)
+        assert cache.size > 0
+        assert await read(storage, far) == broker.files[far]
+        await cache.written()
+        assert cache.size + restored <= 0.5 * 2**20
+        assert broker.is_whole(near)
+        # The disk is at its reserve: nothing is kept any more, and reads go on.
+        parts(storage).limits.reserve_bytes = 1 << 60
+        cache._work.set()
+        await wait_for(lambda: cache.size == 0)
+        assert await read(storage, far) == broker.files[far]
+        await cache.written()
+        assert cache.size == 0
+        assert not [file for file in (settings.state_dir / "cache").rglob("*.[0-9]*") if file.is_file()]
+
+
+async def wait_for(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(30):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+async def test_a_scan_does_not_push_out_of_the_cache_what_is_read_repeatedly(broker: Broker, tmp_path: Path) -> None:
+    settings = directory_settings(broker, tmp_path / "store", local_cache_size_mb=0.5)
+    paths = broker.segments("orders-0", 6, size=300_000)
+    async with TieredStorage.open(settings) as storage:
+        storage._reader.fetcher.memory.limit = CHUNK
+        objects, cache = Objects.of_directory(tmp_path / "store"), disk_cache(storage)
+        for path in paths:
+            await storage.archive_segment(path)
+            objects.cut(path, CHUNK)
+        for _ in range(3):
+            assert await read(storage, paths[0], 0, 8 * CHUNK) == broker.files[paths[0]][: 8 * CHUNK]
+            await cache.written()
+        for path in paths[1:]:
+            async with storage.open_range(path) as opened:
+                async for _ in opened:
+                    await cache.written()
+        before = storage.metrics.bytes_moved()
+        assert await read(storage, paths[0], 0, 8 * CHUNK) == broker.files[paths[0]][: 8 * CHUNK]
+        assert storage.metrics.bytes_moved() == before
