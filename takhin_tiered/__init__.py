@@ -17,14 +17,17 @@ if TYPE_CHECKING:
     from takhin_tiered.errors import CatalogError as CatalogError
     from takhin_tiered.errors import ClaimGone as ClaimGone
     from takhin_tiered.errors import ConfigError as ConfigError
+    from takhin_tiered.errors import Damaged as Damaged
     from takhin_tiered.errors import DiskError as DiskError
     from takhin_tiered.errors import DiskFull as DiskFull
     from takhin_tiered.errors import HeldElsewhere as HeldElsewhere
     from takhin_tiered.errors import InvalidSegmentPath as InvalidSegmentPath
+    from takhin_tiered.errors import NoKey as NoKey
     from takhin_tiered.errors import ObjectCorrupt as ObjectCorrupt
     from takhin_tiered.errors import ObjectExists as ObjectExists
     from takhin_tiered.errors import ObjectMissing as ObjectMissing
     from takhin_tiered.errors import OwnerSilent as OwnerSilent
+    from takhin_tiered.errors import RangeNotSatisfiable as RangeNotSatisfiable
     from takhin_tiered.errors import SegmentActive as SegmentActive
     from takhin_tiered.errors import SegmentChanged as SegmentChanged
     from takhin_tiered.errors import SegmentConflict as SegmentConflict
@@ -38,6 +41,7 @@ if TYPE_CHECKING:
     from takhin_tiered.errors import StoreUnavailable as StoreUnavailable
     from takhin_tiered.errors import TakhinError as TakhinError
     from takhin_tiered.errors import TrimRefused as TrimRefused
+    from takhin_tiered.errors import WrongKey as WrongKey
     from takhin_tiered.segments.model import State as State
     from takhin_tiered.segments.model import Tier as Tier
     from takhin_tiered.segments.names import SegmentId as SegmentId
@@ -56,10 +60,11 @@ _HOMES = {
     "engine.scrub": ["Verdict"],
     "errors": [
         "BrokerDenied", "BrokerError", "BrokerUnavailable", "BucketMissing", "CatalogError", "ClaimGone",
-        "ConfigError", "DiskError", "DiskFull", "HeldElsewhere", "InvalidSegmentPath", "ObjectCorrupt", "ObjectExists",
-        "ObjectMissing", "OwnerSilent",
+        "ConfigError", "Damaged", "DiskError", "DiskFull", "HeldElsewhere", "InvalidSegmentPath", "NoKey",
+        "ObjectCorrupt", "ObjectExists", "ObjectMissing", "OwnerSilent", "RangeNotSatisfiable",
         "SegmentActive", "SegmentChanged", "SegmentConflict", "SegmentError", "SegmentNotFound", "SegmentRefused",
         "StoreChanged", "StoreDenied", "StoreError", "StoreFull", "StoreUnavailable", "TakhinError", "TrimRefused",
+        "WrongKey",
     ],
     "segments.model": ["State", "Tier"],
     "segments.names": ["SegmentId"],

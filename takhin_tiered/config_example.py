@@ -50,8 +50,8 @@ DESCRIPTIONS = {
     "it. refuse: leave it on disk.",
     "storage.tiered.archive.concurrency": "Number of segments in flight at the same time, 1 to 256.",
     "storage.tiered.auto.archive.enabled": "false: segments are archived by command or API only.",
-    "storage.tiered.local.cache.size.mb": "Disk space for restored segments, in mebibytes. The least recently read "
-    "ones are evicted first.",
+    "storage.tiered.local.cache.size.mb": "Disk space for restored segments and cached chunks, in mebibytes. The least "
+    "recently read ones are evicted first.",
     "storage.tiered.restore.lease.hours": "How long a restored segment stays.",
     "storage.tiered.restore.reserve.mb": "A restore that would leave less than this free, in mebibytes, is refused.",
     "storage.tiered.reconcile.interval.hours": "How often the catalog is compared with the bucket, and corrected.",

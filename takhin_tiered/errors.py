@@ -11,6 +11,7 @@
     │   ├── SegmentNotFound       neither on disk nor in the archive
     │   ├── SegmentActive         the broker still writes to it
     │   ├── SegmentChanged        its files changed while they were being read
+    │   ├── RangeNotSatisfiable   the file has no such bytes
     │   ├── SegmentConflict       other bytes stand where these should go
     │   └── SegmentRefused        the configuration says no
     ├── StoreError
@@ -22,7 +23,10 @@
     │   ├── ClaimGone             the record that makes us the owner of the prefix is not there any more
     │   ├── ObjectMissing         a key that should be there is not
     │   ├── ObjectExists          a conditional write found an object in its place
-    │   └── ObjectCorrupt         bytes, size or checksum are not what was archived
+    │   ├── ObjectCorrupt         bytes, size or checksum are not what was archived
+    │   │   └── Damaged           a part of an object, which was to be read
+    │   ├── NoKey                 the key that it was encrypted with is not in the key file
+    │   └── WrongKey              the key file has another key under its ID
     ├── DiskError
     │   └── DiskFull              no room for a restore
     ├── BrokerError               the Kafka broker beside which this runs
@@ -107,6 +111,17 @@ class SegmentChanged(SegmentError):
     http_status = 409
 
 
+class RangeNotSatisfiable(SegmentError):
+    """``size`` is that of the file."""
+
+    code = "range_not_satisfiable"
+    http_status = 416
+
+    def __init__(self, message: str, *, segment: str, size: int) -> None:
+        super().__init__(message, segment=segment)
+        self.size = size
+
+
 class SegmentConflict(SegmentError):
     code = "conflict"
     http_status = 409
@@ -160,6 +175,21 @@ class ObjectExists(StoreError):
 class ObjectCorrupt(StoreError):
     code = "object_corrupt"
     http_status = 500
+
+
+class Damaged(ObjectCorrupt):
+    code = "damaged"
+    http_status = 502
+
+
+class NoKey(StoreError):
+    code = "no_key"
+    http_status = 502
+
+
+class WrongKey(StoreError):
+    code = "wrong_key"
+    http_status = 502
 
 
 class DiskError(TakhinError):

@@ -101,8 +101,17 @@ class Metrics:
         )
         self.queued = gauge("tiered_storage_queue_segments", "Segments that the running cycle has yet to begin.")
         self.in_flight = gauge("tiered_storage_in_flight_segments", "Segments being moved now.")
-        self.cache_hits = counter("tiered_storage_cache_hits_total", "Restores that found the segment on disk.")
-        self.cache_misses = counter("tiered_storage_cache_misses_total", "Restores that had to download.")
+        self.cache_hits = counter("tiered_storage_cache_hits_total", "Chunks and restores that needed no download.")
+        self.cache_misses = counter(
+            "tiered_storage_cache_misses_total", "Chunks and restores that had to be downloaded."
+        )
+        self.cache_bytes = gauge("tiered_storage_cache_bytes", "Bytes of chunks in the disk cache.")
+        self.cache_skipped = counter(
+            "tiered_storage_cache_skipped_total", "Chunks that the disk cache did not take: no time, or no room."
+        )
+        self.restored_bytes = gauge(
+            "tiered_storage_restored_bytes", "Bytes of restored segments on disk whose lease has ended."
+        )
         self.promotions = counter("tiered_storage_promotions_total", "Segments brought back to the local disk.")
         self.demotions = counter("tiered_storage_demotions_total", "Segments taken off the local disk.")
         self.store_up = gauge("tiered_storage_store_up", "1 if the object store answered last time, else 0.")
@@ -113,8 +122,12 @@ class Metrics:
 
     def bytes_moved(self) -> int:
         """Bytes sent to the store and received from it, by whatever verb."""
-        counters = (self.uploaded, self.downloaded, self.scrubbed)
-        return int(sum(sample.value for each in counters for sample in next(iter(each.collect())).samples[:1]))
+        return sum(value_of(each) for each in (self.uploaded, self.downloaded, self.scrubbed))
 
     def render(self) -> bytes:
         return generate_latest(self.registry)
+
+
+def value_of(counter: Counter) -> int:
+    """Of one without labels."""
+    return int(next(iter(counter.collect())).samples[0].value)

@@ -10,14 +10,14 @@ from takhin_tiered import logs
 from takhin_tiered.catalog.catalog import Catalog
 from takhin_tiered.catalog.journal import Journal, open_journal
 from takhin_tiered.catalog.tallies import Stats
+from takhin_tiered.codec.keys import KeyRing
 from takhin_tiered.config import Settings
 from takhin_tiered.disk.lock import DataDirLock
 from takhin_tiered.engine.assembly import Assembly, assemble
 from takhin_tiered.engine.brokers import look_at_brokers, require_safe_mode, stands_in_kafka
 from takhin_tiered.engine.choosing import Choice
-from takhin_tiered.engine.condition import store_trouble
+from takhin_tiered.engine.condition import check_store, store_trouble
 from takhin_tiered.engine.gauges import update_gauges
-from takhin_tiered.engine.guards import answering_soon
 from takhin_tiered.engine.marks import by_hand
 from takhin_tiered.engine.naming import known_segment, named_incarnation, named_segment
 from takhin_tiered.engine.opening import KAFKA, SUPERSEDED, acquire, open_data_dirs, was_kafka
@@ -28,9 +28,11 @@ from takhin_tiered.engine.restore import ToRestore
 from takhin_tiered.engine.scanning import measure_room
 from takhin_tiered.engine.scrub import Verdict
 from takhin_tiered.engine.verifying import verify_told
-from takhin_tiered.errors import CatalogError, SegmentRefused, StoreError, StoreUnavailable, TakhinError
+from takhin_tiered.errors import CatalogError, SegmentRefused, StoreError, TakhinError
 from takhin_tiered.metrics import Metrics
 from takhin_tiered.pace import Pace
+from takhin_tiered.reader.composition import ReaderParts, Reads, open_reader
+from takhin_tiered.reader.reader import Reader
 from takhin_tiered.segments.choice import Wanted
 from takhin_tiered.segments.model import State, Tier
 from takhin_tiered.segments.names import SegmentId
@@ -42,7 +44,7 @@ from takhin_tiered.store import ObservedStore, StoreHealth, open_store
 from takhin_tiered.vault.owned import OwnedPrefix
 
 
-class TieredStorage:
+class TieredStorage(Reads):
     """Segments of one data directory, and their archive. Made by `TieredStorage.open`.
 
     ::
@@ -54,13 +56,17 @@ class TieredStorage:
     where nothing is known of such a segment.
     """
 
-    def __init__(self, settings: Settings, parts: Assembly, journal: Journal | None, lock: DataDirLock | None) -> None:
+    def __init__(
+        self, settings: Settings, parts: Assembly, reader: Reader, journal: Journal | None, lock: DataDirLock | None
+    ) -> None:
         self.settings = settings
         self.last_cycle: CycleReport | None = None
         self.last_cycle_problem = ""
         self.last_cycle_code = ""
         self.headroom_seconds: float | None = None
         self._parts = parts
+        self._reader, self._catalog, self._clock = reader, parts.catalog, parts.clock
+        self._preparation = parts.preparation
         self._journal = journal
         self._lock = lock
 
@@ -103,7 +109,11 @@ class TieredStorage:
             parts = assemble(
                 settings, data_dir, catalog, journal, store=store, health=health, kafka=kafka, is_ours=is_ours
             )
-            storage = cls(settings, parts, journal, lock)
+            shared = parts.store, parts.clock, parts.situation, parts.limits, parts.metrics
+            reading = ReaderParts(catalog, data_dir, *shared, KeyRing)
+            state_dir = settings.state_dir if is_ours else None
+            reader = await stack.enter_async_context(open_reader(state_dir, reading))
+            storage = cls(settings, parts, reader, journal, lock)
             await parts.history.load()
             await parts.preparation.load()
             stack.push_async_callback(storage._close)
@@ -365,19 +375,7 @@ class TieredStorage:
 
         One that does not answer within so many ``seconds``, where they are given, is down.
         """
-        health, store = self._parts.health, self._parts.store
-        try:
-            async with asyncio.timeout(seconds), answering_soon(store.address):
-                await self._parts.guards.judge_store()
-                health.recognised()
-                await store.check()
-        except StoreError as error:
-            health.failed(error)
-        except TimeoutError:
-            health.failed(StoreUnavailable(f"{store.address} does not answer within {seconds:g} s"))
-        except CatalogError as error:
-            # It does not tell whether this is the store that is known: the state directory's own trouble.
-            logs.logger().error("the store could not be recognised", error=str(error))
+        await check_store(self._parts.guards, self._parts.health, self._parts.store, seconds)
 
     async def look_at_clock(self) -> None:
         """See how far the clock can be believed, before something is removed for its age."""

@@ -6,10 +6,12 @@ from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 
 import takhin_tiered
+from takhin_tiered.api.data import data_routes
 from takhin_tiered.api.guard import ASSETS, Guard
 from takhin_tiered.api.health import Readiness, health_routes
 from takhin_tiered.api.problems import install_problem_handlers
 from takhin_tiered.api.tiered import tiered_routes
+from takhin_tiered.api.tiers import tiers_routes
 from takhin_tiered.api.verifying import verify_routes
 from takhin_tiered.tiered_storage import TieredStorage
 
@@ -24,12 +26,15 @@ def make_app(storage: TieredStorage, readiness: Readiness) -> FastAPI:
     # /docs serves its own scripts, so that it works without Internet access.
     app = FastAPIOffline(
         title="Takhin Tiered",
-        description="Cold log segments in an object store: list, archive, restore, verify.",
+        description="Cold log segments in an object store: list, archive, read, restore, verify.",
         version=takhin_tiered.__version__,
         redoc_url=None,
         static_url=ASSETS,
     )
+    # Before the others: the path of a segment may contain anything.
+    app.include_router(data_routes(storage))
     app.include_router(tiered_routes(storage))
+    app.include_router(tiers_routes(storage))
     app.include_router(verify_routes(storage))
     app.include_router(health_routes(storage, readiness))
     install_problem_handlers(app)

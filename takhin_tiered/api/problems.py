@@ -59,7 +59,9 @@ ERRORS = {
         404: "The segment is unknown",
         409: "The segment is active or changing, or other bytes are in its place",
         413: "The request body is too large",
+        416: "The segment has no such bytes; Content-Range has its size",
         500: "The archive or the disk is damaged",
+        502: "The archived bytes are damaged, or cannot be decrypted: code damaged, no_key or wrong_key",
         503: "The object store does not answer",
         507: "No room on the disk",
     }.items()

@@ -91,8 +91,8 @@ class PartitionDir(NamedTuple):
         return True
 
     @contextmanager
-    def open(self, name: str) -> Iterator[OpenFile]:
-        """Open a file for one pass; closing it drops its pages from the page cache."""
+    def open(self, name: str, *, keep_pages: bool = False) -> Iterator[OpenFile]:
+        """Open a file for one pass; closing it drops its pages from the page cache, unless others may read it too."""
         fd = os.open(name, _READ, dir_fd=self.fd)
         try:
             status = os.fstat(fd)
@@ -100,7 +100,8 @@ class PartitionDir(NamedTuple):
                 raise FileNotFoundError(f"{self.name}/{name} is not a regular file")
             yield OpenFile(fd, as_file_stat(status), stat.S_IMODE(status.st_mode))
         finally:
-            _advise(fd, os.POSIX_FADV_DONTNEED)
+            if not keep_pages:
+                _advise(fd, os.POSIX_FADV_DONTNEED)
             os.close(fd)
 
     def create_temp(self, name: str, mode: int = 0o600) -> int:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import asdict, dataclass
 
 import takhin_tiered
+from takhin_tiered import logs
 from takhin_tiered.catalog.catalog import Catalog
 from takhin_tiered.config import Settings
 from takhin_tiered.disk.files import DataDirs
 from takhin_tiered.engine.clock import Clock
+from takhin_tiered.engine.guards import Guards, answering_soon
 from takhin_tiered.engine.history import CycleHistory
 from takhin_tiered.engine.live_broker import LiveBroker
 from takhin_tiered.engine.scanning import future_segments
 from takhin_tiered.engine.situation import Situation
+from takhin_tiered.errors import CatalogError, StoreError, StoreUnavailable
 from takhin_tiered.segments.report import iso_time
 from takhin_tiered.segments.results import ClockStatus, Status
 from takhin_tiered.store import ReadableStore, StoreHealth
@@ -71,3 +75,19 @@ def store_trouble(health: StoreHealth, headroom: float | None) -> str:
     since = f", since {iso_time(health.down_since)}" if health.down_since else ""
     lasts = f"; at the present growth the disk is full in {headroom / 3600:.1f} h" if headroom is not None else ""
     return f"{health.problem}{since}{lasts}"
+
+
+async def check_store(guards: Guards, health: StoreHealth, store: ReadableStore, seconds: float | None) -> None:
+    """Ask the store whether it answers, and let ``health`` remember it; see `TieredStorage.check_store`."""
+    try:
+        async with asyncio.timeout(seconds), answering_soon(store.address):
+            await guards.judge_store()
+            health.recognised()
+            await store.check()
+    except StoreError as error:
+        health.failed(error)
+    except TimeoutError:
+        health.failed(StoreUnavailable(f"{store.address} does not answer within {seconds:g} s"))
+    except CatalogError as error:
+        # It does not tell whether this is the store that is known: the state directory's own trouble.
+        logs.logger().error("the store could not be recognised", error=str(error))

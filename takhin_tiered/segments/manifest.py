@@ -13,23 +13,34 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
+from crc32c import crc32c
 from pydantic_core import to_json
 
 from takhin_tiered.errors import InvalidSegmentPath, ObjectCorrupt
+from takhin_tiered.segments.chunks import Chunks, Encoding, parse_chunks
 from takhin_tiered.segments.lineage import Incarnation
 from takhin_tiered.segments.model import NO_FILES, Archive, LocalFiles
 from takhin_tiered.segments.names import FileKind, SegmentId, parse_object_key
 
-VERSION = 2
-"""2 added transaction indexes, producer snapshots and topic IDs; a reader of version 1 would miss them."""
+PLAIN_VERSION, VERSION = 2, 3
+"""2 added transaction indexes, producer snapshots and topic IDs; a reader of version 1 would miss them.
+
+3 has files whose objects are compressed or encrypted; a reader of version 2 would place those bytes as they are. So a
+manifest is of version 2 unless it has such a file.
+"""
 _SHA256 = re.compile(r"[0-9a-f]{64}(-[1-9][0-9]*)?")
+_CHECKSUM = re.compile(rb',\s*"crc32c": "([0-9a-f]{8})"\s*}\s*\Z')
 MAX_PARTS = 10_000
 _MOST = 2**63 - 1
 
 
 @dataclass(frozen=True, slots=True)
 class ManifestFile:
-    """One archived file. ``sha256`` is hexadecimal, or ``<digest of digests>-<parts>`` with a part size."""
+    """One archived file. ``sha256`` is hexadecimal, or ``<digest of digests>-<parts>`` with a part size.
+
+    ``size``, ``sha256`` and ``part_size`` are those of the object. With an ``encoding`` the file's are other ones.
+    ``chunks`` is None in manifests of earlier releases.
+    """
 
     key: str
     size: int
@@ -37,6 +48,51 @@ class ManifestFile:
     part_size: int
     mtime_ns: int
     mode: int
+    chunks: Chunks | None = None
+    encoding: Encoding | None = None
+
+    @property
+    def plain_size(self) -> int:
+        """Bytes of the file."""
+        return self.size if self.encoding is None else self.encoding.size
+
+    @property
+    def plain_sha256(self) -> str:
+        return self.sha256 if self.encoding is None else self.encoding.sha256
+
+    @property
+    def plain_part_size(self) -> int:
+        return self.part_size if self.encoding is None else self.encoding.part_size
+
+    def to_json(self) -> dict[str, Any]:
+        document = {
+            "key": self.key,
+            "size": self.size,
+            "sha256": self.sha256,
+            "part_size": self.part_size,
+            "mtime_ns": self.mtime_ns,
+            "mode": f"{self.mode:04o}",
+        }
+        if self.encoding is not None:
+            document |= self.encoding.to_json()
+        if self.chunks is not None:
+            document["chunks"] = self.chunks.to_json()
+        return document
+
+    @classmethod
+    def from_json(cls, entry: Mapping[str, Any]) -> ManifestFile:
+        size = int(entry["size"])
+        chunks, encoding = parse_chunks(entry, size)
+        return cls(
+            key=str(entry["key"]),
+            size=size,
+            sha256=str(entry["sha256"]),
+            part_size=int(entry["part_size"]),
+            mtime_ns=int(entry["mtime_ns"]),
+            mode=int(entry["mode"], 8),
+            chunks=chunks,
+            encoding=encoding,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +105,8 @@ class Manifest:
 
     ``topic_id`` is Kafka's; a topic that is created again gets another one. Empty if there is none.
     ``leader_epochs`` are (epoch, first offset) of the batches in the log. ``kafka``: it was in a Kafka log directory.
-    ``follows`` and ``from_offset`` are those of the segment's incarnation.
+    ``follows`` and ``from_offset`` are those of the segment's incarnation. ``open_transactions`` are (producer ID,
+    first offset in this log) of transactions that do not end in this log; None if that is not known.
     """
 
     id: SegmentId
@@ -67,10 +124,23 @@ class Manifest:
     kafka: bool = False
     follows: str | None = None
     from_offset: int = 0
-    version: int = field(default=VERSION)
+    open_transactions: tuple[tuple[int, int], ...] | None = None
+    written_by: int = field(default=0, compare=False)
+
+    @property
+    def version(self) -> int:
+        """Of its form: as it was read, or as it has to be written."""
+        needed = VERSION if any(file.encoding is not None for file in self.files.values()) else PLAIN_VERSION
+        return self.written_by or needed
 
     @property
     def size(self) -> int:
+        """Bytes of its files: what a restore takes of the disk."""
+        return sum(file.plain_size for file in self.files.values())
+
+    @property
+    def stored_size(self) -> int:
+        """Bytes of its objects."""
         return sum(file.size for file in self.files.values())
 
     @property
@@ -115,23 +185,16 @@ class Manifest:
             "incarnation": {"label": self.id.label, "follows": self.follows, "from_offset": self.from_offset},
             "kafka": self.kafka,
             "archived_at": datetime.fromtimestamp(self.archived_at, UTC).isoformat(),
-            "files": {
-                str(kind): {
-                    "key": file.key,
-                    "size": file.size,
-                    "sha256": file.sha256,
-                    "part_size": file.part_size,
-                    "mtime_ns": file.mtime_ns,
-                    "mode": f"{file.mode:04o}",
-                }
-                for kind, file in self.files.items()
-            },
+            "files": {str(kind): file.to_json() for kind, file in self.files.items()},
         }
-        return to_json(document, indent=2) + b"\n"
+        if self.open_transactions is not None:
+            document["open_transactions"] = [list(entry) for entry in self.open_transactions]
+        return _with_checksum(to_json(document, indent=2) + b"\n")
 
     @classmethod
     def from_json(cls, data: bytes, *, key: str) -> Manifest:
         """Parse a manifest; `ObjectCorrupt` if it is malformed, or of a later version than supported."""
+        _require_checksum(data, key)
         try:
             document: dict[str, Any] = json.loads(data)
             version = int(document["version"])
@@ -141,17 +204,7 @@ class Manifest:
                     key=key,
                     hint="Use the release that wrote it, or a later one",
                 )
-            files = {
-                FileKind(kind): ManifestFile(
-                    key=str(file["key"]),
-                    size=int(file["size"]),
-                    sha256=str(file["sha256"]),
-                    part_size=int(file["part_size"]),
-                    mtime_ns=int(file["mtime_ns"]),
-                    mode=int(file["mode"], 8),
-                )
-                for kind, file in document["files"].items()
-            }
+            files = {FileKind(kind): ManifestFile.from_json(file) for kind, file in document["files"].items()}
             of_log: dict[str, Any] = document.get("incarnation", {})
             identity = replace(SegmentId.parse(document["segment"]), label=str(of_log.get("label", "")))
             if FileKind.LOG not in files:
@@ -160,6 +213,7 @@ class Manifest:
                 _require_sense(identity, kind, file)
             if not 1 <= int(document["generation"]) < 2**32:
                 raise ValueError(f"generation {document['generation']} is out of range")
+            open_ones = document.get("open_transactions")
             manifest = cls(
                 id=identity,
                 files=files,
@@ -172,11 +226,12 @@ class Manifest:
                 archived_at=datetime.fromisoformat(document["archived_at"]).timestamp(),
                 problem=str(document.get("problem", "")),
                 topic_id=str(document.get("topic_id", "")),
-                leader_epochs=_epochs(document.get("leader_epochs", [])),
+                leader_epochs=_pairs(document.get("leader_epochs", [])),
                 kafka=bool(document.get("kafka", False)),
                 follows=None if of_log.get("follows") is None else str(of_log["follows"]),
                 from_offset=_whole_number(of_log.get("from_offset", 0)) or 0,
-                version=version,
+                open_transactions=None if open_ones is None else _pairs(open_ones),
+                written_by=version,
             )
         except (
             ArithmeticError,
@@ -188,7 +243,7 @@ class Manifest:
             ValueError,
         ) as error:
             raise ObjectCorrupt(
-                f"this object is not a valid manifest: {error!r}",
+                f"this object is not a valid manifest: {type(error).__name__}: {error}",
                 key=key,
                 hint="The segment's objects were not changed. Restore the manifest from a backup or an earlier version",
             ) from error
@@ -203,11 +258,29 @@ def _whole_number(value: object) -> int | None:
     raise ValueError(f"{value!r} is not a whole number")
 
 
-def _epochs(value: Any) -> tuple[tuple[int, int], ...]:
-    entries = tuple((epoch, start) for epoch, start in value)
+def _pairs(value: Any) -> tuple[tuple[int, int], ...]:
+    entries = tuple((first, second) for first, second in value)
     if not all(type(number) is int for entry in entries for number in entry):
-        raise ValueError(f"{value!r} are not leader epochs")
+        raise ValueError(f"{value!r} are not pairs of numbers")
     return entries
+
+
+def _with_checksum(document: bytes) -> bytes:
+    """Add the CRC-32C of all that stands before it as the last field."""
+    body = document.removesuffix(b"\n}\n")
+    return body + b',\n  "crc32c": "%08x"\n}\n' % crc32c(body)
+
+
+def _require_checksum(data: bytes, key: str) -> None:
+    """`ObjectCorrupt` if the last field is a checksum, and not the right one. Earlier releases wrote none."""
+    match = _CHECKSUM.search(data)
+    if match is not None and crc32c(data[: match.start()]) != int(match[1], 16):
+        raise ObjectCorrupt(
+            "the manifest is damaged: its CRC-32C is another one",
+            key=key,
+            hint="The segment's objects were not changed. Restore the manifest from a backup or an earlier version. "
+            "If it was changed by hand, remove its last field, crc32c",
+        )
 
 
 def _require_sense(identity: SegmentId, kind: FileKind, file: ManifestFile) -> None:

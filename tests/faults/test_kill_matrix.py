@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 
 from takhin_tiered import Settings
+from tests.faults.test_reader import CACHE
 from tests.faults.truth import OF_THE_PREFIX, TALLY, Folder
 from tests.support import (
     COLD,
@@ -252,6 +253,6 @@ def test_every_point_of_the_program_is_among_those_tried() -> None:
         for expanded in ([point.replace("{kind}", kind) for kind in KINDS])
     }
     # Those of a trim need a broker, in tests/kafka/test_trim.py, and one other incarnations: test_incarnations.py.
-    tried = {point for _, point, _ in CASES} | {"trim.proven", "trim.asked", "restore.adopted"}
+    tried = {point for _, point, _ in CASES} | {"trim.proven", "trim.asked", "restore.adopted"} | set(CACHE)
     assert points == tried
     print(f"{len(tried)} points, {len(CASES)} kills in {len(SCENARIOS)} states")

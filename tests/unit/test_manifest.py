@@ -40,7 +40,9 @@ def read(data: bytes, key: str = ID.manifest_key) -> Manifest:
 
 
 def document() -> dict[str, Any]:
+    """Without its checksum, to be changed."""
     written: dict[str, Any] = json.loads(manifest().to_json())
+    del written["crc32c"]
     return written
 
 
@@ -128,7 +130,8 @@ NEW_IN_2 = {"topic_id", "leader_epochs", "kafka", "incarnation"}
 def test_a_manifest_of_version_1_is_read_and_known_to_lack_something() -> None:
     old = {name: value for name, value in document().items() if name not in NEW_IN_2} | {"version": 1}
     found = read(json.dumps(old).encode())
-    assert found == replace(manifest(), version=1)
+    assert found == manifest()
+    assert found.version == 1
     assert found.may_lack_files
     assert not manifest().may_lack_files
 

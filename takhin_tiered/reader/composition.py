@@ -1,0 +1,157 @@
+"""The reader's parts, put together; and what the façade offers of it."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from takhin_tiered import logs
+from takhin_tiered.catalog.catalog import Catalog
+from takhin_tiered.codec.keys import KeyRing
+from takhin_tiered.config import Settings
+from takhin_tiered.disk.files import DataDirs
+from takhin_tiered.engine.clock import Clock
+from takhin_tiered.engine.limits import Limits
+from takhin_tiered.engine.naming import known_segment
+from takhin_tiered.engine.preparation import Preparation
+from takhin_tiered.engine.situation import Situation
+from takhin_tiered.errors import Damaged, SegmentNotFound, TakhinError
+from takhin_tiered.metrics import Metrics
+from takhin_tiered.reader.archived import PIECE_SIZE, ArchivedFile
+from takhin_tiered.reader.cache import DiskCache
+from takhin_tiered.reader.fetching import Fetcher, NoCache, StoredChunks
+from takhin_tiered.reader.manifests import Manifests
+from takhin_tiered.reader.memory import Memory
+from takhin_tiered.reader.opened import OpenRange
+from takhin_tiered.reader.reader import Reader
+from takhin_tiered.reader.whole import ChecksumsInMemory, KnownChecksums, WholeObjects
+from takhin_tiered.segments.model import Segment
+from takhin_tiered.segments.names import FileKind
+from takhin_tiered.store import ReadableStore
+
+CACHE_NAME = "cache"
+_MEMORY = 48 << 20
+_MANIFESTS = 8 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class ReaderParts:
+    """What reading uses. ``keys`` are those of the key file as it was read last."""
+
+    catalog: Catalog
+    data_dir: DataDirs
+    store: ReadableStore
+    clock: Clock
+    situation: Situation
+    limits: Limits
+    metrics: Metrics
+    keys: Callable[[], KeyRing]
+
+
+@dataclass(frozen=True, slots=True)
+class CacheBound:
+    """How many bytes the chunks of the disk cache may have. Restored segments whose lease has ended share its size."""
+
+    directory: Path
+    parts: ReaderParts
+
+    def __call__(self, used: int) -> int:
+        """``used``: what they have now. Above the reserve of the disk, which running restores draw on too."""
+        parts, now = self.parts, self.parts.clock.now()
+        restored = sum(each.local.size for each in parts.catalog.restored() if now >= each.lease_until)
+        parts.metrics.restored_bytes.set(restored)
+        try:
+            disk = os.statvfs(self.directory)
+            device = self.directory.stat().st_dev
+        except OSError:
+            return 0
+        free = disk.f_bavail * disk.f_frsize - parts.limits.reserve_bytes - parts.data_dir.held[device]
+        return min(parts.situation.policy.cache_size - restored, used + free)
+
+
+@asynccontextmanager
+async def open_reader(state_dir: Path | None, parts: ReaderParts) -> AsyncIterator[Reader]:
+    """``state_dir`` is where the disk cache is; None for a process that does not hold the data directory's lock."""
+    async with AsyncExitStack() as stack:
+        cache: StoredChunks = NoCache()
+        known: KnownChecksums = ChecksumsInMemory()
+        if state_dir is not None:
+            directory = state_dir / CACHE_NAME
+            try:
+                on_disk = await stack.enter_async_context(
+                    DiskCache.open(directory, CacheBound(directory, parts), parts.metrics)
+                )
+            except (OSError, sqlite3.Error) as error:
+                logs.logger().warning("there is no disk cache: reads go on without it", error=str(error))
+            else:
+                cache, known = on_disk, on_disk
+
+        async def on_damage(file: ArchivedFile, error: Damaged) -> TakhinError:
+            return await reader.on_damage(file, error)
+
+        fetcher = Fetcher(
+            parts.store,
+            Memory(_MEMORY),
+            cache,
+            metrics=parts.metrics,
+            pace=parts.limits.downloads,
+            on_damage=on_damage,
+        )
+        manifests = Manifests(parts.catalog, parts.store, _MANIFESTS)
+        whole = WholeObjects(fetcher, known, PIECE_SIZE)
+        reader = Reader(parts.catalog, parts.data_dir, manifests, fetcher, whole, parts.keys)
+        stack.push_async_callback(reader.close)
+        yield reader
+
+
+class Reads:
+    """What `TieredStorage` offers for reading in place."""
+
+    if TYPE_CHECKING:
+        # The façade sets them.
+        settings: Settings
+        _reader: Reader
+        _catalog: Catalog
+        _clock: Clock
+        _preparation: Preparation
+
+    @asynccontextmanager
+    async def open_range(
+        self,
+        path: str,
+        start: int = 0,
+        end: int | None = None,
+        *,
+        topic_id: str | None = None,
+        kind: FileKind = FileKind.LOG,
+    ) -> AsyncIterator[OpenRange]:
+        """Bytes ``start`` to ``end`` (exclusive; None: to the end) of a file of a segment, wherever it is.
+
+        ::
+
+            async with storage.open_range("orders-0/00000000000000000000.log", 0, 1000) as opened:
+                async for piece in opened:
+                    ...
+
+        They come from the broker's disk or from the archive, proven as ``opened.proof`` says. What is raised instead:
+        `RangeNotSatisfiable`, `Damaged`, `NoKey`, `WrongKey`, `SegmentChanged`, or `StoreError`.
+        """
+        segment = await self._known(path, topic_id)
+        async with self._reader.open_range(segment.id, kind, start, end) as opened:
+            self._catalog.touch(segment.id, self._clock.now())
+            yield opened
+
+    async def _known(self, path: str, topic_id: str | None) -> Segment:
+        """As it is known; before it is taken for unknown, the archive is looked at if that was not done yet."""
+        try:
+            return known_segment(self._catalog, path, topic_id)
+        except SegmentNotFound:
+            if self._preparation.is_reconciled or not self.settings.has_store:
+                raise
+        await self._preparation.know_archive()
+        return known_segment(self._catalog, path, topic_id)

@@ -1,0 +1,104 @@
+"""Manifests of earlier releases have no checksums of chunks: the object is read once to its end, and proven as a whole.
+
+The checksums of its pieces, which that yields, are kept: they prove every range from then on.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from crc32c import crc32c
+
+from takhin_tiered.codec.checksums import Hasher
+from takhin_tiered.errors import ObjectMissing
+from takhin_tiered.reader.archived import ArchivedFile, name_of, proven_file, unproven_file
+from takhin_tiered.reader.fetching import Fetcher
+from takhin_tiered.reader.flights import Flights
+from takhin_tiered.segments.manifest import Manifest
+from takhin_tiered.segments.names import FileKind
+
+Checksums = tuple[int, ...]
+
+
+class KnownChecksums(Protocol):
+    """Of objects that were proven as a whole, by the name of their bytes."""
+
+    async def get(self, name: str) -> Checksums | None: ...
+
+    async def put(self, name: str, checksums: Checksums) -> None: ...
+
+
+class ChecksumsInMemory:
+    """Of a process without a disk cache."""
+
+    _MOST = 1000
+
+    def __init__(self) -> None:
+        self._known: dict[str, Checksums] = {}
+
+    async def get(self, name: str) -> Checksums | None:
+        return self._known.get(name)
+
+    async def put(self, name: str, checksums: Checksums) -> None:
+        while len(self._known) >= self._MOST:
+            del self._known[next(iter(self._known))]
+        self._known[name] = checksums
+
+
+class WholeObjects:
+    def __init__(self, fetcher: Fetcher, known: KnownChecksums, piece_size: int) -> None:
+        self._fetcher, self._known, self._piece_size = fetcher, known, piece_size
+        self._reading: Flights[str, Checksums] = Flights()
+
+    def unproven(self, manifest: Manifest, kind: FileKind) -> ArchivedFile:
+        return unproven_file(manifest, kind, self._piece_size)
+
+    async def prove(self, manifest: Manifest, kind: FileKind) -> ArchivedFile:
+        """The file with checksums of its pieces. `Damaged` if the object is not the archived one, and `StoreError`."""
+        name = name_of(manifest.files[kind], self._piece_size)
+        checksums = await self._known.get(name)
+        if checksums is None:
+            checksums = await self._reading.share(name, lambda: self._read(name, manifest, kind))
+        return proven_file(manifest, kind, checksums, self._piece_size)
+
+    async def _read(self, name: str, manifest: Manifest, kind: FileKind) -> Checksums:
+        file, fetcher = manifest.files[kind], self._fetcher
+        hasher, pieces = Hasher(file.part_size), _Pieces(self._piece_size)
+
+        def take(piece: memoryview) -> None:
+            fetcher.pace.spend_here(len(piece))
+            fetcher.metrics.downloaded.inc(len(piece))
+            hasher.update(piece)
+            pieces.update(piece)
+
+        described = self.unproven(manifest, kind)
+        try:
+            await fetcher.store.fetch_into(file.key, fetcher.nothing, seen=take)
+        except ObjectMissing as error:
+            raise await fetcher.on_damage(described, described.damaged("it is not in the archive")) from error
+        if (hasher.size, hasher.checksum().sha256) != (file.size, file.sha256):
+            raise await fetcher.on_damage(described, described.damaged("its SHA-256 is another one"))
+        await self._known.put(name, pieces.checksums())
+        return pieces.checksums()
+
+
+class _Pieces:
+    """The CRC-32C of each piece of that size."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._done: list[int] = []
+        self._crc = self._filled = 0
+
+    def update(self, data: memoryview) -> None:
+        while data:
+            part = data[: self._size - self._filled]
+            self._crc = crc32c(part, self._crc)
+            self._filled += len(part)
+            data = data[len(part) :]
+            if self._filled == self._size:
+                self._done.append(self._crc)
+                self._crc = self._filled = 0
+
+    def checksums(self) -> Checksums:
+        return (*self._done, *([self._crc] if self._filled else []))
