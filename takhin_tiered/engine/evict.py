@@ -130,10 +130,10 @@ class Evictor:
             return
         for kind, stat in segment.local.items():
             archived = manifest.files.get(kind)
-            if archived is None or archived.size != stat.size:
+            if archived is None or archived.plain_size != stat.size:
                 raise SegmentConflict(f"{identity.file(kind)} is not what the archive holds", segment=path)
-            checksum = await read_local_checksum(self.data_dir, identity, kind, archived.part_size)
-            if checksum != archived.sha256:
+            checksum = await read_local_checksum(self.data_dir, identity, kind, archived.plain_part_size)
+            if checksum != archived.plain_sha256:
                 raise SegmentConflict(f"{identity.file(kind)} is not what the archive holds", segment=path)
 
     async def _unlink(self, evictions: Sequence[_Eviction]) -> None:

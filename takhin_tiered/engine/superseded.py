@@ -31,7 +31,7 @@ from takhin_tiered.segments.manifest import Manifest
 from takhin_tiered.segments.names import SegmentId, generation_of, parse_superseded_key
 from takhin_tiered.store import ObjectInfo, ReadableStore
 from takhin_tiered.vault.owned import OwnedPrefix
-from takhin_tiered.vault.proof import prove_archived
+from takhin_tiered.vault.proof import MANIFEST_LIMIT, prove_archived
 from takhin_tiered.verbs import verb
 
 
@@ -116,7 +116,7 @@ class SupersededRemover:
     async def _read(self, identity: SegmentId, generation: int) -> Manifest:
         """A superseded manifest; `ObjectCorrupt` where it is none of this generation."""
         key = identity.superseded_key(generation)
-        manifest = Manifest.from_json(await self.store.read(key), key=identity.manifest_key)
+        manifest = Manifest.from_json(await self.store.read(key, limit=MANIFEST_LIMIT), key=identity.manifest_key)
         if manifest.generation != generation or any(generation_of(f.key) > generation for f in manifest.files.values()):
             raise ObjectCorrupt(f"{key} is not the manifest of generation {generation}", segment=identity.path, key=key)
         return manifest

@@ -14,6 +14,8 @@ from takhin_tiered.segments.names import SegmentId
 from takhin_tiered.store import ObjectInfo, ReadableStore
 
 _PACED_READ = 8 << 20
+MANIFEST_LIMIT = 64 << 20
+"""Bytes: with a checksum for each chunk a manifest has many, at most."""
 
 
 async def prove(
@@ -89,7 +91,7 @@ async def load_manifest(store: ReadableStore, identity: SegmentId) -> Manifest |
     """The manifest as the store has it now, or None. `ObjectCorrupt` where it is none, and `StoreError`."""
     key = identity.manifest_key
     try:
-        data = await store.read(key)
+        data = await store.read(key, limit=MANIFEST_LIMIT)
     except ObjectMissing:
         return None
     return Manifest.from_json(data, key=key)
