@@ -49,7 +49,8 @@ def _by_topic(value: object) -> object:
     if isinstance(value, dict):
         return tuple(value.items())
     if isinstance(value, str):
-        return tuple(part.strip().rsplit("=", 1) for part in value.split(",") if part.strip())
+        pairs = [part.rpartition("=") for part in value.split(",") if part.strip()]
+        return tuple((glob.strip() or "*", codec.strip()) for glob, _, codec in pairs)
     return value
 
 

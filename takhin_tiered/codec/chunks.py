@@ -69,8 +69,8 @@ class Coder:
     count: int
 
     def encode(self, number: int, plain: bytes | memoryview) -> bytes:
-        data = compress(plain, self.level) if self.level else bytes(plain)
-        return data if self.key is None else self.key.seal(data, self._context_of(number))
+        data = compress(plain, self.level) if self.level else plain
+        return bytes(data) if self.key is None else self.key.seal(data, self._context_of(number))
 
     def decode(self, number: int, stored: bytes | bytearray | memoryview, size: int) -> bytes:
         """``size`` plain bytes. `NotAuthentic`, `ZstdError` or `ValueError` where these are not their stored ones."""

@@ -148,23 +148,32 @@ class _File:
         self.chunks = self.as_it_is.chunks
         self.data = self.as_it_is.data if self.as_it_is.size else b""
         self._file = opened.files[kind]
+        self._buffers: list[bytearray] = []
 
     def range_of(self, number: int) -> tuple[int, int]:
         return self.chunks.plain_range(number, self.as_it_is.size)
 
     def is_compressible(self) -> bool:
         size = self.as_it_is.size
-        return size >= _WORTH_A_FRAME and is_compressible([self._read(*some) for some in sample_ranges(size)])
+        if size < _WORTH_A_FRAME:
+            return False
+        return is_compressible([bytes(self._read(at, to, self._new_buffer(to - at))) for at, to in sample_ranges(size)])
 
     def encode(self, coder: Coder, number: int) -> bytes:
         """The stored bytes of a chunk, which give back those that were read for the checksum."""
         begin, end = self.range_of(number)
-        plain = self._read(begin, end)
-        if crc32c(plain) != self.chunks.checksums[number]:
-            raise self._changed()
-        stored = coder.encode(number, plain)
+        checksum = self.chunks.checksums[number]
+        # Fresh memory for each chunk would cost more time than its checksum.
+        buffer = self._buffers.pop() if self._buffers else self._new_buffer(self.chunks.size)
+        try:
+            plain = self._read(begin, end, buffer)
+            if crc32c(plain) != checksum:
+                raise self._changed()
+            stored = coder.encode(number, plain)
+        finally:
+            self._buffers.append(buffer)
         with suppress(NotAuthentic, ZstdError, ValueError):
-            if crc32c(coder.decode(number, stored, end - begin)) == self.chunks.checksums[number]:
+            if crc32c(coder.decode(number, stored, end - begin)) == checksum:
                 return stored
         raise ObjectCorrupt(
             f"bytes {begin} to {end} of {self.name} were encoded, and do not give themselves back",
@@ -172,18 +181,21 @@ class _File:
             hint="The local files stay, and nothing of it was archived. Test the memory of this machine",
         )
 
-    def _read(self, begin: int, end: int) -> bytes:
+    def _new_buffer(self, size: int) -> bytearray:
+        return bytearray(0 if self.data is not None else min(size, self.as_it_is.size))
+
+    def _read(self, begin: int, end: int, buffer: bytearray) -> memoryview:
         if self.data is not None:
-            return self.data[begin:end]
-        pieces: list[bytes] = []
+            return memoryview(self.data)[begin:end]
+        size, got = end - begin, 0
+        view = memoryview(buffer)[:size]
         with disk_errors(self.id):
-            while begin < end:
-                piece = self._file.read(begin, end - begin)
-                if not piece:
+            while got < size:
+                count = self._file.read_into(view[got:], begin + got)
+                if not count:
                     raise self._changed()
-                pieces.append(piece)
-                begin += len(piece)
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+                got += count
+        return view
 
     def _changed(self) -> SegmentChanged:
         return SegmentChanged(

@@ -1,4 +1,4 @@
-"""Archives that are compressed, encrypted or both: in and out through the façade, on a real S3 server and a directory."""
+"""Archives that are compressed, encrypted or both: in and out, on a real S3 server and a directory."""
 
 from __future__ import annotations
 
@@ -55,6 +55,10 @@ class Place:
     def entry(self, path: str) -> dict[str, Any]:
         found: dict[str, Any] = self.manifest(path)["files"][path.rpartition(".")[2]]
         return found
+
+    def objects(self) -> dict[str, bytes]:
+        keys = self.store.keys()
+        return {key: self.store.read(key) for key in keys}
 
     def change(self, key: str, change: Callable[[bytes], bytes]) -> None:
         self.store.write(key, change(self.store.read(key)))
@@ -122,7 +126,7 @@ async def test_encoded_segments_come_back_byte_for_byte(place: Place, how: str, 
 async def test_a_second_cycle_uploads_nothing_whatever_the_settings_are_by_then(folder: Place, how: str) -> None:
     (path,) = folder.broker.segments("orders-0", 1, size=MIB)
     await cycle(folder.settings(how, archive_mode="copy"))
-    before = {key: folder.store.read(key) for key in folder.store.keys()}
+    before = folder.objects()
     for other in ("plain", "zstd", "key", "both"):
         folder.keys["later"] = new_key()
         folder.write_keys("later", "first")
@@ -132,12 +136,12 @@ async def test_a_second_cycle_uploads_nothing_whatever_the_settings_are_by_then(
             await storage.archive_segment(path)
             folder.broker.overwrite_time(path)
             await storage.archive_segment(path)
-    assert {key: folder.store.read(key) for key in folder.store.keys()} == before
+    assert folder.objects() == before
     # And where the local file may be unlinked, it is: it has the bytes that were archived.
     async with TieredStorage.open(folder.settings(how, archive_mode="move")) as storage:
         await storage.archive_segment(path)
     assert folder.broker.on_disk(path) == []
-    assert {key: folder.store.read(key) for key in folder.store.keys()} == before
+    assert folder.objects() == before
 
 
 async def test_without_codec_and_key_objects_are_the_files_with_a_checksum_of_each_chunk(place: Place) -> None:
@@ -239,7 +243,7 @@ async def test_without_its_key_nothing_is_restored_and_the_key_is_named(place: P
     place.keys["second"] = new_key()
     place.write_keys("second")
     async with TieredStorage.open(place.settings("both")) as storage:
-        with pytest.raises(NoKey, match="'first'.*has second") as no_key:
+        with pytest.raises(NoKey, match=r"'first'.*has second") as no_key:
             await storage.restore_segment(path)
         # Neither scrub nor verify needs a key.
         assert [verdict.problem async for verdict in storage.verify(deep=True)] == [""]
@@ -254,7 +258,7 @@ async def test_without_its_key_nothing_is_restored_and_the_key_is_named(place: P
     assert path in str(wrong.value)
     assert nothing_is_there(place, path)
     async with TieredStorage.open(place.settings("plain")) as storage:
-        with pytest.raises(NoKey, match="'first'.*is not set"):
+        with pytest.raises(NoKey, match=r"'first'.*is not set"):
             await storage.restore_segment(path)
     assert nothing_is_there(place, path)
 
@@ -345,7 +349,7 @@ async def test_a_chunk_with_a_forged_checksum_is_still_not_authentic(folder: Pla
     del manifest["crc32c"]
     folder.store.write(manifest_key, json.dumps(manifest).encode())
     async with TieredStorage.open(folder.settings(how)) as storage:
-        with pytest.raises(Damaged, match="chunk 0 of the log.*not authentic"):
+        with pytest.raises(Damaged, match=r"chunk 0 of the log.*not authentic"):
             await storage.restore_segment(path)
     assert nothing_is_there(folder, path)
 
