@@ -16,8 +16,9 @@ from crc32c import crc32c
 from pyzstd import SeekableZstdFile
 
 from takhin_tiered import ConfigError, Damaged, NoKey, Settings, TakhinError, TieredStorage, WrongKey
+from takhin_tiered.reload import reload
 from tests.faults.truth import Folder, Store
-from tests.support import Broker, Bucket, directory_settings, store_settings
+from tests.support import Broker, Bucket, command, directory_settings, store_settings
 
 MIB = 1 << 20
 CHUNK = 1 / 16
@@ -419,3 +420,54 @@ async def test_a_bad_object_is_stored_again_from_the_disk_in_the_encoding_of_tod
     await cycle(folder.settings("key"))
     await restore(folder.settings("key"), path)
     assert folder.broker.is_whole(path)
+
+
+async def test_a_reload_takes_the_keys_and_the_codec_of_now(folder: Place) -> None:
+    first = folder.broker.segments("orders-0", 1, size=100_000)
+    settings = folder.settings("key")
+    async with TieredStorage.open(settings) as storage:
+        await storage.run_cycle()
+        folder.keys["second"] = new_key()
+        folder.write_keys("second", "first")
+        await reload(storage, lambda: folder.settings("both"))
+        second = folder.broker.segments("orders-1", 1, size=100_000)
+        await storage.run_cycle()
+        entries = [folder.entry(path) for path in (*first, *second)]
+        assert [entry["encryption"]["key_id"] for entry in entries] == ["first", "second"]
+        assert ["codec" in entry for entry in entries] == [False, True]
+        for path in (*first, *second):
+            await storage.restore_segment(path)
+    assert all(folder.broker.is_whole(path) for path in (*first, *second))
+
+
+async def test_a_key_file_that_became_bad_is_told_and_the_keys_before_stay(
+    folder: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (path,) = folder.broker.segments("orders-0", 1, size=100_000)
+    async with TieredStorage.open(folder.settings("key")) as storage:
+        folder.key_file.write_text("nonsense\n")
+        await reload(storage, lambda: folder.settings("both", archive_concurrency=7))
+        told = "".join(capsys.readouterr())
+        assert "the key file cannot be reloaded: the previous one stays in effect" in told
+        assert "line 1" in told
+        assert storage.settings.archive_concurrency != 7
+        await storage.run_cycle()
+        assert folder.entry(path)["encryption"]["key_id"] == "first"
+        assert "codec" not in folder.entry(path)
+        await storage.restore_segment(path)
+    assert folder.broker.is_whole(path)
+
+
+def test_doctor_and_config_check_look_at_the_key_file(folder: Place) -> None:
+    settings = folder.settings("key")
+    assert "encrypted with the key 'first'" in command(settings, "doctor").stdout
+    assert command(settings, "config", "check").returncode == 0
+    folder.key_file.write_text("first AAAA\n")
+    failed, checked = command(settings, "doctor"), command(settings, "config", "check")
+    assert (failed.returncode, checked.returncode) == (1, 2)
+    for told in (failed.stdout, checked.stderr):
+        assert "encryption.key.file: line 1 of" in told.replace("\n", " ")
+        assert "AAAA" not in told
+    started = command(settings, "run", "--once")
+    assert started.returncode == 2
+    assert "encryption.key.file" in started.stderr
