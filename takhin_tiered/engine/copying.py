@@ -25,6 +25,7 @@ from takhin_tiered.segments.model import NO_FILES, LocalFiles, Segment
 from takhin_tiered.segments.names import FileKind, SegmentId
 from takhin_tiered.store import ReadableStore
 from takhin_tiered.vault.codecs import Codecs
+from takhin_tiered.vault.decoding import require_keys
 from takhin_tiered.vault.encoding import Encoder
 from takhin_tiered.vault.opened import Content, OpenSegment, close_all
 from takhin_tiered.vault.owned import OwnedPrefix
@@ -218,6 +219,8 @@ class Copier:
         compacts = is_compacting(self.situation, self.catalog, task.id, writing.content.summary)
         try:
             with named("archive", task.id.path):
+                # What was archived before may need a key that is not here any more: then it is not evicted.
+                require_keys(manifest, self.codecs.keys)
                 if replaced and compacts and existing is not None:
                     await forget_compacted(owned, existing, manifest)
                 elif replaced and existing is not None:

@@ -70,6 +70,13 @@ def decoders_of(manifest: Manifest, keys: KeyRing) -> dict[FileKind, Decoder]:
     return {kind: Decoder(manifest, kind, keys) for kind, file in manifest.files.items() if file.encoding is not None}
 
 
+def require_keys(manifest: Manifest, keys: KeyRing) -> None:
+    """Return if all of its files can be decrypted. `NoKey` or `WrongKey`."""
+    for file in manifest.files.values():
+        if file.encoding is not None:
+            data_key(manifest.id, manifest.topic_id, file.encoding.encryption, keys)
+
+
 def data_key(identity: SegmentId, topic_id: str, encryption: Encryption | None, keys: KeyRing) -> Key | None:
     """`NoKey` or `WrongKey`."""
     if encryption is None:

@@ -231,11 +231,19 @@ class Writer:
                 reached("archive.intended")
 
     async def _settle_others(self, writing: Writing) -> None:
-        """Where an earlier attempt broke off with other bytes, what it left goes first: one key has one intent."""
+        """Where an earlier attempt broke off with other bytes, what it left goes first: one key has one intent.
+
+        Encrypted bytes of the same file are other ones each time. Where the server's writes are not conditional, one
+        that was given up might still arrive, and take the place of the new ones: those get another key.
+        """
+        is_encoded = False
         for kind in writing.missing:
             before = self._catalog.intent(writing.id.key(kind, writing.generation))
             if before is not None and before.sha256 != writing.stored[kind].checksum.sha256:
                 await settle_held(self._owned, self._catalog, before)
+                is_encoded = is_encoded or writing.stored[kind].encoding is not None
+        if is_encoded:
+            raise OtherBytes
 
     async def _store_missing(self, writing: Writing) -> None:
         kinds = writing.missing

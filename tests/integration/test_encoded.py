@@ -6,6 +6,9 @@ import base64
 import io
 import json
 import os
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +21,7 @@ from pyzstd import SeekableZstdFile
 from takhin_tiered import ConfigError, Damaged, NoKey, Settings, TakhinError, TieredStorage, WrongKey
 from takhin_tiered.reload import reload
 from tests.faults.truth import Folder, Store
-from tests.support import Broker, Bucket, command, directory_settings, store_settings
+from tests.support import Broker, Bucket, command, directory_settings, environment, store_settings
 
 MIB = 1 << 20
 CHUNK = 1 / 16
@@ -471,3 +474,51 @@ def test_doctor_and_config_check_look_at_the_key_file(folder: Place) -> None:
     started = command(settings, "run", "--once")
     assert started.returncode == 2
     assert "encryption.key.file" in started.stderr
+
+
+@pytest.mark.parametrize("lost", ["missing", "another", "catalog too"])
+async def test_nothing_is_unlinked_that_nobody_could_decrypt(folder: Place, lost: str) -> None:
+    (path,) = folder.broker.segments("orders-0", 1, size=100_000)
+    await cycle(folder.settings("key"))
+    await restore(folder.settings("key", restore_lease_hours=0), path)
+    before = folder.objects()
+    first = folder.keys["first"]
+    folder.keys |= {"first": new_key(), "second": new_key()}
+    folder.write_keys(*(["second", "first"] if lost == "another" else ["second"]))
+    settings = folder.settings("key", restore_lease_hours=0)
+    if lost == "catalog too":
+        (settings.state_dir / "catalog.db").unlink()
+    for _ in range(2):
+        async with TieredStorage.open(settings) as storage:
+            report = await storage.run_cycle()
+            assert [failed for failed, _ in report.failures] == [path]
+            assert "'first'" in report.failures[0][1]
+        assert folder.broker.is_whole(path)
+    assert folder.objects() == before
+    folder.keys["first"] = first
+    folder.write_keys("second", "first")
+    await cycle(settings)
+    assert folder.broker.on_disk(path) == []
+    assert folder.objects() == before
+
+
+async def test_what_a_broken_attempt_left_goes_and_its_keys_are_not_used_again(folder: Place) -> None:
+    """Encrypted bytes are other ones each time: a write that arrives late must not take their place."""
+    (path,) = folder.broker.segments("orders-0", 1, size=100_000)
+    root = Path(__file__).parents[2]
+    killed = subprocess.run(
+        [sys.executable, str(root / "tests/faults/kill_launcher.py"), "run", "--once"],
+        env=environment(folder.settings("key")) | {"TORTURE_POINT": "archive.before.manifest", "PYTHONPATH": str(root)},
+        check=False,
+        timeout=90,
+    )
+    assert killed.returncode == -signal.SIGKILL
+    left = folder.objects()
+    assert set(left) == set(folder.broker.triple(path))
+    await cycle(folder.settings("key"))
+    assert {file["key"] for file in folder.manifest(path)["files"].values()} == {
+        name.replace(".", ".g2.") for name in folder.broker.triple(path)
+    }
+    assert set(folder.objects()) & set(left) == set()
+    await restore(folder.settings("key"), path)
+    assert folder.broker.is_whole(path)
