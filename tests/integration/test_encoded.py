@@ -522,3 +522,18 @@ async def test_what_a_broken_attempt_left_goes_and_its_keys_are_not_used_again(f
     assert set(folder.objects()) & set(left) == set()
     await restore(folder.settings("key"), path)
     assert folder.broker.is_whole(path)
+
+
+@pytest.mark.parametrize("how", ["key", "both"])
+async def test_the_documented_program_decodes_an_object(folder: Place, tmp_path: Path, how: str) -> None:
+    (path,) = folder.broker.segments("orders-0", 1, size=MIB)
+    (folder.broker.root / "orders-0/partition.metadata").write_text("version: 0\ntopic_id: 1HPDq9KPTmqeRsGSyBUSuA")
+    await cycle(folder.settings(how))
+    text = (Path(__file__).parents[2] / "docs/object-format.md").read_text()
+    program = text.partition("### Decode an object by hand")[2].partition("```python\n")[2].partition("```")[0]
+    assert len(program.splitlines()) < 20
+    (tmp_path / "manifest.json").write_text(json.dumps(folder.manifest(path)))
+    (tmp_path / "object").write_bytes(folder.store.read(folder.entry(path)["key"]))
+    folder.key_file.write_text(f"# a comment\n\n{folder.key_file.read_text()}")
+    subprocess.run([sys.executable, "-c", program], cwd=tmp_path, check=True, timeout=60)
+    assert (tmp_path / "file").read_bytes() == folder.broker.files[path]
