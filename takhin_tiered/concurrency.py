@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable
-from concurrent.futures import Executor, ThreadPoolExecutor
+import os
+from collections import deque
+from collections.abc import Callable, Coroutine, Generator, Iterable
+from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
 from contextvars import copy_context
 from functools import partial
 from typing import Any, ParamSpec, TypeVar
@@ -12,6 +14,8 @@ from typing import Any, ParamSpec, TypeVar
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
 _BULK = ThreadPoolExecutor(64, "bulk")
+PROCESSORS = os.cpu_count() or 1
+_COMPUTING = ThreadPoolExecutor(PROCESSORS, "computing")
 
 
 async def in_thread(
@@ -46,6 +50,26 @@ def _run(
 ) -> asyncio.Future[Result]:
     call = partial(copy_context().run, partial(function, *args, **kwargs))
     return asyncio.get_running_loop().run_in_executor(executor, call)
+
+
+def computed(function: Callable[[int], Result], count: int, *, at_once: int) -> Generator[Result, None, None]:
+    """``function`` of 0 to ``count`` (exclusive), in order, computed on all processors; blocking.
+
+    No more than ``at_once`` results are there before they are taken. The first failure is raised, or the iterator is
+    closed, once no thread is at it any more. All callers share the threads.
+    """
+    running: deque[Future[Result]] = deque()
+    try:
+        for number in range(count):
+            if len(running) >= at_once:
+                yield running.popleft().result()
+            running.append(_COMPUTING.submit(function, number))
+        while running:
+            yield running.popleft().result()
+    finally:
+        for future in running:
+            future.cancel()
+        wait(running)
 
 
 def is_cancelled() -> bool:

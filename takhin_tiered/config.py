@@ -34,6 +34,7 @@ from takhin_tiered.config_sources import (
 )
 from takhin_tiered.config_values import (
     Addresses,
+    Codec,
     Directories,
     Encryption,
     Globs,
@@ -42,6 +43,7 @@ from takhin_tiered.config_values import (
     OptionalPath,
     Prefixes,
     StorageClass,
+    TopicCodecs,
     is_host,
     is_host_label,
     none_if_empty,
@@ -59,7 +61,9 @@ Mode = Literal["copy", "trim", "move"]
 
 WITHOUT_EFFECT = ("hot_min_access_hz", "hot_min_access_count", "tier_check_interval_minutes")
 _CLIENT = "storage.tiered.broker.client"
-_TABLES = {"storage.tiered.retention.hours", "storage.tiered.retention.bytes", _CLIENT}
+_TABLES = {
+    "storage.tiered.retention.hours", "storage.tiered.retention.bytes", "storage.tiered.compression.topics", _CLIENT,
+}  # fmt: skip
 _SECRET = {"storage.tiered.api.token", "storage.tiered.s3.endpoint", _CLIENT}
 _LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
@@ -122,6 +126,11 @@ class Settings(BaseSettings):
     topics_include: Globs = _key("storage.tiered.topics.include", ("*",))
     topics_exclude: Globs = _key("storage.tiered.topics.exclude", ("__*",))
     topics_compacted: Literal["skip", "archive"] = _key("storage.tiered.topics.compacted", "skip")
+    compression_codec: Codec = _key("storage.tiered.compression.codec", "none")
+    compression_level: int = _key("storage.tiered.compression.level", 3, ge=1, le=22)
+    compression_topics: TopicCodecs = _key("storage.tiered.compression.topics", ())
+    encryption_key_file: OptionalPath = _key("storage.tiered.encryption.key.file", None)
+    chunk_size_mb: float = _key("storage.tiered.chunk.size.mb", 4.0, ge=1 / 64, le=64)
     broker_bootstrap: Addresses = _key("storage.tiered.broker.bootstrap", "")
     broker_client: Keywords = _key("storage.tiered.broker.client", {})
     trim_ignore_groups: Globs = _key("storage.tiered.trim.ignore.groups", ())

@@ -69,6 +69,16 @@ DESCRIPTIONS = {
     "storage.tiered.topics.include": "Globs: topics whose segments may be moved.",
     "storage.tiered.topics.exclude": "Globs: topics that stay on disk even if they are included.",
     "storage.tiered.topics.compacted": "Compacted topics. skip: leave them on disk. archive: archive them too.",
+    "storage.tiered.compression.codec": "How new segments are compressed: none or zstd. Files that do not "
+    "become smaller are stored unchanged.",
+    "storage.tiered.compression.level": "The level of zstd, 1 to 22. Higher is smaller and slower.",
+    "storage.tiered.compression.topics": "Codecs by glob on topic names; the first match counts, else the codec above: "
+    '{"metrics-*": zstd, "images": none}. Empty: the codec above for all.',
+    "storage.tiered.encryption.key.file": "If set, new segments are encrypted with AES-256-GCM. A file of lines "
+    "'key-id base64-of-32-bytes'; the first key is for new segments, keep the others to read old ones. Without its "
+    "key a segment cannot be read by anyone: back up this file.",
+    "storage.tiered.chunk.size.mb": "Size of the chunks that can be read and verified by themselves, in mebibytes, "
+    "1/64 to 64.",
     "storage.tiered.broker.bootstrap": "The live broker as host:port, several with commas. Empty: do not connect.",
     "storage.tiered.broker.client": "How to log in to it: aiokafka's keywords, such as {security_protocol: SSL}.",
     "storage.tiered.trim.ignore.groups": "Globs: consumer groups whose committed offsets do not hold trim back.",

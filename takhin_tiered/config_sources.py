@@ -30,7 +30,7 @@ _SERVICE_VARIABLE = re.compile(
     r"_SERVICE_HOST$|_SERVICE_PORT(?:_[A-Z0-9_]+)?$|_PORT_[0-9]+_(?:TCP|UDP|SCTP)(?:_(?:ADDR|PORT|PROTO))?$"
 )
 _NEARLY = 0.85
-_LATER = ("compression.", "encryption.", "api.tls.")
+_LATER = ("api.tls.",)
 
 
 def variable(key: str) -> str:

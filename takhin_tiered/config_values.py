@@ -44,6 +44,16 @@ def _limits(value: object) -> object:
     return value
 
 
+def _by_topic(value: object) -> object:
+    """A mapping, or the same as text: ``orders-*=zstd,*=none``."""
+    if isinstance(value, dict):
+        return tuple(value.items())
+    if isinstance(value, str):
+        pairs = [part.rpartition("=") for part in value.split(",") if part.strip()]
+        return tuple((glob.strip() or "*", codec.strip()) for glob, _, codec in pairs)
+    return value
+
+
 def _directories(value: object) -> object:
     """A path, a list, or comma-separated text; an existing directory whose name has a comma is one path."""
     if isinstance(value, os.PathLike):
@@ -125,6 +135,8 @@ def _hidden(value: object) -> SecretStr:
 
 
 Limits = Annotated[tuple[tuple[str, Annotated[float, Field(gt=0)]], ...], BeforeValidator(_limits)]
+Codec = Literal["none", "zstd"]
+TopicCodecs = Annotated[tuple[tuple[str, Codec], ...], BeforeValidator(_by_topic)]
 Globs = Annotated[tuple[str, ...], BeforeValidator(split_commas)]
 OptionalPath = Annotated[Path | None, BeforeValidator(none_if_empty)]
 Directories = Annotated[tuple[Path, ...], BeforeValidator(_directories), AfterValidator(_check_disjoint)]
@@ -155,6 +167,8 @@ def shown(value: object) -> str:
     return str(value)
 
 
-def _number(value: float) -> str:
+def _number(value: float | str) -> str:
     """Exact, and without a fraction if it is a whole number."""
+    if isinstance(value, str):
+        return value
     return str(int(value)) if value == int(value) else repr(value)

@@ -11,6 +11,7 @@ import fcntl
 import os
 import stat
 import struct
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -28,6 +29,7 @@ _RENAME_NOREPLACE = 1
 _FLOCK = "hhqqi4x"
 """``struct flock`` of 64-bit Linux: type, whence, start, length, pid."""
 _EXCLUSIVE_SECONDS = 10.0
+_UNNAMED = "unnamed-"
 
 _warned: set[tuple[str, int]] = set()
 _process_lock = threading.Lock()
@@ -51,6 +53,22 @@ def _path_of(fd: int) -> str:
 def sync_file(fd: int) -> bool:
     """Flush a file to the disk; False, with a warning, if its file system does not support that."""
     return _sync(fd, _UNSUPPORTED, "the file system cannot flush files: a power cut may lose the latest writes")
+
+
+def open_unnamed(directory: Path) -> int:
+    """A new file that no name leads to: its bytes are gone once it is closed, or the process has ended."""
+    try:
+        return os.open(directory, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        # EISDIR: a kernel that does not know O_TMPFILE. Source: open(2).
+        if error.errno not in _UNSUPPORTED | {errno.EISDIR}:
+            raise
+    for left in directory.glob(f"{_UNNAMED}*"):
+        # A process was killed between the next two steps.
+        left.unlink(missing_ok=True)
+    fd, name = tempfile.mkstemp(prefix=_UNNAMED, dir=directory)
+    Path(name).unlink()
+    return fd
 
 
 def can_flush(directory: Path) -> bool:

@@ -11,6 +11,7 @@ from takhin_tiered.concurrency import in_thread
 from takhin_tiered.config import Settings
 from takhin_tiered.errors import TakhinError
 from takhin_tiered.tiered_storage import TieredStorage
+from takhin_tiered.vault.codecs import load_keys
 
 _OF_THE_LOG = {"log_level", "log_format"}
 # Not locations, nor what was decided by them: who owns the store, which files may be unlinked.
@@ -22,7 +23,12 @@ _APPLICABLE = _OF_THE_LOG | {
     "archive_interval_minutes",
     "archive_superseded_keep_hours",
     "auto_archive_enabled",
+    "chunk_size_mb",
     "cold_age_hours",
+    "compression_codec",
+    "compression_level",
+    "compression_topics",
+    "encryption_key_file",
     "local_cache_size_mb",
     "reconcile_interval_hours",
     "restore_lease_hours",
@@ -57,10 +63,21 @@ async def reload(storage: TieredStorage, load: Callable[[], Settings]) -> None:
         messages = "; ".join(problem["msg"] for problem in error.errors())
         _refuse("the new configuration needs a restart", messages, waiting)
         return
-    storage.apply(mixed)
+    try:
+        # The file may have changed where its name did not.
+        keys = await in_thread(load_keys, mixed)
+    except TakhinError as error:
+        _refuse("the key file cannot be reloaded", str(error), waiting)
+        return
+    storage.apply(mixed, keys)
     if _OF_THE_LOG & set(applied):
         logs.configure(mixed.log_level, mixed.log_format)
-    logs.always().info("configuration reloaded", applied=[_key(name) for name in applied], needs_restart=waiting)
+    logs.always().info(
+        "configuration reloaded",
+        applied=[_key(name) for name in applied],
+        needs_restart=waiting,
+        keys=[*keys.keys],
+    )
 
 
 def _refuse(what: str, why: str, keys: list[str]) -> None:

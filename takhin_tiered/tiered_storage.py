@@ -14,13 +14,13 @@ from takhin_tiered.codec.keys import KeyRing
 from takhin_tiered.config import Settings
 from takhin_tiered.disk.lock import DataDirLock
 from takhin_tiered.engine.assembly import Assembly, assemble
-from takhin_tiered.engine.brokers import look_at_brokers, require_safe_mode, stands_in_kafka
+from takhin_tiered.engine.brokers import look_at_brokers
 from takhin_tiered.engine.choosing import Choice
 from takhin_tiered.engine.condition import check_store, store_trouble
 from takhin_tiered.engine.gauges import update_gauges
 from takhin_tiered.engine.marks import by_hand
 from takhin_tiered.engine.naming import known_segment, named_incarnation, named_segment
-from takhin_tiered.engine.opening import KAFKA, SUPERSEDED, acquire, open_data_dirs, was_kafka
+from takhin_tiered.engine.opening import KAFKA, SUPERSEDED, acquire, find_kafka, open_data_dirs
 from takhin_tiered.engine.progress import Progress
 from takhin_tiered.engine.rebuild import Reconciliation
 from takhin_tiered.engine.report import CycleReport, Listener
@@ -41,6 +41,7 @@ from takhin_tiered.segments.policy import classify
 from takhin_tiered.segments.report import PartitionInfo, SegmentInfo, describe_partition
 from takhin_tiered.segments.results import Hole, Status, VerifiedSegment
 from takhin_tiered.store import ObservedStore, StoreHealth, open_store
+from takhin_tiered.vault.codecs import load_keys
 from takhin_tiered.vault.owned import OwnedPrefix
 
 
@@ -97,17 +98,14 @@ class TieredStorage(Reads):
                 catalog.detach()
             if journal is not None:
                 catalog.superseded = int(await journal.get_meta(SUPERSEDED) or 0)
-            kafka = await asyncio.to_thread(stands_in_kafka, data_dir) or await was_kafka(journal)
-            if not read_only:
-                await asyncio.to_thread(require_safe_mode, settings, data_dir, kafka=kafka)
-                if journal is not None and kafka:
-                    await journal.set_meta(KAFKA, "yes")
+            kafka = await find_kafka(settings, data_dir, journal, read_only=read_only)
+            keys = await asyncio.to_thread(load_keys, settings)
             health, store = StoreHealth(Metrics()), None
             if settings.has_store:
                 store = ObservedStore(await stack.enter_async_context(open_store(settings, journal)), health)
             is_ours = lock is not None
             parts = assemble(
-                settings, data_dir, catalog, journal, store=store, health=health, kafka=kafka, is_ours=is_ours
+                settings, data_dir, catalog, journal, keys, store=store, health=health, kafka=kafka, is_ours=is_ours
             )
             shared = parts.store, parts.clock, parts.situation, parts.limits, parts.metrics
             reading = ReaderParts(catalog, data_dir, *shared, KeyRing)
@@ -173,9 +171,9 @@ class TieredStorage(Reads):
         """Free bytes of each file system, by device, also for the metrics; blocking."""
         return measure_room(self._parts.data_dir, self.metrics)
 
-    def apply(self, settings: Settings) -> None:
-        """Settings that were read anew. They may differ in what takes effect without a restart."""
-        self._parts.apply(settings)
+    def apply(self, settings: Settings, keys: KeyRing) -> None:
+        """Settings that were read anew, with their keys. They may differ in what takes effect without a restart."""
+        self._parts.apply(settings, keys)
         self.settings = settings
 
     def announce(self, api: str) -> None:

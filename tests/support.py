@@ -88,8 +88,12 @@ class Broker:
     def overwrite(self, path: str, content: bytes) -> None:
         """Other bytes in a file, which is cold as before, and still older than the active segment."""
         (self.root / path).write_bytes(content)
-        os.utime(self.root / path, (time.time() - (COLD + 1) * HOUR,) * 2)
+        self.overwrite_time(path)
         self.files[path] = content
+
+    def overwrite_time(self, path: str) -> None:
+        """Cold as before, whatever was done to the file."""
+        os.utime(self.root / path, (time.time() - (COLD + 1) * HOUR,) * 2)
 
     def segments(self, partition: str = "orders-0", count: int = 3, **how: Any) -> list[str]:
         """So many closed segments, and an active one behind them; returns the paths of the closed ones."""

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from takhin_tiered.catalog.block import blocks, unpack_blocks
 from takhin_tiered.catalog.record import from_schema_2, from_schema_4
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
+"""6 has rows with a size of encoded objects, which a release before would misread; rows of 5 are as they were."""
 LABELS_SINCE = 4
 _FILES_SINCE, _TEXTS_SINCE = 3, 5
 _OLD_TABLES = ("segments", "blocks", "intents")

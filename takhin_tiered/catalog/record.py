@@ -30,13 +30,14 @@ from takhin_tiered.segments.model import NO_FILES, Archive, Segment
 from takhin_tiered.segments.names import SegmentId
 
 _ARCHIVE = struct.Struct("<Iqqdq")
+_ENCODED_SIZE = struct.Struct("<q")
 _TIME = struct.Struct("<d")
 _LENGTH = struct.Struct("<I")
 
 # A listing's rows use the bits below these, and the bits of the local files after them.
 _ARCHIVED, _PROVEN_IS_LOCAL, _LEASED, _READ, _FAILED = (1 << bit for bit in range(2, 7))
 _PROVEN_SHIFT = LOCAL_SHIFT + KINDS
-_QUARANTINED, _DAMAGED = (1 << (_PROVEN_SHIFT + KINDS + place) for place in range(2))
+_QUARANTINED, _DAMAGED, _ENCODED = (1 << (_PROVEN_SHIFT + KINDS + place) for place in range(3))
 # The texts are at the end, in this order, each after its length.
 _TEXTS = (_DAMAGED, _FAILED, _QUARANTINED)
 _LOCAL_BITS = ALL_KINDS << LOCAL_SHIFT
@@ -54,6 +55,7 @@ def pack(segment: Segment) -> bytes:
         (ACTIVE if segment.active else 0)
         | (SETTLED if segment.settled else 0)
         | (_ARCHIVED if archive else 0)
+        | (_ENCODED if archive and archive.encoded_size is not None else 0)
         | (_PROVEN_IS_LOCAL if shared else 0)
         | (_LEASED if segment.lease_until else 0)
         | (_READ if segment.last_access else 0)
@@ -68,6 +70,8 @@ def pack(segment: Segment) -> bytes:
     if archive:
         fields = (archive.generation, archive.size, archive.mtime_ns, archive.archived_at, archive.last_offset)
         pieces.append(_ARCHIVE.pack(*fields))
+        if archive.encoded_size is not None:
+            pieces.append(_ENCODED_SIZE.pack(archive.encoded_size))
     if not shared:
         pieces.append(pack_files(proven))
     if segment.lease_until:
@@ -132,7 +136,7 @@ def is_unproven(row: bytes) -> bool:
         return False
     present, proven = flags >> LOCAL_SHIFT & ALL_KINDS, flags >> _PROVEN_SHIFT & ALL_KINDS
     local = unpack_files(row, FLAGS.size, present)[0]
-    at = FLAGS.size + 24 * present.bit_count() + _ARCHIVE.size
+    at = FLAGS.size + 24 * present.bit_count() + _ARCHIVE.size + _ENCODED_SIZE.size * bool(flags & _ENCODED)
     return unpack_files(row, at, proven)[0].log != local.log
 
 
@@ -163,9 +167,14 @@ def unpack(identity: SegmentId, row: bytes) -> Segment:
     archive = None
     if flags & _ARCHIVED:
         generation, size, mtime_ns, archived_at, last_offset = _ARCHIVE.unpack_from(row, at)
-        proven, at = unpack_files(row, at + _ARCHIVE.size, flags >> _PROVEN_SHIFT & ALL_KINDS)
+        at += _ARCHIVE.size
+        encoded_size = None
+        if flags & _ENCODED:
+            encoded_size = _ENCODED_SIZE.unpack_from(row, at)[0]
+            at += _ENCODED_SIZE.size
+        proven, at = unpack_files(row, at, flags >> _PROVEN_SHIFT & ALL_KINDS)
         proven = local if flags & _PROVEN_IS_LOCAL else proven
-        archive = Archive(generation, size, mtime_ns, archived_at, proven, last_offset)
+        archive = Archive(generation, size, mtime_ns, archived_at, proven, last_offset, encoded_size)
     lease_until = last_access = 0.0
     if flags & _LEASED:
         lease_until = _TIME.unpack_from(row, at)[0]
@@ -202,13 +211,14 @@ def is_special(head: bytes) -> bool:
 class Form:
     """The layout of rows with certain flags, up to their texts: indexes into the fields that ``reader`` unpacks.
 
-    ``archive_size`` and ``mtime`` are -1 if absent.
+    ``archive_size``, ``stored_size`` and ``mtime`` are -1 if absent.
     """
 
     reader: struct.Struct
     fields: int
     local_sizes: tuple[int, ...]
     archive_size: int
+    stored_size: int
     mtime: int
     archived_only: bool
     quarantined: bool
@@ -219,17 +229,19 @@ class Form:
 def form_of(head: bytes) -> Form:
     flags = flags_of(head)
     present, proven = flags >> LOCAL_SHIFT & ALL_KINDS, flags >> _PROVEN_SHIFT & ALL_KINDS
-    has_log, has_archive = bool(present & 1), bool(flags & _ARCHIVED)
+    has_log, has_archive, is_encoded = bool(present & 1), bool(flags & _ARCHIVED), bool(flags & _ENCODED)
     sizes = present.bit_count()
     # Read the size of each file and of the archive, and the time of the log and of the archive; skip the rest.
-    local = ("qq8x" + "q16x" * (sizes - 1) if has_log else "q16x" * sizes) + ("4xqq16x" if has_archive else "")
+    local = "qq8x" + "q16x" * (sizes - 1) if has_log else "q16x" * sizes
+    local += ("4xqq16xq" if is_encoded else "4xqq16x") if has_archive else ""
     rest = f"{24 * proven.bit_count() + 8 * bool(flags & _LEASED) + 8 * bool(flags & _READ)}x"
     first_archived = sizes + has_log
     return Form(
         reader=struct.Struct(f"<{FLAGS.size}x{local}{rest}"),
-        fields=sizes + has_log + 2 * has_archive,
+        fields=sizes + has_log + (2 + is_encoded) * has_archive,
         local_sizes=(0, *range(2, sizes + 1)) if has_log else tuple(range(sizes)),
         archive_size=first_archived if has_archive else -1,
+        stored_size=-1 if not has_archive else first_archived + 2 * is_encoded,
         mtime=1 if has_log else first_archived + 1 if has_archive else -1,
         archived_only=has_archive and not has_log,
         quarantined=bool(flags & _QUARANTINED),

@@ -51,7 +51,7 @@ def _add(found: Survey, form: record.Form, rows: list[bytes]) -> None:
     found.damaged += len(rows) if form.damaged else 0
     found.total_bytes += archived if form.archived_only else local
     found.local_bytes += local
-    found.archived_bytes += archived
+    found.archived_bytes += sum(values[form.stored_size :: form.fields]) if form.stored_size >= 0 else 0
     if form.mtime >= 0:
         found.mtimes += [nanoseconds / 1e9 for nanoseconds in values[form.mtime :: form.fields]]
     else:

@@ -109,7 +109,7 @@ class Tallies:
         self.damaged += sign if segment.damage else 0
         self._total_bytes += sign * segment.size
         self._local_bytes += sign * segment.local.size
-        self._archived_bytes += sign * (segment.archive.size if segment.archive else 0)
+        self._archived_bytes += sign * (segment.archive.stored_size if segment.archive else 0)
         if not self._is_special(segment):
             return True
         if segment.restored and sign > 0:

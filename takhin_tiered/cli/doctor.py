@@ -28,6 +28,7 @@ from takhin_tiered.segments.outlook import idle_tails
 from takhin_tiered.segments.owner import Party
 from takhin_tiered.store import ObjectStore, open_store
 from takhin_tiered.store.base import OWNER_KEY
+from takhin_tiered.vault.codecs import load_keys
 from takhin_tiered.vault.ownership import IDENTIFIER
 
 _WHOLE_SECONDS = 9.0
@@ -69,6 +70,7 @@ async def _examine(settings: Settings) -> int:
         run_check("data directory", _HANGS, _in_thread(check_data_dirs, settings)),
         run_check("state directory", _HANGS, _in_thread(check_state_dir, settings)),
         run_check("disk", _HANGS, _in_thread(check_disk, settings)),
+        run_check("encryption", _HANGS, _in_thread(_keys, settings)),
         run_check("store", "Check the network, and that the server runs", _store(settings)),
         run_check("catalog", _HANGS, _catalog(settings)),
         run_check("broker", "Check the network, and that the broker runs", _broker(settings)),
@@ -95,6 +97,19 @@ def _configuration(context: typer.Context, settings: Settings) -> Iterator[Findi
     for line in directory_text(settings):
         if line.startswith("Warning: "):
             yield Finding("warning", "configuration", line.removeprefix("Warning: "))
+
+
+def _keys(settings: Settings) -> Iterator[Finding]:
+    if settings.encryption_key_file is None:
+        return
+    try:
+        keys = load_keys(settings)
+    except ConfigError as error:
+        yield Finding("FAILED", "encryption", error.message, error.hint or "See storage.tiered.encryption.key.file")
+        return
+    others = ", ".join(repr(name) for name in keys.keys if name != keys.current)
+    text = f"new segments are encrypted with the key {keys.current!r}"
+    yield Finding("ok", "encryption", f"{text}; {others} for earlier ones" if others else text)
 
 
 async def _in_thread(look: Callable[[Settings], Iterator[Finding]], settings: Settings) -> AsyncIterator[Finding]:

@@ -20,6 +20,7 @@ from takhin_tiered.config import Settings, find_config
 from takhin_tiered.config_example import example
 from takhin_tiered.errors import TakhinError
 from takhin_tiered.store import open_store
+from takhin_tiered.vault.codecs import load_keys
 
 
 def config_check(
@@ -28,7 +29,7 @@ def config_check(
         bool, typer.Option("--connect", help="Check the store, its permissions, the disk and the broker too.")
     ] = False,
 ) -> None:
-    """Validate the settings, and report the broker found in the data directories.
+    """Validate the settings and the key file, and report the broker found in the data directories.
 
     With --connect it writes one small object to the store, reads it and removes it.
     """
@@ -40,6 +41,7 @@ def config_check(
             error_console().print(f"Warning: storage.data.dir {path} is not a directory on this machine")
     for line in directory_text(settings):
         error_console().print(line)
+    load_keys(settings)
     if connect:
         logs.configure_for_command("error")
         finish(_connect(settings))

@@ -46,7 +46,7 @@ class Key:
         nonce = os.urandom(_NONCE_SIZE)
         return nonce + self._cipher.encrypt(nonce, plain, context)
 
-    def open(self, sealed: bytes | memoryview, context: bytes) -> bytes:
+    def open(self, sealed: bytes | bytearray | memoryview, context: bytes) -> bytes:
         """`NotAuthentic` unless these bytes were sealed with this key in this context."""
         from cryptography.exceptions import InvalidTag
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from crc32c import crc32c
+
 from takhin_tiered.codec.aesgcm import Key
 from takhin_tiered.codec.zstd import compress, decompress
 
@@ -12,6 +14,45 @@ _SAMPLE_SIZE = 64 << 10
 _SAMPLES = 8
 _WORTHWHILE = 0.97
 """Of its size: what gains less is stored as it is."""
+
+MOST_CHUNKS = 1 << 16
+"""Of a file, as they are cut here: each one takes some bytes of the manifest."""
+
+
+def chunk_size_for(size: int, wanted: int) -> int:
+    """Bytes in each chunk of a file: what is wanted, or as many times two of it as keep the number of chunks small."""
+    while size > MOST_CHUNKS * wanted:
+        wanted *= 2
+    return wanted
+
+
+class ChunkSums:
+    """The CRC-32C of each chunk of bytes that come in order."""
+
+    def __init__(self, chunk_size: int) -> None:
+        self._size = self._room = chunk_size
+        self._done: list[int] = []
+        self._crc = 0
+
+    def update(self, piece: bytes | memoryview) -> None:
+        view = memoryview(piece)
+        while view:
+            taken = view[: self._room]
+            self._crc = crc32c(taken, self._crc)
+            self._room -= len(taken)
+            view = view[len(taken) :]
+            if not self._room:
+                self._close()
+
+    def checksums(self) -> tuple[int, ...]:
+        """To be asked once, at the end."""
+        if self._room < self._size:
+            self._close()
+        return tuple(self._done)
+
+    def _close(self) -> None:
+        self._done.append(self._crc)
+        self._crc, self._room = 0, self._size
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,10 +69,10 @@ class Coder:
     count: int
 
     def encode(self, number: int, plain: bytes | memoryview) -> bytes:
-        data = compress(plain, self.level) if self.level else bytes(plain)
-        return data if self.key is None else self.key.seal(data, self._context_of(number))
+        data = compress(plain, self.level) if self.level else plain
+        return bytes(data) if self.key is None else self.key.seal(data, self._context_of(number))
 
-    def decode(self, number: int, stored: bytes | memoryview, size: int) -> bytes:
+    def decode(self, number: int, stored: bytes | bytearray | memoryview, size: int) -> bytes:
         """``size`` plain bytes. `NotAuthentic`, `ZstdError` or `ValueError` where these are not their stored ones."""
         data = bytes(stored) if self.key is None else self.key.open(stored, self._context_of(number))
         plain = decompress(data, size) if self.level else data

@@ -44,6 +44,9 @@ class KeyRing:
             keys[identifier] = key
         if not keys:
             raise ConfigError(f"{_SETTING}: {path} has no key", hint=_how_to_make_one())
+        # Slow to import, so not later in the event loop.
+        import cryptography.hazmat.primitives.ciphers.aead  # noqa: F401
+
         return cls(keys, next(iter(keys)))
 
     def get(self, key_id: str) -> Key:

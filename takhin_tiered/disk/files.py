@@ -48,6 +48,10 @@ class OpenFile(NamedTuple):
     def read(self, offset: int, length: int) -> bytes:
         return os.pread(self.fd, length, offset)
 
+    def read_into(self, buffer: memoryview, offset: int) -> int:
+        """How many bytes were read: 0 at the end of the file."""
+        return os.preadv(self.fd, [buffer], offset)
+
     def pieces(self, size: int) -> Iterator[memoryview]:
         """The first ``size`` bytes in order, fewer if the file is shorter. The buffer is reused for each piece."""
         if size > _PIECE:

@@ -104,7 +104,7 @@ class Archiver:
             tasks: list[Task] = []
             for each in wanted:
                 shown = stack.enter_context(work.shown("archive", each.id.path))
-                tasks.append(Task(each, OpenSegment(each.id), shown))
+                tasks.append(Task(each, OpenSegment(each.id, self.copier.codecs.chunk_size), shown))
             for task in tasks:
                 await stack.enter_async_context(self.catalog.lock(task.id))
             try:

@@ -8,6 +8,7 @@ from typing import cast
 
 from takhin_tiered.catalog.catalog import Catalog
 from takhin_tiered.catalog.journal import Journal
+from takhin_tiered.codec.keys import KeyRing
 from takhin_tiered.config import Settings
 from takhin_tiered.disk.files import DataDirs
 from takhin_tiered.engine.archive import Archiver
@@ -42,6 +43,7 @@ from takhin_tiered.engine.trim import Trimmer
 from takhin_tiered.errors import ConfigError
 from takhin_tiered.metrics import Metrics
 from takhin_tiered.store import ObjectStore, ReadableStore, StoreHealth
+from takhin_tiered.vault.codecs import Codecs
 
 
 class _NoStore:
@@ -82,16 +84,18 @@ class Assembly:
     superseded: SupersededRemover
     cycle: Cycle
     broker: LiveBroker
+    codecs: Codecs
     coverage: CoverageReader
     infos: SegmentInfos
     history: CycleHistory
     status: StatusReporter
 
-    def apply(self, settings: Settings) -> None:
-        """Settings that were read anew: all that may change while the process runs."""
+    def apply(self, settings: Settings, keys: KeyRing) -> None:
+        """Settings and keys that were read anew: all that may change while the process runs."""
         policy = settings.policy_for(kafka=self.situation.policy.kafka)
         self.situation.policy = replace(policy, broker_running=self.situation.policy.broker_running)
         self.situation.view.set_interval(settings.archive_interval_minutes * 60)
+        self.codecs.apply(settings, keys)
         set_limits(self.limits, settings)
 
 
@@ -107,6 +111,7 @@ def assemble(
     data_dir: DataDirs,
     catalog: Catalog,
     journal: Journal | None,
+    keys: KeyRing,
     *,
     store: ObjectStore | None,
     health: StoreHealth,
@@ -117,19 +122,21 @@ def assemble(
     readable = cast("ReadableStore", _NoStore()) if store is None else store
     metrics, clock, limits = health.metrics, Clock(), Limits()
     set_limits(limits, settings)
+    codecs = Codecs()
+    codecs.apply(settings, keys)
     situation = Situation(settings.policy_for(kafka=kafka))
     stopping, progress = asyncio.Event(), Progress()
 
     coverage = CoverageReader(catalog, data_dir, situation)
     read_only = ReadOnlyPrefixes(catalog, readable, is_used=bool(settings.read_prefixes))
     expirer = Expirer(catalog, data_dir, readable, clock, read_only)
-    superseded = SupersededRemover(catalog, readable, clock, limits, stopping)
-    evictor = Evictor(catalog, data_dir, readable, situation, metrics)
+    superseded = SupersededRemover(catalog, readable, clock, limits, stopping, codecs)
+    evictor = Evictor(catalog, data_dir, readable, situation, metrics, codecs)
     merged = MergedRemover(catalog, expirer, superseded)
-    copier = Copier(catalog, data_dir, readable, clock, situation, limits, metrics, merged)
+    copier = Copier(catalog, data_dir, readable, clock, situation, limits, metrics, merged, codecs, settings.state_dir)
     archiver = Archiver(catalog, data_dir, readable, situation, metrics, copier, evictor)
     neighbours = Neighbours(catalog, data_dir, readable)
-    restorer = Restorer(catalog, data_dir, readable, clock, situation, limits, metrics, neighbours)
+    restorer = Restorer(catalog, data_dir, readable, clock, situation, limits, metrics, neighbours, codecs)
     examiner = Examiner(readable, metrics)
     outlook_reader = OutlookReader(catalog, data_dir, clock, situation)
     scanner = Scanner(catalog, data_dir, clock, situation, metrics, outlook_reader)
@@ -138,7 +145,7 @@ def assemble(
     )
     holes = HoleCounter(catalog, metrics, coverage)
     cycle = Cycle(catalog, data_dir, clock, situation, metrics, progress, scanner, read_only, steps, holes)
-    trimmer = Trimmer(catalog, data_dir, readable, clock, situation, metrics)
+    trimmer = Trimmer(catalog, data_dir, readable, clock, situation, metrics, codecs)
     broker = LiveBroker(catalog, situation, trimmer, settings)
     history = CycleHistory(clock, data_dir, scanner, journal, may_write=is_ours)
     guards = make_guards(settings, clock, catalog, data_dir, store=store, meta=journal, is_ours=is_ours)
@@ -168,6 +175,7 @@ def assemble(
         superseded=superseded,
         cycle=cycle,
         broker=broker,
+        codecs=codecs,
         coverage=coverage,
         infos=SegmentInfos(catalog, clock, situation),
         history=history,

@@ -51,7 +51,7 @@ def require_same_incarnation(
     """
     if existing is not None and existing.topic_id and opened.topic_id and existing.topic_id != opened.topic_id:
         raise OtherIncarnation(f"it is of topic ID {opened.topic_id}, and that one is not", is_other_topic=False)
-    if existing is not None and existing.log.sha256 != sha256:
+    if existing is not None and existing.log.plain_sha256 != sha256:
         if contradict(summary.leader_epochs, existing.leader_epochs, existing.end):
             raise OtherIncarnation(
                 "its leader epochs are not those of the archived one", is_other_topic=not existing.topic_id

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from takhin_tiered import logs, work
 from takhin_tiered.catalog.catalog import Catalog
@@ -23,10 +24,14 @@ from takhin_tiered.segments.manifest import Manifest
 from takhin_tiered.segments.model import NO_FILES, LocalFiles, Segment
 from takhin_tiered.segments.names import FileKind, SegmentId
 from takhin_tiered.store import ReadableStore
+from takhin_tiered.vault.codecs import Codecs
+from takhin_tiered.vault.decoding import require_keys
+from takhin_tiered.vault.encoding import Encoder
 from takhin_tiered.vault.opened import Content, OpenSegment, close_all
 from takhin_tiered.vault.owned import OwnedPrefix
 from takhin_tiered.vault.proof import load_manifest
-from takhin_tiered.vault.writer import OtherBytes, Writer, Writing, changed, part_size_for
+from takhin_tiered.vault.stored import part_size_for
+from takhin_tiered.vault.writer import OtherBytes, Writer, Writing, changed
 from takhin_tiered.verbs import for_each, named, resumed
 
 _GENERATIONS_TRIED = 100
@@ -76,7 +81,7 @@ async def step_of_each(tasks: Sequence[Task], step: Callable[[Task], Awaitable[N
 
 @dataclass(frozen=True, slots=True)
 class Copier:
-    """Brings segments into the store, with their locks held."""
+    """Brings segments into the store, with their locks held. Large files are encoded in ``spool_dir``."""
 
     catalog: Catalog
     data_dir: DataDirs
@@ -86,6 +91,8 @@ class Copier:
     limits: Limits
     metrics: Metrics
     merged: MergedRemover
+    codecs: Codecs
+    spool_dir: Path
 
     async def copy_held(
         self, owned: OwnedPrefix, segment: Segment, distrusted: frozenset[FileKind] = frozenset()
@@ -95,7 +102,7 @@ class Copier:
         Raises what `archive` does, and `OtherIncarnation`.
         """
         with work.shown("archive", segment.id.path) as shown:
-            task = Task(ToArchive(segment.id), OpenSegment(segment.id), shown, segment)
+            task = Task(ToArchive(segment.id), OpenSegment(segment.id, self.codecs.chunk_size), shown, segment)
             try:
                 await self.copy(owned, [task], distrusted)
             finally:
@@ -127,7 +134,10 @@ class Copier:
             owned,
             self.catalog,
             self.data_dir,
+            # The settings as they are now: a reload does not change them between two files of a segment.
+            Encoder(replace(self.codecs), self.spool_dir, self.limits.reserve_bytes, await self.store.wants_md5()),
             pace=self.limits.uploads,
+            reading=self.limits.reading,
             requests=self.limits.requests,
             metrics=self.metrics,
             stamp=self.clock.stamp_now,
@@ -170,7 +180,9 @@ class Copier:
         for kind in opened.files:
             size = opened.size(kind)
             archived = existing.files.get(kind) if existing else None
-            part_sizes[kind] = archived.part_size if archived and archived.size == size else part_size_for(size)
+            part_sizes[kind] = (
+                archived.plain_part_size if archived and archived.plain_size == size else part_size_for(size)
+            )
         with_md5 = await self.store.wants_md5()
         async with self.limits.reading:
             with disk_errors(opened.identity):
@@ -207,6 +219,8 @@ class Copier:
         compacts = is_compacting(self.situation, self.catalog, task.id, writing.content.summary)
         try:
             with named("archive", task.id.path):
+                # What was archived before may need a key that is not here any more: then it is not evicted.
+                require_keys(manifest, self.codecs.keys)
                 if replaced and compacts and existing is not None:
                     await forget_compacted(owned, existing, manifest)
                 elif replaced and existing is not None:

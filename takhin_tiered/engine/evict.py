@@ -33,6 +33,7 @@ from takhin_tiered.points import reached
 from takhin_tiered.segments.model import NO_FILES, FileStat, Segment
 from takhin_tiered.segments.names import FileKind, SegmentId
 from takhin_tiered.store import ReadableStore
+from takhin_tiered.vault.codecs import Codecs
 from takhin_tiered.vault.opened import OpenSegment
 from takhin_tiered.vault.owned import OwnedPrefix
 from takhin_tiered.vault.proof import prove_archived
@@ -48,6 +49,7 @@ class Evictor:
     store: ReadableStore
     situation: Situation
     metrics: Metrics
+    codecs: Codecs
 
     async def evict(self, owned: OwnedPrefix, identity: SegmentId) -> bool:
         """Take a segment off the disk; False where nothing stood there. See `evict_held` for what is raised."""
@@ -120,7 +122,7 @@ class Evictor:
         """Prove what was archived some time ago: the store still has all objects, and the files are the same."""
         identity, path = segment.id, segment.id.path
         try:
-            manifest = await prove_archived(self.store, identity)
+            manifest = await prove_archived(self.store, identity, self.codecs.keys)
         except (ObjectMissing, ObjectCorrupt):
             # The disk has the last whole copy. With the mark of the archive removed, the next cycle stores it again.
             if segment.local.log is not None:
@@ -130,10 +132,10 @@ class Evictor:
             return
         for kind, stat in segment.local.items():
             archived = manifest.files.get(kind)
-            if archived is None or archived.size != stat.size:
+            if archived is None or archived.plain_size != stat.size:
                 raise SegmentConflict(f"{identity.file(kind)} is not what the archive holds", segment=path)
-            checksum = await read_local_checksum(self.data_dir, identity, kind, archived.part_size)
-            if checksum != archived.sha256:
+            checksum = await read_local_checksum(self.data_dir, identity, kind, archived.plain_part_size)
+            if checksum != archived.plain_sha256:
                 raise SegmentConflict(f"{identity.file(kind)} is not what the archive holds", segment=path)
 
     async def _unlink(self, evictions: Sequence[_Eviction]) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from takhin_tiered import work
 from takhin_tiered.concurrency import all_of, in_thread
@@ -16,13 +18,17 @@ from takhin_tiered.points import reached
 from takhin_tiered.segments.manifest import Manifest
 from takhin_tiered.segments.names import FileKind
 from takhin_tiered.store import ReadableStore
+from takhin_tiered.vault.decoding import Decoder
 from takhin_tiered.vault.opened import SMALL
 
 LOG_LAST = (*(kind for kind in FileKind if kind is not FileKind.LOG), FileKind.LOG)
 
 
 class Fetch:
-    """The files of one segment on their way. `fetch` first, then `write` in a thread."""
+    """The files of one segment on their way. `fetch` first, then `write` in a thread.
+
+    ``decoders`` are those of its encoded files.
+    """
 
     def __init__(
         self,
@@ -32,10 +38,11 @@ class Fetch:
         *,
         partition: PartitionDir,
         manifest: Manifest,
+        decoders: Mapping[FileKind, Decoder],
         work: work.Work,
     ) -> None:
         self._store, self._limits, self._metrics = store, limits, metrics
-        self._partition, self._manifest, self._work = partition, manifest, work
+        self._partition, self._manifest, self._decoders, self._work = partition, manifest, decoders, work
         self._small: dict[FileKind, bytes] = {}
         self.error: TakhinError | None = None
 
@@ -61,7 +68,9 @@ class Fetch:
         self._small = {}
 
     def _is_small(self, kind: FileKind) -> bool:
-        return self._manifest.files[kind].size <= SMALL
+        file = self._manifest.files[kind]
+        # A file of zeros may be a thousand times its object.
+        return max(file.size, file.plain_size) <= SMALL
 
     def _incoming(self, kind: FileKind) -> Incoming:
         return Incoming(
@@ -69,6 +78,7 @@ class Fetch:
             self._manifest.id,
             kind,
             self._manifest.files[kind],
+            self._decoders.get(kind),
             pace=self._limits.downloads,
             metrics=self._metrics,
         )
@@ -83,7 +93,7 @@ class Fetch:
         ranges = incoming.ranges
         try:
             await in_thread(incoming.create)
-            if len(ranges) == 1:
+            if len(ranges) == 1 and incoming.decoder is None:
                 await self._fetch_range(incoming, ranges[0], None)
             else:
                 await all_of([self._fetch_one_of(incoming, each) for each in ranges])
@@ -93,13 +103,19 @@ class Fetch:
 
     async def _fetch_one_of(self, incoming: Incoming, part: Range) -> None:
         # The last one goes on to the end, wherever that is: an object that grew is not what was archived.
-        end = part.end if part.end < incoming.archived.size else None
+        end = part.stored_end if part.stored_end < incoming.archived.size else None
         async with self._limits.ranges:
             await self._fetch_range(incoming, part, end)
 
     async def _fetch_range(self, incoming: Incoming, part: Range, end: int | None) -> None:
-        with disk_errors(incoming.identity):
-            await self._store.fetch_into(incoming.archived.key, incoming.fd, start=part.start, end=end, seen=part.see)
+        key, start = incoming.archived.key, part.stored_start
+        if incoming.decoder is None:
+            with disk_errors(incoming.identity):
+                await self._store.fetch_into(key, incoming.fd, start=start, end=end, seen=part.see)
+            return
+        # The stored bytes go nowhere: on the way they are decoded, and what they give is written.
+        with Path(os.devnull).open("wb", buffering=0) as nothing:  # noqa: ASYNC230 - it never blocks
+            await self._store.fetch_into(key, nothing.fileno(), start=start, end=end, seen=part.see)
 
 
 def write_all(fetches: Sequence[Fetch]) -> None:

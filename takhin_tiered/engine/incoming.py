@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from math import lcm
 
 from takhin_tiered import filesystems, work
 from takhin_tiered.codec.checksums import Hasher, sha256_of_parts
@@ -14,13 +15,17 @@ from takhin_tiered.pace import Pace
 from takhin_tiered.segments.manifest import ManifestFile
 from takhin_tiered.segments.names import FileKind, SegmentId
 from takhin_tiered.store.landing import write_sparse
+from takhin_tiered.vault.decoding import Decoder
 
 _RANGES = 4
 _RANGE_SIZE = 32 << 20
 
 
 class Incoming:
-    """Its methods block. They raise `DiskError`, and `ObjectCorrupt` where the bytes are others than archived."""
+    """Its methods block. They raise `DiskError`, and `ObjectCorrupt` where the bytes are others than archived.
+
+    ``decoder`` is that of an encoded object, None for one that has the bytes of its file.
+    """
 
     def __init__(
         self,
@@ -28,12 +33,16 @@ class Incoming:
         identity: SegmentId,
         kind: FileKind,
         archived: ManifestFile,
+        decoder: Decoder | None,
         *,
         pace: Pace,
         metrics: Metrics,
     ) -> None:
-        self.identity, self.archived, self.pace, self.metrics = identity, archived, pace, metrics
-        self.ranges = [Range(self, start, end) for start, end in ranges_of(archived.size, archived.part_size)]
+        self.identity, self.archived, self.decoder, self.pace, self.metrics = identity, archived, decoder, pace, metrics
+        size, part_size = archived.plain_size, archived.plain_part_size
+        self.ranges: list[Range] = []
+        for start, end in ranges_of(size, part_size, decoder.chunks.size if decoder else 1):
+            self.ranges.append(Range(self, start, end) if decoder is None else EncodedRange(self, decoder, start, end))
         self.fd = -1
         self._partition, self._name = partition, identity.file(kind)
 
@@ -43,10 +52,10 @@ class Incoming:
 
     def finish(self) -> None:
         """To be called when every range has come."""
-        if any(each.missing for each in self.ranges) or self._sha256() != self.archived.sha256:
+        if any(each.missing for each in self.ranges) or self._sha256() != self.archived.plain_sha256:
             raise self.corrupt()
         with disk_errors(self.identity):
-            _set_size(self.fd, self.archived.size)
+            _set_size(self.fd, self.archived.plain_size)
             filesystems.set_mode(self.fd, self.archived.mode)
             filesystems.set_time(self.fd, self.archived.mtime_ns)
             # Last, as only the owner may change the other two.
@@ -58,14 +67,20 @@ class Incoming:
             os.close(self.fd)
 
     def write_whole(self, data: bytes) -> None:
+        """All bytes of a small object."""
         try:
             self.create()
-            self.ranges[0].see(memoryview(data))
-            with disk_errors(self.identity):
-                write_sparse(self.fd, memoryview(data), 0)
+            [whole] = self.ranges
+            whole.see(memoryview(data))
+            if self.decoder is None:
+                self.write(memoryview(data), 0)
             self.finish()
         finally:
             self.close()
+
+    def write(self, plain: memoryview, offset: int) -> None:
+        with disk_errors(self.identity):
+            write_sparse(self.fd, plain, offset)
 
     def corrupt(self) -> ObjectCorrupt:
         return ObjectCorrupt(
@@ -83,33 +98,79 @@ class Incoming:
 
 
 class Range:
-    """Bytes ``start`` to ``end`` (exclusive) of an incoming file; ranges come side by side."""
+    """Bytes ``start`` to ``end`` (exclusive) of an incoming file; ranges come side by side.
+
+    ``stored_start`` and ``stored_end`` are where they stand in the object.
+    """
 
     def __init__(self, incoming: Incoming, start: int, end: int) -> None:
-        self._incoming, self.start, self.end = incoming, start, end
-        self.hasher = Hasher(incoming.archived.part_size)
-
-    @property
-    def missing(self) -> int:
-        return self.end - self.start - self.hasher.size
+        self._incoming, self._end = incoming, end
+        self.stored_start, self.stored_end = start, end
+        self.hasher = Hasher(incoming.archived.plain_part_size)
+        # Bytes that are still to come.
+        self.missing = end - start
 
     def see(self, piece: memoryview) -> None:
         """Before a piece is written: more than there should be is refused, and the others wait their turn."""
-        if len(piece) > self.missing:
-            raise self._incoming.corrupt()
-        self._incoming.pace.spend_here(len(piece))
+        self._count(piece)
         self.hasher.update(piece)
-        self._incoming.metrics.downloaded.inc(len(piece))
         work.moved(len(piece))
 
+    def _count(self, piece: memoryview) -> None:
+        if len(piece) > self.missing:
+            raise self._incoming.corrupt()
+        self.missing -= len(piece)
+        self._incoming.pace.spend_here(len(piece))
+        self._incoming.metrics.downloaded.inc(len(piece))
 
-def ranges_of(size: int, part_size: int) -> list[tuple[int, int]]:
-    """How a file is fetched: in one, or in a few ranges of whole parts, as the parts have digests of their own."""
+
+class EncodedRange(Range):
+    """Whole chunks of an encoded object: each is decoded, proven and written once all of it has come.
+
+    The last range goes on to the end of the object, where the seek table stands.
+    """
+
+    def __init__(self, incoming: Incoming, decoder: Decoder, start: int, end: int) -> None:
+        super().__init__(incoming, start, end)
+        self._decoder, self._numbers = decoder, decoder.chunks.holding(start, end)
+        size, stored_size = incoming.archived.plain_size, incoming.archived.size
+        chunks, last = decoder.chunks, self._numbers.stop - 1
+        self.stored_start = chunks.stored_range(self._numbers.start, size)[0] if self._numbers else 0
+        self.stored_end = stored_size if end == size else chunks.stored_range(last, size)[1]
+        self.missing = self.stored_end - self.stored_start
+        self._next = self._numbers.start
+        self._come = bytearray()
+
+    def see(self, piece: memoryview) -> None:
+        self._count(piece)
+        size = self._incoming.archived.plain_size
+        while piece and self._next < self._numbers.stop:
+            begin, end = self._decoder.chunks.stored_range(self._next, size)
+            taken = piece[: end - begin - len(self._come)]
+            self._come += taken
+            piece = piece[len(taken) :]
+            if len(self._come) == end - begin:
+                self._take(self._next, self._come)
+                self._next, self._come = self._next + 1, bytearray()
+
+    def _take(self, number: int, stored: bytearray) -> None:
+        plain = self._decoder.decode(number, stored)
+        self.hasher.update(plain)
+        self._incoming.write(memoryview(plain), number * self._decoder.chunks.size)
+        work.moved(len(plain))
+
+
+def ranges_of(size: int, part_size: int, chunk_size: int = 1) -> list[tuple[int, int]]:
+    """How a file is fetched: in one, or in a few ranges of whole parts and chunks.
+
+    The parts have digests of their own, and chunks are decoded whole.
+    """
     count = min(_RANGES, size // _RANGE_SIZE) if part_size else 1
     if count <= 1:
         return [(0, size)]
-    parts = -(-size // part_size)
-    step = -(-parts // count) * part_size
+    unit = lcm(part_size, chunk_size)
+    units = -(-size // unit)
+    step = -(-units // count) * unit
     return [(start, min(start + step, size)) for start in range(0, size, step)]
 
 

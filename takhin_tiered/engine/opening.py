@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 from pathlib import Path
@@ -10,6 +11,7 @@ from takhin_tiered.catalog.journal import Journal
 from takhin_tiered.config import Settings
 from takhin_tiered.disk.files import DataDirs
 from takhin_tiered.disk.lock import DataDirLock
+from takhin_tiered.engine.brokers import require_safe_mode, stands_in_kafka
 from takhin_tiered.errors import ConfigError, DiskFull
 from takhin_tiered.users import owner_hint
 
@@ -46,5 +48,12 @@ def acquire(lock: DataDirLock, settings: Settings) -> None:
         raise ConfigError(where, hint=hint) from error
 
 
-async def was_kafka(journal: Journal | None) -> bool:
-    return journal is not None and await journal.get_meta(KAFKA) == "yes"
+async def find_kafka(settings: Settings, data_dir: DataDirs, journal: Journal | None, *, read_only: bool) -> bool:
+    """Whether the data directory is Kafka's, or was. Unless ``read_only``, `ConfigError` in a mode that is not safe."""
+    was_kafka = journal is not None and await journal.get_meta(KAFKA) == "yes"
+    kafka = await asyncio.to_thread(stands_in_kafka, data_dir) or was_kafka
+    if not read_only:
+        await asyncio.to_thread(require_safe_mode, settings, data_dir, kafka=kafka)
+        if journal is not None and kafka:
+            await journal.set_meta(KAFKA, "yes")
+    return kafka

@@ -225,8 +225,9 @@ class Neighbours:
                 continue
             manifest = await load_manifest(self.store, other)
             if manifest is not None:
-                checksum = await read_local_checksum(self.data_dir, other, FileKind.LOG, manifest.log.part_size)
-                if checksum != manifest.log.sha256:
+                part_size = manifest.log.plain_part_size
+                checksum = await read_local_checksum(self.data_dir, other, FileKind.LOG, part_size)
+                if checksum != manifest.log.plain_sha256:
                     raise _conflict(
                         identity, f"would stand beside {other.path}, which is not what was archived of it", _MIXED
                     )
@@ -239,9 +240,11 @@ class Neighbours:
             if incarnation.label == segment.id.label or known is None or known.archive is None:
                 continue
             manifest = await load_manifest(self.store, other)
-            if manifest is not None and manifest.log.size == (segment.local.log.size if segment.local.log else -1):
-                checksum = await read_local_checksum(self.data_dir, segment.id, FileKind.LOG, manifest.log.part_size)
-                if checksum == manifest.log.sha256:
+            size = segment.local.log.size if segment.local.log else -1
+            if manifest is not None and manifest.log.plain_size == size:
+                part_size = manifest.log.plain_part_size
+                checksum = await read_local_checksum(self.data_dir, segment.id, FileKind.LOG, part_size)
+                if checksum == manifest.log.plain_sha256:
                     return other.exact_path
         return ""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from takhin_tiered import logs, work
 from takhin_tiered.catalog.catalog import Catalog
@@ -38,8 +38,10 @@ from takhin_tiered.points import reached
 from takhin_tiered.segments.listing import PartitionListing
 from takhin_tiered.segments.manifest import Manifest
 from takhin_tiered.segments.model import LocalFiles, Segment
-from takhin_tiered.segments.names import TEMP_SUFFIX, SegmentId, parse_file
+from takhin_tiered.segments.names import TEMP_SUFFIX, FileKind, SegmentId, parse_file
 from takhin_tiered.store import ReadableStore
+from takhin_tiered.vault.codecs import Codecs
+from takhin_tiered.vault.decoding import Decoder, decoders_of
 from takhin_tiered.vault.proof import load_manifest
 from takhin_tiered.verbs import for_each, named, resumed
 
@@ -68,6 +70,7 @@ class _Task:
     work: work.Work
     segment: Segment | None = None
     manifest: Manifest | None = None
+    decoders: dict[FileKind, Decoder] = field(default_factory=dict)
     is_done: bool = False
     error: TakhinError | None = None
 
@@ -97,6 +100,7 @@ class Restorer:
     limits: Limits
     metrics: Metrics
     neighbours: Neighbours
+    codecs: Codecs
 
     async def restore_together(self, wanted: Sequence[ToRestore]) -> list[Segment | TakhinError]:
         """Bring segments of one partition back to the disk, or renew the lease of those that are there.
@@ -132,7 +136,9 @@ class Restorer:
             task.segment = await self._adopt(segment, self._lease(task.wanted.lease))
             task.is_done = True
             return
-        task.manifest = await self._manifest(task.id, known=segment is not None)
+        task.manifest = manifest = await self._manifest(task.id, known=segment is not None)
+        # Without its key nothing is fetched.
+        task.decoders = decoders_of(manifest, self.codecs.keys)
         self.metrics.cache_misses.inc()
 
     async def _bring(self, tasks: Sequence[_Task]) -> None:
@@ -194,9 +200,10 @@ class Restorer:
         manifest = await self._manifest(identity, known=True)
         for kind, stat in segment.local.items():
             archived = manifest.files.get(kind)
-            same = archived is not None and archived.size == stat.size
+            same = archived is not None and archived.plain_size == stat.size
             if archived and same:
-                same = await read_local_checksum(self.data_dir, identity, kind, archived.part_size) == archived.sha256
+                checksum = await read_local_checksum(self.data_dir, identity, kind, archived.plain_part_size)
+                same = checksum == archived.plain_sha256
             if not same:
                 raise SegmentConflict(
                     f"{identity.directory}/{identity.file(kind)} stands on disk with other bytes than the archive's",
@@ -274,7 +281,7 @@ class Restorer:
     async def _fetch(self, partition: PartitionDir, tasks: Sequence[_Task]) -> None:
         parts = self.store, self.limits, self.metrics
         fetches = {
-            task: Fetch(*parts, partition=partition, manifest=task.arriving, work=task.work)
+            task: Fetch(*parts, partition=partition, manifest=task.arriving, decoders=task.decoders, work=task.work)
             for task in tasks
             if task.is_to_do
         }

@@ -108,7 +108,7 @@ class Verifier:
             await self.store.check()
             return Verdict(identity, 0, str(error), unreadable=True)
         lacks = manifest is not None and manifest.may_lack_files
-        size = manifest.size if manifest else 0
+        size = manifest.stored_size if manifest else 0
         return Verdict(identity, size, "; ".join(problems.values()), may_lack_files=lacks, manifest=manifest)
 
 
@@ -146,7 +146,7 @@ class Scrubber:
         """Read one segment's objects, and take the consequences. `StoreError` where the store does not answer."""
         with verb("scrub", identity.path):
             manifest, problems = await self.examiner.examine(identity, pace)
-            size = manifest.size if manifest else 0
+            size = manifest.stored_size if manifest else 0
             async with self.catalog.lock(identity):
                 if not problems:
                     _release(self.catalog, identity)
@@ -176,8 +176,9 @@ class Scrubber:
         if segment is None or segment.local.log is None or segment.active:
             return False
         if manifest is not None:
-            checksum = await read_local_checksum(self.data_dir, identity, FileKind.LOG, manifest.log.part_size)
-            if checksum != manifest.log.sha256:
+            part_size = manifest.log.plain_part_size
+            checksum = await read_local_checksum(self.data_dir, identity, FileKind.LOG, part_size)
+            if checksum != manifest.log.plain_sha256:
                 return False
         try:
             await self.copier.copy_held(owned, segment, distrusted=bad)

@@ -30,8 +30,9 @@ from takhin_tiered.points import reached
 from takhin_tiered.segments.manifest import Manifest
 from takhin_tiered.segments.names import SegmentId, generation_of, parse_superseded_key
 from takhin_tiered.store import ObjectInfo, ReadableStore
+from takhin_tiered.vault.codecs import Codecs
 from takhin_tiered.vault.owned import OwnedPrefix
-from takhin_tiered.vault.proof import prove_archived
+from takhin_tiered.vault.proof import MANIFEST_LIMIT, prove_archived
 from takhin_tiered.verbs import verb
 
 
@@ -44,6 +45,7 @@ class SupersededRemover:
     clock: Clock
     limits: Limits
     stopping: asyncio.Event
+    codecs: Codecs
 
     async def remove(self, owned: OwnedPrefix, identities: Iterable[SegmentId], keep: float) -> int:
         """Remove what was superseded more than ``keep`` seconds ago; returns how many generations. 0 seconds: for ever.
@@ -90,7 +92,7 @@ class SupersededRemover:
                 old = [n for n, info in found.items() if now - info.modified > keep and not info.read_only]
                 if not old:
                     return 0
-                current = await prove_archived(self.store, identity)
+                current = await prove_archived(self.store, identity, self.codecs.keys)
                 manifests = {n: await self._read(identity, n) for n in found} | {current.generation: current}
                 reached("superseded.proven")
                 removed = 0
@@ -116,7 +118,7 @@ class SupersededRemover:
     async def _read(self, identity: SegmentId, generation: int) -> Manifest:
         """A superseded manifest; `ObjectCorrupt` where it is none of this generation."""
         key = identity.superseded_key(generation)
-        manifest = Manifest.from_json(await self.store.read(key), key=identity.manifest_key)
+        manifest = Manifest.from_json(await self.store.read(key, limit=MANIFEST_LIMIT), key=identity.manifest_key)
         if manifest.generation != generation or any(generation_of(f.key) > generation for f in manifest.files.values()):
             raise ObjectCorrupt(f"{key} is not the manifest of generation {generation}", segment=identity.path, key=key)
         return manifest

@@ -25,6 +25,7 @@ from takhin_tiered.segments.model import Segment, State, Tier
 from takhin_tiered.segments.names import Partition
 from takhin_tiered.segments.policy import classify
 from takhin_tiered.store import ReadableStore
+from takhin_tiered.vault.codecs import Codecs
 from takhin_tiered.vault.proof import prove_archived
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ class Trimmer:
     clock: Clock
     situation: Situation
     metrics: Metrics
+    codecs: Codecs
 
     async def trim(self, address: BrokerAddress, ignore_groups: tuple[str, ...]) -> list[Trimmed]:
         """Trim every partition that this broker leads; returns those for which something was to be done.
@@ -117,7 +119,7 @@ class Trimmer:
         for segment in run:
             try:
                 async with self.catalog.lock(segment.id):
-                    manifest = await prove_archived(self.store, segment.id)
+                    manifest = await prove_archived(self.store, segment.id, self.codecs.keys)
                     again = await refresh(self.catalog, self.data_dir, segment.id)
             except (StoreError, SegmentError) as error:
                 return proven, str(error)

@@ -154,7 +154,8 @@ class Manifest:
 
     def in_short(self, proven: LocalFiles = NO_FILES) -> Archive:
         """What the catalog keeps of it; ``proven`` are the local files that are known to be these."""
-        return Archive(self.generation, self.size, self.log.mtime_ns, self.archived_at, proven, self.end)
+        encoded_size = None if self.stored_size == self.size else self.stored_size
+        return Archive(self.generation, self.size, self.log.mtime_ns, self.archived_at, proven, self.end, encoded_size)
 
     @property
     def incarnation(self) -> Incarnation:

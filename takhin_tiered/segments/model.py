@@ -81,8 +81,10 @@ NO_FILES = LocalFiles()
 class Archive:
     """The archived copy of a segment, in short; the manifest has the details.
 
-    ``proven`` is the status of the local files when they were last verified to equal the archived ones: a file that
-    differs from it is never unlinked. ``last_offset`` is that of the last record, -1 if unknown.
+    ``size`` is that of the files, which a restore takes of the disk; ``encoded_size`` is that of the objects, None
+    where it is the same. ``proven`` is the status of the local files when they were last verified to equal the
+    archived ones: a file that differs from it is never unlinked. ``last_offset`` is that of the last record, -1 if
+    unknown.
     """
 
     generation: int
@@ -91,6 +93,12 @@ class Archive:
     archived_at: float
     proven: LocalFiles = NO_FILES
     last_offset: int = -1
+    encoded_size: int | None = None
+
+    @property
+    def stored_size(self) -> int:
+        """Bytes in the store."""
+        return self.size if self.encoded_size is None else self.encoded_size
 
 
 @dataclass(frozen=True, slots=True)

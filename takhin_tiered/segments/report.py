@@ -80,7 +80,7 @@ def describe_segment(
         is_active=segment.active,
         size_bytes=segment.size,
         local_size_bytes=segment.local.size,
-        archived_size_bytes=archived.size if archived else 0,
+        archived_size_bytes=archived.stored_size if archived else 0,
         last_modified=iso_time(segment.mtime),
         archived_at=iso_time(archived.archived_at) if archived else None,
         lease_until=iso_time(segment.lease_until),

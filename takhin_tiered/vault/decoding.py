@@ -32,7 +32,7 @@ class Decoder:
     def file(self) -> ManifestFile:
         return self._file
 
-    def decode(self, number: int, stored: bytes | memoryview) -> bytes:
+    def decode(self, number: int, stored: bytes | bytearray | memoryview) -> bytes:
         """The plain bytes of chunk ``number``. `Damaged`, which names it, unless these are what was archived."""
         begin, end = self.chunks.stored_range(number, self._file.plain_size)
         if len(stored) != end - begin:
@@ -63,6 +63,18 @@ class Decoder:
             key=self._file.key,
             hint="Nothing of it was given out. Look for an earlier version of the object in the bucket",
         )
+
+
+def decoders_of(manifest: Manifest, keys: KeyRing) -> dict[FileKind, Decoder]:
+    """For each file whose object is encoded. `NoKey` or `WrongKey`."""
+    return {kind: Decoder(manifest, kind, keys) for kind, file in manifest.files.items() if file.encoding is not None}
+
+
+def require_keys(manifest: Manifest, keys: KeyRing) -> None:
+    """Return if all of its files can be decrypted. `NoKey` or `WrongKey`."""
+    for file in manifest.files.values():
+        if file.encoding is not None:
+            data_key(manifest.id, manifest.topic_id, file.encoding.encryption, keys)
 
 
 def data_key(identity: SegmentId, topic_id: str, encryption: Encryption | None, keys: KeyRing) -> Key | None:

@@ -7,10 +7,12 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 
 from takhin_tiered.codec.checksums import Checksum, Hasher
+from takhin_tiered.codec.chunks import ChunkSums, chunk_size_for
 from takhin_tiered.concurrency import in_thread
 from takhin_tiered.disk.files import OpenFile, PartitionDir
 from takhin_tiered.disk.kafka import read_partition
 from takhin_tiered.formats.kafka import TIMEINDEX_ENTRY_SIZE, LogSummary, LogWalk
+from takhin_tiered.segments.chunks import Chunks
 from takhin_tiered.segments.model import NO_FILES
 from takhin_tiered.segments.names import FileKind, SegmentId
 
@@ -23,6 +25,7 @@ class Content:
     """What one pass over each file told; ``small`` has the bytes of small ones, which need not be read again."""
 
     checksums: dict[FileKind, Checksum]
+    chunks: dict[FileKind, Chunks]
     summary: LogSummary
     small: dict[FileKind, bytes]
 
@@ -35,12 +38,13 @@ class OpenSegment:
     small, which saves a turn in a thread, with the MD5 in any case; else it is None.
     """
 
-    def __init__(self, identity: SegmentId) -> None:
+    def __init__(self, identity: SegmentId, chunk_size: int) -> None:
         self.identity = identity
         self.files: dict[FileKind, OpenFile] = {}
         self.stats = NO_FILES
         self.topic_id = ""
         self.content: Content | None = None
+        self._chunk_size = chunk_size
         self._stack = ExitStack()
 
     def open(self, partition: PartitionDir) -> None:
@@ -59,21 +63,28 @@ class OpenSegment:
         self.files, self.stats, self.content = {}, NO_FILES, None
 
     def read(self, part_sizes: Mapping[FileKind, int], *, with_md5: bool) -> Content:
-        """One pass over each file, for checksums in parts of so many bytes, 0 for one piece."""
+        """One pass over each file, for checksums in parts of so many bytes, 0 for one piece.
+
+        Of a file that became shorter there are fewer chunks than its size says: what is stored of it is refused.
+        """
         checksums: dict[FileKind, Checksum] = {}
+        chunks: dict[FileKind, Chunks] = {}
         small: dict[FileKind, bytes] = {}
         walk = LogWalk(self.size(FileKind.LOG))
         for kind, file in self.files.items():
             size = self.size(kind)
-            hasher = Hasher(part_sizes[kind], md5=with_md5)
+            chunk_size = chunk_size_for(size, self._chunk_size)
+            hasher, sums = Hasher(part_sizes[kind], md5=with_md5), ChunkSums(chunk_size)
             for piece in file.pieces(size):
                 hasher.update(piece)
+                sums.update(piece)
                 if kind is FileKind.LOG:
                     walk.update(piece)
                 if len(piece) == size <= SMALL:
                     small[kind] = bytes(piece)
             checksums[kind] = hasher.checksum()
-        return Content(checksums, walk.summary(self._end_of_timeindex()), small)
+            chunks[kind] = Chunks(chunk_size, sums.checksums())
+        return Content(checksums, chunks, walk.summary(self._end_of_timeindex()), small)
 
     def size(self, kind: FileKind) -> int:
         stat = self.stats.get(kind)

@@ -7,13 +7,17 @@ from pathlib import Path
 
 from takhin_tiered import work
 from takhin_tiered.codec.checksums import Checksum, Hasher
+from takhin_tiered.codec.keys import KeyRing
 from takhin_tiered.errors import ObjectCorrupt, ObjectMissing
 from takhin_tiered.pace import Pace
 from takhin_tiered.segments.manifest import Manifest, ManifestFile
 from takhin_tiered.segments.names import SegmentId
 from takhin_tiered.store import ObjectInfo, ReadableStore
+from takhin_tiered.vault.decoding import require_keys
 
 _PACED_READ = 8 << 20
+MANIFEST_LIMIT = 64 << 20
+"""Bytes: with a checksum for each chunk a manifest has many, at most."""
 
 
 async def prove(
@@ -74,14 +78,18 @@ async def prove_file(store: ReadableStore, identity: SegmentId, file: ManifestFi
     await prove(store, file.key, file.size, Checksum(file.sha256, file.part_size), segment=identity.path)
 
 
-async def prove_archived(store: ReadableStore, identity: SegmentId) -> Manifest:
-    """The manifest, once every object that it names is proven."""
+async def prove_archived(store: ReadableStore, identity: SegmentId, keys: KeyRing) -> Manifest:
+    """The manifest, once every object that it names is proven, and can be decrypted.
+
+    `NoKey` or `WrongKey` where it cannot: then the bytes on the disk may be the last that anybody can read.
+    """
     manifest = await load_manifest(store, identity)
     if manifest is None:
         key = identity.manifest_key
         raise ObjectMissing(f"the archive has no manifest {key}", segment=identity.path, key=key)
     for file in manifest.files.values():
         await prove_file(store, identity, file)
+    require_keys(manifest, keys)
     return manifest
 
 
@@ -89,7 +97,7 @@ async def load_manifest(store: ReadableStore, identity: SegmentId) -> Manifest |
     """The manifest as the store has it now, or None. `ObjectCorrupt` where it is none, and `StoreError`."""
     key = identity.manifest_key
     try:
-        data = await store.read(key)
+        data = await store.read(key, limit=MANIFEST_LIMIT)
     except ObjectMissing:
         return None
     return Manifest.from_json(data, key=key)

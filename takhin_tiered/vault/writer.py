@@ -30,18 +30,16 @@ from takhin_tiered.errors import (
 from takhin_tiered.metrics import Metrics
 from takhin_tiered.pace import Pace
 from takhin_tiered.points import reached
-from takhin_tiered.segments.manifest import MAX_PARTS, Manifest, ManifestFile
+from takhin_tiered.segments.manifest import Manifest, ManifestFile
 from takhin_tiered.segments.model import Intent
 from takhin_tiered.segments.names import FileKind, SegmentId
+from takhin_tiered.vault.encoding import Encoder, as_it_is, close_all
 from takhin_tiered.vault.opened import Content, OpenSegment
 from takhin_tiered.vault.orphans import settle_held
 from takhin_tiered.vault.owned import OwnedPrefix
 from takhin_tiered.vault.proof import prove, prove_file
-from takhin_tiered.vault.source import FileSource
+from takhin_tiered.vault.stored import Stored, StoredSource
 from takhin_tiered.verbs import for_each, resumed
-
-MULTIPART_THRESHOLD = 64 << 20
-PART_SIZE = 16 << 20
 
 
 class OtherBytes(Exception):
@@ -67,6 +65,8 @@ class Writing:
     manifest: Manifest | None = None
     error: TakhinError | OtherBytes | None = None
     entries: dict[FileKind, ManifestFile] = field(default_factory=dict)
+    # What is to be stored of the files that the archive does not have.
+    stored: dict[FileKind, Stored] = field(default_factory=dict)
     # Keys that this attempt stored, and whether its manifest was sent: it may be committed from then on.
     made: list[str] = field(default_factory=list)
     is_sent: bool = False
@@ -85,21 +85,27 @@ class Writing:
 
 
 class Writer:
-    """``stamp`` tells the time by which an age begins, in seconds since the epoch."""
+    """``reading`` bounds how many segments are encoded at a time, ``requests`` how many objects are sent.
+
+    ``stamp`` tells the time by which an age begins, in seconds since the epoch.
+    """
 
     def __init__(
         self,
         owned: OwnedPrefix,
         catalog: Catalog,
         data_dir: DataDirs,
+        encoder: Encoder,
         *,
         pace: Pace,
+        reading: asyncio.Semaphore,
         requests: asyncio.Semaphore,
         metrics: Metrics,
         stamp: Callable[[], float],
     ) -> None:
-        self._owned, self._catalog, self._data_dir = owned, catalog, data_dir
-        self._pace, self._requests, self._metrics, self._stamp = pace, requests, metrics, stamp
+        self._owned, self._catalog, self._data_dir, self._encoder = owned, catalog, data_dir, encoder
+        self._pace, self._reading, self._requests = pace, reading, requests
+        self._metrics, self._stamp = metrics, stamp
 
     async def write(self, writings: Sequence[Writing]) -> None:
         """Each ends with its ``manifest`` or its ``error``; what one that failed had stored is removed again.
@@ -112,11 +118,14 @@ class Writer:
         except BaseException:
             await asyncio.shield(self._undo(writings))
             raise
+        finally:
+            await self._close_spools(writings)
         if failed := [each for each in writings if each.error is not None]:
             await asyncio.shield(self._undo(failed))
 
     async def _write(self, writings: Sequence[Writing]) -> None:
         await self._each(writings, self._find_archived, lambda each: each.existing is not None)
+        await self._encode([each for each in writings if each.error is None and each.missing])
         await self._intend([each for each in writings if each.error is None and each.missing])
         await self._each(writings, self._store_missing, lambda each: bool(each.missing))
         await self._each(writings, self._keep_superseded, _replaces)
@@ -150,13 +159,18 @@ class Writer:
             archived = await self._archived(writing, kind)
             if archived is not None:
                 writing.entries[kind] = archived
+        existing = writing.existing
+        if existing is not None and any(_is_bound(file) for file in _kept(writing).values()):
+            # Encrypted chunks are bound to the topic ID of their manifest.
+            writing.draft = replace(writing.draft, topic_id=existing.topic_id)
 
     async def _archived(self, writing: Writing, kind: FileKind) -> ManifestFile | None:
         archived = writing.existing.files.get(kind) if writing.existing else None
         if archived is None or writing.existing is None:
             return None
         checksum = writing.content.checksums[kind]
-        is_same = (archived.size, archived.sha256) == (writing.opened.size(kind), checksum.sha256)
+        size = writing.opened.size(kind)
+        is_same = (archived.plain_size, archived.plain_sha256) == (size, checksum.sha256)
         if is_same and kind not in writing.distrusted:
             try:
                 await prove_file(self._owned.store, writing.id, archived)
@@ -170,6 +184,34 @@ class Writer:
             raise OtherBytes
         return None
 
+    async def _encode(self, writings: Sequence[Writing]) -> None:
+        """Make what is to be stored of each: its files as they are, or their encoded bytes."""
+        todo = [each for each in writings if self._encoder.codecs.encodes(each.id.topic)]
+        for each in writings:
+            if each not in todo:
+                each.stored = {kind: as_it_is(each.opened, each.content, kind) for kind in each.missing}
+        if todo:
+            async with self._reading:
+                await in_thread(self._encode_in_turn, todo)
+
+    def _encode_in_turn(self, writings: Sequence[Writing]) -> None:
+        for each in writings:
+            try:
+                with resumed(each.work):
+                    reached("archive.before.encoding")
+                    each.stored = self._encoder.encode(each.opened, each.content, each.missing, each.draft.topic_id)
+                    reached("archive.encoded")
+            except TakhinError as error:
+                each.error = error
+
+    async def _close_spools(self, writings: Sequence[Writing]) -> None:
+        """Their bytes are gone with them. To free much of a disk takes the kernel some time."""
+        spools = [stored for each in writings for stored in each.stored.values() if stored.is_spooled]
+        for each in writings:
+            each.stored = {}
+        if spools:
+            await in_thread(close_all, spools)
+
     async def _intend(self, writings: Sequence[Writing]) -> None:
         """Write down what is about to be stored, so that a killed process's objects are known as ours."""
         await self._each(writings, self._settle_others)
@@ -177,9 +219,9 @@ class Writer:
         for each in writings:
             if each.error is None:
                 for kind in each.missing:
-                    key, checksum = each.id.key(kind, each.generation), each.content.checksums[kind]
-                    size = each.opened.size(kind)
-                    intents.append(Intent(key, each.id, size, checksum.sha256, checksum.part_size, now))
+                    key, stored = each.id.key(kind, each.generation), each.stored[kind]
+                    checksum = stored.checksum
+                    intents.append(Intent(key, each.id, stored.size, checksum.sha256, checksum.part_size, now))
         if not intents:
             return
         self._catalog.intend(intents)
@@ -189,11 +231,19 @@ class Writer:
                 reached("archive.intended")
 
     async def _settle_others(self, writing: Writing) -> None:
-        """Where an earlier attempt broke off with other bytes, what it left goes first: one key has one intent."""
+        """Where an earlier attempt broke off with other bytes, what it left goes first: one key has one intent.
+
+        Encrypted bytes of the same file are other ones each time. Where the server's writes are not conditional, one
+        that was given up might still arrive, and take the place of the new ones: those get another key.
+        """
+        is_encoded = False
         for kind in writing.missing:
             before = self._catalog.intent(writing.id.key(kind, writing.generation))
-            if before is not None and before.sha256 != writing.content.checksums[kind].sha256:
+            if before is not None and before.sha256 != writing.stored[kind].checksum.sha256:
                 await settle_held(self._owned, self._catalog, before)
+                is_encoded = is_encoded or writing.stored[kind].encoding is not None
+        if is_encoded:
+            raise OtherBytes
 
     async def _store_missing(self, writing: Writing) -> None:
         kinds = writing.missing
@@ -202,15 +252,16 @@ class Writer:
 
     async def _store(self, writing: Writing, kind: FileKind) -> ManifestFile:
         key, path = writing.id.key(kind, writing.generation), writing.id.path
-        file, checksum = writing.opened.files[kind], writing.content.checksums[kind]
-        size = file.found.size
-        source = FileSource(writing.id, file, writing.content.small.get(kind), self._pace)
+        file, stored = writing.opened.files[kind], writing.stored[kind]
+        size, checksum = stored.size, stored.checksum
+        source = StoredSource(writing.id, stored, self._pace)
         async with self._requests:
             try:
                 answer = await self._owned.put(key, source, size=size, checksum=checksum, if_absent=True)
                 writing.made.append(key)
-                # Bytes that the kernel sent by itself are not counted yet.
-                work.moved(max(0, size - source.given))
+                if stored.encoding is None:
+                    # Bytes that the kernel sent by itself are not counted yet.
+                    work.moved(max(0, size - source.given))
                 self._metrics.uploaded.inc(size)
             except ObjectExists:
                 answer = None
@@ -231,7 +282,16 @@ class Writer:
                     raise OtherBytes from error
                 raise
         reached(f"archive.{kind}.stored")
-        return ManifestFile(key, size, checksum.sha256, checksum.part_size, file.found.mtime_ns, file.mode)
+        return ManifestFile(
+            key,
+            size,
+            checksum.sha256,
+            checksum.part_size,
+            file.found.mtime_ns,
+            file.mode,
+            stored.chunks,
+            stored.encoding,
+        )
 
     async def _keep_superseded(self, writing: Writing) -> None:
         """Give the manifest of the generation before a name of its own: its records may be nowhere else."""
@@ -300,10 +360,23 @@ class Writer:
 
 def _entries(writing: Writing) -> dict[FileKind, ManifestFile]:
     entries = {kind: writing.entries[kind] for kind in FileKind if kind in writing.entries}
-    if writing.existing is not None and entries[FileKind.LOG] == writing.existing.log:
+    return {**_kept(writing), **entries}
+
+
+def _kept(writing: Writing) -> dict[FileKind, ManifestFile]:
+    """What the new manifest takes over from the committed one."""
+    existing = writing.existing
+    if existing is None:
+        return {}
+    if writing.entries.get(FileKind.LOG) == existing.log:
         # An index that is gone from the disk is still that of this log: the archive keeps it.
-        return {**writing.existing.files, **entries}
-    return entries
+        missing = writing.missing
+        return {kind: file for kind, file in existing.files.items() if kind not in missing}
+    return {kind: file for kind, file in existing.files.items() if file == writing.entries.get(kind)}
+
+
+def _is_bound(file: ManifestFile) -> bool:
+    return file.encoding is not None and file.encoding.encryption is not None
 
 
 def _replaces(writing: Writing) -> bool:
@@ -319,11 +392,3 @@ def changed(identity: SegmentId, when: str) -> SegmentChanged:
         segment=identity.path,
         hint="The local files stay, and nothing was archived; the next cycle tries again",
     )
-
-
-def part_size_for(size: int) -> int:
-    """0 for one piece; else bytes in each part, so that there are at most 10,000 of them."""
-    if size <= MULTIPART_THRESHOLD:
-        return 0
-    smallest = -(-size // MAX_PARTS)
-    return max(PART_SIZE, -(-smallest // (1 << 20)) << 20)

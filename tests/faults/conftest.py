@@ -23,6 +23,7 @@ WORDS = {
     "test_interleavings.py": "searches for an order of events that loses something",
     "test_store_faults.py": "faults of the store",
     "test_disk_faults.py": "faults of the disk",
+    "test_encoding_faults.py": "faults while segments are encoded and decoded",
     "test_swapped_paths.py": "paths swapped beneath a verb",
     "test_late_bytes.py": "changes that come late",
 }

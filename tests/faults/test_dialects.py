@@ -551,8 +551,8 @@ async def test_an_answer_that_lacks_something_is_an_error_of_the_store_and_stops
     broker: Broker, bucket: Bucket, between: Proxy, lacks: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing is lost by it, and nothing ends in what was not foreseen."""
-    monkeypatch.setattr("takhin_tiered.vault.writer.MULTIPART_THRESHOLD", 6 << 20)
-    monkeypatch.setattr("takhin_tiered.vault.writer.PART_SIZE", 5 << 20)
+    monkeypatch.setattr("takhin_tiered.vault.stored.MULTIPART_THRESHOLD", 6 << 20)
+    monkeypatch.setattr("takhin_tiered.vault.stored.PART_SIZE", 5 << 20)
     small = broker.segments("orders-0", 2)
     large = broker.segments("large-0", 1, size=(6 << 20) + 5)
     settings = store_settings(broker, bucket, s3_endpoint=between.endpoint)

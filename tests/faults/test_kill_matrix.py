@@ -5,6 +5,7 @@ The check shares no code with the program: it reads the disk, the objects and th
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import re
@@ -21,6 +22,7 @@ import pytest
 
 from takhin_tiered import Settings
 from tests.faults.test_reader import CACHE
+from tests.decoding import keys_in, plain_of
 from tests.faults.truth import OF_THE_PREFIX, TALLY, Folder
 from tests.support import (
     COLD,
@@ -39,6 +41,7 @@ ARCHIVE = [
     "archive.intended", *(f"archive.{kind}.stored" for kind in KINDS),
     "archive.before.manifest", "archive.committed", "archive.journaled",
 ]  # fmt: skip
+ENCODE = ["archive.before.encoding", "archive.encoding", "archive.encoded"]
 EVICT = ["evict.begin", *(f"evict.{kind}.unlinked" for kind in KINDS), "evict.unlinked", "evict.journaled"]
 RESTORE = [
     *(f"restore.{kind}.downloaded" for kind in KINDS), "restore.partition.completed",
@@ -55,6 +58,8 @@ SUPERSEDED = ["superseded.proven", "superseded.objects.deleted", "superseded.man
 REWRITTEN = [*ARCHIVE, "archive.superseded.kept", *EVICT]
 SCENARIOS = {
     "fresh": [*ARCHIVE, *EVICT],
+    "to be encoded": [*ENCODE, *ARCHIVE, *EVICT],
+    "encoded": RESTORE,
     "copied": EVICT,
     # Of the other files the archive has these bytes already.
     "rewritten": [point for point in REWRITTEN if not point.endswith(".stored") or point == "archive.log.stored"],
@@ -65,6 +70,8 @@ SCENARIOS = {
     "damaged": HEAL,
     "superseded": SUPERSEDED,
 }
+# Their segments are compressed and encrypted, in several chunks that are spooled.
+ENCODED = {"to be encoded", "encoded"}
 # How often a verb of the scenario comes by a point, where it is not at least once for each of two segments.
 WRITES = {"fresh": 5, "copied": 4, "rewritten": 6, "lease over": 4, "archived": 4, "expired": 4, "orphaned": 3}
 # A start comes by these once; the second one finds the claim of a process that was killed.
@@ -76,7 +83,8 @@ CASES = [
 ]
 FULL = os.environ.get("TAKHIN_TEST_TORTURE") == "full"
 # A sample in the everyday run; the whole matrix is `make torture`.
-CHOSEN = CASES if FULL else [*STARTS[1:], *CASES[6::20]]
+ALWAYS = [("to be encoded", "archive.encoding", 2), ("to be encoded", "archive.log.stored", 1)]
+CHOSEN = CASES if FULL else [*STARTS[1:], *ALWAYS, *CASES[6::20]]
 STORES = ["directory", "s3"] if FULL else ["directory"]
 
 
@@ -89,6 +97,7 @@ class Scene:
     damage: Callable[[str], None]
     closed: list[str]
     times: dict[str, int]
+    key_file: Path
 
     def run(self, *arguments: str, point: str = "", nth: int = 1, **changes: Any) -> int:
         program = str(Path(__file__).with_name("kill_launcher.py"))
@@ -110,6 +119,16 @@ class Scene:
         """Bring the segments into their state; returns the command to be killed, and its settings."""
         if scenario in {"copied", "rewritten", "superseded"}:
             assert self.run("run", "--once", archive_mode="copy") == 0
+        encoding: dict[str, Any] = {
+            "compression_codec": "zstd",
+            "encryption_key_file": self.key_file,
+            "chunk_size_mb": 1 / 16,
+        }
+        if scenario == "to be encoded":
+            return ["run", "--once"], encoding
+        if scenario == "encoded":
+            assert self.run("run", "--once", **encoding) == 0
+            return ["restore", *self.closed], encoding | {"restore_lease_hours": 100}
         if scenario in {"lease over", "archived", "expired"}:
             assert self.run("run", "--once") == 0
         if scenario in {"rewritten", "superseded"}:
@@ -157,12 +176,13 @@ class Scene:
         orphans = set(objects) - named - set(manifests)
         assert orphans == set()
         assert not list(self.broker.root.rglob("*.takhin-tmp"))
-        lost = 0
+        lost, keys = 0, keys_in(self.key_file)
         for path in self.closed:
             manifest = manifests.get(path.replace(".log", ".manifest.json"))
             stored = manifest is not None and all(
-                objects.get(manifest["files"][name.rsplit(".", 1)[1]]["key"]) == self.broker.files[name]
+                plain_of(manifest, kind, objects[manifest["files"][kind]["key"]], keys) == self.broker.files[name]
                 for name in self.broker.triple(path)
+                for kind in [name.rpartition(".")[2]]
             )
             size = sum(len(self.broker.files[name]) for name in self.broker.triple(path))
             is_lost = not stored and not self.broker.is_whole(path) and not (may_be_gone and manifest is None)
@@ -173,7 +193,10 @@ class Scene:
 
 @pytest.fixture(params=STORES)
 def scene(request: pytest.FixtureRequest, broker: Broker, tmp_path: Path) -> Scene:
-    closed = broker.segments("orders-0", 3, age_hours=COLD, size=9000)
+    is_encoded = request.node.callspec.params["scenario"] in ENCODED
+    closed = broker.segments("orders-0", 3, age_hours=COLD, size=400_000 if is_encoded else 9000)
+    key_file = tmp_path / "keys"
+    key_file.write_text(f"first {base64.b64encode(os.urandom(32)).decode()}\n")
     times = {name: (broker.root / name).stat().st_mtime_ns for name in broker.files}
     if request.param == "directory":
         store = tmp_path / "store"
@@ -190,7 +213,7 @@ def scene(request: pytest.FixtureRequest, broker: Broker, tmp_path: Path) -> Sce
         def settings(**changes: Any) -> Settings:
             return directory_settings(broker, store, archive_concurrency=1, **changes)
 
-        return Scene(broker, settings, Folder(store).keys, objects, damage, closed, times)
+        return Scene(broker, settings, Folder(store).keys, objects, damage, closed, times, key_file)
     bucket: Bucket = request.getfixturevalue("bucket")
 
     def in_bucket() -> dict[str, bytes]:
@@ -203,7 +226,7 @@ def scene(request: pytest.FixtureRequest, broker: Broker, tmp_path: Path) -> Sce
     def bucket_settings(**changes: Any) -> Settings:
         return store_settings(broker, bucket, archive_concurrency=1, **changes)
 
-    return Scene(broker, bucket_settings, bucket.keys, in_bucket, damage_object, closed, times)
+    return Scene(broker, bucket_settings, bucket.keys, in_bucket, damage_object, closed, times, key_file)
 
 
 def flipped(data: bytes) -> bytes:
@@ -236,7 +259,7 @@ def test_a_kill_loses_nothing_and_the_next_start_goes_on(
         else:
             assert states[path] == ("copied" if on_disk else "archived")
     if scenario != "expired":
-        assert scene.run("restore", "*") == 0
+        assert scene.run("restore", "*", **changes) == 0
         for path in scene.closed:
             assert scene.broker.is_whole(path)
             assert {name: (scene.broker.root / name).stat().st_mtime_ns for name in scene.broker.triple(path)} == {

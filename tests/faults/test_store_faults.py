@@ -271,8 +271,8 @@ async def test_an_upload_in_parts_that_fails_leaves_no_open_upload(
     query: str,
     count: int | None,
 ) -> None:
-    monkeypatch.setattr("takhin_tiered.vault.writer.MULTIPART_THRESHOLD", 6 << 20)
-    monkeypatch.setattr("takhin_tiered.vault.writer.PART_SIZE", 5 << 20)
+    monkeypatch.setattr("takhin_tiered.vault.stored.MULTIPART_THRESHOLD", 6 << 20)
+    monkeypatch.setattr("takhin_tiered.vault.stored.PART_SIZE", 5 << 20)
     (path,) = closed = broker.segments("big-0", 1, size=1000)
     broker.overwrite(path, os.urandom(11 << 20))
     truth = truth_in(broker, bucket)
@@ -372,8 +372,8 @@ async def test_a_download_that_breaks_once_is_taken_up_where_it_broke(
 async def test_a_large_segment_comes_in_ranges_and_each_may_fail(
     broker: Broker, bucket: Bucket, between: Proxy, monkeypatch: pytest.MonkeyPatch, kind: Kind, count: int | None
 ) -> None:
-    monkeypatch.setattr("takhin_tiered.vault.writer.MULTIPART_THRESHOLD", 6 << 20)
-    monkeypatch.setattr("takhin_tiered.vault.writer.PART_SIZE", 5 << 20)
+    monkeypatch.setattr("takhin_tiered.vault.stored.MULTIPART_THRESHOLD", 6 << 20)
+    monkeypatch.setattr("takhin_tiered.vault.stored.PART_SIZE", 5 << 20)
     monkeypatch.setattr("takhin_tiered.engine.incoming._RANGE_SIZE", 6 << 20)
     (path,) = broker.segments("big-0", 1, size=1000)
     broker.overwrite(path, os.urandom(23 << 20))

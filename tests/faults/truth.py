@@ -13,6 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from backports.zstd import ZstdError
+from cryptography.exceptions import InvalidTag
+
+from tests.decoding import plain_of
 from tests.support import Broker, Bucket
 
 TEMP_ENDING = ".takhin-tmp"
@@ -70,11 +74,15 @@ class Folder:
 
 @dataclass
 class Truth:
-    """A broker's segments as they were when they were closed, against disk and store as they are."""
+    """A broker's segments as they were when they were closed, against disk and store as they are.
+
+    ``keys`` are those that encrypted objects need.
+    """
 
     broker: Broker
     store: Store
     mtimes: dict[str, int] = field(default_factory=dict)
+    keys: dict[str, bytes] = field(default_factory=dict)
 
     def remember(self) -> None:
         """Note the modification times of what stands on disk."""
@@ -101,8 +109,11 @@ class Truth:
             entry = document["files"].get(name.rpartition(".")[2])
             if entry is None or entry["key"] not in keys or entry["mtime_ns"] != self.mtimes[name]:
                 return False
-            stored = self.store.read(entry["key"])
-            if hashlib.sha256(stored).digest() != hashlib.sha256(self.broker.files[name]).digest():
+            try:
+                plain = plain_of(document, name.rpartition(".")[2], self.store.read(entry["key"]), self.keys)
+            except (AssertionError, InvalidTag, ZstdError):
+                return False
+            if hashlib.sha256(plain).digest() != hashlib.sha256(self.broker.files[name]).digest():
                 return False
         return True
 

@@ -19,7 +19,7 @@ from takhin_tiered.codec.checksums import (
     header_to_hex,
     hex_to_header,
 )
-from takhin_tiered.vault.writer import part_size_for
+from takhin_tiered.vault.stored import part_size_for
 
 
 def composite(data: bytes, part_size: int) -> str:

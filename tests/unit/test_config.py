@@ -200,7 +200,7 @@ def test_the_section_itself_has_no_value(load: Load, text: str) -> None:
     assert "unknown key storage.tiered " in complaint(load, DATA + text)
 
 
-@pytest.mark.parametrize("key", ["compression.codec", "compression.level", "encryption.key.file", "api.tls.cert"])
+@pytest.mark.parametrize("key", ["api.tls.cert"])
 def test_keys_of_later_features_are_refused_not_ignored(load: Load, monkeypatch: pytest.MonkeyPatch, key: str) -> None:
     assert f"storage.tiered.{key}" in complaint(load, DATA + f"storage.tiered.{key}: x\n")
     monkeypatch.setenv("TAKHIN_STORAGE_TIERED_" + key.replace(".", "_").upper(), "x")
@@ -221,6 +221,9 @@ NONSENSE = [
     ("retention.hours", "orders"), ("retention.hours", "orders=x"), ("retention.hours", "true"),
     ("archive.superseded.keep.hours", "-1"),
     ("archive.before.retention", "sometimes"), ("topics.compacted", "take"), ("trim.ignore.groups", "5"),
+    ("compression.codec", "gzip"), ("compression.level", "0"), ("compression.level", "23"),
+    ("compression.topics", "{orders: lz4}"), ("compression.topics", "orders"), ("chunk.size.mb", "0.01"),
+    ("chunk.size.mb", "65"), ("chunk.size.mb", ".nan"), ("encryption.key.file", "[a, b]"),
     ("s3.prefixes.read", "5"), ("retention.bytes", "{orders: -5}"), ("retention.bytes", "{orders: {eu: 5}}"),
 ]  # fmt: skip
 
@@ -231,6 +234,17 @@ def test_a_value_that_makes_no_sense_is_told_with_its_key_and_place(
 ) -> None:
     told = complaint(load, DATA + f"storage.tiered.{key}: {value}\n")
     assert f"storage.tiered.{key} (in {tmp_path / 'takhin.yaml'})" in told
+
+
+def test_codecs_by_topic_have_the_same_forms_everywhere(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = (("orders-*", "zstd"), ("*", "none"))
+    assert Settings(data_dir="/data").compression_topics == ()
+    assert load(DATA + "storage.tiered.compression.topics: {orders-*: zstd, '*': none}\n").compression_topics == wanted
+    assert load(DATA + "storage.tiered.compression.topics: orders-*=zstd, *=none\n").compression_topics == wanted
+    monkeypatch.setenv("TAKHIN_STORAGE_TIERED_COMPRESSION_TOPICS", "orders-*=zstd,*=none")
+    settings = load(DATA)
+    assert settings.compression_topics == wanted
+    assert dict(settings.items())["storage.tiered.compression.topics"] == "orders-*=zstd,*=none"
 
 
 def test_a_wrong_variable_is_told_by_its_name(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,6 +33,7 @@ def segments(draw: st.DrawFn) -> Segment:
         archived_at=times,
         proven=st.just(local) | files,
         last_offset=st.integers(-1, 2**63 - 1),
+        encoded_size=st.none() | st.integers(0, 2**63 - 1),
     )
     return Segment(
         SegmentId(draw(st.sampled_from(["a", "b-c.d"])), draw(st.integers(0, MAX_PARTITION)), draw(offsets)),
@@ -76,6 +77,8 @@ def test_what_is_not_there_takes_no_room() -> None:
     assert len(pack(Segment(ID, triple))) == 4 + 3 * 24
     # Files that are what the archive holds are written once.
     assert len(pack(Segment(ID, triple, archive=Archive(1, 5, 6, 7.0, triple)))) == 4 + 3 * 24 + 36
+    # Nor is a size of objects, where it is that of the files.
+    assert len(pack(Segment(ID, archive=Archive(1, 5, 6, 7.0, encoded_size=3)))) == 4 + 36 + 8
 
 
 def test_a_problem_that_names_a_path_of_any_bytes_is_kept() -> None:

@@ -22,7 +22,11 @@ times = st.sampled_from([0.0, 100.0, 9000.0, 9000.1, 9899.9, 9900.0, 9950.0, 10_
 stats = st.builds(lambda size, at: FileStat(size, round(at * 1e9), 1), st.integers(0, 9), times)
 files = st.builds(LocalFiles, *[st.none() | stats for _ in FileKind])
 archives = st.builds(
-    lambda size, at, proven: Archive(1, size, round(at * 1e9), 1.0, proven), st.integers(0, 9), times, files
+    lambda size, at, proven, encoded: Archive(1, size, round(at * 1e9), 1.0, proven, -1, encoded),
+    st.integers(0, 9),
+    times,
+    files,
+    st.none() | st.integers(0, 9),
 )
 segments = st.builds(
     Segment,
@@ -47,7 +51,7 @@ def recount(known: Known, now: float) -> dict[str, int]:
         "archived_segments": sum(segment.state is State.ARCHIVED for segment in everything),
         "total_size_bytes": sum(segment.size for segment in everything),
         "local_size_bytes": sum(segment.local.size for segment in everything),
-        "archived_size_bytes": sum(segment.archive.size for segment in everything if segment.archive),
+        "archived_size_bytes": sum(segment.archive.stored_size for segment in everything if segment.archive),
     }
 
 
