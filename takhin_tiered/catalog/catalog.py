@@ -312,6 +312,8 @@ class Catalog(Rows):
         if unproven := self._unproven.get(place.partition):
             unproven.difference_update(fresh)
         self._rows.setdefault(place, {}).update(fresh)
+        if (bases := self._bases.get(place)) is not None:
+            bases.update(fresh)
         self._unwritten.setdefault(place, set()).update(fresh)
         self._tallies.add(list(fresh.values()))
 

@@ -36,6 +36,8 @@ class Rows:
         self._tallies = Tallies()
         # Base offsets of archived segments, in order, built for a place at the first query.
         self._archived_bases: dict[Place, SortedList[int]] = {}
+        # The same of all segments.
+        self._bases: dict[Place, SortedList[int]] = {}
         # Base offsets that changed since the last write; their rows are read when they are written.
         self._unwritten: dict[Place, set[int]] = {}
         self._unwritten_lineages: set[Partition] = set()
@@ -185,6 +187,33 @@ class Rows:
             above = unpack(place.segment(bases[behind]), rows[bases[behind]]) if behind < len(bases) else None
         return below, above
 
+    def at_or_below(self, partition: Partition, offset: int, label: str | None = None) -> Segment | None:
+        """The segment of an incarnation's log (default: the current one) with the highest base, up to ``offset``."""
+        with self._guard:
+            for at, first, end in self.lineage(partition).chain(label):
+                bases = self._sorted_bases(Place(*partition, at))
+                index = bases.bisect_right(min(offset, end - 1)) - 1
+                if index >= 0 and bases[index] >= first:
+                    return self.get(SegmentId(*partition, bases[index], at))
+        return None
+
+    def above(self, partition: Partition, offset: int, label: str | None = None) -> Segment | None:
+        """In the same log, the segment with the lowest base above ``offset``."""
+        with self._guard:
+            # The oldest part of the log has the lowest offsets.
+            for at, first, end in reversed([*self.lineage(partition).chain(label)]):
+                bases = self._sorted_bases(Place(*partition, at))
+                index = bases.bisect_left(max(first, offset + 1))
+                if index < len(bases) and bases[index] < end:
+                    return self.get(SegmentId(*partition, bases[index], at))
+        return None
+
+    def _sorted_bases(self, place: Place) -> SortedList[int]:
+        bases = self._bases.get(place)
+        if bases is None:
+            bases = self._bases[place] = SortedList(self._rows.get(place, {}))
+        return bases
+
     def restored(self) -> list[Segment]:
         """The restored segments that are still on disk."""
         with self._guard:
@@ -290,6 +319,8 @@ class Rows:
         if row != old:
             self._tallies.replace(None if old is None else unpack(segment.id, old), segment)
             rows[base_offset] = row
+            if old is None and (bases := self._bases.get(place)) is not None:
+                bases.add(base_offset)
             self._note_archived(place, base_offset, old, row)
             self._note_proven(place, base_offset, row)
             self._note_change(place, base_offset)
@@ -299,6 +330,8 @@ class Rows:
         rows = self._rows[place]
         old = rows.pop(base_offset)
         self._tallies.replace(unpack(identity, old), None)
+        if (bases := self._bases.get(place)) is not None:
+            bases.discard(base_offset)
         if not rows:
             del self._rows[place]
         self._note_archived(place, base_offset, old, None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import sqlite3
 import struct
 from collections.abc import Iterable
@@ -457,3 +458,37 @@ def test_a_segment_becomes_active_when_the_one_above_it_is_gone() -> None:
     catalog.begin_scan()
     catalog.observe(seen(0))
     assert known(catalog, SegmentId("orders", 0, 0)).active
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_neighbours_of_an_offset_are_those_of_the_sorted_log(seed: int) -> None:
+    """Through scans, archives, a truncation and removals, asked for in between."""
+    dice, catalog, partition = random.Random(seed), Catalog(), ("orders", 0)
+    on_disk: set[int] = set()
+
+    def check() -> None:
+        for incarnation in catalog.lineage(partition).incarnations:
+            log = [segment.id for segment in catalog.log_of(partition, incarnation.label)]
+            for offset in [dice.randrange(120) for _ in range(10)]:
+                below, above = (
+                    find(partition, offset, incarnation.label) for find in (catalog.at_or_below, catalog.above)
+                )
+                bases_below = [each for each in log if each.base_offset <= offset]
+                bases_above = [each for each in log if each.base_offset > offset]
+                assert (below and below.id) == (bases_below[-1] if bases_below else None)
+                assert (above and above.id) == (bases_above[0] if bases_above else None)
+
+    for _ in range(30):
+        step = dice.randrange(5)
+        if step < 2:
+            on_disk = set(dice.sample(range(100), dice.randrange(12)))
+            catalog.observe(seen(*on_disk))
+        elif step == 2 and on_disk:
+            identity = catalog.current(partition, dice.choice(sorted(on_disk)))
+            if (segment := catalog.get(identity)) is not None:
+                catalog.put(replace(segment, archive=ARCHIVE))
+        elif step == 3 and on_disk and dice.randrange(3) == 0:
+            catalog.branch(catalog.current(partition, min(on_disk)), topic_id="", is_other_topic=False)
+        elif known_ones := catalog.log_of(partition):
+            catalog.remove(dice.choice(known_ones).id)
+        check()
