@@ -1,0 +1,115 @@
+"""Find the segment that holds an offset, and how far a log can be read, from the catalog and the ends of local logs.
+
+No request goes to the store. Source of the bounds: Apache Kafka serves consumers up to the high watermark.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+from takhin_tiered.catalog.catalog import Catalog
+from takhin_tiered.disk.files import DataDirs
+from takhin_tiered.engine.outlook import high_watermark, is_compacted, read_directories
+from takhin_tiered.engine.placing import end_on_disk
+from takhin_tiered.engine.situation import Situation
+from takhin_tiered.segments.model import FileStat, Segment
+from takhin_tiered.segments.names import MAX_OFFSET, Partition, SegmentId
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """The offsets of a log that can be read: from ``start`` to before ``end``. There may be holes in between."""
+
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A segment, with the offsets that it holds: from its base to before ``end``.
+
+    ``following`` is the base offset of the next segment, None for the last one.
+    """
+
+    segment: Segment
+    end: int
+    following: int | None
+
+    @property
+    def is_followed_by_hole(self) -> bool:
+        return self.following is not None and self.end < self.following
+
+
+@dataclass(frozen=True, slots=True)
+class Finder:
+    """Of one data directory's catalog. Its methods block."""
+
+    catalog: Catalog
+    data_dir: DataDirs
+    situation: Situation
+    # The end of a local log, as its file stood then.
+    _ends: dict[SegmentId, tuple[FileStat, int]] = field(default_factory=dict)
+
+    def bounds(self, partition: Partition, label: str | None = None) -> Bounds | None:
+        """Of the log of an incarnation (default: the current one); None if nothing is known of it."""
+        first = self.catalog.above(partition, -1, label)
+        last = self.catalog.at_or_below(partition, MAX_OFFSET, label)
+        if first is None or last is None:
+            return None
+        end, mark = self._end_of(last, None), None
+        if self.situation.policy.kafka and last.local.log is not None:
+            read_directories(self.situation.view, self.data_dir)
+            mark = high_watermark(self.situation.view, partition)
+        if last.active:
+            # Without a high watermark nothing tells which of its records may be read.
+            end = min(end, mark) if mark is not None else last.id.base_offset
+        elif mark is not None and not last.in_archive:
+            end = min(end, mark)
+        return Bounds(first.id.base_offset, max(end, first.id.base_offset))
+
+    def find(self, partition: Partition, offset: int, label: str | None = None) -> Found | None:
+        """The segment that holds the offset, or would hold it; None below the first one."""
+        segment = self.catalog.at_or_below(partition, offset, label)
+        return None if segment is None else self._found(segment, label)
+
+    def next(self, found: Found, label: str | None = None) -> Found | None:
+        """The segment behind this one."""
+        segment = self.catalog.above(found.segment.id.place.partition, found.segment.id.base_offset, label)
+        return None if segment is None else self._found(segment, label)
+
+    def _found(self, segment: Segment, label: str | None) -> Found:
+        partition = segment.id.place.partition
+        above = self.catalog.above(partition, segment.id.base_offset, label)
+        following = None if above is None else above.id.base_offset
+        end = self._end_of(segment, following)
+        if following is not None and (end > following or is_compacted(self.situation.view, self.catalog, partition)):
+            # What compaction removed is no hole; and where segments overlap, the later one counts.
+            end = following
+        return Found(segment, end, following)
+
+    def _end_of(self, segment: Segment, following: int | None) -> int:
+        """One more than the last offset; where no file and no manifest tells it, the next segment's base."""
+        if segment.local.log is not None and not segment.is_proven:
+            end = self._end_on_disk(segment)
+        else:
+            end = segment.archive.last_offset + 1 if segment.archive is not None else 0
+        base = segment.id.base_offset
+        if end > base:
+            return end
+        return base if following is None else following
+
+    def _end_on_disk(self, segment: Segment) -> int:
+        stat = segment.local.log
+        known = self._ends.get(segment.id)
+        if known is not None and known[0] == stat and not segment.active:
+            return known[1]
+        end = 0
+        with suppress(OSError), self.data_dir.partition(segment.id.directory) as partition:
+            last = end_on_disk(partition, segment.id)
+            end = 0 if last is None else last + 1
+        if stat is not None and not segment.active:
+            if len(self._ends) > 10_000:
+                self._ends.clear()
+            self._ends[segment.id] = stat, end
+        return end
