@@ -21,11 +21,14 @@ if TYPE_CHECKING:
     from takhin_tiered.errors import DiskError as DiskError
     from takhin_tiered.errors import DiskFull as DiskFull
     from takhin_tiered.errors import HeldElsewhere as HeldElsewhere
+    from takhin_tiered.errors import InvalidQuestion as InvalidQuestion
     from takhin_tiered.errors import InvalidSegmentPath as InvalidSegmentPath
     from takhin_tiered.errors import NoKey as NoKey
     from takhin_tiered.errors import ObjectCorrupt as ObjectCorrupt
     from takhin_tiered.errors import ObjectExists as ObjectExists
     from takhin_tiered.errors import ObjectMissing as ObjectMissing
+    from takhin_tiered.errors import OffsetInHole as OffsetInHole
+    from takhin_tiered.errors import OffsetOutOfRange as OffsetOutOfRange
     from takhin_tiered.errors import OwnerSilent as OwnerSilent
     from takhin_tiered.errors import RangeNotSatisfiable as RangeNotSatisfiable
     from takhin_tiered.errors import SegmentActive as SegmentActive
@@ -60,8 +63,9 @@ _HOMES = {
     "engine.scrub": ["Verdict"],
     "errors": [
         "BrokerDenied", "BrokerError", "BrokerUnavailable", "BucketMissing", "CatalogError", "ClaimGone",
-        "ConfigError", "Damaged", "DiskError", "DiskFull", "HeldElsewhere", "InvalidSegmentPath", "NoKey",
-        "ObjectCorrupt", "ObjectExists", "ObjectMissing", "OwnerSilent", "RangeNotSatisfiable",
+        "ConfigError", "Damaged", "DiskError", "DiskFull", "HeldElsewhere", "InvalidQuestion", "InvalidSegmentPath",
+        "NoKey", "ObjectCorrupt", "ObjectExists", "ObjectMissing", "OffsetInHole", "OffsetOutOfRange", "OwnerSilent",
+        "RangeNotSatisfiable",
         "SegmentActive", "SegmentChanged", "SegmentConflict", "SegmentError", "SegmentNotFound", "SegmentRefused",
         "StoreChanged", "StoreDenied", "StoreError", "StoreFull", "StoreUnavailable", "TakhinError", "TrimRefused",
         "WrongKey",

@@ -14,6 +14,9 @@
     │   ├── RangeNotSatisfiable   the file has no such bytes
     │   ├── SegmentConflict       other bytes stand where these should go
     │   └── SegmentRefused        the configuration says no
+    ├── InvalidQuestion           no offset and no timestamp to read from, or both
+    ├── OffsetOutOfRange          no record at this offset, and none before it that could be read instead
+    │   └── OffsetInHole          records are missing there, between others
     ├── StoreError
     │   ├── StoreUnavailable      no answer, or one that may be better next time
     │   ├── StoreFull             no room for an upload
@@ -130,6 +133,27 @@ class SegmentConflict(SegmentError):
 class SegmentRefused(SegmentError):
     code = "refused"
     http_status = 409
+
+
+class InvalidQuestion(TakhinError):
+    code = "bad_request"
+    http_status = 400
+    exit_code = 2
+
+
+class OffsetOutOfRange(TakhinError):
+    """``next_offset`` is the next one that can be read; None if there is none."""
+
+    code = "out_of_range"
+    http_status = 404
+
+    def __init__(self, message: str, *, next_offset: int | None, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.next_offset = next_offset
+
+
+class OffsetInHole(OffsetOutOfRange):
+    code = "hole"
 
 
 class StoreError(TakhinError):

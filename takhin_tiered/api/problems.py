@@ -7,12 +7,12 @@ from http import HTTPStatus
 import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
 from takhin_tiered import logs
-from takhin_tiered.errors import TakhinError
+from takhin_tiered.errors import OffsetOutOfRange, TakhinError
 
 
 class Problem(BaseModel):
@@ -21,19 +21,23 @@ class Problem(BaseModel):
     error: str
     code: str
     correlation_id: str
+    next_offset: int | None = Field(default=None, description="For a missing offset: the next one that can be read.")
 
 
-def problem_response(status: int, code: str, error: str) -> JSONResponse:
+def problem_response(status: int, code: str, error: str, **more: int | None) -> JSONResponse:
     """The response to a request that is refused or fails. Also writes the log line."""
     log = logs.logger().error if status >= 500 else logs.logger().warning
     log("request refused" if status < 500 else "request failed", status=status, code=code, error=error)
     identifier = str(structlog.contextvars.get_contextvars().get("correlation_id", ""))
-    return JSONResponse(Problem(error=error, code=code, correlation_id=identifier).model_dump(), status)
+    problem = Problem(error=error, code=code, correlation_id=identifier, **more)
+    return JSONResponse(problem.model_dump(exclude_unset=True), status)
 
 
 def install_problem_handlers(app: FastAPI) -> None:
     @app.exception_handler(TakhinError)
     async def ours(_: Request, error: TakhinError) -> Response:
+        if isinstance(error, OffsetOutOfRange):
+            return problem_response(error.http_status, error.code, str(error), next_offset=error.next_offset)
         return problem_response(error.http_status, error.code, str(error))
 
     @app.exception_handler(RequestValidationError)
@@ -56,7 +60,7 @@ ERRORS = {
     for status, text in {
         400: "Not a segment path, or an invalid request",
         401: "The token is missing or wrong",
-        404: "The segment is unknown",
+        404: "The segment is unknown, or no record has this offset",
         409: "The segment is active or changing, or other bytes are in its place",
         413: "The request body is too large",
         416: "The segment has no such bytes; Content-Range has its size",

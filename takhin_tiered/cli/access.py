@@ -6,8 +6,8 @@ prints a note.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import asdict, fields, replace
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -16,6 +16,7 @@ from takhin_tiered.config import Settings
 from takhin_tiered.disk.lock import Holder, read_holder
 from takhin_tiered.engine.choosing import describe_choice
 from takhin_tiered.errors import ConfigError, TakhinError
+from takhin_tiered.reader.question import Question, described_page
 from takhin_tiered.segments.choice import Wanted
 from takhin_tiered.segments.report import describe_plan
 from takhin_tiered.segments.results import (
@@ -54,6 +55,14 @@ class View(Protocol):
 
     def verify(self, glob: str, *, deep: bool) -> AsyncIterator[VerifiedSegment | Hole]:
         """Each archived segment that matches, and then each hole, as they are found."""
+        ...
+
+    async def records(self, question: Question, max_records: int) -> dict[str, Any]:
+        """A page: ``records`` and ``next_offset``."""
+        ...
+
+    def batches(self, question: Question) -> AsyncGenerator[bytes, None]:
+        """Whole record batches, as stored."""
         ...
 
     @property
@@ -156,6 +165,12 @@ class _Local:
     def verify(self, glob: str, *, deep: bool) -> AsyncIterator[VerifiedSegment | Hole]:
         return self._storage.verify_told(glob, deep=deep)
 
+    async def records(self, question: Question, max_records: int) -> dict[str, Any]:
+        return described_page(await self._storage.read_records(question, max_records))
+
+    def batches(self, question: Question) -> AsyncGenerator[bytes, None]:
+        return self._storage.read_batches(question)
+
     @property
     def bytes_moved(self) -> Callable[[], int] | None:
         metrics = self._storage.metrics
@@ -193,11 +208,18 @@ class _DaemonOrCatalog:
         return await self._ask(lambda view: view.restore_plan(wanted))
 
     async def verify(self, glob: str, *, deep: bool) -> AsyncIterator[VerifiedSegment | Hole]:
-        view: View = self._remote
-        if not await self._answers():
-            view = await self._open_local()
+        view: View = self._remote if await self._answers() else await self._open_local()
         async for result in view.verify(glob, deep=deep):
             yield result
+
+    async def records(self, question: Question, max_records: int) -> dict[str, Any]:
+        return await self._ask(lambda view: view.records(question, max_records))
+
+    async def batches(self, question: Question) -> AsyncGenerator[bytes, None]:
+        view: View = self._remote if await self._answers() else await self._open_local()
+        async with aclosing(view.batches(question)) as batches:
+            async for batch in batches:
+                yield batch
 
     @property
     def bytes_moved(self) -> Callable[[], int] | None:

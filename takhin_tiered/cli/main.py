@@ -73,6 +73,11 @@ lazy.add(
     "takhin-tiered restore orders-0 --since 2026-11-01T06:00 --for 6h",
 )  # fmt: skip
 lazy.add(
+    app, "read", "read:read", "Records of a partition, wherever they are, without a restore.",
+    "takhin-tiered read orders-0 --offset 1000 --max 10 | jq -r '.value | @base64d'",
+    "takhin-tiered read orders-0 --timestamp 2026-11-01T06:00 --format value",
+)  # fmt: skip
+lazy.add(
     app, "verify", "verify:verify", "Compare the archive with its manifests.",
     "takhin-tiered verify", "takhin-tiered verify 'orders-*' --deep",
 )  # fmt: skip

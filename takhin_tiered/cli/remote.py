@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import asdict
 from typing import Any, TypeVar
@@ -13,6 +13,7 @@ import aiohttp
 
 from takhin_tiered.disk.lock import Holder
 from takhin_tiered.errors import TakhinError
+from takhin_tiered.reader.question import BATCHES, Question
 from takhin_tiered.segments.choice import Wanted
 from takhin_tiered.segments.results import Hole, PlanResult, RebuildResult, StatusHere, VerifiedSegment, from_json
 
@@ -21,6 +22,8 @@ _PAGE = 1000
 _OPERATION_SECONDS = 3600.0
 _LOOK_SECONDS = 3.0
 _ALIVE_SECONDS = 2.0
+_READING = aiohttp.ClientTimeout(connect=_ALIVE_SECONDS, sock_read=300.0)
+"""A slow store may take long for each piece."""
 
 
 class RemoteError(TakhinError):
@@ -29,12 +32,19 @@ class RemoteError(TakhinError):
     def __init__(self, message: str, *, code: str, hint: str = "") -> None:
         super().__init__(message, hint=hint)
         self.code = code
+        self.next_offset: int | None = None
 
 
 class DaemonUnresponsive(TakhinError):
     """The daemon that holds the data directory does not answer."""
 
     code = "daemon_silent"
+
+
+class DaemonBrokeOff(TakhinError):
+    """The daemon ended an answer before it was complete."""
+
+    code = "daemon_broke_off"
 
 
 @asynccontextmanager
@@ -99,8 +109,7 @@ class Remote:
         try:
             async with self._session.post(url, json={"glob": glob, "deep": deep}, timeout=patient) as answer:
                 if not answer.ok:
-                    body = await answer.json(content_type=None)
-                    raise RemoteError(str(body.get("error", answer.reason)), code=str(body.get("code", "error")))
+                    raise _refusal(answer, await answer.json(content_type=None))
                 async for line in answer.content:
                     line_result = json.loads(line)
                     if "code" in line_result:
@@ -115,6 +124,23 @@ class Remote:
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError, AttributeError) as error:
             raise self._unresponsive(error) from error
         raise self._unresponsive(EOFError("its response is incomplete"))
+
+    async def records(self, question: Question, max_records: int) -> dict[str, Any]:
+        query = _query(question) | {"max_records": max_records}
+        return await self._ask("GET", "records", params=query, timeout=_READING)
+
+    async def batches(self, question: Question) -> AsyncGenerator[bytes, None]:
+        url, headers = f"{self._holder.api}/api/v1/tiered/records", {"Accept": BATCHES}
+        try:
+            async with self._session.get(url, params=_query(question), headers=headers, timeout=_READING) as answer:
+                if not answer.ok:
+                    raise _refusal(answer, await answer.json(content_type=None))
+                async for piece in answer.content.iter_any():
+                    yield piece
+        except aiohttp.ClientPayloadError as error:
+            raise DaemonBrokeOff("the daemon broke off its answer", hint="Its log tells why") from error
+        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+            raise self._unresponsive(error) from error
 
     @property
     def bytes_moved(self) -> Callable[[], int] | None:
@@ -165,5 +191,17 @@ class Remote:
                 code="unauthorized",
             )
         if not answer.ok:
-            raise RemoteError(str(body.get("error", answer.reason)), code=str(body.get("code", "error")))
+            raise _refusal(answer, body)
         return body
+
+
+def _refusal(answer: aiohttp.ClientResponse, body: Any) -> RemoteError:
+    told = body if isinstance(body, dict) else {}
+    error = RemoteError(str(told.get("error", answer.reason)), code=str(told.get("code", "error")))
+    error.next_offset = told.get("next_offset")
+    return error
+
+
+def _query(question: Question) -> dict[str, str | int]:
+    wanted = asdict(question) | {"isolation": str(question.isolation)}
+    return {name: value for name, value in wanted.items() if value is not None}

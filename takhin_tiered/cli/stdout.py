@@ -44,6 +44,14 @@ class Output:
         self._attempt(lambda: self._file.write(text))
         return len(text)
 
+    def write_bytes(self, data: bytes) -> None:
+        """Bytes as they are, behind the text before them."""
+        self.flush()
+        if self._closed:
+            self._lose(OSError(errno.EBADF, os.strerror(errno.EBADF)))
+        else:
+            self._attempt(lambda: self._file.buffer.write(data))
+
     def writelines(self, lines: Any) -> None:
         for line in lines:
             self.write(line)

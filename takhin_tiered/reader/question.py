@@ -1,0 +1,69 @@
+"""What a reader of records asks for, and what it gets."""
+
+from __future__ import annotations
+
+import base64
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from takhin_tiered.errors import InvalidQuestion
+from takhin_tiered.formats.records import Record
+
+BATCHES = "application/vnd.takhin.record-batches"
+"""The media type of whole record batches, one behind the other, as they stand in a log."""
+
+
+class Isolation(StrEnum):
+    """As Kafka's ``isolation.level``."""
+
+    READ_UNCOMMITTED = "read_uncommitted"
+    READ_COMMITTED = "read_committed"
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """From which record on to read: by offset, or the first one that is not older than a timestamp in milliseconds.
+
+    `InvalidQuestion` unless it has exactly one of the two. ``topic_id`` names an earlier incarnation.
+    """
+
+    topic: str
+    partition: int
+    offset: int | None = None
+    timestamp: int | None = None
+    isolation: Isolation = Isolation.READ_UNCOMMITTED
+    topic_id: str | None = None
+
+    def __post_init__(self) -> None:
+        if (self.offset is None) == (self.timestamp is None):
+            raise InvalidQuestion("exactly one of offset and timestamp has to be given")
+        if (self.offset or self.timestamp or 0) < 0:
+            raise InvalidQuestion("offset and timestamp are not negative")
+
+
+@dataclass(frozen=True, slots=True)
+class RecordPage:
+    """``next_offset`` is where to go on: behind the last record, and behind what was filtered."""
+
+    records: list[Record]
+    next_offset: int
+
+
+def described_page(page: RecordPage) -> dict[str, Any]:
+    """Ready for JSON: keys, values and the values of headers are base64, or None."""
+    return {"records": [_described(record) for record in page.records], "next_offset": page.next_offset}
+
+
+def _described(record: Record) -> dict[str, Any]:
+    return {
+        "offset": record.offset,
+        "timestamp": record.timestamp,
+        "key": _text(record.key),
+        "value": _text(record.value),
+        "headers": [[name, _text(value)] for name, value in record.headers],
+    }
+
+
+def _text(data: bytes | None) -> str | None:
+    return None if data is None else base64.b64encode(data).decode()
