@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from takhin_tiered.errors import OffsetInHole as OffsetInHole
     from takhin_tiered.errors import OffsetOutOfRange as OffsetOutOfRange
     from takhin_tiered.errors import OwnerSilent as OwnerSilent
+    from takhin_tiered.errors import PartitionNotFound as PartitionNotFound
     from takhin_tiered.errors import RangeNotSatisfiable as RangeNotSatisfiable
     from takhin_tiered.errors import SegmentActive as SegmentActive
     from takhin_tiered.errors import SegmentChanged as SegmentChanged
@@ -65,7 +66,7 @@ _HOMES = {
         "BrokerDenied", "BrokerError", "BrokerUnavailable", "BucketMissing", "CatalogError", "ClaimGone",
         "ConfigError", "Damaged", "DiskError", "DiskFull", "HeldElsewhere", "InvalidQuestion", "InvalidSegmentPath",
         "NoKey", "ObjectCorrupt", "ObjectExists", "ObjectMissing", "OffsetInHole", "OffsetOutOfRange", "OwnerSilent",
-        "RangeNotSatisfiable",
+        "PartitionNotFound", "RangeNotSatisfiable",
         "SegmentActive", "SegmentChanged", "SegmentConflict", "SegmentError", "SegmentNotFound", "SegmentRefused",
         "StoreChanged", "StoreDenied", "StoreError", "StoreFull", "StoreUnavailable", "TakhinError", "TrimRefused",
         "WrongKey",

@@ -15,6 +15,7 @@
     │   ├── SegmentConflict       other bytes stand where these should go
     │   └── SegmentRefused        the configuration says no
     ├── InvalidQuestion           no offset and no timestamp to read from, or both
+    ├── PartitionNotFound         nothing is known of it
     ├── OffsetOutOfRange          no record at this offset, and none before it that could be read instead
     │   └── OffsetInHole          records are missing there, between others
     ├── StoreError
@@ -153,7 +154,18 @@ class OffsetOutOfRange(TakhinError):
 
 
 class OffsetInHole(OffsetOutOfRange):
+    """``missing_from`` is the first offset that is missing."""
+
     code = "hole"
+
+    def __init__(self, message: str, *, missing_from: int, next_offset: int, hint: str = "") -> None:
+        super().__init__(message, next_offset=next_offset, hint=hint)
+        self.missing_from = missing_from
+
+
+class PartitionNotFound(TakhinError):
+    code = "not_found"
+    http_status = 404
 
 
 class StoreError(TakhinError):

@@ -6,6 +6,9 @@ control batch of the producer ends it, with either marker.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 from takhin_tiered.formats.batch import NO_PRODUCER, TRANSACTIONAL_OR_CONTROL
 from takhin_tiered.formats.summary import MOST_OPEN_TRANSACTIONS
 
@@ -15,8 +18,9 @@ _CONTROL = 0x20
 class OpenTransactions:
     """Holds one number for each open transaction, and gives up above a limit."""
 
-    def __init__(self) -> None:
-        self._first: dict[int, int] = {}
+    def __init__(self, ongoing: Mapping[int, int] = MappingProxyType({})) -> None:
+        """``ongoing``: the first offset of those that are open before the first batch, by producer ID."""
+        self._first = dict(ongoing)
         self._too_many = False
 
     def note(self, attributes: int, producer: int, base_offset: int) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from takhin_tiered.catalog.catalog import Catalog
 from takhin_tiered.concurrency import in_thread
@@ -15,11 +15,12 @@ from takhin_tiered.engine.naming import named_incarnation
 from takhin_tiered.errors import OffsetInHole, OffsetOutOfRange, PartitionNotFound
 from takhin_tiered.reader.finder import Bounds, Finder, Found
 from takhin_tiered.reader.indexes import IndexCache
-from takhin_tiered.reader.outcomes import Outcomes
+from takhin_tiered.reader.outcomes import Outcomes, indexes_of
 from takhin_tiered.reader.question import Isolation, Question, RecordPage
 from takhin_tiered.reader.reader import Reader
 from takhin_tiered.reader.records import DecodedBatch, Reading, SegmentReader
-from takhin_tiered.segments.names import FileKind, Partition
+from takhin_tiered.reader.transactions import Aborted
+from takhin_tiered.segments.names import Partition
 
 _PAGE_BYTES = 16 << 20
 """Keys and values of a page: what a caller has in memory at once, but for a single larger batch."""
@@ -33,7 +34,7 @@ class _Log:
     label: str
     bounds: Bounds
     end: int
-    outcomes: Outcomes | None
+    is_committed: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +44,8 @@ class LogReader:
     catalog: Catalog
     finder: Finder
     reader: Reader
-    indexes: IndexCache = field(default_factory=IndexCache)
+    indexes: IndexCache
+    outcomes: Outcomes
 
     async def page(self, question: Question, max_records: int) -> RecordPage:
         """Up to so many records, fewer before a hole, at the end, and where they are large.
@@ -79,20 +81,19 @@ class LogReader:
         """
         log = await self._log_of(question)
         async with aclosing(self._readings(question, log)) as readings:
-            async for reading in readings:
+            async for reading, aborted in readings:
                 async for batch in reading.batches():
                     header = batch.header
                     if header.base_offset >= log.end and not header.hides_first_offset:
                         return
-                    if log.outcomes is not None and (header.is_control or await log.outcomes.is_aborted(header)):
+                    if aborted is not None and (header.is_control or await aborted.has(header)):
                         continue
                     yield bytes(batch.data)
 
     async def _decoded(self, question: Question) -> AsyncGenerator[DecodedBatch, None]:
         log = await self._log_of(question)
         async with aclosing(self._readings(question, log)) as readings:
-            async for reading in readings:
-                aborted = log.outcomes.aborted if log.outcomes is not None else None
+            async for reading, aborted in readings:
                 async for batch in reading.records(last_stable=log.end, aborted=aborted):
                     yield batch
 
@@ -108,12 +109,12 @@ class LogReader:
                 f"nothing is known of partition {name}", hint="takhin-tiered ls --partitions lists all partitions"
             )
         if question.isolation is Isolation.READ_UNCOMMITTED:
-            return _Log(partition, label, bounds, bounds.end, None)
-        outcomes = Outcomes(self.finder, self.reader, self.indexes, partition, label)
-        return _Log(partition, label, bounds, await outcomes.last_stable_offset(bounds), outcomes)
+            return _Log(partition, label, bounds, bounds.end, is_committed=False)
+        end = await self.outcomes.last_stable_offset(partition, label, bounds)
+        return _Log(partition, label, bounds, end, is_committed=True)
 
-    async def _readings(self, question: Question, log: _Log) -> AsyncGenerator[Reading, None]:
-        """A place in each segment in turn."""
+    async def _readings(self, question: Question, log: _Log) -> AsyncGenerator[tuple[Reading, Aborted | None], None]:
+        """A place in each segment in turn, with what tells which of its batches were aborted."""
         if question.offset is None:
             found, offset = await self._at_time(question, log), None
         else:
@@ -121,10 +122,7 @@ class LogReader:
             found = await self._at_offset(offset, log)
         while found is not None:
             async with self.reader.open_segment(found.segment.id, proves_batches=True) as source:
-                indexes = self.indexes.of((found.segment.id, await source.tag(FileKind.LOG)))
-                segment = SegmentReader(source, indexes)
-                if log.outcomes is not None:
-                    log.outcomes.begin(found)
+                segment = SegmentReader(source, await indexes_of(self.indexes, source))
                 if offset is None:
                     assert question.timestamp is not None
                     at = await segment.at_time(question.timestamp)
@@ -133,7 +131,7 @@ class LogReader:
                     reading = await segment.at_offset(offset)
                 if reading is not None:
                     offset = reading.offset
-                    yield reading
+                    yield reading, self.outcomes.aborted_from(found, log.label) if log.is_committed else None
             if found.end >= log.end:
                 return
             if offset is not None:
@@ -150,9 +148,7 @@ class LogReader:
                 next_offset=log.bounds.start,
             )
         if offset > log.bounds.end:
-            raise OffsetOutOfRange(
-                f"offset {offset} of {name} is above the end, {log.bounds.end}", next_offset=None
-            )
+            raise OffsetOutOfRange(f"offset {offset} of {name} is above the end, {log.bounds.end}", next_offset=None)
         if offset >= log.end:
             return None
         found = await in_thread(self.finder.find, log.partition, offset, log.label)
