@@ -31,7 +31,7 @@ from takhin_tiered.engine.verifying import verify_told
 from takhin_tiered.errors import CatalogError, SegmentRefused, StoreError, TakhinError
 from takhin_tiered.metrics import Metrics
 from takhin_tiered.pace import Pace
-from takhin_tiered.reader.composition import ReaderParts, Reads, open_reader
+from takhin_tiered.reader.composition import ReaderParts, Reads, log_reader, open_reader
 from takhin_tiered.reader.reader import Reader
 from takhin_tiered.segments.choice import Wanted
 from takhin_tiered.segments.model import State, Tier
@@ -108,10 +108,11 @@ class TieredStorage(Reads):
                 settings, data_dir, catalog, journal, keys, store=store, health=health, kafka=kafka, is_ours=is_ours
             )
             shared = parts.store, parts.clock, parts.situation, parts.limits, parts.metrics
-            reading = ReaderParts(catalog, data_dir, *shared, KeyRing)
+            reading = ReaderParts(catalog, data_dir, *shared, lambda: parts.codecs.keys)
             state_dir = settings.state_dir if is_ours else None
             reader = await stack.enter_async_context(open_reader(state_dir, reading))
             storage = cls(settings, parts, reader, journal, lock)
+            storage._log = log_reader(reading, reader)
             await parts.history.load()
             await parts.preparation.load()
             stack.push_async_callback(storage._close)

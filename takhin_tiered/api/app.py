@@ -10,6 +10,7 @@ from takhin_tiered.api.data import data_routes
 from takhin_tiered.api.guard import ASSETS, Guard
 from takhin_tiered.api.health import Readiness, health_routes
 from takhin_tiered.api.problems import install_problem_handlers
+from takhin_tiered.api.records import record_routes
 from takhin_tiered.api.tiered import tiered_routes
 from takhin_tiered.api.tiers import tiers_routes
 from takhin_tiered.api.verifying import verify_routes
@@ -33,6 +34,7 @@ def make_app(storage: TieredStorage, readiness: Readiness) -> FastAPI:
     )
     # Before the others: the path of a segment may contain anything.
     app.include_router(data_routes(storage))
+    app.include_router(record_routes(storage))
     app.include_router(tiered_routes(storage))
     app.include_router(tiers_routes(storage))
     app.include_router(verify_routes(storage))

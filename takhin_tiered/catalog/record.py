@@ -30,14 +30,16 @@ from takhin_tiered.segments.model import NO_FILES, Archive, Segment
 from takhin_tiered.segments.names import SegmentId
 
 _ARCHIVE = struct.Struct("<Iqqdq")
-_ENCODED_SIZE = struct.Struct("<q")
+_NUMBER = struct.Struct("<q")
 _TIME = struct.Struct("<d")
 _LENGTH = struct.Struct("<I")
 
 # A listing's rows use the bits below these, and the bits of the local files after them.
 _ARCHIVED, _PROVEN_IS_LOCAL, _LEASED, _READ, _FAILED = (1 << bit for bit in range(2, 7))
 _PROVEN_SHIFT = LOCAL_SHIFT + KINDS
-_QUARANTINED, _DAMAGED, _ENCODED = (1 << (_PROVEN_SHIFT + KINDS + place) for place in range(3))
+_QUARANTINED, _DAMAGED, _ENCODED, _TIMED = (1 << (_PROVEN_SHIFT + KINDS + place) for place in range(4))
+# The numbers behind an archive's fields, in this order.
+_NUMBERS = _ENCODED | _TIMED
 # The texts are at the end, in this order, each after its length.
 _TEXTS = (_DAMAGED, _FAILED, _QUARANTINED)
 _LOCAL_BITS = ALL_KINDS << LOCAL_SHIFT
@@ -56,6 +58,7 @@ def pack(segment: Segment) -> bytes:
         | (SETTLED if segment.settled else 0)
         | (_ARCHIVED if archive else 0)
         | (_ENCODED if archive and archive.encoded_size is not None else 0)
+        | (_TIMED if archive and archive.last_timestamp >= 0 else 0)
         | (_PROVEN_IS_LOCAL if shared else 0)
         | (_LEASED if segment.lease_until else 0)
         | (_READ if segment.last_access else 0)
@@ -71,7 +74,9 @@ def pack(segment: Segment) -> bytes:
         fields = (archive.generation, archive.size, archive.mtime_ns, archive.archived_at, archive.last_offset)
         pieces.append(_ARCHIVE.pack(*fields))
         if archive.encoded_size is not None:
-            pieces.append(_ENCODED_SIZE.pack(archive.encoded_size))
+            pieces.append(_NUMBER.pack(archive.encoded_size))
+        if archive.last_timestamp >= 0:
+            pieces.append(_NUMBER.pack(archive.last_timestamp))
     if not shared:
         pieces.append(pack_files(proven))
     if segment.lease_until:
@@ -123,6 +128,15 @@ def archived_end(row: bytes) -> int:
     return last
 
 
+def is_older(row: bytes, timestamp: int) -> bool:
+    """Whether all records of an archived segment without local files are known to be older than a timestamp."""
+    flags = flags_of(row)
+    if not flags & _TIMED or flags & _LOCAL_BITS:
+        return False
+    last: int = _NUMBER.unpack_from(row, FLAGS.size + _ARCHIVE.size + _NUMBER.size * bool(flags & _ENCODED))[0]
+    return last < timestamp
+
+
 def may_be_unproven(head: bytes) -> bool:
     """By a row's flags alone, whether `is_unproven` may be true."""
     flags = flags_of(head)
@@ -136,7 +150,7 @@ def is_unproven(row: bytes) -> bool:
         return False
     present, proven = flags >> LOCAL_SHIFT & ALL_KINDS, flags >> _PROVEN_SHIFT & ALL_KINDS
     local = unpack_files(row, FLAGS.size, present)[0]
-    at = FLAGS.size + 24 * present.bit_count() + _ARCHIVE.size + _ENCODED_SIZE.size * bool(flags & _ENCODED)
+    at = FLAGS.size + 24 * present.bit_count() + _ARCHIVE.size + _NUMBER.size * (flags & _NUMBERS).bit_count()
     return unpack_files(row, at, proven)[0].log != local.log
 
 
@@ -168,13 +182,16 @@ def unpack(identity: SegmentId, row: bytes) -> Segment:
     if flags & _ARCHIVED:
         generation, size, mtime_ns, archived_at, last_offset = _ARCHIVE.unpack_from(row, at)
         at += _ARCHIVE.size
-        encoded_size = None
+        encoded_size, last_timestamp = None, -1
         if flags & _ENCODED:
-            encoded_size = _ENCODED_SIZE.unpack_from(row, at)[0]
-            at += _ENCODED_SIZE.size
+            encoded_size = _NUMBER.unpack_from(row, at)[0]
+            at += _NUMBER.size
+        if flags & _TIMED:
+            last_timestamp = _NUMBER.unpack_from(row, at)[0]
+            at += _NUMBER.size
         proven, at = unpack_files(row, at, flags >> _PROVEN_SHIFT & ALL_KINDS)
         proven = local if flags & _PROVEN_IS_LOCAL else proven
-        archive = Archive(generation, size, mtime_ns, archived_at, proven, last_offset, encoded_size)
+        archive = Archive(generation, size, mtime_ns, archived_at, proven, last_offset, encoded_size, last_timestamp)
     lease_until = last_access = 0.0
     if flags & _LEASED:
         lease_until = _TIME.unpack_from(row, at)[0]
@@ -233,7 +250,8 @@ def form_of(head: bytes) -> Form:
     sizes = present.bit_count()
     # Read the size of each file and of the archive, and the time of the log and of the archive; skip the rest.
     local = "qq8x" + "q16x" * (sizes - 1) if has_log else "q16x" * sizes
-    local += ("4xqq16xq" if is_encoded else "4xqq16x") if has_archive else ""
+    if has_archive:
+        local += "4xqq16x" + "q" * is_encoded + "8x" * bool(flags & _TIMED)
     rest = f"{24 * proven.bit_count() + 8 * bool(flags & _LEASED) + 8 * bool(flags & _READ)}x"
     first_archived = sizes + has_log
     return Form(

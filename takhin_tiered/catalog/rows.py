@@ -12,7 +12,7 @@ from itertools import pairwise
 
 from sortedcontainers import SortedList, SortedSet
 
-from takhin_tiered.catalog.record import archived_end, has_archive, is_unproven, may_have_work, pack, unpack
+from takhin_tiered.catalog.record import archived_end, has_archive, is_older, is_unproven, may_have_work, pack, unpack
 from takhin_tiered.catalog.tallies import Stats, Tallies
 from takhin_tiered.segments.lineage import Incarnation, Lineage
 from takhin_tiered.segments.listing import has_local, has_log
@@ -206,6 +206,15 @@ class Rows:
                 index = bases.bisect_left(max(first, offset + 1))
                 if index < len(bases) and bases[index] < end:
                     return self.get(SegmentId(*partition, bases[index], at))
+        return None
+
+    def not_older(
+        self, partition: Partition, timestamp: int, label: str | None = None, *, from_offset: int = 0
+    ) -> Segment | None:
+        """In the same log, the first segment from a base on that is not known to have only records older than this."""
+        for base, place, row in self._rows_of(partition, label):
+            if base >= from_offset and not is_older(row, timestamp):
+                return unpack(place.segment(base), row)
         return None
 
     def _sorted_bases(self, place: Place) -> SortedList[int]:

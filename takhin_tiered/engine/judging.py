@@ -63,6 +63,7 @@ def draft_manifest(catalog: Catalog, policy: Policy, opened: OpenSegment, conten
         problem=summary.problem,
         topic_id=opened.topic_id,
         leader_epochs=summary.leader_epochs,
+        open_transactions=summary.open_transactions,
         kafka=policy.kafka,
         follows=incarnation.follows,
         from_offset=incarnation.from_offset,

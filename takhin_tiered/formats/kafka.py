@@ -7,6 +7,8 @@ relative offset). All are big-endian.
 from __future__ import annotations
 
 import struct
+from collections.abc import Mapping
+from types import MappingProxyType
 
 from takhin_tiered.formats.batch import HEADER_SIZE, Batch, parse_batch
 from takhin_tiered.formats.detect import HEAD, detect
@@ -37,8 +39,9 @@ class LogWalk:
     The format is that of its first bytes; a log that does not begin with a record of a known one has an unknown format.
     """
 
-    def __init__(self, size: int) -> None:
-        self._size = size
+    def __init__(self, size: int, ongoing: Mapping[int, int] = MappingProxyType({})) -> None:
+        """``ongoing``: the first offset of each transaction that is open where the log begins, by producer ID."""
+        self._size, self._ongoing = size, ongoing
         self._head = bytearray()
         self._format = ""
         self._walk: KafkaWalk | TakhinWalk | None = None
@@ -75,7 +78,7 @@ class LogWalk:
     def _start(self, head: memoryview | bytearray) -> None:
         self._format = detect(memoryview(head)[:HEAD], self._size)
         if self._format == "kafka":
-            self._walk = KafkaWalk(self._size)
+            self._walk = KafkaWalk(self._size, self._ongoing)
         elif self._format == "takhin":
             self._walk = TakhinWalk(self._size)
         if self._walk is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Mapping
 
 from crc32c import crc32c
 
@@ -42,7 +43,7 @@ _LARGEST_FIRST_MESSAGE = 16 << 20
 class KafkaWalk:
     """Verifies the CRC of every batch; buffers at most one header, and the log's first message if it is compressed."""
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, ongoing: Mapping[int, int]) -> None:
         self._size = size
         self._first: Batch | None = None
         self._first_found = (-1, -1)
@@ -53,7 +54,7 @@ class KafkaWalk:
         self._epoch = -1
         self._next_offset = -1
         self._has_gaps = False
-        self._transactions = OpenTransactions()
+        self._transactions = OpenTransactions(ongoing)
         self._position = 0
         self._header = bytearray()
         self._batch: Batch | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,9 +25,14 @@ from takhin_tiered.metrics import Metrics
 from takhin_tiered.reader.archived import PIECE_SIZE, ArchivedFile
 from takhin_tiered.reader.cache import DiskCache
 from takhin_tiered.reader.fetching import Fetcher, NoCache, StoredChunks
+from takhin_tiered.reader.finder import Finder
+from takhin_tiered.reader.indexes import IndexCache
+from takhin_tiered.reader.log import LogReader
 from takhin_tiered.reader.manifests import Manifests
 from takhin_tiered.reader.memory import Memory
 from takhin_tiered.reader.opened import OpenRange
+from takhin_tiered.reader.outcomes import Outcomes
+from takhin_tiered.reader.question import Question, RecordPage
 from takhin_tiered.reader.reader import Reader
 from takhin_tiered.reader.whole import ChecksumsInMemory, KnownChecksums, WholeObjects
 from takhin_tiered.segments.model import Segment
@@ -109,6 +114,11 @@ async def open_reader(state_dir: Path | None, parts: ReaderParts) -> AsyncIterat
         yield reader
 
 
+def log_reader(parts: ReaderParts, reader: Reader) -> LogReader:
+    finder, indexes = Finder(parts.catalog, parts.data_dir, parts.situation), IndexCache()
+    return LogReader(parts.catalog, finder, reader, indexes, Outcomes(finder, reader, indexes))
+
+
 class Reads:
     """What `TieredStorage` offers for reading in place."""
 
@@ -116,6 +126,7 @@ class Reads:
         # The façade sets them.
         settings: Settings
         _reader: Reader
+        _log: LogReader
         _catalog: Catalog
         _clock: Clock
         _preparation: Preparation
@@ -145,6 +156,22 @@ class Reads:
         async with self._reader.open_range(segment.id, kind, start, end) as opened:
             self._catalog.touch(segment.id, self._clock.now())
             yield opened
+
+    async def read_records(self, question: Question, max_records: int = 100) -> RecordPage:
+        """Records of a partition, from an offset or a timestamp on, wherever they are.
+
+        ::
+
+            page = await storage.read_records(Question("orders", 0, offset=1000))
+
+        An answer ends before a hole, and at the last record that consumers may see. Raises `PartitionNotFound`,
+        `OffsetOutOfRange`, `OffsetInHole`, `ObjectCorrupt`, `NoKey`, `WrongKey`, or `StoreError`.
+        """
+        return await self._log.page(question, max_records)
+
+    def read_batches(self, question: Question) -> AsyncGenerator[bytes, None]:
+        """The same as whole record batches, up to the end of the log; `OffsetInHole` is raised where one begins."""
+        return self._log.batches(question)
 
     async def _known(self, path: str, topic_id: str | None) -> Segment:
         """As it is known; before it is taken for unknown, the archive is looked at if that was not done yet."""

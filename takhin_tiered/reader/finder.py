@@ -16,6 +16,8 @@ from takhin_tiered.engine.situation import Situation
 from takhin_tiered.segments.model import FileStat, Segment
 from takhin_tiered.segments.names import MAX_OFFSET, Partition, SegmentId
 
+_MOST_KEPT = 100_000
+
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
@@ -109,7 +111,7 @@ class Finder:
             last = end_on_disk(partition, segment.id)
             end = 0 if last is None else last + 1
         if stat is not None and not segment.active:
-            if len(self._ends) > 10_000:
+            if len(self._ends) > _MOST_KEPT:
                 self._ends.clear()
             self._ends[segment.id] = stat, end
         return end

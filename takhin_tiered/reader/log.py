@@ -13,6 +13,7 @@ from takhin_tiered.catalog.catalog import Catalog
 from takhin_tiered.concurrency import in_thread
 from takhin_tiered.engine.naming import named_incarnation
 from takhin_tiered.errors import OffsetInHole, OffsetOutOfRange, PartitionNotFound
+from takhin_tiered.formats.records import Record
 from takhin_tiered.reader.finder import Bounds, Finder, Found
 from takhin_tiered.reader.indexes import IndexCache
 from takhin_tiered.reader.outcomes import Outcomes, indexes_of
@@ -52,26 +53,25 @@ class LogReader:
 
         Raises `PartitionNotFound`, `OffsetOutOfRange`, `OffsetInHole`, and what reading a segment raises.
         """
-        found = RecordPage([], -1)
-        size = 0
+        log = await self._log_of(question)
+        records: list[Record] = []
+        next_offset, size = -1, 0
         try:
-            async with aclosing(self._decoded(question)) as batches:
+            async with aclosing(self._decoded(question, log)) as batches:
                 async for batch in batches:
-                    wanted = max_records - len(found.records)
-                    found.records += batch.records[:wanted]
+                    wanted = max_records - len(records)
+                    records += batch.records[:wanted]
                     if len(batch.records) > wanted:
-                        return RecordPage(found.records, batch.records[wanted].offset)
-                    found = RecordPage(found.records, batch.next_offset)
+                        return RecordPage(records, batch.records[wanted].offset)
+                    next_offset = batch.next_offset
                     size += batch.header.size
-                    if len(found.records) == max_records or size > _PAGE_BYTES:
-                        return found
+                    if len(records) == max_records or size > _PAGE_BYTES:
+                        return RecordPage(records, next_offset)
         except OffsetInHole as hole:
-            if found.next_offset < 0:
+            if next_offset < 0:
                 raise
-            return RecordPage(found.records, hole.missing_from)
-        if found.next_offset < 0:
-            return RecordPage([], (await self._log_of(question)).end)
-        return found
+            return RecordPage(records, hole.missing_from)
+        return RecordPage(records, max(log.end, question.offset or 0))
 
     async def batches(self, question: Question) -> AsyncGenerator[bytes, None]:
         """Whole batches as they stand in the log, to its end. `OffsetInHole` at a hole, and else as `page`.
@@ -90,8 +90,7 @@ class LogReader:
                         continue
                     yield bytes(batch.data)
 
-    async def _decoded(self, question: Question) -> AsyncGenerator[DecodedBatch, None]:
-        log = await self._log_of(question)
+    async def _decoded(self, question: Question, log: _Log) -> AsyncGenerator[DecodedBatch, None]:
         async with aclosing(self._readings(question, log)) as readings:
             async for reading, aborted in readings:
                 async for batch in reading.records(last_stable=log.end, aborted=aborted):
@@ -116,7 +115,7 @@ class LogReader:
     async def _readings(self, question: Question, log: _Log) -> AsyncGenerator[tuple[Reading, Aborted | None], None]:
         """A place in each segment in turn, with what tells which of its batches were aborted."""
         if question.offset is None:
-            found, offset = await self._at_time(question, log), None
+            found, offset = await self._at_time(question.timestamp or 0, log, 0), None
         else:
             offset = question.offset
             found = await self._at_offset(offset, log)
@@ -124,8 +123,7 @@ class LogReader:
             async with self.reader.open_segment(found.segment.id, proves_batches=True) as source:
                 segment = SegmentReader(source, await indexes_of(self.indexes, source))
                 if offset is None:
-                    assert question.timestamp is not None
-                    at = await segment.at_time(question.timestamp)
+                    at = await segment.at_time(question.timestamp or 0)
                     reading = None if at is None else at[1]
                 else:
                     reading = await segment.at_offset(offset)
@@ -134,10 +132,12 @@ class LogReader:
                     yield reading, self.outcomes.aborted_from(found, log.label) if log.is_committed else None
             if found.end >= log.end:
                 return
-            if offset is not None:
-                offset = max(offset, found.end)
-                if found.is_followed_by_hole:
-                    raise hole_behind(found)
+            if offset is None:
+                found = await self._at_time(question.timestamp or 0, log, found.segment.id.base_offset + 1)
+                continue
+            offset = max(offset, found.end)
+            if found.is_followed_by_hole:
+                raise hole_behind(found)
             found = await in_thread(self.finder.next, found, log.label)
 
     async def _at_offset(self, offset: int, log: _Log) -> Found | None:
@@ -156,9 +156,23 @@ class LogReader:
             raise hole_behind(found, offset)
         return found
 
-    async def _at_time(self, question: Question, log: _Log) -> Found | None:
-        assert question.timestamp is not None
-        return await self.finder.at_time(question.timestamp, log.partition, log.label)
+    async def _at_time(self, timestamp: int, log: _Log, from_offset: int) -> Found | None:
+        """The first segment from a base on that has a record not older than this, in milliseconds."""
+        while True:
+            segment = await in_thread(
+                self.catalog.not_older, log.partition, timestamp, log.label, from_offset=from_offset
+            )
+            if segment is None or segment.id.base_offset >= log.end:
+                return None
+            base = segment.id.base_offset
+            # The time index of a local log may lack its last entries: only a walk through the batches is sure.
+            last = None
+            if segment.is_proven:
+                manifest = await self.reader.manifests.get(segment.id)
+                last = manifest.last_timestamp if manifest is not None else None
+            if last is None or last >= timestamp:
+                return await in_thread(self.finder.find, log.partition, base, log.label)
+            from_offset = base + 1
 
 
 def hole_behind(found: Found, offset: int | None = None) -> OffsetInHole:

@@ -1,6 +1,6 @@
 """What became of transactions: which are open at the end of a log, and which were aborted.
 
-Sources: Apache Kafka, ``ProducerStateManager`` for the last stable offset, ``TransactionIndex`` for aborted transactions.
+Source: Apache Kafka, ``ProducerStateManager`` for the last stable offset, ``TransactionIndex`` for what was aborted.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 
 from takhin_tiered.concurrency import in_thread
-from takhin_tiered.errors import ObjectCorrupt, OffsetInHole
+from takhin_tiered.errors import ObjectCorrupt, OffsetInHole, SegmentRefused
 from takhin_tiered.formats.batch import Batch
 from takhin_tiered.formats.open_transactions import OpenTransactions
 from takhin_tiered.formats.transactions import AbortedTransaction, ongoing, parse_snapshot
 from takhin_tiered.reader.finder import Bounds, Finder, Found
 from takhin_tiered.reader.indexes import IndexCache, SegmentIndexes
-from takhin_tiered.reader.opened import OpenedSegment
+from takhin_tiered.reader.opened import ArchivedSegment, OpenedSegment
 from takhin_tiered.reader.reader import Reader
 from takhin_tiered.reader.records import SegmentReader
 from takhin_tiered.reader.transactions import Aborted
@@ -118,6 +118,13 @@ class _OfSegment:
 
     async def aborted(self) -> tuple[AbortedTransaction, ...]:
         async with self.outcomes.reader.open_segment(self.id, proves_batches=True) as source:
+            if isinstance(source, ArchivedSegment) and source.manifest.may_lack_files:
+                raise SegmentRefused(
+                    f"segment {self.id.path} was archived by a release that left out transaction indexes: nothing tells "
+                    "which of its transactions were aborted",
+                    segment=self.id.path,
+                    hint="read_uncommitted gives all records, aborted ones too",
+                )
             indexes = await indexes_of(self.outcomes.indexes, source)
             try:
                 return await indexes.aborted(source)

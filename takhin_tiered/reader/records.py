@@ -5,7 +5,7 @@ One record costs one read of each index that is needed, unless it is in memory, 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -38,7 +38,7 @@ class Reading:
     def __init__(self, segment: SegmentId, cursor: Cursor, offset: int) -> None:
         self._segment, self._cursor, self.offset = segment, cursor, offset
 
-    async def batches(self) -> AsyncIterator[RawBatch]:
+    async def batches(self) -> AsyncGenerator[RawBatch, None]:
         """Whole batches, control batches too. The first one may begin below the offset."""
         while True:
             with damage_of(self._segment):

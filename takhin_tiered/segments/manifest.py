@@ -154,8 +154,16 @@ class Manifest:
 
     def in_short(self, proven: LocalFiles = NO_FILES) -> Archive:
         """What the catalog keeps of it; ``proven`` are the local files that are known to be these."""
-        encoded_size = None if self.stored_size == self.size else self.stored_size
-        return Archive(self.generation, self.size, self.log.mtime_ns, self.archived_at, proven, self.end, encoded_size)
+        return Archive(
+            self.generation,
+            self.size,
+            self.log.mtime_ns,
+            self.archived_at,
+            proven,
+            self.end,
+            None if self.stored_size == self.size else self.stored_size,
+            -1 if self.last_timestamp is None else max(-1, self.last_timestamp),
+        )
 
     @property
     def incarnation(self) -> Incarnation:

@@ -83,8 +83,8 @@ class Archive:
 
     ``size`` is that of the files, which a restore takes of the disk; ``encoded_size`` is that of the objects, None
     where it is the same. ``proven`` is the status of the local files when they were last verified to equal the
-    archived ones: a file that differs from it is never unlinked. ``last_offset`` is that of the last record, -1 if
-    unknown.
+    archived ones: a file that differs from it is never unlinked. ``last_offset`` is that of the last record, and
+    ``last_timestamp`` the largest of all records, in milliseconds; -1 if unknown.
     """
 
     generation: int
@@ -94,6 +94,7 @@ class Archive:
     proven: LocalFiles = NO_FILES
     last_offset: int = -1
     encoded_size: int | None = None
+    last_timestamp: int = -1
 
     @property
     def stored_size(self) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from takhin_tiered.codec.checksums import Checksum, Hasher
 from takhin_tiered.codec.chunks import ChunkSums, chunk_size_for
@@ -12,6 +12,7 @@ from takhin_tiered.concurrency import in_thread
 from takhin_tiered.disk.files import OpenFile, PartitionDir
 from takhin_tiered.disk.kafka import read_partition
 from takhin_tiered.formats.kafka import TIMEINDEX_ENTRY_SIZE, LogSummary, LogWalk
+from takhin_tiered.formats.transactions import ongoing, parse_snapshot
 from takhin_tiered.segments.chunks import Chunks
 from takhin_tiered.segments.model import NO_FILES
 from takhin_tiered.segments.names import FileKind, SegmentId
@@ -70,7 +71,8 @@ class OpenSegment:
         checksums: dict[FileKind, Checksum] = {}
         chunks: dict[FileKind, Chunks] = {}
         small: dict[FileKind, bytes] = {}
-        walk = LogWalk(self.size(FileKind.LOG))
+        open_before = self._ongoing()
+        walk = LogWalk(self.size(FileKind.LOG), open_before or {})
         for kind, file in self.files.items():
             size = self.size(kind)
             chunk_size = chunk_size_for(size, self._chunk_size)
@@ -84,11 +86,22 @@ class OpenSegment:
                     small[kind] = bytes(piece)
             checksums[kind] = hasher.checksum()
             chunks[kind] = Chunks(chunk_size, sums.checksums())
-        return Content(checksums, chunks, walk.summary(self._end_of_timeindex()), small)
+        summary = walk.summary(self._end_of_timeindex())
+        if open_before is None:
+            summary = replace(summary, open_transactions=None)
+        return Content(checksums, chunks, summary, small)
 
     def size(self, kind: FileKind) -> int:
         stat = self.stats.get(kind)
         return stat.size if stat is not None else 0
+
+    def _ongoing(self) -> Mapping[int, int] | None:
+        """The transactions that are open at the beginning; None if the producer snapshot is malformed."""
+        file = self.files.get(FileKind.SNAPSHOT)
+        try:
+            return {} if file is None else ongoing(parse_snapshot(file.read(0, self.size(FileKind.SNAPSHOT))))
+        except ValueError:
+            return None
 
     def _end_of_timeindex(self) -> bytes:
         file = self.files.get(FileKind.TIMEINDEX)
