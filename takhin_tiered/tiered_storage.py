@@ -39,7 +39,7 @@ from takhin_tiered.segments.names import SegmentId
 from takhin_tiered.segments.plan import Plan
 from takhin_tiered.segments.policy import classify
 from takhin_tiered.segments.report import PartitionInfo, SegmentInfo, describe_partition
-from takhin_tiered.segments.results import Hole, Status, VerifiedSegment
+from takhin_tiered.segments.results import Hole, RekeyResult, Status, VerifiedSegment
 from takhin_tiered.store import ObservedStore, StoreHealth, open_store
 from takhin_tiered.vault.codecs import load_keys
 from takhin_tiered.vault.owned import OwnedPrefix
@@ -340,6 +340,10 @@ class TieredStorage(Reads):
         """Hold the catalog against the bucket, and mend it."""
         await self._parts.guards.judge_store_to_read()
         return await self._parts.rebuilder.rebuild(full=False)
+
+    async def rekey(self, progress: Callable[[int], None] = lambda _: None) -> RekeyResult:
+        """Wrap all data keys of the archive with the current key of the key file."""
+        return await self._parts.rekeyer.rekey(await self.prepare(), progress)
 
     async def scrub(self) -> None:
         """Read the whole archive once, at the configured pace; see `scrub_segment`."""

@@ -17,7 +17,7 @@ from takhin_tiered.engine.choosing import describe_choice
 from takhin_tiered.segments.choice import Wanted
 from takhin_tiered.segments.model import State, Tier
 from takhin_tiered.segments.report import PartitionInfo, SegmentInfo, describe_plan
-from takhin_tiered.segments.results import PlanResult, RebuildResult, Status, to_json
+from takhin_tiered.segments.results import PlanResult, RebuildResult, RekeyResult, Status, to_json
 from takhin_tiered.tiered_storage import TieredStorage
 
 MAX_PAGE = 10_000
@@ -142,9 +142,14 @@ def tiered_routes(storage: TieredStorage) -> APIRouter:
         """Rebuild the catalog from the disk and the bucket."""
         return _json_response((await storage.rebuild()).result)
 
+    @routes.post("/rekey", response_model=RekeyResult, responses=errors(500, 503))
+    async def rekey() -> Response:
+        """Wrap the data keys of the archive with the current key of the key file."""
+        return _json_response(await storage.rekey())
+
     return routes
 
 
-def _json_response(result: Status | PlanResult | RebuildResult) -> Response:
+def _json_response(result: Status | PlanResult | RebuildResult | RekeyResult) -> Response:
     """Serialised as commands parse it; the framework knows the form only for the OpenAPI document."""
     return Response(json.dumps(to_json(result)), media_type="application/json")

@@ -24,6 +24,7 @@ from takhin_tiered.segments.results import (
     Hole,
     PlanResult,
     RebuildResult,
+    RekeyResult,
     Status,
     StatusHere,
     VerifiedSegment,
@@ -79,6 +80,8 @@ class Access(View, Protocol):
     async def restore(self, path: str, *, force: bool, lease_hours: float | None) -> None: ...
 
     async def rebuild(self, progress: Callable[[int, int], None]) -> RebuildResult: ...
+
+    async def rekey(self, progress: Callable[[int], None]) -> RekeyResult: ...
 
     async def scrub(self, path: str) -> bool:
         """Read an archived segment back, then quarantine or repair it. True if it was bad and has been repaired."""
@@ -179,6 +182,9 @@ class _Local:
 
     async def rebuild(self, progress: Callable[[int, int], None]) -> RebuildResult:
         return (await self._storage.rebuild(progress)).result
+
+    async def rekey(self, progress: Callable[[int], None]) -> RekeyResult:
+        return await self._storage.rekey(progress)
 
     async def scrub(self, path: str) -> bool:
         return (await self._storage.scrub_segment(path)).healed

@@ -86,6 +86,10 @@ lazy.add(
     "takhin-tiered rebuild",
 )  # fmt: skip
 lazy.add(
+    app, "rekey", "rekey:rekey", "Wrap the data keys of the archive with the current key.",
+    "takhin-tiered rekey",
+)  # fmt: skip
+lazy.add(
     app, "doctor", "doctor:doctor", "Check configuration, disk, store, clock, owner, catalog.",
     "takhin-tiered doctor", "takhin-tiered --config takhin.yaml doctor",
 )  # fmt: skip

@@ -15,7 +15,15 @@ from takhin_tiered.disk.lock import Holder
 from takhin_tiered.errors import TakhinError
 from takhin_tiered.reader.question import BATCHES, Question
 from takhin_tiered.segments.choice import Wanted
-from takhin_tiered.segments.results import Hole, PlanResult, RebuildResult, StatusHere, VerifiedSegment, from_json
+from takhin_tiered.segments.results import (
+    Hole,
+    PlanResult,
+    RebuildResult,
+    RekeyResult,
+    StatusHere,
+    VerifiedSegment,
+    from_json,
+)
 
 Result = TypeVar("Result")
 _PAGE = 1000
@@ -158,6 +166,9 @@ class Remote:
 
     async def rebuild(self, progress: Callable[[int, int], None]) -> RebuildResult:  # noqa: ARG002 - the daemon tells at the end
         return self._read(RebuildResult, await self._ask("POST", "rebuild"))
+
+    async def rekey(self, progress: Callable[[int], None]) -> RekeyResult:  # noqa: ARG002 - the daemon tells at the end
+        return self._read(RekeyResult, await self._ask("POST", "rekey"))
 
     async def scrub(self, path: str) -> bool:
         return bool((await self._ask("POST", "scrub", json={"segment_path": path}))["healed"])

@@ -32,6 +32,7 @@ from takhin_tiered.engine.preparation import Preparation
 from takhin_tiered.engine.progress import Progress
 from takhin_tiered.engine.read_only import ReadOnlyPrefixes
 from takhin_tiered.engine.rebuild import Rebuilder
+from takhin_tiered.engine.rekey import Rekeyer
 from takhin_tiered.engine.restore import Restorer
 from takhin_tiered.engine.restores import Restores
 from takhin_tiered.engine.scanning import Scanner
@@ -85,6 +86,7 @@ class Assembly:
     cycle: Cycle
     broker: LiveBroker
     codecs: Codecs
+    rekeyer: Rekeyer
     coverage: CoverageReader
     infos: SegmentInfos
     history: CycleHistory
@@ -176,6 +178,7 @@ def assemble(
         cycle=cycle,
         broker=broker,
         codecs=codecs,
+        rekeyer=Rekeyer(catalog, readable, limits, codecs),
         coverage=coverage,
         infos=SegmentInfos(catalog, clock, situation),
         history=history,

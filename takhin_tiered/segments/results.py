@@ -158,6 +158,19 @@ class RebuildResult:
 
 
 @dataclass(frozen=True, slots=True)
+class RekeyResult:
+    """Manifests by what became of them. ``current``: wrapped with the current key already; ``plain``: not encrypted;
+    ``read_only``: under a prefix that is only read.
+    """
+
+    rewrapped: int
+    current: int
+    plain: int
+    read_only: int
+    failures: tuple[FailedSegment, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class VerifiedSegment:
     """``problem`` is empty if the archive matches the manifest. ``exact_path`` names the incarnation too."""
 

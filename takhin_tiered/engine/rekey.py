@@ -1,0 +1,137 @@
+"""Rekey: wrap the data keys of the archive with the current key of the key file, so that older keys can be given up.
+
+Only manifests are written anew, each as a whole, with its segment's lock held: a kill leaves the one before or the one
+after, and both can be read with the keys of the file. No object of a segment is touched.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+from takhin_tiered import logs
+from takhin_tiered.catalog.catalog import Catalog
+from takhin_tiered.codec.checksums import bytes_source, checksum_of
+from takhin_tiered.engine.limits import Limits
+from takhin_tiered.errors import ConfigError, NoKey, ObjectCorrupt, ObjectMissing, WrongKey
+from takhin_tiered.points import reached
+from takhin_tiered.segments.chunks import Encryption
+from takhin_tiered.segments.manifest import Manifest, ManifestFile
+from takhin_tiered.segments.names import SegmentId, parse_manifest_key, parse_superseded_key
+from takhin_tiered.segments.results import FailedSegment, RekeyResult
+from takhin_tiered.store import ReadableStore
+from takhin_tiered.vault.codecs import Codecs
+from takhin_tiered.vault.decoding import data_key, key_context
+from takhin_tiered.vault.owned import OwnedPrefix
+from takhin_tiered.vault.proof import MANIFEST_LIMIT, prove
+from takhin_tiered.verbs import verb
+
+_AT_ONCE = 16
+
+
+@dataclass(slots=True)
+class _Tally:
+    rewrapped: int = 0
+    current: int = 0
+    plain: int = 0
+    read_only: int = 0
+    failed: list[FailedSegment] = field(default_factory=list)
+
+    @property
+    def seen(self) -> int:
+        return self.rewrapped + self.current + self.plain + self.read_only + len(self.failed)
+
+
+@dataclass(frozen=True, slots=True)
+class Rekeyer:
+    """Wraps data keys anew."""
+
+    catalog: Catalog
+    store: ReadableStore
+    limits: Limits
+    codecs: Codecs
+
+    async def rekey(self, owned: OwnedPrefix, progress: Callable[[int], None] = lambda _: None) -> RekeyResult:
+        """Every manifest under the prefix, those of superseded generations too; ``progress`` is told how many.
+
+        A manifest that cannot be read or unwrapped is a failure of its segment. `ConfigError` if there is no current
+        key, and `StoreError` or `HeldElsewhere` if the store does not answer or is another's: what was done stays.
+        """
+        if not self.codecs.keys.current:
+            raise ConfigError(
+                "storage.tiered.encryption.key.file is not set: there is no key to wrap the data keys with"
+            )
+        tally, waiting = _Tally(), set[asyncio.Task[None]]()
+        try:
+            async for info in self.store.list():
+                superseded = parse_superseded_key(info.key)
+                identity = superseded[0] if superseded else parse_manifest_key(info.key)
+                if identity is None:
+                    continue
+                if info.read_only:
+                    tally.read_only += 1
+                    continue
+                if len(waiting) >= _AT_ONCE:
+                    done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+                    for task in done:
+                        task.result()
+                    progress(tally.seen)
+                waiting.add(asyncio.create_task(self._rekey_one(owned, identity, info.key, tally)))
+            for task in waiting:
+                await task
+        finally:
+            for task in waiting:
+                task.cancel()
+            await asyncio.gather(*waiting, return_exceptions=True)
+        return RekeyResult(tally.rewrapped, tally.current, tally.plain, tally.read_only, tuple(tally.failed))
+
+    async def _rekey_one(self, owned: OwnedPrefix, identity: SegmentId, key: str, tally: _Tally) -> None:
+        with verb("rekey", identity.path):
+            try:
+                async with self.catalog.lock(identity):
+                    manifest = await self._load(identity, key)
+                    if manifest is None:
+                        return
+                    changed = self._rewrapped(manifest)
+                    if changed is None:
+                        is_encrypted = any(f.encoding and f.encoding.encryption for f in manifest.files.values())
+                        tally.current += is_encrypted
+                        tally.plain += not is_encrypted
+                        return
+                    await self._put(owned, changed, key)
+                    tally.rewrapped += 1
+            except (ObjectCorrupt, ObjectMissing, NoKey, WrongKey) as error:
+                logs.logger().error("the data key stays as it is", code=error.code, error=str(error))
+                tally.failed.append(FailedSegment(identity.full_path, str(error)))
+
+    async def _load(self, identity: SegmentId, key: str) -> Manifest | None:
+        """As it is in the store now; None if it is gone."""
+        try:
+            data = await self.store.read(key, limit=MANIFEST_LIMIT)
+        except ObjectMissing:
+            return None
+        return Manifest.from_json(data, key=identity.manifest_key)
+
+    def _rewrapped(self, manifest: Manifest) -> Manifest | None:
+        """With all data keys wrapped by the current key; None if they are already, or there are none."""
+        files = {kind: self._file(manifest, file) for kind, file in manifest.files.items()}
+        return None if files == manifest.files else replace(manifest, files=files)
+
+    def _file(self, manifest: Manifest, file: ManifestFile) -> ManifestFile:
+        keys, encoding = self.codecs.keys, file.encoding
+        if encoding is None or encoding.encryption is None or encoding.encryption.key_id == keys.current:
+            return file
+        key = data_key(manifest.id, manifest.topic_id, encoding.encryption, keys)
+        assert key is not None
+        wrapped = keys.get(keys.current).wrap(key, key_context(manifest.id, manifest.topic_id))
+        return replace(file, encoding=replace(encoding, encryption=Encryption(keys.current, wrapped)))
+
+    async def _put(self, owned: OwnedPrefix, manifest: Manifest, key: str) -> None:
+        data = manifest.to_json()
+        checksum = checksum_of(bytes_source(data), len(data))
+        reached("rekey.before.manifest")
+        async with self.limits.requests:
+            answer = await owned.put(key, bytes_source(data), size=len(data), checksum=checksum)
+            await prove(owned.store, key, len(data), checksum, answer=answer, segment=manifest.id.path)
+        reached("rekey.manifest.stored")
