@@ -175,6 +175,8 @@ class TieredStorage(Reads):
     def apply(self, settings: Settings, keys: KeyRing) -> None:
         """Settings that were read anew, with their keys. They may differ in what takes effect without a restart."""
         self._parts.apply(settings, keys)
+        # They may have been wrapped with a key that is not in the file any more.
+        self._reader.manifests.clear()
         self.settings = settings
 
     def announce(self, api: str) -> None:

@@ -49,6 +49,11 @@ class Manifests:
             return manifest
         return await self._loading.share(identity, lambda: self._load(identity))
 
+    def clear(self) -> None:
+        """Read each of them again when it is needed."""
+        self._known.clear()
+        self._weight = 0
+
     async def _load(self, identity: SegmentId) -> Manifest | None:
         stamp = self._stamp(identity)
         try:

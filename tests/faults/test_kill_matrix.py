@@ -276,6 +276,9 @@ def test_every_point_of_the_program_is_among_those_tried() -> None:
         for expanded in ([point.replace("{kind}", kind) for kind in KINDS])
     }
     # Those of a trim need a broker, in tests/kafka/test_trim.py, and one other incarnations: test_incarnations.py.
-    tried = {point for _, point, _ in CASES} | {"trim.proven", "trim.asked", "restore.adopted"} | set(CACHE)
+    elsewhere = {"trim.proven", "trim.asked", "restore.adopted", *CACHE}
+    # In test_rekey.py.
+    elsewhere |= {"rekey.before.manifest", "rekey.manifest.stored"}
+    tried = {point for _, point, _ in CASES} | elsewhere
     assert points == tried
     print(f"{len(tried)} points, {len(CASES)} kills in {len(SCENARIOS)} states")
