@@ -37,7 +37,8 @@ def with_new_key(place: Place) -> Settings:
 
 
 def key_ids(place: Place) -> list[str]:
-    manifests = [json.loads(place.store.read(key)) for key in list(place.store.keys()) if key.endswith(".manifest.json")]
+    keys = [key for key in list(place.store.keys()) if key.endswith(".manifest.json")]
+    manifests = [json.loads(place.store.read(key)) for key in keys]
     return [file["encryption"]["key_id"] for manifest in manifests for file in manifest["files"].values()]
 
 
