@@ -21,8 +21,8 @@ from typing import Any
 import pytest
 
 from takhin_tiered import Settings
-from tests.faults.test_reader import CACHE
 from tests.decoding import keys_in, plain_of
+from tests.faults.test_reader import CACHE
 from tests.faults.truth import OF_THE_PREFIX, TALLY, Folder
 from tests.support import (
     COLD,
