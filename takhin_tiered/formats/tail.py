@@ -1,6 +1,7 @@
-"""Find the end of a Kafka log by its offset index, without reading the whole log.
+"""Find the end of a log by its offset index, without reading the whole log.
 
-Source: Apache Kafka, ``OffsetIndex`` (int32 relative offset, int32 position) and ``LogSegment.readNextOffset``.
+Source: Apache Kafka, ``OffsetIndex`` (int32 relative offset, int32 position) and ``LogSegment.readNextOffset``. The
+entries of Takhin's are int64 each.
 """
 
 from __future__ import annotations
@@ -8,9 +9,10 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable
 
-from takhin_tiered.formats.kafka import HEADER_SIZE, parse_batch
+from takhin_tiered.formats.detect import HEAD, detect
+from takhin_tiered.formats.frames import LARGEST_HEAD, parse_frame
 
-_ENTRY = struct.Struct(">ii")
+_ENTRIES = {"kafka": struct.Struct(">ii"), "takhin": struct.Struct(">qq")}
 _ENTRIES_AT_ONCE = 512
 
 Read = Callable[[int, int], bytes]
@@ -18,35 +20,36 @@ Read = Callable[[int, int], bytes]
 
 
 def last_offset(read_log: Read, log_size: int, read_index: Read, index_size: int) -> int | None:
-    """The offset of the last record of a log; None if it does not begin with a record batch of magic 2.
+    """The offset of the last record of a log; None if it does not begin with a record of a known format.
 
     With an empty, preallocated or wrong index the log is read from its beginning: slower, with the same result.
     """
-    if log_size == 0 or parse_batch(read_log(0, HEADER_SIZE), 0) is None:
+    log_format = detect(read_log(0, HEAD), log_size)
+    if log_format not in _ENTRIES:
         return None
-    found = _walk(read_log, log_size, _last_position(read_index, index_size))
-    return _walk(read_log, log_size, 0) if found is None else found
+    position = _last_position(read_index, index_size, _ENTRIES[log_format])
+    found = _walk(read_log, log_size, position, log_format)
+    return _walk(read_log, log_size, 0, log_format) if found is None else found
 
 
-def _last_position(read_index: Read, size: int) -> int:
+def _last_position(read_index: Read, size: int, entry: struct.Struct) -> int:
     """The position in the last non-zero entry: the rest of a preallocated index is zeros."""
-    end = size // _ENTRY.size * _ENTRY.size
+    end = size // entry.size * entry.size
     while end > 0:
-        begin = max(0, end - _ENTRIES_AT_ONCE * _ENTRY.size)
-        for relative, position in reversed(list(_ENTRY.iter_unpack(read_index(begin, end - begin)))):
-            if relative > 0 and position > 0:
+        begin = max(0, end - _ENTRIES_AT_ONCE * entry.size)
+        for offset, position in reversed(list(entry.iter_unpack(read_index(begin, end - begin)))):
+            if offset > 0 and position > 0:
                 return int(position)
         end = begin
     return 0
 
 
-def _walk(read_log: Read, log_size: int, position: int) -> int | None:
-    """The last offset of the complete batches from ``position`` on; None if there is no batch."""
+def _walk(read_log: Read, log_size: int, position: int, log_format: str) -> int | None:
+    """The last offset of the complete frames from ``position`` on; None if there is none."""
     found: int | None = None
-    while position + HEADER_SIZE <= log_size:
-        batch = parse_batch(read_log(position, HEADER_SIZE), position)
-        if batch is None or position + batch.size > log_size:
+    while position < log_size:
+        frame = parse_frame(read_log(position, LARGEST_HEAD), position, log_format)
+        if frame is None or frame.end > log_size:
             break
-        found = batch.last_offset
-        position += batch.size
+        found, position = frame.last_offset, frame.end
     return found

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import struct
+
 import pytest
 
 from takhin_tiered.formats.sample import make_segment
 from takhin_tiered.formats.tail import last_offset
+from tests import logs
 
 SAMPLE = make_segment(1000, 60_000)
 
@@ -35,3 +38,21 @@ def test_a_cut_tail_ends_at_the_last_whole_batch() -> None:
 @pytest.mark.parametrize("log", [b"", b"\x00" * 200, b"no log at all" * 50])
 def test_what_is_no_log_has_no_end(log: bytes) -> None:
     assert end_of(log, SAMPLE.index) is None
+
+
+@pytest.mark.parametrize("magic", [0, 1])
+def test_the_end_of_message_sets_is_found(magic: int) -> None:
+    log = b"".join(logs.messages(logs.rows(first, 10), magic, codec=1) for first in range(0, 100, 10))
+    assert end_of(log, b"") == 99
+    assert end_of(log, bytes(4096)) == 99
+    assert end_of(logs.messages(logs.rows(0, 7), magic), b"") == 6
+
+
+def test_the_end_of_takhins_log_is_found() -> None:
+    log = logs.takhin(logs.rows(0, 50))
+    last = len(logs.takhin(logs.rows(0, 49)))
+    index = struct.pack(">qqqq", 48, 5, 49, last)
+    assert end_of(log, index) == 49
+    assert end_of(log, index[:16]) == 49
+    assert end_of(log, b"") == 49
+    assert end_of(log[:-1], index) == 48
