@@ -53,11 +53,16 @@ class OffsetIndex:
 
     def before(self, position: int) -> OffsetIndex:
         """Without the entries from ``position`` on, for when the one there turns out to be wrong."""
-        at = bisect_left(self.positions, position)
-        return OffsetIndex(self.offsets[:at], self.positions[:at])
+        return self._first(bisect_left(self.positions, position))
+
+    def first_half(self) -> OffsetIndex:
+        return self._first(len(self) // 2)
 
     def __len__(self) -> int:
         return len(self.offsets)
+
+    def _first(self, count: int) -> OffsetIndex:
+        return OffsetIndex(self.offsets[:count], self.positions[:count])
 
     def _position(self, at: int) -> int | None:
         return self.positions[at] if at < len(self.positions) else None
@@ -84,11 +89,16 @@ class TimeIndex:
 
     def before(self, offset: int) -> TimeIndex:
         """Without the entries from ``offset`` on, for when the one there turns out to be wrong."""
-        at = bisect_left(self.offsets, offset)
-        return TimeIndex(self.timestamps[:at], self.newest[:at], self.offsets[:at])
+        return self._first(bisect_left(self.offsets, offset))
+
+    def first_half(self) -> TimeIndex:
+        return self._first(len(self) // 2)
 
     def __len__(self) -> int:
         return len(self.offsets)
+
+    def _first(self, count: int) -> TimeIndex:
+        return TimeIndex(self.timestamps[:count], self.newest[:count], self.offsets[:count])
 
     def _entry(self, at: int) -> TimeEntry:
         return TimeEntry(self.timestamps[at], self.offsets[at])

@@ -19,6 +19,7 @@ LEVELS = [
     {"api", "lifecycle", "upkeep"},
     {"dump", "reload"},
     {"tiered_storage"},
+    {"reader"},
     {"engine"},
     {"vault"},
     {"verbs"},

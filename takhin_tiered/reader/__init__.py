@@ -1,0 +1,1 @@
+"""Reading in place: ranges and records of segments, wherever they are."""

@@ -1,0 +1,103 @@
+"""The batches of one log, in order, in constant memory."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from takhin_tiered.formats import takhin
+from takhin_tiered.formats.batch import Batch, has_right_crc
+from takhin_tiered.formats.frames import LARGEST_HEAD, parse_frame
+from takhin_tiered.formats.records import Undecodable
+from takhin_tiered.reader.source import SegmentFile
+
+READ_SIZE = 4 << 20
+"""Bytes of one read, but for a batch that is larger. What is read ahead of its use is no more than this."""
+
+
+class RawBatch(NamedTuple):
+    """A whole batch as it stands in the log, checked by its CRC where its format has one.
+
+    ``data`` is a view of a larger read, which it keeps in memory: a caller who keeps it for long should copy it.
+    """
+
+    header: Batch
+    data: memoryview
+
+
+class Cursor:
+    """Goes through a log from a position on. ``last_offset`` is that of the whole log, None if it is not known.
+
+    Where it is not known, zeros may stand behind the last batch, space allocated for more, or the beginning of a batch
+    that the broker is about to write. ``indexed_up_to`` is a position at which a batch stands by the index: before it
+    there is no end.
+    """
+
+    def __init__(self, file: SegmentFile, log_format: str, last_offset: int | None, indexed_up_to: int) -> None:
+        self._file, self._format, self._last_known = file, log_format, last_offset
+        self._indexed_up_to = indexed_up_to
+        self._buffer = memoryview(b"")
+        self._position = 0
+        self._at = 0
+        self._last = -1
+        self._kept: RawBatch | None = None
+
+    async def begin(self, position: int, end: int) -> None:
+        """Go to a position, with one read up to ``end`` at least where the log is as long."""
+        self._kept, self._last = None, -1
+        self._position, self._at = position, 0
+        end = min(max(end, position + LARGEST_HEAD), self._file.size)
+        self._buffer = memoryview(await self._file.read(position, end) if position < end else b"")
+
+    async def next(self) -> RawBatch | None:
+        """The next batch; None at the end of the log. `Undecodable` if it is damaged."""
+        if self._kept is not None:
+            kept, self._kept = self._kept, None
+            return kept
+        position = self._position + self._at
+        head = await self._bytes(LARGEST_HEAD)
+        header = parse_frame(head, position, self._format)
+        if header is None or header.end > self._file.size:
+            self._require_end(header, head)
+            return None
+        data = await self._bytes(header.size)
+        self._require_sound(header, data)
+        self._at += header.size
+        self._last = header.last_offset
+        return RawBatch(header, data)
+
+    def push_back(self, batch: RawBatch) -> None:
+        """Give this batch once more: it was the last one that `next` gave."""
+        self._kept = batch
+
+    async def _bytes(self, count: int) -> memoryview:
+        """The next bytes, fewer at the end of the log."""
+        missing = count - (len(self._buffer) - self._at)
+        end = self._position + len(self._buffer)
+        if missing > 0 and end < self._file.size:
+            more = await self._file.read(end, min(self._file.size, end + max(missing, READ_SIZE)))
+            begun = self._buffer[self._at :]
+            self._buffer = memoryview(b"".join((begun, more))) if begun else memoryview(more)
+            self._position, self._at = end - len(begun), 0
+        return self._buffer[self._at : self._at + count]
+
+    def _require_sound(self, header: Batch, data: memoryview) -> None:
+        if header.magic == takhin.MAGIC:
+            if not takhin.is_sound(header, data):
+                raise Undecodable(header.position, header.base_offset, "has a key and a value that do not fill it")
+        elif not has_right_crc(header, data):
+            raise Undecodable(header.position, header.base_offset, "fails its CRC")
+        # Offsets stand outside the CRCs.
+        if header.base_offset <= self._last:
+            raise Undecodable(header.position, header.base_offset, f"follows offset {self._last}")
+
+    def _require_end(self, header: Batch | None, head: memoryview) -> None:
+        """Raise unless the log may end here, at bytes that are no whole batch."""
+        position = self._position + self._at
+        if self._last_known is None:
+            is_space_or_begun = header is not None or len(head) < LARGEST_HEAD or not any(head)
+            may_end = is_space_or_begun and position > self._indexed_up_to
+        else:
+            may_end = self._last >= self._last_known
+        if not may_end:
+            offset = self._last + 1 if header is None else header.base_offset
+            raise Undecodable(position, offset, "is no whole batch")

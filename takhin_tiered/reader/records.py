@@ -1,0 +1,138 @@
+"""The records of one segment, from an offset or a timestamp on, wherever the segment is.
+
+One record costs one read of each index that is needed, unless it is in memory, and one read of the log.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+from takhin_tiered.concurrency import in_thread
+from takhin_tiered.errors import ObjectCorrupt, SegmentRefused
+from takhin_tiered.formats.batch import Batch
+from takhin_tiered.formats.records import Record, Undecodable, decode
+from takhin_tiered.reader.cursor import Cursor, RawBatch
+from takhin_tiered.reader.indexes import SegmentIndexes
+from takhin_tiered.reader.seeking import OffsetAndTimestamp, seek_offset, seek_time
+from takhin_tiered.reader.source import SegmentSource
+from takhin_tiered.reader.transactions import Aborted
+from takhin_tiered.segments.names import FileKind, SegmentId
+
+_DECODED_IN_PLACE, _DECOMPRESSED_IN_PLACE = 32 << 10, 4 << 10
+"""Bytes of a batch up to which a turn in a thread costs more than to decode it."""
+
+
+class DecodedBatch(NamedTuple):
+    """The records of a batch that a reader gets, none if it has none for it. ``next_offset`` is behind the batch."""
+
+    header: Batch
+    records: list[Record]
+    next_offset: int
+
+
+class Reading:
+    """A place in a segment, from which it is read once. ``offset`` is the first offset that a reader wants."""
+
+    def __init__(self, segment: SegmentId, cursor: Cursor, offset: int) -> None:
+        self._segment, self._cursor, self.offset = segment, cursor, offset
+
+    async def batches(self) -> AsyncIterator[RawBatch]:
+        """Whole batches, control batches too. The first one may begin below the offset."""
+        while True:
+            with damage_of(self._segment):
+                batch = await self._cursor.next()
+            if batch is None:
+                return
+            yield batch
+
+    async def records(
+        self, *, last_stable: int | None = None, aborted: Aborted | None = None
+    ) -> AsyncIterator[DecodedBatch]:
+        """The records, batch by batch; of a control batch none.
+
+        No record at or above ``last_stable`` is given. With ``aborted``, for ``read_committed``, none of an aborted
+        transaction either.
+        """
+        async for batch in self.batches():
+            header = batch.header
+            if last_stable is not None and not header.hides_first_offset and header.base_offset >= last_stable:
+                return
+            end = header.last_offset + 1 if last_stable is None else min(last_stable, header.last_offset + 1)
+            if header.is_control or (aborted is not None and await aborted.has(header)):
+                yield DecodedBatch(header, [], end)
+                continue
+            with damage_of(self._segment):
+                records = await _decode(batch)
+            yield DecodedBatch(header, [each for each in records if self.offset <= each.offset < end], end)
+            if end <= header.last_offset:
+                return
+
+
+class SegmentReader:
+    """Reads one segment. ``indexes`` are its own, as an `IndexCache` keeps them.
+
+    Damage raises `ObjectCorrupt`, which names segment, position and offset; nothing of a damaged batch is given.
+    """
+
+    def __init__(self, source: SegmentSource, indexes: SegmentIndexes) -> None:
+        self._source, self._indexes = source, indexes
+
+    async def at_offset(self, offset: int) -> Reading | None:
+        """At the batch that has ``offset``, or the next one above it; None if the log ends before."""
+        last = self._source.last_offset
+        cursor = await self._cursor() if last is None or offset <= last else None
+        if cursor is None:
+            return None
+        index = await self._indexes.offsets(self._source)
+        with damage_of(self._source.id):
+            is_found = await seek_offset(cursor, index, offset)
+        return Reading(self._source.id, cursor, offset) if is_found else None
+
+    async def at_time(self, timestamp: int) -> tuple[OffsetAndTimestamp, Reading] | None:
+        """At the first record that is not older than ``timestamp``, in milliseconds; None if all are older.
+
+        This is Kafka's rule: records after it may be older, and it may be a control record.
+        """
+        cursor = await self._cursor()
+        if cursor is None:
+            return None
+        offsets, times = await self._indexes.offsets(self._source), await self._indexes.times(self._source)
+        with damage_of(self._source.id):
+            found = await seek_time(cursor, offsets, times, timestamp)
+        return None if found is None else (found, Reading(self._source.id, cursor, found.offset))
+
+    async def _cursor(self) -> Cursor | None:
+        """None for an empty log."""
+        source, log = self._source, self._source.file(FileKind.LOG)
+        log_format = await self._indexes.format(source)
+        if log is None or log_format == "empty":
+            return None
+        if log_format == "unknown":
+            raise SegmentRefused(
+                f"the log of segment {source.id.path} does not begin with a record of a known format",
+                segment=source.id.path,
+                hint="Its bytes can be read as they are",
+            )
+        index = await self._indexes.offsets(source)
+        return Cursor(log, log_format, source.last_offset, index.positions[-1] if len(index) else -1)
+
+
+@contextmanager
+def damage_of(segment: SegmentId) -> Iterator[None]:
+    """Say which segment a damaged batch is of."""
+    try:
+        yield
+    except Undecodable as error:
+        raise ObjectCorrupt(
+            f"segment {segment.path} is damaged: {error}",
+            segment=segment.path,
+            hint="Nothing of this batch was given out. takhin-tiered verify tells whether the archive is damaged too",
+        ) from error
+
+
+async def _decode(batch: RawBatch) -> list[Record]:
+    if len(batch.data) <= (_DECOMPRESSED_IN_PLACE if batch.header.codec else _DECODED_IN_PLACE):
+        return decode(batch.data, batch.header)
+    return await in_thread(decode, batch.data, batch.header)
