@@ -4,9 +4,20 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from crc32c import crc32c
+
 from takhin_tiered.formats import takhin
-from takhin_tiered.formats.batch import Batch, has_right_crc
+from takhin_tiered.formats.batch import (
+    CRC_COVERS_FROM,
+    HEADER,
+    HEADER_SIZE,
+    LENGTH_ENDS_AT,
+    SMALLEST_LENGTH,
+    Batch,
+    has_right_crc,
+)
 from takhin_tiered.formats.frames import LARGEST_HEAD, parse_frame
+from takhin_tiered.formats.index import KAFKA
 from takhin_tiered.formats.records import Undecodable
 from takhin_tiered.reader.source import SegmentFile
 
@@ -22,6 +33,14 @@ class RawBatch(NamedTuple):
 
     header: Batch
     data: memoryview
+
+
+class Block(NamedTuple):
+    """Whole batches one after the other, checked as each of them. ``data`` is a view, as in `RawBatch`."""
+
+    data: memoryview
+    first_offset: int
+    next_offset: int
 
 
 class Cursor:
@@ -65,9 +84,30 @@ class Cursor:
         self._last = header.last_offset
         return RawBatch(header, data)
 
+    async def next_block(self, before: int) -> Block | None:
+        """The next batches up to the end of what is in memory; of those that begin below the offset ``before``."""
+        first = await self.next()
+        if first is None or first.header.base_offset >= before:
+            return None
+        begin = first.header.position - self._position
+        self._pass_batches(before)
+        return Block(self._buffer[begin : self._at], first.header.base_offset, self._last + 1)
+
     def push_back(self, batch: RawBatch) -> None:
         """Give this batch once more: it was the last one that `next` gave."""
         self._kept = batch
+
+    def _pass_batches(self, before: int) -> None:
+        """Go past sound batches of magic 2 in memory. What is none is left for `next`, which says what is wrong."""
+        view, at, last = self._buffer, self._at, self._last
+        while self._format == KAFKA and at + HEADER_SIZE <= len(view):
+            base, length, _, magic, crc, _, last_delta, *_ = HEADER.unpack_from(view, at)
+            after = at + length + LENGTH_ENDS_AT
+            is_batch = magic == 2 and length >= SMALLEST_LENGTH and last < base < before and last_delta >= 0
+            if not is_batch or after > len(view) or crc32c(view[at + CRC_COVERS_FROM : after]) != crc:
+                break
+            at, last = after, base + last_delta
+        self._at, self._last = at, last
 
     async def _bytes(self, count: int) -> memoryview:
         """The next bytes, fewer at the end of the log."""

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from takhin_tiered.errors import ObjectCorrupt, SegmentRefused
-from takhin_tiered.formats.batch import parse_any
+from takhin_tiered.formats.batch import Batch, parse_any
 from takhin_tiered.formats.records import Record
 from takhin_tiered.reader.cursor import READ_SIZE
 from takhin_tiered.reader.indexes import IndexCache, SegmentIndexes
@@ -115,6 +115,65 @@ async def test_raw_batches_are_the_bytes_of_the_log() -> None:
     reading = await SegmentReader(of_log(LOG), SegmentIndexes()).at_offset(BASE)
     assert reading is not None
     assert b"".join([bytes(batch.data) async for batch in reading.batches()]) == LOG.data
+
+
+async def test_blocks_are_the_same_bytes_in_fewer_pieces() -> None:
+    reading = await SegmentReader(of_log(LOG), SegmentIndexes()).at_offset(BASE)
+    assert reading is not None
+    blocks = [block async for block in reading.blocks()]
+    assert b"".join(bytes(block.data) for block in blocks) == LOG.data
+    assert (blocks[0].first_offset, blocks[-1].next_offset) == (WRITTEN[0].offset, WRITTEN[-1].offset + 1)
+    assert len(blocks) < 5
+    for offset in range(BASE, WRITTEN[-1].offset, 31):
+        before = offset + 40
+        reading = await SegmentReader(of_log(LOG), SegmentIndexes()).at_offset(offset)
+        assert reading is not None
+        data = b"".join([bytes(block.data) async for block in reading.blocks(before=before)])
+        headers = batches_in(data)
+        assert headers[0].base_offset <= first_offset(offset) <= headers[0].last_offset
+        assert all(header.base_offset < before for header in headers)
+        assert LOG.data.find(data) >= 0
+
+
+@pytest.mark.parametrize("kind", ["v1", "takhin"])
+async def test_blocks_of_other_formats(kind: str) -> None:
+    data = logs.messages(rows(0, 50), 1) if kind == "v1" else logs.takhin(rows(0, 50))
+    reading = await SegmentReader(archived(0, data), SegmentIndexes()).at_offset(0)
+    assert reading is not None
+    assert b"".join([bytes(block.data) async for block in reading.blocks()]) == data
+
+
+async def test_a_damaged_batch_is_in_no_block() -> None:
+    log = bytearray(LOG.data)
+    damaged = batches_in(LOG.data)[40]
+    log[damaged.position + 25] ^= 1
+    reading = await SegmentReader(archived(BASE, bytes(log), bytes(LOG.index)), SegmentIndexes()).at_offset(BASE)
+    assert reading is not None
+    found = bytearray()
+
+    async def take() -> None:
+        async for block in reading.blocks():
+            found.extend(block.data)
+
+    with pytest.raises(ObjectCorrupt, match="fails its CRC"):
+        await take()
+    assert found == LOG.data[: damaged.position]
+
+
+def batches_in(data: bytes | bytearray) -> list[Batch]:
+    found, position = list[Batch](), 0
+    while position < len(data):
+        header = parse_any(data[position:], position)
+        assert header is not None
+        found.append(header)
+        position = header.end
+    return found
+
+
+def first_offset(offset: int) -> int:
+    found = first_from(WRITTEN, offset)
+    assert found is not None
+    return found.offset
 
 
 async def test_timestamps_by_kafkas_rule() -> None:
