@@ -25,6 +25,7 @@ from typing import NamedTuple
 from takhin_tiered.formats.batch import Bytes
 
 KAFKA, TAKHIN = "kafka", "takhin"
+_MOST_OF_TAKHIN = 1 << 16
 
 
 class Span(NamedTuple):
@@ -108,7 +109,8 @@ def parse_offset_index(data: Bytes, log_format: str, base_offset: int, log_size:
     """The consistent entries of an ``.index`` file."""
     if log_format == TAKHIN:
         pairs = _numbers("q", data, 16)
-        offsets, positions = pairs[0::2], pairs[1::2]
+        thinned = slice(None, None, _thinning(len(pairs) // 2))
+        offsets, positions = pairs[0::2][thinned], pairs[1::2][thinned]
     else:
         pairs = _numbers("i", data, 8)
         offsets, positions = _absolute(pairs[0::2], base_offset), pairs[1::2]
@@ -148,8 +150,13 @@ def _takhin_time_index(times: array[int], offsets: array[int], base_offset: int)
         if offset <= previous or time < 0 or not (is_whole or time >= newest):
             break
         newest, previous, end = max(newest, time), offset, end + 1
-    times, offsets = times[:end], offsets[:end]
-    return TimeIndex(times, array("q", accumulate(times, max)), offsets)
+    newest_so_far, step = array("q", accumulate(times[:end], max)), _thinning(end)
+    return TimeIndex(times[:end:step], newest_so_far[::step], offsets[:end:step])
+
+
+def _thinning(entries: int) -> int:
+    """Takhin's indexes have every record: one entry of so many is enough, and keeps them small in memory."""
+    return max(1, entries // _MOST_OF_TAKHIN)
 
 
 def _numbers(code: str, data: Bytes, entry: int) -> array[int]:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
 
+from takhin_tiered.concurrency import in_thread
 from takhin_tiered.errors import ObjectCorrupt
 from takhin_tiered.formats.detect import HEAD, detect
 from takhin_tiered.formats.index import OffsetIndex, TimeIndex, parse_offset_index, parse_time_index
@@ -15,6 +18,9 @@ from takhin_tiered.formats.transactions import AbortedTransaction, ongoing, pars
 from takhin_tiered.reader.source import SegmentSource
 from takhin_tiered.segments.names import FileKind
 
+Index = TypeVar("Index")
+_PARSED_IN_PLACE = 256 << 10
+"""Bytes of an index up to which a turn in a thread costs more than to parse it."""
 _UNDETECTED = {"", "unknown"}
 """Earlier releases knew fewer formats: where a manifest names none, the bytes are looked at again."""
 
@@ -54,7 +60,9 @@ class SegmentIndexes:
             if self._offsets is None:
                 log = source.file(FileKind.LOG)
                 data, size = await _content(source, FileKind.INDEX), log.size if log is not None else 0
-                self._offsets = parse_offset_index(data, log_format, source.id.base_offset, size)
+                self._offsets = await _parsed(
+                    len(data), partial(parse_offset_index, data, log_format, source.id.base_offset, size)
+                )
             return self._offsets
 
     async def times(self, source: SegmentSource) -> TimeIndex:
@@ -62,7 +70,9 @@ class SegmentIndexes:
         async with self._lock:
             if self._times is None:
                 data = await _content(source, FileKind.TIMEINDEX)
-                self._times = parse_time_index(data, log_format, source.id.base_offset)
+                self._times = await _parsed(
+                    len(data), partial(parse_time_index, data, log_format, source.id.base_offset)
+                )
             return self._times
 
     async def aborted(self, source: SegmentSource) -> tuple[AbortedTransaction, ...]:
@@ -142,3 +152,7 @@ class IndexCache:
 async def _content(source: SegmentSource, kind: FileKind) -> bytes:
     file = source.file(kind)
     return await file.read(0, file.size) if file is not None and file.size else b""
+
+
+async def _parsed(size: int, parse: Callable[[], Index]) -> Index:
+    return parse() if size <= _PARSED_IN_PLACE else await in_thread(parse)

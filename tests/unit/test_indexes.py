@@ -175,6 +175,24 @@ def test_takhins_offset_index() -> None:
     assert parse_offset_index(data, "takhin", BASE, 4900).span(BASE + 49).start == 4800
 
 
+def test_of_takhins_large_indexes_some_entries_are_kept() -> None:
+    count, dice = 300_000, random.Random(1)
+    times = [TIME + n + dice.randint(-50, 50) for n in range(count)]
+    data = b"".join(struct.pack(">qq", BASE + n, n * 100) for n in range(count))
+    index = parse_offset_index(data, "takhin", BASE, count * 100)
+    stamps = b"".join(struct.pack(">qq", time, BASE + n) for n, time in enumerate(times))
+    parsed = parse_time_index(stamps, "takhin", BASE)
+    assert len(index) == len(parsed) < 100_000
+    for number in [0, 1, count - 1, *(dice.randrange(count) for _ in range(200))]:
+        span = index.span(BASE + number)
+        assert span.start <= number * 100
+        assert span.end is None or number * 100 < span.end <= span.start + 2000
+        before, after = parsed.around(times[number])
+        first = next(n for n in range(max(0, number - 200), count) if times[n] >= times[number])
+        assert before is None or (before.offset < BASE + first and before.timestamp == times[before.offset - BASE])
+        assert after is None or after.offset >= BASE + first
+
+
 @given(st.randoms(use_true_random=False), st.sampled_from(["kafka", "takhin"]))
 def test_whatever_an_index_holds_its_entries_ascend_and_stand_in_the_log(dice: random.Random, form: str) -> None:
     data, times = bytearray(LOG.index), bytearray(LOG.timeindex)
