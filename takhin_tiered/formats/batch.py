@@ -21,16 +21,16 @@ LENGTH_ENDS_AT = 12
 CRC_COVERS_FROM = 21
 SMALLEST_LENGTH = HEADER_SIZE - LENGTH_ENDS_AT
 
-_MESSAGE = struct.Struct(">qiIBb")
-_INT, _LONG = struct.Struct(">i"), struct.Struct(">q")
-_MESSAGE_CRC_COVERS_FROM = 16
-_KEY_AT = {0: 18, 1: 26}
-_SMALLEST_MESSAGE = {0: 26, 1: 34}
+MESSAGE = struct.Struct(">qiIBb")
+INT, LONG = struct.Struct(">i"), struct.Struct(">q")
+MESSAGE_CRC_COVERS_FROM = 16
+KEY_AT = {0: 18, 1: 26}
+SMALLEST_MESSAGE = {0: 26, 1: 34}
 """Bytes of a message without key and value."""
 LARGEST_HEADER = HEADER_SIZE
 MAGIC_AT = 16
 
-_CODEC, _LOG_APPEND_TIME, _TRANSACTIONAL, _CONTROL = 0x07, 0x08, 0x10, 0x20
+_CODEC, LOG_APPEND_TIME, _TRANSACTIONAL, _CONTROL = 0x07, 0x08, 0x10, 0x20
 _MESSAGE_CODECS = 0x03
 TRANSACTIONAL_OR_CONTROL = _TRANSACTIONAL | _CONTROL
 NO_PRODUCER = -1
@@ -69,7 +69,7 @@ class Batch:
 
     @property
     def is_log_append_time(self) -> bool:
-        return bool(self.attributes & _LOG_APPEND_TIME)
+        return bool(self.attributes & LOG_APPEND_TIME)
 
     @property
     def is_transactional(self) -> bool:
@@ -115,22 +115,22 @@ def parse_batch(header: Bytes, position: int) -> Batch | None:
 def header_size(head: Bytes) -> int:
     """How many bytes the header takes whose first 17 bytes these are; 0 if they are not of one."""
     magic = head[MAGIC_AT]
-    return HEADER_SIZE if magic == 2 else _SMALLEST_MESSAGE.get(magic, 0)
+    return HEADER_SIZE if magic == 2 else SMALLEST_MESSAGE.get(magic, 0)
 
 
 def parse_message(header: Bytes, position: int) -> Batch | None:
     """Parse the header of a message of magic 0 or 1; None if these bytes are not one."""
-    if len(header) < _SMALLEST_MESSAGE[0]:
+    if len(header) < SMALLEST_MESSAGE[0]:
         return None
-    offset, length, crc, magic, attributes = _MESSAGE.unpack_from(header)
-    smallest = _SMALLEST_MESSAGE.get(magic)
+    offset, length, crc, magic, attributes = MESSAGE.unpack_from(header)
+    smallest = SMALLEST_MESSAGE.get(magic)
     if smallest is None or len(header) < smallest or length + LENGTH_ENDS_AT < smallest or offset < 0:
         return None
-    (key,) = _INT.unpack_from(header, _KEY_AT[magic])
-    known = _MESSAGE_CODECS | (_LOG_APPEND_TIME if magic == 1 else 0)
+    (key,) = INT.unpack_from(header, KEY_AT[magic])
+    known = _MESSAGE_CODECS | (LOG_APPEND_TIME if magic == 1 else 0)
     if attributes & ~known or not -1 <= key <= length + LENGTH_ENDS_AT - smallest:
         return None
-    time = int(_LONG.unpack_from(header, _MESSAGE.size)[0]) if magic == 1 else NO_TIMESTAMP
+    time = int(LONG.unpack_from(header, MESSAGE.size)[0]) if magic == 1 else NO_TIMESTAMP
     return Batch(
         position,
         length + LENGTH_ENDS_AT,
@@ -154,12 +154,12 @@ def parse_any(header: Bytes, position: int) -> Batch | None:
 
 def adds_up(message: Batch, data: Bytes) -> bool | None:
     """Whether key and value fill a message exactly; None where ``data`` ends before that shows."""
-    at = _KEY_AT[message.magic]
-    (key,) = _INT.unpack_from(data, at)
+    at = KEY_AT[message.magic]
+    (key,) = INT.unpack_from(data, at)
     at += 4 + max(0, key)
     if at + 4 > len(data):
         return None
-    (value,) = _INT.unpack_from(data, at)
+    (value,) = INT.unpack_from(data, at)
     return bool(value >= -1 and at + 4 + max(0, value) == message.size)
 
 
@@ -167,7 +167,7 @@ def start_crc(batch: Batch, begun: Bytes) -> int:
     """The CRC of the first bytes of a batch, its header at least."""
     if batch.magic == 2:
         return crc32c(begun[CRC_COVERS_FROM:])
-    return zlib.crc32(begun[_MESSAGE_CRC_COVERS_FROM:])
+    return zlib.crc32(begun[MESSAGE_CRC_COVERS_FROM:])
 
 
 def extend_crc(batch: Batch, crc: int, more: Bytes) -> int:

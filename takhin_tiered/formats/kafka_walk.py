@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import zlib
+
 from crc32c import crc32c
 
 from takhin_tiered.formats.batch import (
     CRC_COVERS_FROM,
     HEADER,
     HEADER_SIZE,
+    INT,
+    KEY_AT,
+    LARGEST_HEADER,
     LENGTH_ENDS_AT,
+    LOG_APPEND_TIME,
+    LONG,
     MAGIC_AT,
+    MESSAGE,
+    MESSAGE_CRC_COVERS_FROM,
+    NO_TIMESTAMP,
     SMALLEST_LENGTH,
+    SMALLEST_MESSAGE,
     TRANSACTIONAL_OR_CONTROL,
     Batch,
     Bytes,
@@ -19,6 +30,7 @@ from takhin_tiered.formats.batch import (
     header_size,
     parse_any,
     parse_batch,
+    parse_message,
     start_crc,
 )
 from takhin_tiered.formats.open_transactions import OpenTransactions
@@ -115,13 +127,40 @@ class KafkaWalk:
             self._last = parse_batch(view[last : last + HEADER_SIZE], self._position + last - begin)
             self._newest = newest
             self._position += at - begin
-        return at if at > begin else self._take_whole_message(view, at)
+        return at if at > begin else self._take_whole_messages(view, at)
 
-    def _take_whole_message(self, view: memoryview, at: int) -> int:
-        """Take one message of magic 0 or 1 that lies within the piece."""
-        if at + HEADER_SIZE > len(view) or view[at + MAGIC_AT] >= 2:
-            return at
-        message = parse_any(view[at : at + HEADER_SIZE], self._position)
+    def _take_whole_messages(self, view: memoryview, at: int) -> int:
+        """The same for messages of magic 0 and 1; of compressed ones it takes one, by its header."""
+        begin, end, newest, last = at, len(view), self._newest, -1
+        while at + LARGEST_HEADER <= end:
+            offset, length, crc, magic, attributes = MESSAGE.unpack_from(view, at)
+            after = at + length + LENGTH_ENDS_AT
+            if magic not in KEY_AT or attributes & ~LOG_APPEND_TIME or offset < 0 or not at < after <= end:
+                break
+            (key,) = INT.unpack_from(view, at + KEY_AT[magic])
+            room = after - at - SMALLEST_MESSAGE[magic]
+            if room < 0 or not -1 <= key <= room or (attributes and magic == 0):
+                break
+            if zlib.crc32(view[at + MESSAGE_CRC_COVERS_FROM : after]) != crc:
+                self._problem = self._problem or _bad_crc(self._position + at - begin)
+            time = LONG.unpack_from(view, at + MESSAGE.size)[0] if magic else NO_TIMESTAMP
+            if self._first is None:
+                self._first = parse_message(view[at : at + LARGEST_HEADER], 0)
+                self._first_found = offset, time
+            if offset != self._next_offset or self._epoch != -1:
+                self._note_order(offset, -1, 1, 0)
+            self._next_offset = offset + 1
+            newest = max(newest, time)
+            last, at = at, after
+        if last >= 0:
+            self._last = parse_message(view[last : last + LARGEST_HEADER], self._position + last - begin)
+            self._newest = newest
+            self._position += at - begin
+        return at if at > begin else self._take_compressed(view, at)
+
+    def _take_compressed(self, view: memoryview, at: int) -> int:
+        """Take one compressed message that lies within the piece."""
+        message = parse_message(view[at : at + LARGEST_HEADER], self._position)
         if message is None or at + message.size > len(view):
             return at
         data = view[at : at + message.size]

@@ -64,9 +64,12 @@ class TakhinWalk:
         self._record: Batch | None = None
         self._left = 0
         self._lost = False
+        self._only_zeros = True
+        self._fed = 0
 
     def update(self, piece: Bytes) -> None:
         view, at = memoryview(piece), 0
+        self._fed += len(view)
         while at < len(view) and not self._lost:
             if self._record is not None:
                 at += self._skip(view[at:])
@@ -74,13 +77,16 @@ class TakhinWalk:
                 at += self._take_head(view[at:])
             else:
                 at = after
+        if self._lost and self._only_zeros:
+            self._only_zeros = not view[at:].tobytes().strip(b"\0")
 
     def summary(self) -> LogSummary:
-        """The result for the whole log."""
+        """The result for the whole log. Zeros behind the last record are space that was allocated for more."""
         if self._first is None:
             return LogSummary("unknown", open_transactions=None)
         problem = self._problem
-        if self._end < self._size:
+        is_only_space = self._only_zeros and self._record is None and not any(self._begun) and self._fed == self._size
+        if self._end < self._size and not is_only_space:
             problem = problem or f"no whole record stands at byte {self._end} of {self._size} of the log"
         return LogSummary(
             "takhin", self._first[0], self._last_offset, self._first[1], self._newest, problem, has_gaps=self._has_gaps

@@ -92,10 +92,11 @@ def test_zeros_behind_the_last_message_hide_nothing() -> None:
 def test_takhins_format_is_told(padding: int) -> None:
     log = logs.takhin(rows(1000, 200), padding=padding)
     assert look(log) == LogSummary("takhin", 1000, 1199, TIME + 1000, TIME + 1199)
-    assert (
-        look(log + bytes(4096)).problem == f"no whole record stands at byte {len(log)} of {len(log) + 4096} of the log"
-    )
-    assert look(log + bytes(4096)).last_offset == 1199
+    for zeros in (1, 20, 24, 4096):
+        assert look(log + bytes(zeros)) == look(log)
+    size = len(log) + 4097
+    assert look(log + bytes(4096) + b"x").problem == f"no whole record stands at byte {len(log)} of {size} of the log"
+    assert look(log + bytes(4096) + b"x").last_offset == 1199
     assert look(log[:-1]).last_offset == 1198
 
 
