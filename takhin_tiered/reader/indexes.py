@@ -21,6 +21,7 @@ from takhin_tiered.segments.names import FileKind
 Index = TypeVar("Index")
 _PARSED_IN_PLACE = 256 << 10
 """Bytes of an index up to which a turn in a thread costs more than to parse it."""
+_MOST_SEGMENTS = 4096
 _UNDETECTED = {"", "unknown"}
 """Earlier releases knew fewer formats: where a manifest names none, the bytes are looked at again."""
 
@@ -145,7 +146,7 @@ class IndexCache:
 
     def _shrink(self) -> None:
         size = self.size
-        while self._entries and size > self._most:
+        while self._entries and (size > self._most or len(self._entries) >= _MOST_SEGMENTS):
             size -= self._entries.popitem(last=False)[1].size
 
 

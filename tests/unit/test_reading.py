@@ -383,6 +383,10 @@ async def test_indexes_stay_in_memory_within_a_bound() -> None:
         await one(of, BASE, cache.of(name))
         assert cache.size <= 20_000 + cache.of(name).size
     assert 1 < len(cache) < 100
+    many = IndexCache()
+    for name in range(10_000):
+        many.of(name)
+    assert len(many) < 5000
     reads = len(of.files[FileKind.INDEX].reads)
     await one(of, BASE + 7, cache.of(99))
     assert len(of.files[FileKind.INDEX].reads) == reads
