@@ -120,8 +120,8 @@ class _OfSegment:
         async with self.outcomes.reader.open_segment(self.id, proves_batches=True) as source:
             if isinstance(source, ArchivedSegment) and source.manifest.may_lack_files:
                 raise SegmentRefused(
-                    f"segment {self.id.path} was archived by a release that left out transaction indexes: nothing tells "
-                    "which of its transactions were aborted",
+                    f"segment {self.id.path} was archived by a release that left out transaction indexes: nothing "
+                    "tells which of its transactions were aborted",
                     segment=self.id.path,
                     hint="read_uncommitted gives all records, aborted ones too",
                 )

@@ -5,7 +5,7 @@ One record costs one read of each index that is needed, unless it is in memory, 
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -47,7 +47,7 @@ class Reading:
                 return
             yield batch
 
-    async def blocks(self, *, before: int = MAX_OFFSET) -> AsyncIterator[Block]:
+    async def blocks(self, *, before: int = MAX_OFFSET) -> AsyncGenerator[Block, None]:
         """The same, many at a time: for who passes the bytes on. Only of batches that begin below ``before``."""
         while True:
             with damage_of(self._segment):
@@ -58,7 +58,7 @@ class Reading:
 
     async def records(
         self, *, last_stable: int | None = None, aborted: Aborted | None = None
-    ) -> AsyncIterator[DecodedBatch]:
+    ) -> AsyncGenerator[DecodedBatch, None]:
         """The records, batch by batch; of a control batch none.
 
         No record at or above ``last_stable`` is given. With ``aborted``, for ``read_committed``, none of an aborted
