@@ -27,6 +27,7 @@ from takhin_tiered.metrics import Metrics
 from takhin_tiered.segments.model import LocalFiles, Segment, State
 from takhin_tiered.segments.names import SegmentId
 from takhin_tiered.store import ReadableStore
+from takhin_tiered.vault.decoding import require_keys
 from takhin_tiered.vault.opened import OpenSegment, close_all
 from takhin_tiered.vault.owned import OwnedPrefix
 from takhin_tiered.vault.writer import changed
@@ -146,6 +147,8 @@ class Archiver:
                 with named("archive", task.id.path):
                     logs.logger().info("archived", bytes=task.known.local.size)
         to_evict = [task for task in tasks if task.is_to_do and evict and not self.evictor.leaves_gap(task.id)]
+        await step_of_each(to_evict, self._require_keys)
+        to_evict = [task for task in to_evict if task.is_to_do]
         if not to_evict:
             return
         copied = {task.id: task.opened for task in to_copy}
@@ -155,6 +158,11 @@ class Archiver:
                 task.error = result
             else:
                 task.segment = result
+
+    async def _require_keys(self, task: Task) -> None:
+        """What was archived before may need a key that is not at hand any more."""
+        if task.manifest is not None:
+            require_keys(task.manifest, self.copier.codecs.keys)
 
     async def _refresh(self, tasks: Sequence[Task]) -> None:
         """Refresh the segments. The same thread call opens their files, and reads small ones."""

@@ -25,7 +25,6 @@ from takhin_tiered.segments.model import NO_FILES, LocalFiles, Segment
 from takhin_tiered.segments.names import FileKind, SegmentId
 from takhin_tiered.store import ReadableStore
 from takhin_tiered.vault.codecs import Codecs
-from takhin_tiered.vault.decoding import require_keys
 from takhin_tiered.vault.encoding import Encoder
 from takhin_tiered.vault.opened import Content, OpenSegment, close_all
 from takhin_tiered.vault.owned import OwnedPrefix
@@ -53,6 +52,8 @@ class Task:
     opened: OpenSegment
     work: work.Work
     segment: Segment | None = None
+    # The committed manifest, once it was copied.
+    manifest: Manifest | None = None
     # How its files stood when they were last seen.
     before: LocalFiles | None = None
     is_done: bool = False
@@ -200,7 +201,7 @@ class Copier:
                 # that one.
                 segment = replace(segment, local=NO_FILES, active=False, lease_until=0.0)
             self.catalog.put(segment)
-            task.segment = segment
+            task.segment, task.manifest = segment, manifest
             self.catalog.learn(identity.place.partition, manifest.incarnation)
             self.catalog.settle(file.key for file in manifest.files.values())
             reached("archive.committed")
@@ -219,8 +220,6 @@ class Copier:
         compacts = is_compacting(self.situation, self.catalog, task.id, writing.content.summary)
         try:
             with named("archive", task.id.path):
-                # What was archived before may need a key that is not here any more: then it is not evicted.
-                require_keys(manifest, self.codecs.keys)
                 if replaced and compacts and existing is not None:
                     await forget_compacted(owned, existing, manifest)
                 elif replaced and existing is not None:

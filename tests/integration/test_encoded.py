@@ -126,6 +126,29 @@ async def test_encoded_segments_come_back_byte_for_byte(place: Place, how: str, 
         assert [problem async for verdict in storage.verify(deep=True) if (problem := verdict.problem)] == []
 
 
+@pytest.mark.parametrize(("how", "chunk"), [("zstd", 4), ("key", 3), ("both", 0.3)])
+async def test_large_files_go_in_parts_and_come_in_ranges(place: Place, how: str, chunk: float) -> None:
+    (path,) = place.broker.segments("orders-0", 1, size=9000)
+    place.broker.overwrite(path, b"".join(os.urandom(3000) + bytes(5000) for _ in range(10_000)))
+    settings = place.settings(how, chunk_size_mb=chunk)
+    await cycle(settings)
+    entry = place.entry(path)
+    assert entry["plain"]["part_size"] == 16 * MIB
+    assert entry["part_size"] == (16 * MIB if how == "key" else 0)
+    assert len(place.store.read(path)) == entry["size"]
+    await restore(settings, path)
+    assert place.broker.is_whole(path)
+    if not isinstance(place.store, Folder):
+        return
+    # A flipped bit near the end, in the last of the ranges.
+    (place.broker.root / path).unlink()
+    place.change(path, lambda stored: stored[:-900] + bytes([stored[-900] ^ 4]) + stored[-899:])
+    with pytest.raises(Damaged, match=f"chunk {len(entry['chunks']['stored']) - 1} of the log"):
+        await restore(settings, path)
+    assert not (place.broker.root / path).exists()
+    assert not list(place.broker.root.rglob("*.takhin-tmp"))
+
+
 @pytest.mark.parametrize("how", ["plain", "zstd", "key", "both"])
 async def test_a_second_cycle_uploads_nothing_whatever_the_settings_are_by_then(folder: Place, how: str) -> None:
     (path,) = folder.broker.segments("orders-0", 1, size=MIB)

@@ -11,14 +11,18 @@ from pathlib import Path
 import pytest
 from backports.zstd import ZstdError
 from backports.zstd import decompress as zstd_of_all_frames
+from crc32c import crc32c
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from hypothesis import given
+from hypothesis import strategies as st
 from pyzstd import SeekableZstdFile
 
 from takhin_tiered.codec import zstd
 from takhin_tiered.codec.aesgcm import OVERHEAD, Key, NotAuthentic
-from takhin_tiered.codec.chunks import Coder, is_compressible, sample_ranges
+from takhin_tiered.codec.chunks import MOST_CHUNKS, ChunkSums, Coder, chunk_size_for, is_compressible, sample_ranges
 from takhin_tiered.codec.keys import KeyRing
 from takhin_tiered.errors import ConfigError, NoKey
+from takhin_tiered.segments.chunks import count_of
 
 LINES = b"".join(b'{"id": %d, "name": "somebody", "ok": true}\n' % number for number in range(5_000))
 
@@ -109,6 +113,22 @@ def test_samples_lie_within_the_file(size: int) -> None:
     assert ranges[0][0] == 0
     assert ranges[-1][1] == size
     assert sum(end - begin for begin, end in ranges) <= 8 << 16
+
+
+@given(st.binary(max_size=300), st.integers(1, 70), st.integers(1, 90))
+def test_checksums_of_chunks_do_not_depend_on_the_pieces_that_come(data: bytes, chunk_size: int, piece: int) -> None:
+    sums = ChunkSums(chunk_size)
+    for at in range(0, len(data), piece):
+        sums.update(data[at : at + piece])
+    assert sums.checksums() == tuple(crc32c(data[at : at + chunk_size]) for at in range(0, len(data), chunk_size))
+
+
+@given(st.integers(0, 1 << 62), st.integers(1 << 14, 1 << 26))
+def test_a_file_has_a_bounded_number_of_chunks(size: int, wanted: int) -> None:
+    chosen = chunk_size_for(size, wanted)
+    assert chosen % wanted == 0
+    assert count_of(size, chosen) <= MOST_CHUNKS
+    assert chosen == wanted or count_of(size, chosen // 2) > MOST_CHUNKS
 
 
 def _file(place: Path, text: str) -> str:

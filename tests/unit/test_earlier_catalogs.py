@@ -75,6 +75,24 @@ async def test_each_text_becomes_the_field_that_it_meant(state: Path, read_only:
     assert (version(state) == before) is read_only
 
 
+@pytest.mark.parametrize("read_only", [True, False])
+async def test_a_catalog_without_sizes_of_encoded_objects_is_read_as_it_is(tmp_path: Path, read_only: bool) -> None:
+    known = [Segment(named(0), TRIPLE, archive=ARCHIVE), Segment(named(1), archive=ARCHIVE, damage=TAIL)]
+    async with open_journal(tmp_path) as journal:
+        catalog = Catalog(journal)
+        for segment in known:
+            catalog.put(segment)
+        await catalog.flush()
+    with closing(sqlite3.connect(tmp_path / FILE_NAME)) as database:
+        database.execute("PRAGMA user_version = 5")
+        database.commit()
+    async with open_journal(tmp_path, read_only=read_only) as journal:
+        catalog = Catalog(journal)
+        await catalog.load()
+        assert list(catalog.segments()) == known
+    assert version(tmp_path) == (5 if read_only else 6)
+
+
 async def test_a_catalog_that_is_damaged_is_told_and_stays_as_it_is(state: Path) -> None:
     with closing(sqlite3.connect(state / FILE_NAME)) as database:
         database.execute("UPDATE blocks SET rows = substr(rows, 1, 100)")
