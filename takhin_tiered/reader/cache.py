@@ -121,8 +121,11 @@ class DiskCache:
             self._changed.add(name)
         return stored
 
-    def offer(self, name: ChunkName, stored: bytes) -> None:
-        """Write it behind the reader's back, or not at all."""
+    def offer(self, name: ChunkName, stored: bytes, is_scan: bool) -> None:
+        """Write it behind the reader's back, or not at all: of a scan only what was read not long ago."""
+        if is_scan and name not in self._lru and not self._lru.has_left(name):
+            self._lru.remember(name, _on_disk(len(stored)), self._limit())
+            return
         if name in self._lru or name in self._queued or asyncio.get_running_loop().time() < self._paused_until:
             return
         if sum(self._queued.values()) + len(stored) > _QUEUE_BYTES:
@@ -205,10 +208,10 @@ class DiskCache:
         if name in self._lru or not await self._make_room(size):
             self._metrics.cache_skipped.inc()
             return
-        await in_thread(_write, self._path(name), stored)
+        crc = await in_thread(_write, self._path(name), stored)
         self._lru.add(name, size, self._limit())
         self._uses += 1
-        self._facts[name] = _Facts(len(stored), crc32c(stored), self._uses)
+        self._facts[name] = _Facts(len(stored), crc, self._uses)
         self._changed.add(name)
         self._gone.discard(name)
         self._metrics.cache_bytes.set(self._lru.size)
@@ -280,7 +283,8 @@ def _read(path: Path, size: int, crc: int) -> bytes | None:
     return stored if len(stored) == size and crc32c(stored) == crc else None
 
 
-def _write(path: Path, stored: bytes) -> None:
+def _write(path: Path, stored: bytes) -> int:
+    """Returns the CRC-32C."""
     path.parent.mkdir(mode=0o700, exist_ok=True)
     temp = path.with_name(path.name + _TEMP)
     temp.unlink(missing_ok=True)
@@ -292,6 +296,7 @@ def _write(path: Path, stored: bytes) -> None:
         reached("cache.temporary")
         temp.rename(path)
         reached("cache.renamed")
+        return crc32c(stored)
     except BaseException:
         temp.unlink(missing_ok=True)
         raise

@@ -35,8 +35,8 @@ class StoredChunks(Protocol):
         """The stored bytes; None if they cannot be read, or are not the ones that were put there."""
         ...
 
-    def offer(self, name: ChunkName, stored: bytes, /) -> None:
-        """Keep these bytes, if there is time and room for it."""
+    def offer(self, name: ChunkName, stored: bytes, is_scan: bool, /) -> None:
+        """Keep these bytes, if there is time and room for it. ``is_scan``: their reader reads much, in order."""
         ...
 
     def drop(self, name: ChunkName, /) -> None: ...
@@ -51,7 +51,7 @@ class NoCache:
     async def read(self, _: ChunkName) -> bytes | None:
         return None
 
-    def offer(self, _: ChunkName, __: bytes) -> None:
+    def offer(self, _: ChunkName, __: bytes, ___: bool) -> None:
         return
 
     def drop(self, _: ChunkName) -> None:
@@ -87,10 +87,12 @@ class Fetcher:
         await asyncio.gather(*self.flights, return_exceptions=True)
         os.close(self._nothing)
 
-    async def want(self, file: ArchivedFile, numbers: Sequence[int], *, patient: bool = True) -> list[Chunk]:
+    async def want(
+        self, file: ArchivedFile, numbers: Sequence[int], *, patient: bool = True, is_scan: bool = False
+    ) -> list[Chunk]:
         """Chunks in a row, as many of them as there is room for; the caller leaves each (`Memory.leave`).
 
-        The first one waits for its room, unless the caller is not ``patient``.
+        The first one waits for its room, unless the caller is not ``patient``. ``is_scan``: see `StoredChunks.offer`.
         """
         joined: list[Chunk] = []
         new: list[Numbered] = []
@@ -115,7 +117,7 @@ class Fetcher:
             joined.append(self.memory.join(chunk))
         for run, is_cached in self._runs(file, new):
             (self.metrics.cache_hits if is_cached else self.metrics.cache_misses).inc(len(run))
-            _Flight(self, file, run, is_cached=is_cached)
+            _Flight(self, file, run, is_cached=is_cached, is_scan=is_scan)
         return joined
 
     def _runs(self, file: ArchivedFile, new: Sequence[Numbered]) -> list[tuple[list[Numbered], bool]]:
@@ -133,8 +135,11 @@ class Fetcher:
 class _Flight:
     """Some chunks in a row that come together."""
 
-    def __init__(self, fetcher: Fetcher, file: ArchivedFile, chunks: list[Numbered], *, is_cached: bool) -> None:
-        self._fetcher, self._file, self._chunks, self._is_cached = fetcher, file, chunks, is_cached
+    def __init__(
+        self, fetcher: Fetcher, file: ArchivedFile, chunks: list[Numbered], *, is_cached: bool, is_scan: bool
+    ) -> None:
+        self._fetcher, self._file, self._chunks = fetcher, file, chunks
+        self._is_cached, self._is_scan = is_cached, is_scan
         self._memory = fetcher.memory
         for _, chunk in chunks:
             chunk.on_left = self._left
@@ -210,7 +215,7 @@ class _Flight:
         return damaged
 
     def _arrived(self, chunk: Chunk, plain: bytes, stored: bytes) -> None:
-        self._fetcher.cache.offer(chunk.name, stored)
+        self._fetcher.cache.offer(chunk.name, stored, self._is_scan)
         self._memory.arrived(chunk, plain)
 
 

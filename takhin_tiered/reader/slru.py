@@ -71,9 +71,16 @@ class SegmentedLru(Generic[Name]):
 
     def leave(self, name: Name, limit: int) -> None:
         """The same for one that only has to make room: it is remembered for a while."""
-        size = self.remove(name)
+        self.remember(name, self.remove(name), limit)
+
+    def has_left(self, name: Name) -> bool:
+        """Whether it left not long ago, or was only remembered."""
+        return name in self._left
+
+    def remember(self, name: Name, size: int, limit: int) -> None:
+        """One that was read and not kept: if it is read again soon, it is worth its place."""
+        self._left_size += size - self._left.pop(name, 0)
         self._left[name] = size
-        self._left_size += size
         while self._left_size > limit and self._left:
             self._left_size -= self._left.popitem(last=False)[1]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 
 from takhin_tiered.reader.archived import ArchivedFile, Proof
 from takhin_tiered.reader.fetching import Fetcher
@@ -11,6 +11,8 @@ from takhin_tiered.reader.memory import Chunk
 
 _AHEAD = 3
 """Chunks beside the one that is read, if there is room for them in memory."""
+_SCAN = 32 << 20
+"""A reader that has read so many bytes in order reads on, and hardly again: the cache is spared the rest."""
 PIECE = 256 << 10
 """Bytes that a reader gets at a time: few, as each of them may have stalled with one."""
 
@@ -32,7 +34,8 @@ class ArchivedReader:
         self._memory = fetcher.memory
         self._held: dict[int, Chunk] = {}
         self._one_reads = asyncio.Lock()
-        self._expected = 0
+        self._expected = self._in_order = 0
+        self._last = -1
         self._is_near_end = self._is_resting = False
 
     @property
@@ -115,12 +118,15 @@ class ArchivedReader:
 
     async def _chunk(self, number: int, last: int) -> bytes:
         """A chunk's bytes; it is held, with those ahead of it up to ``last``, until a later one is asked for."""
+        if number != self._last:
+            self._in_order = self._in_order + self._file.chunks.size if number == self._last + 1 else 0
+            self._last = number
         self._let_go(number)
         if number not in self._held:
             # Whoever waits for room in memory holds none of it: two readers never wait for each other.
             self.close()
             missing = range(number, min(last, number + _AHEAD) + 1)
-            self._held.update(zip(missing, await self._fetcher.want(self._file, missing), strict=False))
+            self._held.update(zip(missing, await self._want(missing), strict=False))
         await self._fetch_ahead(number, last)
         if number + _AHEAD >= self._file.count - 1 and last == self._file.count - 1 and not self._is_near_end:
             self._is_near_end = True
@@ -136,7 +142,10 @@ class ArchivedReader:
         if ahead > until or ahead - number > _AHEAD // 2 + 1:
             return
         wanted = [each for each in range(ahead, until + 1) if each not in self._held]
-        self._held.update(zip(wanted, await self._fetcher.want(self._file, wanted, patient=False), strict=False))
+        self._held.update(zip(wanted, await self._want(wanted, patient=False), strict=False))
+
+    async def _want(self, numbers: Sequence[int], *, patient: bool = True) -> list[Chunk]:
+        return await self._fetcher.want(self._file, numbers, patient=patient, is_scan=self._in_order > _SCAN)
 
     def _let_go(self, number: int) -> None:
         """Of chunks that were passed, that are too far ahead after a jump, and that were dropped."""

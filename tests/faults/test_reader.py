@@ -17,6 +17,7 @@ import pytest
 
 from takhin_tiered import TieredStorage
 from takhin_tiered.errors import Damaged, StoreUnavailable, TakhinError
+from takhin_tiered.reader import window
 from takhin_tiered.reader.cache import DiskCache
 from takhin_tiered.segments.names import FileKind
 from tests.chunked import RING, Objects, use_keys
@@ -340,3 +341,27 @@ async def test_no_mutation_gives_a_wrong_byte(broker: Broker, tmp_path: Path, se
         assert wrong == 0
         assert right > 100
         assert refused > 10
+
+
+async def test_of_a_long_scan_only_the_beginning_is_written_to_the_cache(
+    broker: Broker, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(window, "_SCAN", 4 * CHUNK)
+    async with behind(broker, bucket) as (storage, between, path):
+        cache = storage._reader.fetcher.cache
+        assert isinstance(cache, DiskCache)
+
+        async def scan() -> None:
+            storage._reader.fetcher.memory.limit = CHUNK
+            async with storage.open_range(path) as opened:
+                async for _ in opened:
+                    await cache.written()
+
+        await scan()
+        assert 4 * CHUNK <= cache.size <= 8 * CHUNK
+        # The second time it is worth it, and the third time nothing is fetched.
+        await scan()
+        assert cache.size >= SIZE
+        between.heads.clear()
+        await scan()
+        assert gets(between, path) == []

@@ -62,6 +62,18 @@ def test_a_scan_again_and_again_of_more_than_there_is_room_for_pushes_out_nothin
     assert all(f"f{number}" in cache for number in range(7))
 
 
+def test_what_was_only_remembered_is_protected_when_it_is_read_again() -> None:
+    cache: SegmentedLru[str] = SegmentedLru()
+    for name in "abcdefghijkl":
+        cache.remember(name, 1, LIMIT)
+    # As many as there is room for.
+    assert [name for name in "abcdefghijkl" if cache.has_left(name)] == list("cdefghijkl")
+    assert (len(cache), cache.size) == (0, 0)
+    use(cache, "c")
+    use(cache, "a")
+    assert (cache.is_protected("c"), cache.is_protected("a"), cache.has_left("c")) == (True, False, False)
+
+
 def test_one_that_is_used_now_does_not_leave() -> None:
     cache: SegmentedLru[str] = SegmentedLru()
     for name in "abc":
