@@ -164,7 +164,7 @@ class OffsetInHole(OffsetOutOfRange):
 
 
 class PartitionNotFound(TakhinError):
-    code = "not_found"
+    code = "partition_not_found"
     http_status = 404
 
 

@@ -67,8 +67,7 @@ class TieredStorage(Reads):
         self.headroom_seconds: float | None = None
         self._parts = parts
         self._reader, self._catalog, self._clock = reader, parts.catalog, parts.clock
-        self._preparation = parts.preparation
-        self._journal = journal
+        self._preparation, self._journal = parts.preparation, journal
         self._lock = lock
 
     @classmethod
