@@ -12,7 +12,7 @@ from tests.kafka.broker import ROOT, Kafka
 from tests.kafka.clients import READ_UNCOMMITTED, Clients, digest
 from tests.kafka.conftest import NewKafka, NewProgram
 
-ARCHIVE = ROOT / "tests" / "data" / "archive-b32a4a4.tar.xz"
+ARCHIVE = ROOT / "tests" / "compat" / "archive-v1.tar.xz"
 
 
 @pytest.fixture

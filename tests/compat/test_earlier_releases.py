@@ -1,6 +1,6 @@
 """What the previous release archived is read, verified and restored, and keeps its form until something changes.
 
-``archive-b32a4a4.tar.xz`` is what that commit made in mode move of a topic that Kafka 3.9.1 wrote, with every
+``archive-v1.tar.xz`` is what commit b32a4a4 made in mode move of a topic that Kafka 3.9.1 wrote, with every
 codec, headers, and a committed and an aborted transaction: Kafka's directories, the store, the catalog
 database, and in ``expected.json`` the SHA-256 of each file as it was before.
 """
@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-ARCHIVE = Path(__file__).resolve().parents[1] / "data" / "archive-b32a4a4.tar.xz"
+ARCHIVE = Path(__file__).parent / "archive-v1.tar.xz"
 
 
 @pytest.fixture
