@@ -154,17 +154,17 @@ class OffsetOutOfRange(TakhinError):
 
 
 class OffsetInHole(OffsetOutOfRange):
-    """``missing_from`` is the first offset that is missing."""
+    """``missing_from`` is the first offset that is missing; None where one is there, but not what became of it."""
 
     code = "hole"
 
-    def __init__(self, message: str, *, missing_from: int, next_offset: int, hint: str = "") -> None:
+    def __init__(self, message: str, *, missing_from: int | None, next_offset: int, hint: str = "") -> None:
         super().__init__(message, next_offset=next_offset, hint=hint)
         self.missing_from = missing_from
 
 
 class PartitionNotFound(TakhinError):
-    code = "partition_not_found"
+    code = "unknown_partition"
     http_status = 404
 
 

@@ -107,7 +107,7 @@ class TieredStorage(Reads):
                 settings, data_dir, catalog, journal, keys, store=store, health=health, kafka=kafka, is_ours=is_ours
             )
             shared = parts.store, parts.clock, parts.situation, parts.limits, parts.metrics
-            reading = ReaderParts(catalog, data_dir, *shared, lambda: parts.codecs.keys)
+            reading = ReaderParts(catalog, data_dir, *shared, lambda: parts.codecs.keys, parts.scanner)
             state_dir = settings.state_dir if is_ours else None
             reader = await stack.enter_async_context(open_reader(state_dir, reading))
             storage = cls(settings, parts, reader, journal, lock)

@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncGenerator, Mapping
-from contextlib import AsyncExitStack, aclosing, suppress
+from contextlib import AsyncExitStack
 from typing import Any
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
 
-from takhin_tiered import logs
 from takhin_tiered.api.byte_ranges import Unsatisfiable, http_date, is_named, may_resume, parse_range
 from takhin_tiered.api.problems import errors, problem_response
+from takhin_tiered.api.streaming import Streamed
 from takhin_tiered.api.tiered import TopicId
-from takhin_tiered.errors import TakhinError
-from takhin_tiered.reader.opened import OpenRange
 from takhin_tiered.tiered_storage import TieredStorage
 
 MEDIA_TYPE = "application/octet-stream"
 PROOF_HEADER = "X-Takhin-Proof"
-_STALLED_SECONDS = 300.0
-"""A client that takes nothing for so long is cut off."""
 
 _BYTES: dict[str, Any] = {"content": {MEDIA_TYPE: {"schema": {"type": "string", "format": "binary"}}}}
 _HEADERS: dict[str, Any] = {
@@ -110,74 +103,10 @@ async def _answer(storage: TieredStorage, request: Request, path: str, topic_id:
         status = 200 if wanted is None else 206
         if is_head:
             return Response(status_code=status, headers=headers, media_type=MEDIA_TYPE)
-        answer = Pieces(opened, start, end, status=status, headers=headers)
+        answer = Streamed(opened.pieces(start, end), status=status, headers=headers, media_type=MEDIA_TYPE)
         if not await answer.begin(request):
             # Nobody gets it.
             return Response(status_code=408)
         # From here on it is the answer that has the segment open.
         answer.stack = stack.pop_all()
         return answer
-
-
-class Pieces(Response):
-    """Bytes as they are read. A client that goes away ends the reading; an error cuts the connection."""
-
-    def __init__(self, opened: OpenRange, start: int, end: int, *, status: int, headers: Mapping[str, str]) -> None:
-        super().__init__(status_code=status, headers=headers, media_type=MEDIA_TYPE)
-        self.stack = AsyncExitStack()
-        self._opened = opened
-        self._pieces: AsyncGenerator[bytes, None] = opened.pieces(start, end)
-        self._first = b""
-
-    async def begin(self, request: Request) -> bool:
-        """Read the first piece, before a status is sent: an error still has one of its own then.
-
-        False if the client went away meanwhile.
-        """
-        reading = asyncio.ensure_future(anext(self._pieces, b""))
-        gone = asyncio.ensure_future(_until_gone(request.receive))
-        try:
-            await asyncio.wait([reading, gone], return_when=asyncio.FIRST_COMPLETED)
-            if not reading.done():
-                return False
-            self._first = reading.result()
-            return True
-        finally:
-            await _end(reading, gone)
-            if not self._first:
-                await self._pieces.aclose()
-
-    async def __call__(self, _: Scope, receive: Receive, send: Send) -> None:
-        async with self.stack, aclosing(self._pieces):
-            sending = asyncio.ensure_future(self._send(send))
-            gone = asyncio.ensure_future(_until_gone(receive))
-            try:
-                await asyncio.wait([sending, gone], return_when=asyncio.FIRST_COMPLETED)
-                if sending.done():
-                    sending.result()
-            except TakhinError as error:
-                # The answer stays too short, so the server closes the connection: that is how the client is told.
-                logs.logger().error("an answer broke off", code=error.code, error=str(error))
-            finally:
-                await _end(sending, gone)
-
-    async def _send(self, send: Send) -> None:
-        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        with suppress(OSError, TimeoutError):
-            piece = self._first
-            while piece:
-                async with asyncio.timeout(_STALLED_SECONDS):
-                    await send({"type": "http.response.body", "body": piece, "more_body": True})
-                piece = await anext(self._pieces, b"")
-            await send({"type": "http.response.body", "body": b""})
-
-
-async def _until_gone(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
-
-
-async def _end(*tasks: asyncio.Future[Any]) -> None:
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing
-from typing import Annotated
+from collections.abc import AsyncGenerator, Iterator
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Query
+from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 
 from takhin_tiered.api.problems import errors
-from takhin_tiered.reader.question import BATCHES, Isolation, Question, described_page
+from takhin_tiered.api.streaming import PIECE, Streamed, in_pieces, unless_gone
+from takhin_tiered.concurrency import in_thread
+from takhin_tiered.reader.question import BATCHES, Isolation, Question, written
 from takhin_tiered.tiered_storage import TieredStorage
 
+_RESPONSES: dict[int | str, dict[str, Any]] = {
+    200: {"content": {BATCHES: {"schema": {"type": "string", "format": "binary"}}}},
+    **errors(400, 404, 409, 500, 502, 503),
+}
 MAX_RECORDS = 10_000
 
 
@@ -38,8 +42,9 @@ class RecordsPage(BaseModel):
 def record_routes(storage: TieredStorage) -> APIRouter:
     routes = APIRouter(prefix="/api/v1/tiered", tags=["reading"])
 
-    @routes.get("/records", response_model=RecordsPage, responses=errors(400, 404, 500, 502, 503))
+    @routes.get("/records", response_model=RecordsPage, responses=_RESPONSES)
     async def records(  # noqa: PLR0917 - the framework gives them by name
+        request: Request,
         topic: Annotated[str, Query(min_length=1, max_length=249)],
         partition: Annotated[int, Query(ge=0, le=2**31 - 1)],
         offset: Annotated[int | None, Query(ge=0, le=2**63 - 1)] = None,
@@ -47,30 +52,49 @@ def record_routes(storage: TieredStorage) -> APIRouter:
         max_records: Annotated[int, Query(ge=1, le=MAX_RECORDS)] = 100,
         isolation: Isolation = Isolation.READ_UNCOMMITTED,
         topic_id: Annotated[str | None, Query(max_length=40, description="An earlier incarnation.")] = None,
-        accept: Annotated[str, Header(description=f"{BATCHES}: whole batches, as stored, without a maximum.")] = "",
     ) -> Response:
         """Records from an offset or a timestamp on, straight from the disk or the archive, without a restore.
 
-        An answer ends before a hole, and at the last record that consumers may see.
+        An answer ends before a hole, and at the last record that consumers may see. With the media type of batches in
+        `Accept`, it is whole record batches as they are stored, without a maximum, up to the end; one that breaks off
+        failed, and the same question from where it ended on tells why.
         """
         question = Question(topic, partition, offset, timestamp, isolation, topic_id)
-        if accept == BATCHES:
-            return await _streamed(storage.read_batches(question), BATCHES)
-        page = await storage.read_records(question, max_records)
-        return Response(json.dumps(described_page(page)), media_type="application/json")
+        if BATCHES in request.headers.get("accept", ""):
+            answer = Streamed(in_pieces(storage.read_batches(question)), media_type=BATCHES)
+            return answer if await answer.begin(request) else _nobody()
+        page = await unless_gone(request, storage.read_records(question, max_records))
+        if page is None:
+            return _nobody()
+        parts = written(page)
+        text = await in_thread(_take, parts)
+        if len(text) < PIECE:
+            return Response(text, media_type="application/json")
+        answer = Streamed(in_pieces(_rest(text, parts)), media_type="application/json")
+        return answer if await answer.begin(request) else _nobody()
 
     return routes
 
 
-async def _streamed(pieces: AsyncGenerator[bytes, None], media_type: str) -> Response:
-    """The first piece is read before the status is sent: an error until then has a status of its own."""
-    first = await anext(pieces, None)
+def _nobody() -> Response:
+    """The client is gone."""
+    return Response(status_code=408)
 
-    async def body() -> AsyncIterator[bytes]:
-        async with aclosing(pieces):
-            if first is not None:
-                yield first
-                async for piece in pieces:
-                    yield piece
 
-    return StreamingResponse(body(), media_type=media_type)
+def _take(parts: Iterator[bytes]) -> bytes:
+    """What makes a piece, or all that is left. In a thread: a record may have a hundred megabytes."""
+    found: list[bytes] = []
+    size = 0
+    for part in parts:
+        found.append(part)
+        size += len(part)
+        if size >= PIECE:
+            break
+    return b"".join(found)
+
+
+async def _rest(first: bytes, parts: Iterator[bytes]) -> AsyncGenerator[bytes, None]:
+    piece = first
+    while piece:
+        yield piece
+        piece = await in_thread(_take, parts)

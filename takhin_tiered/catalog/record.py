@@ -129,11 +129,16 @@ def archived_end(row: bytes) -> int:
 
 
 def is_older(row: bytes, timestamp: int) -> bool:
-    """Whether all records of an archived segment without local files are known to be older than a timestamp."""
+    """Whether all records of an archived segment are known to be older than a timestamp.
+
+    Not of one whose local files are not verified to equal the archived ones.
+    """
     flags = flags_of(row)
-    if not flags & _TIMED or flags & _LOCAL_BITS:
+    present = flags & _LOCAL_BITS
+    if not flags & _TIMED or (present and not flags & _PROVEN_IS_LOCAL):
         return False
-    last: int = _NUMBER.unpack_from(row, FLAGS.size + _ARCHIVE.size + _NUMBER.size * bool(flags & _ENCODED))[0]
+    at = FLAGS.size + 24 * present.bit_count() + _ARCHIVE.size + _NUMBER.size * bool(flags & _ENCODED)
+    last: int = _NUMBER.unpack_from(row, at)[0]
     return last < timestamp
 
 

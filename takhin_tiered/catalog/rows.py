@@ -212,9 +212,13 @@ class Rows:
         self, partition: Partition, timestamp: int, label: str | None = None, *, from_offset: int = 0
     ) -> Segment | None:
         """In the same log, the first segment from a base on that is not known to have only records older than this."""
-        for base, place, row in self._rows_of(partition, label):
-            if base >= from_offset and not is_older(row, timestamp):
-                return unpack(place.segment(base), row)
+        with self._guard:
+            for at, first, end in reversed([*self.lineage(partition).chain(label)]):
+                place = Place(*partition, at)
+                rows = self._rows.get(place, {})
+                for base in self._sorted_bases(place).irange(max(first, from_offset), end, inclusive=(True, False)):
+                    if not is_older(rows[base], timestamp):
+                        return unpack(place.segment(base), rows[base])
         return None
 
     def _sorted_bases(self, place: Place) -> SortedList[int]:

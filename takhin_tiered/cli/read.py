@@ -22,6 +22,7 @@ from takhin_tiered.reader.question import Isolation, Question
 from takhin_tiered.segments.names import parse_partition
 
 _PAGE = 1000
+_WRITTEN_AT_ONCE = 1 << 20
 
 
 class Format(StrEnum):
@@ -91,43 +92,50 @@ async def _print_records(view: View, question: Question, form: Format, at_most: 
     while at_most is None or printed < at_most:
         size = _PAGE if at_most is None or wanted is not None else min(_PAGE, at_most - printed)
         page = await view.records(question, size)
+        lines: list[bytes] = []
         for record in page["records"]:
-            if wanted is not None and record["key"] != wanted:
-                continue
-            _print(record, form)
-            printed += 1
-            if printed == at_most:
-                return
+            if wanted is None or record["key"] == wanted:
+                lines.append(_line(record, form))
+            if at_most is not None and printed + len(lines) == at_most:
+                break
+        printed += len(lines)
+        _write(b"".join(lines))
         if not page["records"] and page["next_offset"] == question.offset:
             return
         question = replace(question, offset=page["next_offset"], timestamp=None)
 
 
-def _print(record: dict[str, Any], form: Format) -> None:
+def _line(record: dict[str, Any], form: Format) -> bytes:
     if form is Format.JSON:
-        sys.stdout.write(json.dumps(record) + "\n")
-        return
-    value = b"" if record["value"] is None else base64.b64decode(record["value"])
-    _write(value + b"\n")
+        return json.dumps(record).encode() + b"\n"
+    return (b"" if record["value"] is None else base64.b64decode(record["value"])) + b"\n"
 
 
 def _write(data: bytes) -> None:
-    output: Any = sys.stdout
-    output.write_bytes(data)
+    if data:
+        output: Any = sys.stdout
+        output.write_bytes(data)
 
 
 async def _print_batches(view: View, question: Question) -> None:
     # Imported here: a command without a daemon does not need the HTTP client.
     from takhin_tiered.cli.remote import DaemonBrokeOff
 
-    position = LogPosition()
+    position, waiting, size = LogPosition(), list[bytes](), 0
     try:
         async with aclosing(view.batches(question)) as batches:
             async for piece in batches:
-                _write(piece)
                 position.pass_by(piece)
+                waiting.append(piece)
+                size += len(piece)
+                if size >= _WRITTEN_AT_ONCE:
+                    _write(b"".join(waiting))
+                    waiting, size = [], 0
     except DaemonBrokeOff:
         # The connection ends without a word. To ask for what would have come next tells why.
         if position.next_offset is not None:
             await view.records(replace(question, offset=position.next_offset, timestamp=None), 1)
         raise
+    finally:
+        # What came before a hole is given too.
+        _write(b"".join(waiting))

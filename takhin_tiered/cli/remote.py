@@ -142,7 +142,7 @@ class Remote:
         try:
             async with self._session.get(url, params=_query(question), headers=headers, timeout=_READING) as answer:
                 if not answer.ok:
-                    raise _refusal(answer, await answer.json(content_type=None))
+                    raise self._refused(answer, await answer.json(content_type=None))
                 async for piece in answer.content.iter_any():
                     yield piece
         except aiohttp.ClientPayloadError as error:
@@ -192,18 +192,21 @@ class Remote:
                 raise TypeError(f"status {answer.status} without a JSON object")
         except (aiohttp.ClientError, TimeoutError, OSError, TypeError, ValueError) as error:
             raise self._unresponsive(error) from error
-        if answer.status == 401:
-            has_one = "Authorization" in self._session.headers
-            wants = "refuses the API token of this command" if has_one else "requires its API token"
-            raise RemoteError(
-                f"the data directory is held by {self._holder.description}, and it {wants}",
-                hint="Run this command with the daemon's configuration (storage.tiered.api.token), or set "
-                "TAKHIN_STORAGE_TIERED_API_TOKEN",
-                code="unauthorized",
-            )
         if not answer.ok:
-            raise _refusal(answer, body)
+            raise self._refused(answer, body)
         return body
+
+    def _refused(self, answer: aiohttp.ClientResponse, body: Any) -> RemoteError:
+        if answer.status != 401:
+            return _refusal(answer, body)
+        has_one = "Authorization" in self._session.headers
+        wants = "refuses the API token of this command" if has_one else "requires its API token"
+        return RemoteError(
+            f"the data directory is held by {self._holder.description}, and it {wants}",
+            hint="Run this command with the daemon's configuration (storage.tiered.api.token), or set "
+            "TAKHIN_STORAGE_TIERED_API_TOKEN",
+            code="unauthorized",
+        )
 
 
 def _refusal(answer: aiohttp.ClientResponse, body: Any) -> RemoteError:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import closing
+import os
+import time
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from itertools import islice
 
@@ -12,7 +14,8 @@ from takhin_tiered.catalog.catalog import Catalog
 from takhin_tiered.concurrency import in_thread
 from takhin_tiered.disk.access import require_in_place
 from takhin_tiered.disk.files import DataDirs
-from takhin_tiered.disk.scan import ScanMemory, scan
+from takhin_tiered.disk.locate import scan_located
+from takhin_tiered.disk.scan import COARSEST_CLOCK, ScanMemory, scan
 from takhin_tiered.engine.brokers import look_at_brokers
 from takhin_tiered.engine.clock import Clock
 from takhin_tiered.engine.outlook import OutlookReader, is_compacted, read_directories
@@ -20,11 +23,12 @@ from takhin_tiered.engine.situation import Situation
 from takhin_tiered.errors import DiskError
 from takhin_tiered.metrics import Metrics
 from takhin_tiered.segments.listing import PartitionListing
-from takhin_tiered.segments.names import SegmentId
+from takhin_tiered.segments.names import Partition, SegmentId, parse_partition
 
 _LISTINGS_AT_ONCE = 4
 _WRITES_AT_ONCE = 20_000
 _CLOCKS_DIFFER_SECONDS = 3600.0
+_MOST_LOOKED = 100_000
 
 
 @dataclass(slots=True)
@@ -48,6 +52,8 @@ class Scanner:
     memory: ScanMemory = field(default_factory=ScanMemory)
     # Segments that left the disk before they were archived, with when that was seen; not yet in the journal.
     lost: list[tuple[float, str]] = field(default_factory=list)
+    # The directories of partitions as they stood at the last `look_at`.
+    _looked: dict[str, tuple[int, int, int]] = field(default_factory=dict)
 
     async def scan(self) -> Findings:
         """Scan the data directories, and take over what it shows. `DiskError` where one cannot be read.
@@ -88,6 +94,38 @@ class Scanner:
         for listing in found.unreadable:
             logs.logger().error("a partition cannot be read", partition=listing.directory, error=listing.problem)
         return found
+
+    async def look_at(self, partition: Partition, *, again: bool = False) -> None:
+        """Take over what stands in one partition's directory, if names in it have changed since the last such look.
+
+        Cheap, for readers: a broker may have rolled or deleted segments since the last scan. ``again``: look whether or
+        not they have. A directory that cannot be read stays as it is known.
+        """
+        name = f"{partition[0]}-{partition[1]}"
+        if parse_partition(name) != partition:
+            return
+        with suppress(OSError):
+            listing = await in_thread(self._changed, name, again=again)
+            if listing is not None and not listing.problem:
+                self._report_lost(self.catalog.observe(listing), listing)
+
+    def _changed(self, name: str, *, again: bool) -> PartitionListing | None:
+        root = self.data_dir.root_of(name)
+        if root is None:
+            parsed = parse_partition(name)
+            return PartitionListing(*parsed, {}, None) if again and parsed is not None else None
+        status = os.stat(name, dir_fd=root.fd, follow_symlinks=False)
+        now = status.st_mtime_ns, status.st_ino, status.st_dev
+        if not again and self._looked.get(name) == now:
+            return None
+        scanned = scan_located(self.data_dir, name)
+        if len(self._looked) >= _MOST_LOOKED:
+            self._looked.clear()
+        if time.time() - status.st_mtime > COARSEST_CLOCK:
+            self._looked[name] = now
+        else:
+            self._looked.pop(name, None)
+        return None if scanned is None else scanned.listing
 
     def _report_lost(self, identities: list[SegmentId], listing: PartitionListing | None) -> None:
         """Report segments that the broker deleted before they were archived: their records are lost."""

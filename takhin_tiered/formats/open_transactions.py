@@ -18,9 +18,9 @@ _CONTROL = 0x20
 class OpenTransactions:
     """Holds one number for each open transaction, and gives up above a limit."""
 
-    def __init__(self, ongoing: Mapping[int, int] = MappingProxyType({})) -> None:
+    def __init__(self, ongoing: Mapping[int, int] = MappingProxyType({}), most: int = MOST_OPEN_TRANSACTIONS) -> None:
         """``ongoing``: the first offset of those that are open before the first batch, by producer ID."""
-        self._first = dict(ongoing)
+        self._first, self._most = dict(ongoing), most
         self._too_many = False
 
     def note(self, attributes: int, producer: int, base_offset: int) -> None:
@@ -30,7 +30,7 @@ class OpenTransactions:
         if attributes & _CONTROL:
             self._first.pop(producer, None)
         elif producer not in self._first:
-            if len(self._first) >= MOST_OPEN_TRANSACTIONS:
+            if len(self._first) >= self._most:
                 self._too_many = True
             else:
                 self._first[producer] = base_offset

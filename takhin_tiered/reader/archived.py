@@ -20,13 +20,11 @@ class Proof(StrEnum):
     """What proves bytes that were read.
 
     ``chunk``: the checksum of each chunk in the manifest. ``object``: the manifest of an earlier release has only that
-    of the whole object, which was read once. ``batch``: nothing; the caller checks the CRCs of record batches.
-    ``local``: they came from the broker's own file.
+    of the whole object, which was read once. ``local``: they came from the broker's own file.
     """
 
     CHUNK = "chunk"
     OBJECT = "object"
-    BATCH = "batch"
     LOCAL = "local"
 
 
@@ -107,7 +105,7 @@ def proven_file(manifest: Manifest, kind: FileKind, checksums: tuple[int, ...], 
 def unproven_file(manifest: Manifest, kind: FileKind, size: int) -> ArchivedFile:
     """A file without checksums of chunks, in pieces of ``size`` bytes."""
     file = replace(manifest.files[kind], chunks=Chunks(size, ()))
-    return _made(replace(manifest, files={**manifest.files, kind: file}), kind, Proof.BATCH, None)
+    return _made(replace(manifest, files={**manifest.files, kind: file}), kind, Proof.OBJECT, None)
 
 
 def name_of(file: ManifestFile, chunk_size: int) -> str:

@@ -19,6 +19,7 @@ from takhin_tiered.engine.clock import Clock
 from takhin_tiered.engine.limits import Limits
 from takhin_tiered.engine.naming import known_segment
 from takhin_tiered.engine.preparation import Preparation
+from takhin_tiered.engine.scanning import Scanner
 from takhin_tiered.engine.situation import Situation
 from takhin_tiered.errors import Damaged, SegmentNotFound, TakhinError
 from takhin_tiered.metrics import Metrics
@@ -56,6 +57,7 @@ class ReaderParts:
     limits: Limits
     metrics: Metrics
     keys: Callable[[], KeyRing]
+    scanner: Scanner
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +118,8 @@ async def open_reader(state_dir: Path | None, parts: ReaderParts) -> AsyncIterat
 
 def log_reader(parts: ReaderParts, reader: Reader) -> LogReader:
     finder, indexes = Finder(parts.catalog, parts.data_dir, parts.situation), IndexCache()
-    return LogReader(parts.catalog, finder, reader, indexes, Outcomes(finder, reader, indexes))
+    outcomes = Outcomes(finder, reader, indexes)
+    return LogReader(parts.catalog, parts.scanner, parts.clock, finder, reader, indexes, outcomes)
 
 
 class Reads:
@@ -165,7 +168,7 @@ class Reads:
             page = await storage.read_records(Question("orders", 0, offset=1000))
 
         An answer ends before a hole, and at the last record that consumers may see. Raises `PartitionNotFound`,
-        `OffsetOutOfRange`, `OffsetInHole`, `ObjectCorrupt`, `NoKey`, `WrongKey`, or `StoreError`.
+        `OffsetOutOfRange`, `OffsetInHole`, `Damaged`, `NoKey`, `WrongKey`, or `StoreError`.
         """
         return await self._log.page(question, max_records)
 

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from crc32c import crc32c
 
+from takhin_tiered.concurrency import in_thread
 from takhin_tiered.formats import takhin
 from takhin_tiered.formats.batch import (
     CRC_COVERS_FROM,
@@ -18,11 +19,13 @@ from takhin_tiered.formats.batch import (
 )
 from takhin_tiered.formats.frames import LARGEST_HEAD, parse_frame
 from takhin_tiered.formats.index import KAFKA
-from takhin_tiered.formats.records import Undecodable
+from takhin_tiered.formats.records import Undecodable, as_bytes
 from takhin_tiered.reader.source import SegmentFile
 
 READ_SIZE = 4 << 20
 """Bytes of one read, but for a batch that is larger. What is read ahead of its use is no more than this."""
+_CHECKED_IN_PLACE = 4 << 20
+"""Bytes of a batch up to which a turn in a thread costs more than to check them in the event loop."""
 
 
 class RawBatch(NamedTuple):
@@ -33,6 +36,10 @@ class RawBatch(NamedTuple):
 
     header: Batch
     data: memoryview
+
+    def copy(self) -> bytes:
+        """Of a large batch, which was read by itself, there is no need for another one."""
+        return as_bytes(self.data)
 
 
 class Block(NamedTuple):
@@ -79,7 +86,10 @@ class Cursor:
             self._require_end(header, head)
             return None
         data = await self._bytes(header.size)
-        self._require_sound(header, data)
+        if header.size <= _CHECKED_IN_PLACE:
+            self._require_sound(header, data)
+        else:
+            await in_thread(self._require_sound, header, data)
         self._at += header.size
         self._last = header.last_offset
         return RawBatch(header, data)
@@ -109,15 +119,26 @@ class Cursor:
             at, last = after, base + last_delta
         self._at, self._last = at, last
 
+    @property
+    def next_offset(self) -> int:
+        """Behind the last batch that `next` gave; 0 before the first."""
+        return self._last + 1
+
     async def _bytes(self, count: int) -> memoryview:
         """The next bytes, fewer at the end of the log."""
         missing = count - (len(self._buffer) - self._at)
         end = self._position + len(self._buffer)
         if missing > 0 and end < self._file.size:
-            more = await self._file.read(end, min(self._file.size, end + max(missing, READ_SIZE)))
-            begun = self._buffer[self._at :]
-            self._buffer = memoryview(b"".join((begun, more))) if begun else memoryview(more)
-            self._position, self._at = end - len(begun), 0
+            if count > READ_SIZE:
+                # What is there of a large batch is read again: to copy it all takes longer.
+                self._position, self._at = self._position + self._at, 0
+                until = min(self._file.size, self._position + count)
+                self._buffer = memoryview(await self._file.read(self._position, until))
+            else:
+                more = await self._file.read(end, min(self._file.size, end + max(missing, READ_SIZE)))
+                begun = self._buffer[self._at :]
+                self._buffer = memoryview(b"".join((begun, more))) if begun else memoryview(more)
+                self._position, self._at = end - len(begun), 0
         return self._buffer[self._at : self._at + count]
 
     def _require_sound(self, header: Batch, data: memoryview) -> None:

@@ -31,12 +31,14 @@ class Bounds:
 class Found:
     """A segment, with the offsets that it holds: from its base to before ``end``.
 
-    ``following`` is the base offset of the next segment, None for the last one.
+    ``following`` is the base offset of the next segment, None for the last one. ``is_end_known``: else ``end`` is that,
+    and only its records tell where it ends.
     """
 
     segment: Segment
     end: int
     following: int | None
+    is_end_known: bool = True
 
     @property
     def is_followed_by_hole(self) -> bool:
@@ -59,15 +61,17 @@ class Finder:
         last = self.catalog.at_or_below(partition, MAX_OFFSET, label)
         if first is None or last is None:
             return None
-        end, mark = self._end_of(last, None), None
+        end, mark = self._end_of(last) or last.id.base_offset, None
         if self.situation.policy.kafka and last.local.log is not None:
             read_directories(self.situation.view, self.data_dir)
             mark = high_watermark(self.situation.view, partition)
-        if last.active:
+        if last.is_proven:
+            # It was archived below the high watermark, whoever writes behind it now.
+            mark = None
+        elif last.active:
             # Without a high watermark nothing tells which of its records may be read.
-            end = min(end, mark) if mark is not None else last.id.base_offset
-        elif mark is not None and not last.in_archive:
-            end = min(end, mark)
+            mark = last.id.base_offset if mark is None else mark
+        end = end if mark is None else min(end, mark)
         return Bounds(first.id.base_offset, max(end, first.id.base_offset))
 
     def find(self, partition: Partition, offset: int, label: str | None = None) -> Found | None:
@@ -84,22 +88,22 @@ class Finder:
         partition = segment.id.place.partition
         above = self.catalog.above(partition, segment.id.base_offset, label)
         following = None if above is None else above.id.base_offset
-        end = self._end_of(segment, following)
-        if following is not None and (end > following or is_compacted(self.situation.view, self.catalog, partition)):
+        end = self._end_of(segment)
+        if following is None:
+            return Found(segment, end or segment.id.base_offset, None, is_end_known=end is not None)
+        is_whole = is_compacted(self.situation.view, self.catalog, partition)
+        if end is None or end > following or is_whole:
             # What compaction removed is no hole; and where segments overlap, the later one counts.
-            end = following
+            return Found(segment, following, following, is_end_known=end is not None or is_whole)
         return Found(segment, end, following)
 
-    def _end_of(self, segment: Segment, following: int | None) -> int:
-        """One more than the last offset; where no file and no manifest tells it, the next segment's base."""
+    def _end_of(self, segment: Segment) -> int | None:
+        """One more than the last offset; None if neither the file nor the manifest tells it, or it has no record."""
         if segment.local.log is not None and not segment.is_proven:
             end = self._end_on_disk(segment)
         else:
             end = segment.archive.last_offset + 1 if segment.archive is not None else 0
-        base = segment.id.base_offset
-        if end > base:
-            return end
-        return base if following is None else following
+        return end if end > segment.id.base_offset else None
 
     def _end_on_disk(self, segment: Segment) -> int:
         stat = segment.local.log

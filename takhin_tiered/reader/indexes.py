@@ -11,7 +11,7 @@ from functools import partial
 from typing import TypeVar
 
 from takhin_tiered.concurrency import in_thread
-from takhin_tiered.errors import ObjectCorrupt
+from takhin_tiered.errors import Damaged
 from takhin_tiered.formats.detect import HEAD, detect
 from takhin_tiered.formats.index import OffsetIndex, TimeIndex, parse_offset_index, parse_time_index
 from takhin_tiered.formats.transactions import AbortedTransaction, ongoing, parse_aborted, parse_snapshot
@@ -77,13 +77,13 @@ class SegmentIndexes:
             return self._times
 
     async def aborted(self, source: SegmentSource) -> tuple[AbortedTransaction, ...]:
-        """The aborted transactions whose markers are in this segment. `ObjectCorrupt` if the file is malformed."""
+        """The aborted transactions whose markers are in this segment. `Damaged` if the file is malformed."""
         async with self._lock:
             if self._aborted is None:
                 try:
                     self._aborted = parse_aborted(await _content(source, FileKind.TXNINDEX))
                 except ValueError as error:
-                    raise ObjectCorrupt(
+                    raise Damaged(
                         f"segment {source.id.path} is damaged: {error}",
                         segment=source.id.path,
                         hint="Without it nothing tells which records were aborted. read_uncommitted does not need it",

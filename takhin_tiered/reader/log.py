@@ -7,24 +7,38 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 from takhin_tiered.catalog.catalog import Catalog
 from takhin_tiered.concurrency import in_thread
+from takhin_tiered.engine.clock import Clock
 from takhin_tiered.engine.naming import named_incarnation
-from takhin_tiered.errors import OffsetInHole, OffsetOutOfRange, PartitionNotFound
+from takhin_tiered.engine.scanning import Scanner
+from takhin_tiered.errors import OffsetInHole, OffsetOutOfRange, PartitionNotFound, SegmentChanged, SegmentNotFound
 from takhin_tiered.formats.records import Record
+from takhin_tiered.reader.cursor import RawBatch
 from takhin_tiered.reader.finder import Bounds, Finder, Found
 from takhin_tiered.reader.indexes import IndexCache
 from takhin_tiered.reader.outcomes import Outcomes, indexes_of
+from takhin_tiered.reader.prefetching import Prefetching
 from takhin_tiered.reader.question import Isolation, Question, RecordPage
 from takhin_tiered.reader.reader import Reader
-from takhin_tiered.reader.records import DecodedBatch, Reading, SegmentReader
+from takhin_tiered.reader.records import Reading, SegmentReader
 from takhin_tiered.reader.transactions import Aborted
 from takhin_tiered.segments.names import Partition
 
 _PAGE_BYTES = 16 << 20
-"""Keys and values of a page: what a caller has in memory at once, but for a single larger batch."""
+"""Keys, values and headers of a page: what a caller has in memory at once, but for a single larger batch."""
+_TRIES = 4
+
+
+class _Part(NamedTuple):
+    """A place in one segment, the offset up to which it is read, and what tells which batches were aborted."""
+
+    reading: Reading
+    end: int
+    aborted: Aborted | None
 
 
 @dataclass(slots=True)
@@ -38,11 +52,27 @@ class _Log:
     is_committed: bool
 
 
+@dataclass(slots=True)
+class _Page:
+    """What was read so far; ``next_offset`` is where to go on, None before the first batch."""
+
+    most: int
+    records: list[Record] = field(default_factory=list)
+    next_offset: int | None = None
+    size: int = 0
+
+    @property
+    def is_full(self) -> bool:
+        return len(self.records) >= self.most or self.size > _PAGE_BYTES
+
+
 @dataclass(frozen=True, slots=True)
 class LogReader:
-    """Reads records, whole batches, and finds offsets."""
+    """Reads records, and whole batches."""
 
     catalog: Catalog
+    scanner: Scanner
+    clock: Clock
     finder: Finder
     reader: Reader
     indexes: IndexCache
@@ -53,25 +83,17 @@ class LogReader:
 
         Raises `PartitionNotFound`, `OffsetOutOfRange`, `OffsetInHole`, and what reading a segment raises.
         """
-        log = await self._log_of(question)
-        records: list[Record] = []
-        next_offset, size = -1, 0
-        try:
-            async with aclosing(self._decoded(question, log)) as batches:
-                async for batch in batches:
-                    wanted = max_records - len(records)
-                    records += batch.records[:wanted]
-                    if len(batch.records) > wanted:
-                        return RecordPage(records, batch.records[wanted].offset)
-                    next_offset = batch.next_offset
-                    size += batch.header.size
-                    if len(records) == max_records or size > _PAGE_BYTES:
-                        return RecordPage(records, next_offset)
-        except OffsetInHole as hole:
-            if next_offset < 0:
-                raise
-            return RecordPage(records, hole.missing_from)
-        return RecordPage(records, max(log.end, question.offset or 0))
+        page = _Page(max_records)
+        for tries_left in reversed(range(_TRIES)):
+            log = await self._log_of(question, again=tries_left < _TRIES - 1)
+            try:
+                return await self._page(question, log, page)
+            except (SegmentChanged, SegmentNotFound):
+                # It moved, or the broker deleted it: what is known of it may be old.
+                if not tries_left:
+                    raise
+            question = _after(question, page.next_offset)
+        raise AssertionError
 
     async def batches(self, question: Question) -> AsyncGenerator[bytes, None]:
         """Whole batches as they stand in the log, to its end. `OffsetInHole` at a hole, and else as `page`.
@@ -79,85 +101,145 @@ class LogReader:
         The first one may begin below the offset. With `Isolation.READ_COMMITTED` those of aborted transactions, and
         control batches, are left out.
         """
-        log = await self._log_of(question)
-        async with aclosing(self._readings(question, log)) as readings:
-            async for reading, aborted in readings:
-                async for batch in reading.batches():
-                    header = batch.header
-                    if header.base_offset >= log.end and not header.hides_first_offset:
-                        return
-                    if aborted is not None and (header.is_control or await aborted.has(header)):
-                        continue
-                    yield bytes(batch.data)
+        tries_left, next_offset = _TRIES, None
+        while True:
+            log = await self._log_of(question, again=tries_left < _TRIES)
+            try:
+                async with aclosing(self._batches(question, log)) as batches:
+                    async for batch in batches:
+                        yield batch.copy()
+                        tries_left, next_offset = _TRIES, batch.header.last_offset + 1
+                return
+            except (SegmentChanged, SegmentNotFound):
+                tries_left -= 1
+                if not tries_left:
+                    raise
+            question = _after(question, next_offset)
 
-    async def _decoded(self, question: Question, log: _Log) -> AsyncGenerator[DecodedBatch, None]:
-        async with aclosing(self._readings(question, log)) as readings:
-            async for reading, aborted in readings:
-                async for batch in reading.records(last_stable=log.end, aborted=aborted):
-                    yield batch
+    async def _page(self, question: Question, log: _Log, page: _Page) -> RecordPage:
+        try:
+            async with aclosing(self._parts(question, log)) as parts:
+                async for part in parts:
+                    async with aclosing(
+                        part.reading.records(last_stable=part.end, aborted=part.aborted, most=page.most)
+                    ) as batches:
+                        async for batch in batches:
+                            wanted = page.most - len(page.records)
+                            page.records += batch.records[:wanted]
+                            if len(batch.records) > wanted:
+                                return RecordPage(page.records, batch.records[wanted].offset)
+                            page.next_offset = batch.next_offset
+                            page.size += max(batch.header.size, sum(map(_size_of, batch.records)))
+                            if page.is_full:
+                                return RecordPage(page.records, page.next_offset)
+        except OffsetInHole as hole:
+            if page.next_offset is None:
+                raise
+            return RecordPage(page.records, page.next_offset if hole.missing_from is None else hole.missing_from)
+        return RecordPage(page.records, max(log.end, question.offset or 0))
 
-    async def _log_of(self, question: Question) -> _Log:
+    async def _batches(self, question: Question, log: _Log) -> AsyncGenerator[RawBatch, None]:
+        async with Prefetching(self.reader) as prefetching, aclosing(self._parts(question, log, prefetching)) as parts:
+            async for part in parts:
+                async with aclosing(part.reading.batches()) as batches:
+                    async for batch in batches:
+                        header = batch.header
+                        if header.base_offset >= part.end and not header.hides_first_offset:
+                            break
+                        if part.aborted is not None and (header.is_control or await part.aborted.has(header)):
+                            continue
+                        yield batch
+
+    async def _log_of(self, question: Question, *, again: bool) -> _Log:
         partition = question.topic, question.partition
-        name = f"{question.topic}-{question.partition}"
+        await self.scanner.look_at(partition, again=again)
         label = self.catalog.lineage(partition).current
         if question.topic_id:
             label = named_incarnation(self.catalog, partition, question.topic_id)
         bounds = await in_thread(self.finder.bounds, partition, label)
         if bounds is None:
             raise PartitionNotFound(
-                f"nothing is known of partition {name}", hint="takhin-tiered ls --partitions lists all partitions"
+                f"nothing is known of partition {question.topic}-{question.partition}",
+                hint="takhin-tiered ls --partitions lists all partitions",
             )
         if question.isolation is Isolation.READ_UNCOMMITTED:
             return _Log(partition, label, bounds, bounds.end, is_committed=False)
+        if question.offset is not None:
+            # An offset that is not there is told before anything is read.
+            await self._at_offset(question.offset, _Log(partition, label, bounds, bounds.end, is_committed=True))
         end = await self.outcomes.last_stable_offset(partition, label, bounds)
         return _Log(partition, label, bounds, end, is_committed=True)
 
-    async def _readings(self, question: Question, log: _Log) -> AsyncGenerator[tuple[Reading, Aborted | None], None]:
-        """A place in each segment in turn, with what tells which of its batches were aborted."""
-        if question.offset is None:
-            found, offset = await self._at_time(question.timestamp or 0, log, 0), None
+    async def _parts(
+        self, question: Question, log: _Log, prefetching: Prefetching | None = None
+    ) -> AsyncGenerator[_Part, None]:
+        """What is to be read, segment after segment."""
+        offset = question.offset
+        if offset is None:
+            found = await self._at_time(question.timestamp or 0, log, 0)
         else:
-            offset = question.offset
             found = await self._at_offset(offset, log)
         while found is not None:
-            async with self.reader.open_segment(found.segment.id, proves_batches=True) as source:
+            following = None if prefetching is None else await in_thread(self.finder.next, found, log.label)
+            near_end = None
+            if prefetching is not None and following is not None and following.segment.id.base_offset < log.end:
+                near_end = prefetching.of(following.segment.id)
+            self.catalog.touch(found.segment.id, self.clock.now())
+            async with self.reader.open_segment(found.segment.id, near_end=near_end) as source:
                 segment = SegmentReader(source, await indexes_of(self.indexes, source))
                 if offset is None:
                     at = await segment.at_time(question.timestamp or 0)
                     reading = None if at is None else at[1]
+                    if reading is not None:
+                        await self._require_none_missing_before(found, reading.offset, log)
                 else:
                     reading = await segment.at_offset(offset)
                 if reading is not None:
                     offset = reading.offset
-                    yield reading, self.outcomes.aborted_from(found, log.label) if log.is_committed else None
+                    aborted = self.outcomes.aborted_from(found, log.label) if log.is_committed else None
+                    end = log.end if found.following is None else min(log.end, found.following)
+                    yield _Part(reading, end, aborted)
+                    offset = max(offset, min(reading.next_offset, end))
+            if offset is not None:
+                _require_read_to_its_end(found, offset, log)
+                offset = max(offset, found.end)
             if found.end >= log.end:
                 return
             if offset is None:
                 found = await self._at_time(question.timestamp or 0, log, found.segment.id.base_offset + 1)
                 continue
-            offset = max(offset, found.end)
             if found.is_followed_by_hole:
                 raise hole_behind(found)
             found = await in_thread(self.finder.next, found, log.label)
+            if found is None:
+                raise _changed(log, offset)
 
     async def _at_offset(self, offset: int, log: _Log) -> Found | None:
-        name = f"{log.partition[0]}-{log.partition[1]}"
+        """The segment of the offset; None at the end of the log."""
+        name = _name(log)
         if offset < log.bounds.start:
             raise OffsetOutOfRange(
                 f"offset {offset} of {name} is below the first one that is known, {log.bounds.start}",
                 next_offset=log.bounds.start,
+                hint=f"Read from offset {log.bounds.start} on",
             )
         if offset > log.bounds.end:
-            raise OffsetOutOfRange(f"offset {offset} of {name} is above the end, {log.bounds.end}", next_offset=None)
+            raise OffsetOutOfRange(
+                f"offset {offset} of {name} is above the end, {log.bounds.end}",
+                next_offset=None,
+                hint="Records that no consumer may see yet, in the active segment, are not read",
+            )
         if offset >= log.end:
             return None
         found = await in_thread(self.finder.find, log.partition, offset, log.label)
-        if found is not None and found.is_followed_by_hole and offset >= found.end:
+        if found is None:
+            raise _changed(log, offset)
+        if found.is_followed_by_hole and offset >= found.end:
             raise hole_behind(found, offset)
         return found
 
     async def _at_time(self, timestamp: int, log: _Log, from_offset: int) -> Found | None:
-        """The first segment from a base on that has a record not older than this, in milliseconds."""
+        """The first segment from a base on that may have a record not older than this, in milliseconds."""
         while True:
             segment = await in_thread(
                 self.catalog.not_older, log.partition, timestamp, log.label, from_offset=from_offset
@@ -165,14 +247,42 @@ class LogReader:
             if segment is None or segment.id.base_offset >= log.end:
                 return None
             base = segment.id.base_offset
-            # The time index of a local log may lack its last entries: only a walk through the batches is sure.
+            # The time index of a local log may lack its last entries: only a walk through the batches is sure. Of what
+            # an earlier release archived only the manifest tells.
             last = None
-            if segment.is_proven:
+            if segment.is_proven and segment.archive is not None and segment.archive.last_timestamp < 0:
                 manifest = await self.reader.manifests.get(segment.id)
                 last = manifest.last_timestamp if manifest is not None else None
             if last is None or last >= timestamp:
-                return await in_thread(self.finder.find, log.partition, base, log.label)
+                found = await in_thread(self.finder.find, log.partition, base, log.label)
+                if found is None:
+                    raise _changed(log, base)
+                return found
             from_offset = base + 1
+
+    async def _require_none_missing_before(self, found: Found, offset: int, log: _Log) -> None:
+        """The first record that is not older may be one that is missing, if nothing older stands behind the hole."""
+        base = found.segment.id.base_offset
+        if offset > base or base <= log.bounds.start:
+            return
+        before = await in_thread(self.finder.find, log.partition, base - 1, log.label)
+        if before is not None and before.is_followed_by_hole:
+            raise hole_behind(before)
+
+
+def _after(question: Question, next_offset: int | None) -> Question:
+    return question if next_offset is None else replace(question, offset=next_offset, timestamp=None)
+
+
+def _size_of(record: Record) -> int:
+    headers = sum(len(name) + len(value or b"") for name, value in record.headers)
+    return len(record.key or b"") + len(record.value or b"") + headers
+
+
+def _require_read_to_its_end(found: Found, offset: int, log: _Log) -> None:
+    """Where only the records tell where a segment ends, they have been read: up to before ``offset``."""
+    if found.following is not None and not found.is_end_known and offset < min(found.following, log.end):
+        raise hole_behind(replace(found, end=offset))
 
 
 def hole_behind(found: Found, offset: int | None = None) -> OffsetInHole:
@@ -184,3 +294,11 @@ def hole_behind(found: Found, offset: int | None = None) -> OffsetInHole:
         next_offset=found.following,
         hint=f"The next one that can be read is {found.following}",
     )
+
+
+def _name(log: _Log) -> str:
+    return f"{log.partition[0]}-{log.partition[1]}"
+
+
+def _changed(log: _Log, offset: int) -> SegmentChanged:
+    return SegmentChanged(f"the log of {_name(log)} changed at offset {offset} while it was read", hint="Read it again")

@@ -43,6 +43,11 @@ class OpenedSegment(Protocol):
     @property
     def open_transactions(self) -> tuple[tuple[int, int], ...] | None: ...
 
+    @property
+    def variant(self) -> str:
+        """Another one for other files beside the log, of those that may differ while the log is the same."""
+        ...
+
     def file(self, kind: FileKind) -> OpenedFile | None:
         """`NoKey` or `WrongKey` if it cannot be decrypted."""
         ...
@@ -82,6 +87,10 @@ class ArchivedSegment:
     def open_transactions(self) -> tuple[tuple[int, int], ...] | None:
         return self.manifest.open_transactions
 
+    @property
+    def variant(self) -> str:
+        return ""
+
     def file(self, kind: FileKind) -> OpenedFile | None:
         if kind not in self.manifest.files:
             return None
@@ -112,6 +121,12 @@ class LocalOpened:
     first_offset: int | None = None
     last_offset: int | None = None
     open_transactions: tuple[tuple[int, int], ...] | None = None
+
+    @property
+    def variant(self) -> str:
+        return "".join(
+            f"{kind}-{file.found.size:x}-{file.found.mtime_ns:x} " for kind, file in self.local.files.items()
+        )
 
     def file(self, kind: FileKind) -> LocalFile | None:
         opened = self.local.files.get(kind)

@@ -5,12 +5,14 @@ Source: Apache Kafka, ``ProducerStateManager`` for the last stable offset, ``Tra
 
 from __future__ import annotations
 
+import asyncio
+import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
 from takhin_tiered.concurrency import in_thread
-from takhin_tiered.errors import ObjectCorrupt, OffsetInHole, SegmentRefused
+from takhin_tiered.errors import Damaged, OffsetInHole, SegmentRefused
 from takhin_tiered.formats.batch import Batch
 from takhin_tiered.formats.open_transactions import OpenTransactions
 from takhin_tiered.formats.transactions import AbortedTransaction, ongoing, parse_snapshot
@@ -18,7 +20,7 @@ from takhin_tiered.reader.finder import Bounds, Finder, Found
 from takhin_tiered.reader.indexes import IndexCache, SegmentIndexes
 from takhin_tiered.reader.opened import ArchivedSegment, OpenedSegment
 from takhin_tiered.reader.reader import Reader
-from takhin_tiered.reader.records import SegmentReader
+from takhin_tiered.reader.records import Reading, SegmentReader
 from takhin_tiered.reader.transactions import Aborted
 from takhin_tiered.segments.names import FileKind, Partition, SegmentId
 
@@ -27,10 +29,11 @@ _MOST_WALKED = 1000
 
 @dataclass(slots=True)
 class _Walked:
-    """The open transactions up to ``last``, a batch of a log that grows."""
+    """The open transactions up to ``last``, a batch of a log that grows; None if it has not been walked."""
 
     open: OpenTransactions
-    last: Batch
+    last: Batch | None = None
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +52,7 @@ class Outcomes:
         top = await in_thread(self.finder.find, partition, bounds.end - 1, label)
         if top is None:
             return bounds.end
-        async with self.reader.open_segment(top.segment.id, proves_batches=True) as source:
+        async with self.reader.open_segment(top.segment.id) as source:
             still_open = source.open_transactions if bounds.end >= top.end else None
             if still_open is None:
                 still_open = await self._walk(source, bounds.end)
@@ -70,42 +73,67 @@ class Outcomes:
         return Aborted(from_here)
 
     async def _of(self, identity: SegmentId) -> _OfSegment:
-        async with self.reader.open_segment(identity, proves_batches=True) as source:
+        async with self.reader.open_segment(identity) as source:
             return _OfSegment(self, identity, source.open_transactions)
 
     async def _walk(self, source: OpenedSegment, end: int) -> tuple[tuple[int, int], ...]:
         """From the headers of all batches below ``end``, or of those that came since the last time."""
-        segment = SegmentReader(source, await indexes_of(self.indexes, source))
         walked = self._walked.get(source.id)
-        if walked is not None and walked.last.last_offset < end:
-            reading = await segment.at_offset(walked.last.base_offset)
+        if walked is None:
+            while len(self._walked) >= _MOST_WALKED:
+                del self._walked[next(iter(self._walked))]
+            walked = self._walked[source.id] = _Walked(OpenTransactions())
+        # One after the other: each goes on where the one before ended.
+        async with walked.lock:
+            segment = SegmentReader(source, await indexes_of(self.indexes, source))
+            last = walked.last
+            if last is not None and last.last_offset < end:
+                reading = await segment.at_offset(last.base_offset)
+                if reading is not None and await _go_on(reading, walked, end, behind=last):
+                    return walked.open.found() or ()
+            # A walk that is broken off leaves nothing behind that could be believed.
+            walked.last = None
+            walked.open = OpenTransactions(await self._open_before(source), sys.maxsize)
+            reading = await segment.at_offset(source.id.base_offset)
             if reading is not None:
-                async with aclosing(reading.batches()) as batches:
-                    first = await anext(batches, None)
-                    if first is not None and (first.header.base_offset, first.header.crc) == (
-                        walked.last.base_offset,
-                        walked.last.crc,
-                    ):
-                        async for batch in batches:
-                            if batch.header.base_offset >= end:
-                                break
-                            _note(walked.open, batch.header)
-                            walked.last = batch.header
-                        return walked.open.found() or ()
-        fresh, last = OpenTransactions(await _ongoing(source)), None
-        reading = await segment.at_offset(source.id.base_offset)
-        if reading is not None:
-            async with aclosing(reading.batches()) as batches:
-                async for batch in batches:
-                    if batch.header.base_offset >= end:
-                        break
-                    _note(fresh, batch.header)
-                    last = batch.header
-        if last is not None:
-            if len(self._walked) > _MOST_WALKED:
-                self._walked.clear()
-            self._walked[source.id] = _Walked(fresh, last)
-        return fresh.found() or ()
+                await _go_on(reading, walked, end)
+            return walked.open.found() or ()
+
+    async def _open_before(self, source: OpenedSegment) -> Mapping[int, int]:
+        """The transactions that are open where a segment begins; without a snapshot by the manifest before it."""
+        file = source.file(FileKind.SNAPSHOT)
+        if file is not None and file.size:
+            try:
+                return ongoing(parse_snapshot(await file.read(0, file.size)))
+            except ValueError as error:
+                raise Damaged(
+                    f"the producer snapshot of segment {source.id.path} is malformed: {error}",
+                    segment=source.id.path,
+                    hint="Without it nothing tells which transactions are open. read_uncommitted does not need it",
+                ) from error
+        base = source.id.base_offset
+        before = await in_thread(self.finder.find, source.id.place.partition, base - 1, source.id.label)
+        if before is None or before.end != base or before.segment.archive is None:
+            return {}
+        async with self.reader.open_segment(before.segment.id) as opened:
+            return dict(opened.open_transactions or ())
+
+
+async def _go_on(reading: Reading, walked: _Walked, end: int, *, behind: Batch | None = None) -> bool:
+    """Note all batches below ``end``; those that follow this one. False if it is not there any more."""
+    async with aclosing(reading.batches()) as batches:
+        if behind is not None:
+            first = await anext(batches, None)
+            if first is None or (first.header.base_offset, first.header.crc) != (behind.base_offset, behind.crc):
+                return False
+        async for batch in batches:
+            header = batch.header
+            if header.base_offset >= end:
+                break
+            if header.magic == 2:
+                walked.open.note(header.attributes, header.producer_id, header.base_offset)
+            walked.last = header
+    return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +145,7 @@ class _OfSegment:
     still_open: tuple[tuple[int, int], ...] | None
 
     async def aborted(self) -> tuple[AbortedTransaction, ...]:
-        async with self.outcomes.reader.open_segment(self.id, proves_batches=True) as source:
+        async with self.outcomes.reader.open_segment(self.id) as source:
             if isinstance(source, ArchivedSegment) and source.manifest.may_lack_files:
                 raise SegmentRefused(
                     f"segment {self.id.path} was archived by a release that left out transaction indexes: nothing "
@@ -125,44 +153,18 @@ class _OfSegment:
                     segment=self.id.path,
                     hint="read_uncommitted gives all records, aborted ones too",
                 )
-            indexes = await indexes_of(self.outcomes.indexes, source)
-            try:
-                return await indexes.aborted(source)
-            except ValueError as error:
-                raise _malformed(self.id, FileKind.TXNINDEX, error) from error
+            return await (await indexes_of(self.outcomes.indexes, source)).aborted(source)
 
     async def ongoing(self) -> Mapping[int, int] | None:
-        async with self.outcomes.reader.open_segment(self.id, proves_batches=True) as source:
-            return await _ongoing(source) if source.file(FileKind.SNAPSHOT) is not None else None
+        async with self.outcomes.reader.open_segment(self.id) as source:
+            if source.file(FileKind.SNAPSHOT) is None:
+                return None
+            return await (await indexes_of(self.outcomes.indexes, source)).ongoing(source)
 
 
 async def indexes_of(cache: IndexCache, source: OpenedSegment) -> SegmentIndexes:
-    """Those of the very bytes that are open."""
-    return cache.of((source.id, await source.tag(FileKind.LOG)))
-
-
-def _note(transactions: OpenTransactions, header: Batch) -> None:
-    if header.magic == 2:
-        transactions.note(header.attributes, header.producer_id, header.base_offset)
-
-
-async def _ongoing(source: OpenedSegment) -> Mapping[int, int]:
-    """The transactions that are open at the beginning of a segment; none if it has no producer snapshot."""
-    file = source.file(FileKind.SNAPSHOT)
-    if file is None or not file.size:
-        return {}
-    try:
-        return ongoing(parse_snapshot(await file.read(0, file.size)))
-    except ValueError as error:
-        raise _malformed(source.id, FileKind.SNAPSHOT, error) from error
-
-
-def _malformed(identity: SegmentId, kind: FileKind, error: ValueError) -> ObjectCorrupt:
-    return ObjectCorrupt(
-        f"the {kind} of segment {identity.path} is malformed: {error}",
-        segment=identity.path,
-        hint="Without it nothing tells which records were aborted. read_uncommitted gives them all",
-    )
+    """Those of the very bytes that are open. A broker may append to an index later than to the log."""
+    return cache.of((source.id, await source.tag(FileKind.LOG), source.variant))
 
 
 def _unknown_outcome(found: Found) -> OffsetInHole:
@@ -170,7 +172,7 @@ def _unknown_outcome(found: Found) -> OffsetInHole:
     return OffsetInHole(
         f"a transaction is open at offset {found.end} of {found.segment.id.directory}, and the offsets up to "
         f"{found.following - 1}, which may have its end, are neither on the disk nor in the archive",
-        missing_from=found.end,
+        missing_from=None,
         next_offset=found.following,
         hint="read_uncommitted gives its records",
     )

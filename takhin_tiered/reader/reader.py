@@ -48,16 +48,15 @@ class Reader:
 
     @asynccontextmanager
     async def open_segment(
-        self, identity: SegmentId, *, proves_batches: bool = False, near_end: Callable[[], None] = _nothing
+        self, identity: SegmentId, *, near_end: Callable[[], None] | None = None
     ) -> AsyncIterator[OpenedSegment]:
         """One segment: all that is read of it within comes from the same files, or the same objects.
 
-        ``proves_batches``: the caller checks the CRCs of batches itself, so objects of which nothing but the whole can
-        be proven need not be read whole. ``near_end`` is called once, when the end of a file in the archive is near.
+        ``near_end`` is called once, when the end of a file in the archive is near.
 
         Raises `SegmentNotFound`, `Damaged`, `StoreError`, and `SegmentChanged` if it left the disk and is not archived.
         """
-        opened = await self._open(identity, proves_batches=proves_batches, near_end=near_end)
+        opened = await self._open(identity, near_end or _nothing)
         try:
             yield opened
         finally:
@@ -80,7 +79,7 @@ class Reader:
     async def prefetch(self, identity: SegmentId) -> None:
         """Bring the first chunks of an archived segment's log into memory, if there is room. It never fails."""
         with suppress(TakhinError):
-            async with self.open_segment(identity, proves_batches=True) as segment:
+            async with self.open_segment(identity) as segment:
                 file = segment.file(FileKind.LOG)
                 if isinstance(file, ArchivedReader):
                     await file.prefetch()
@@ -110,9 +109,7 @@ class Reader:
         await self._quarantine(file.id, error)
         return error
 
-    async def _open(
-        self, identity: SegmentId, *, proves_batches: bool, near_end: Callable[[], None]
-    ) -> ArchivedSegment | LocalOpened:
+    async def _open(self, identity: SegmentId, near_end: Callable[[], None]) -> ArchivedSegment | LocalOpened:
         # It may move between the two while it is looked for.
         for _ in range(_LOOKS):
             segment = self.catalog.get(identity)
@@ -122,8 +119,7 @@ class Reader:
                 return local
             manifest = await self._manifest(identity)
             if manifest is not None:
-                make = partial(self._archived, manifest, near_end=near_end, proves_batches=proves_batches)
-                return ArchivedSegment(manifest, make)
+                return ArchivedSegment(manifest, partial(self._archived, manifest, near_end=near_end))
         segment = self.catalog.get(identity)
         if segment is None:
             raise SegmentNotFound(
@@ -181,14 +177,10 @@ class Reader:
                 return await self.manifests.get(identity)
         return None
 
-    def _archived(
-        self, manifest: Manifest, kind: FileKind, *, near_end: Callable[[], None], proves_batches: bool
-    ) -> ArchivedReader:
+    def _archived(self, manifest: Manifest, kind: FileKind, *, near_end: Callable[[], None]) -> ArchivedReader:
         if is_proven_by_chunks(manifest, kind):
             return ArchivedReader(self.fetcher, chunked_file(manifest, kind, self.keys()), near_end)
         unproven = self.whole.unproven(manifest, kind)
-        if proves_batches and kind is FileKind.LOG:
-            return ArchivedReader(self.fetcher, unproven, near_end)
         return ArchivedReader(self.fetcher, unproven, near_end, lambda: self.whole.prove(manifest, kind))
 
     async def _quarantine(self, identity: SegmentId, error: Damaged) -> None:

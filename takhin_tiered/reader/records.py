@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager
+from itertools import islice
 from typing import NamedTuple
 
 from takhin_tiered.concurrency import in_thread
-from takhin_tiered.errors import ObjectCorrupt, SegmentRefused
+from takhin_tiered.errors import Damaged, SegmentRefused
 from takhin_tiered.formats.batch import Batch
-from takhin_tiered.formats.records import Record, Undecodable, decode
+from takhin_tiered.formats.records import Record, Undecodable, decoded
 from takhin_tiered.reader.cursor import Block, Cursor, RawBatch
 from takhin_tiered.reader.indexes import SegmentIndexes
 from takhin_tiered.reader.seeking import OffsetAndTimestamp, seek_offset, seek_time
@@ -38,6 +39,11 @@ class Reading:
     def __init__(self, segment: SegmentId, cursor: Cursor, offset: int) -> None:
         self._segment, self._cursor, self.offset = segment, cursor, offset
 
+    @property
+    def next_offset(self) -> int:
+        """Behind what was read."""
+        return self._cursor.next_offset
+
     async def batches(self) -> AsyncGenerator[RawBatch, None]:
         """Whole batches, control batches too. The first one may begin below the offset."""
         while True:
@@ -57,12 +63,12 @@ class Reading:
             yield block
 
     async def records(
-        self, *, last_stable: int | None = None, aborted: Aborted | None = None
+        self, *, last_stable: int | None = None, aborted: Aborted | None = None, most: int | None = None
     ) -> AsyncGenerator[DecodedBatch, None]:
         """The records, batch by batch; of a control batch none.
 
         No record at or above ``last_stable`` is given. With ``aborted``, for ``read_committed``, none of an aborted
-        transaction either.
+        transaction either. Of a batch with more than ``most`` records for the reader there is one more, and no others.
         """
         async for batch in self.batches():
             header = batch.header
@@ -73,8 +79,8 @@ class Reading:
                 yield DecodedBatch(header, [], end)
                 continue
             with damage_of(self._segment):
-                records = await _decode(batch)
-            yield DecodedBatch(header, [each for each in records if self.offset <= each.offset < end], end)
+                records = await _decode(batch, self.offset, end, most)
+            yield DecodedBatch(header, records, end)
             if end <= header.last_offset:
                 return
 
@@ -82,7 +88,7 @@ class Reading:
 class SegmentReader:
     """Reads one segment. ``indexes`` are its own, as an `IndexCache` keeps them.
 
-    Damage raises `ObjectCorrupt`, which names segment, position and offset; nothing of a damaged batch is given.
+    Damage raises `Damaged`, which names segment, position and offset; nothing of a damaged batch is given.
     """
 
     def __init__(self, source: SegmentSource, indexes: SegmentIndexes) -> None:
@@ -134,14 +140,24 @@ def damage_of(segment: SegmentId) -> Iterator[None]:
     try:
         yield
     except Undecodable as error:
-        raise ObjectCorrupt(
+        raise Damaged(
             f"segment {segment.path} is damaged: {error}",
             segment=segment.path,
             hint="Nothing of this batch was given out. takhin-tiered verify tells whether the archive is damaged too",
         ) from error
 
 
-async def _decode(batch: RawBatch) -> list[Record]:
+async def _decode(batch: RawBatch, first: int, end: int, most: int | None) -> list[Record]:
+    """Those from ``first`` to before ``end``, one more than ``most`` at most."""
+
+    def wanted() -> list[Record]:
+        return [
+            *islice(
+                (each for each in decoded(batch.data, batch.header) if first <= each.offset < end),
+                None if most is None else most + 1,
+            )
+        ]
+
     if len(batch.data) <= (_DECOMPRESSED_IN_PLACE if batch.header.codec else _DECODED_IN_PLACE):
-        return decode(batch.data, batch.header)
-    return await in_thread(decode, batch.data, batch.header)
+        return wanted()
+    return await in_thread(wanted)

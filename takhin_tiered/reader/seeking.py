@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from takhin_tiered.concurrency import in_thread
 from takhin_tiered.formats.index import OffsetIndex, Span, TimeEntry, TimeIndex
-from takhin_tiered.formats.records import Undecodable, decode, first_of
+from takhin_tiered.formats.records import Undecodable, decoded, first_of
 from takhin_tiered.reader.cursor import READ_SIZE, Cursor, RawBatch
 
 _BATCH_MARGIN = 1 << 20
 """What a batch may take of which only the position is known: ``message.max.bytes`` of a broker, by default."""
+_DECODED_IN_PLACE = 4 << 10
+"""Bytes of a batch up to which a turn in a thread costs more than to decode it."""
 
 
 class OffsetAndTimestamp(NamedTuple):
@@ -68,7 +71,7 @@ async def _is_true(cursor: Cursor, position: int, offset: int) -> bool:
             return False
         first = batch.header.base_offset
         if batch.header.hides_first_offset and first > offset:
-            first = first_of(bytes(batch.data), batch.header).offset
+            first = (await in_thread(first_of, batch.copy(), batch.header)).offset
     except Undecodable:
         # An entry may point into the middle of a batch. If the batch itself is damaged, the next try finds out.
         return False
@@ -91,16 +94,19 @@ async def _pass_entry(cursor: Cursor, entry: TimeEntry, timestamp: int) -> bool:
 
 async def _first_at(cursor: Cursor, timestamp: int) -> OffsetAndTimestamp | None:
     while (batch := await cursor.next()) is not None:
-        if batch.header.max_timestamp >= timestamp and (found := _first_in(batch, timestamp)) is not None:
-            cursor.push_back(batch)
-            return found
+        if batch.header.max_timestamp >= timestamp:
+            in_place = len(batch.data) <= _DECODED_IN_PLACE
+            found = _first_in(batch, timestamp) if in_place else await in_thread(_first_in, batch, timestamp)
+            if found is not None:
+                cursor.push_back(batch)
+                return found
     return None
 
 
 def _first_in(batch: RawBatch, timestamp: int) -> OffsetAndTimestamp | None:
     if batch.header.is_control:
         return OffsetAndTimestamp(batch.header.base_offset, batch.header.max_timestamp)
-    for record in decode(batch.data, batch.header):
+    for record in decoded(batch.data, batch.header):
         if record.timestamp >= timestamp:
             return OffsetAndTimestamp(record.offset, record.timestamp)
     return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 
+from takhin_tiered.concurrency import in_thread
 from takhin_tiered.reader.archived import ArchivedFile, Proof
 from takhin_tiered.reader.fetching import Fetcher
 from takhin_tiered.reader.memory import Chunk
@@ -15,6 +16,8 @@ _SCAN = 32 << 20
 """A reader that has read so many bytes in order reads on, and hardly again: the cache is spared the rest."""
 PIECE = 256 << 10
 """Bytes that a reader gets at a time: few, as each of them may have stalled with one."""
+_JOINED_IN_PLACE = 16 << 20
+"""Bytes up to which a turn in a thread costs more than to join them in the event loop."""
 
 
 class ArchivedReader:
@@ -66,7 +69,9 @@ class ArchivedReader:
             finally:
                 self._rest()
             self._expected = end
-            return parts[0] if len(parts) == 1 else b"".join(parts)
+            if len(parts) == 1:
+                return parts[0]
+            return b"".join(parts) if end - start <= _JOINED_IN_PLACE else await in_thread(b"".join, parts)
 
     async def pieces(self, start: int, end: int) -> AsyncGenerator[bytes, None]:
         """The same bytes in small pieces, for a reader who may be slow. One at a time for each file."""

@@ -106,20 +106,6 @@ async def test_an_archive_of_an_earlier_release_is_read_whole_once(broker: Broke
         assert storage.metrics.bytes_moved() == before
 
 
-async def test_a_caller_that_proves_batches_is_given_pieces(broker: Broker, tmp_path: Path) -> None:
-    async with archived(broker, tmp_path / "store") as (storage, objects, path):
-        objects.without_chunks(path)
-        (segment,) = parts(storage).catalog.archived()
-        (tmp_path / "store" / path).write_bytes(b"\xff" + broker.files[path][1:])
-        async with storage._reader.open_segment(segment.id, proves_batches=True) as opened:
-            file = opened.file(FileKind.LOG)
-            assert file is not None
-            assert (file.proof, (await file.read(0, 10))[0]) == ("batch", 0xFF)
-        # Nothing that nobody proved is given to others.
-        with pytest.raises(Damaged, match="SHA-256"):
-            await read(storage, path, 0, 10)
-
-
 async def test_local_bytes_come_from_the_disk(broker: Broker, tmp_path: Path) -> None:
     path = broker.segments("orders-0", 1)[0]
     active = broker.segment("other-0", age_hours=0.0)
