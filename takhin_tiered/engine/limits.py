@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from takhin_tiered.engine.turns import Turns
 from takhin_tiered.pace import Pace
+
+
+async def _nobody(_: int) -> None:
+    """There is no cache that could make room."""
 
 
 @dataclass(slots=True)
@@ -27,6 +32,8 @@ class Limits:
     ranges: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(8))
     # One restore at a time looks at what stands in a partition, and places its files there.
     placing: asyncio.Lock = field(default_factory=asyncio.Lock)
+    # Lets a cache on this device make room for what restores have reserved there. The cache sets it.
+    give_way: Callable[[int], Awaitable[None]] = _nobody
 
     def share_processors(self) -> None:
         """Checksums take half of the processors: the process also serves requests."""

@@ -237,6 +237,13 @@ class Restorer:
         """Reserve the disk's room for them, beside what others reserve. Those that find none have `DiskFull`."""
         root, free = await in_thread(_free_for, self.data_dir, tasks[0].id)
         held, taken = self.data_dir.held, 0
+        if free - held[root.device] - self.limits.reserve_bytes < (needed := sum(task.arriving.size for task in tasks)):
+            held[root.device] += needed
+            try:
+                await self.limits.give_way(root.device)
+            finally:
+                held[root.device] -= needed
+            root, free = await in_thread(_free_for, self.data_dir, tasks[0].id)
         for task in tasks:
             size, usable = task.arriving.size, max(0, free - held[root.device] - self.limits.reserve_bytes)
             if usable < size:

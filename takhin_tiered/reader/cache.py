@@ -60,6 +60,8 @@ class DiskCache:
         self._gone: set[ChunkName] = set()
         self._work = asyncio.Event()
         self._idle = asyncio.Event()
+        # Room is made and used by one at a time.
+        self._one_writes = asyncio.Lock()
         self._paused_until = 0.0
 
     @classmethod
@@ -148,6 +150,13 @@ class DiskCache:
         if self._queue or self._queued:
             await self._idle.wait()
 
+    async def give_way(self) -> None:
+        """Unlink what its bound does not allow any more, now."""
+        try:
+            await self._shrink()
+        except OSError as error:
+            self._pause(error)
+
     async def get(self, name: str) -> tuple[int, ...] | None:
         """Checksums of an object that was proven as a whole; see `KnownChecksums`."""
         try:
@@ -188,11 +197,12 @@ class DiskCache:
             self._work.clear()
             try:
                 # Restored segments, whose leases end, and others' files take room too.
-                await self._make_room(0)
+                await self._shrink()
                 while self._queue:
                     name, stored = self._queue.popleft()
                     try:
-                        await self._write(name, stored)
+                        async with self._one_writes:
+                            await self._write(name, stored)
                     finally:
                         del self._queued[name]
                 await self._tell_index()
@@ -202,6 +212,10 @@ class DiskCache:
                 self._pause(error)
             if not self._queue:
                 self._idle.set()
+
+    async def _shrink(self) -> None:
+        async with self._one_writes:
+            await self._make_room(0)
 
     async def _write(self, name: ChunkName, stored: bytes) -> None:
         size = _on_disk(len(stored))

@@ -97,6 +97,13 @@ async def open_reader(state_dir: Path | None, parts: ReaderParts) -> AsyncIterat
                 logs.logger().warning("there is no disk cache: reads go on without it", error=str(error))
             else:
                 cache, known = on_disk, on_disk
+                device = directory.stat().st_dev
+
+                async def give_way(wanted: int) -> None:
+                    if wanted == device:
+                        await on_disk.give_way()
+
+                parts.limits.give_way = give_way
 
         async def on_damage(file: ArchivedFile, error: Damaged) -> TakhinError:
             return await reader.on_damage(file, error)

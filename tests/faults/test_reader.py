@@ -178,6 +178,18 @@ async def test_memory_is_bounded_whatever_the_number_of_readers(broker: Broker, 
         assert not any(chunk.users for chunk in memory._chunks.values())
 
 
+async def test_the_next_segment_may_be_fetched_ahead(broker: Broker, bucket: Bucket) -> None:
+    async with behind(broker, bucket) as (storage, between, path):
+        await storage._reader.prefetch(storage_id(storage))
+        assert gets(between, path) == [f"bytes=0-{3 * CHUNK - 1}"]
+        assert await read(storage, path, 0, 2 * CHUNK) == broker.files[path][: 2 * CHUNK]
+        assert len(gets(between, path)) == 1
+        # Whatever is wrong there, it is told to whoever reads it.
+        between.faults.append(Fault(Kind.DENIED, "GET", path))
+        storage._reader.manifests._known.clear()
+        await storage._reader.prefetch(storage_id(storage))
+
+
 async def test_a_stalled_reader_does_not_stop_the_others(broker: Broker, bucket: Bucket) -> None:
     async with behind(broker, bucket, local_cache_size_mb=0) as (storage, _, path):
         storage._reader.fetcher.memory.limit = CHUNK
@@ -365,3 +377,35 @@ async def test_of_a_long_scan_only_the_beginning_is_written_to_the_cache(
         between.heads.clear()
         await scan()
         assert gets(between, path) == []
+
+
+async def test_the_cache_gives_way_to_a_restore(tmp_path: Path) -> None:
+    small = tmp_path / "small"
+    small.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=7500k", "tmpfs", str(small)]
+    if subprocess.run(mount, check=False, capture_output=True).returncode:
+        pytest.skip("a disk of its own cannot be mounted here")
+    try:
+        broker = Broker(small / "data")
+        broker.root.mkdir()
+        settings = directory_settings(broker, tmp_path / "store", restore_reserve_mb=0.5)
+        paths = [broker.segment("orders-0", size=2_500_000) for _ in range(2)]
+        broker.segment("orders-0")
+        async with TieredStorage.open(settings) as storage:
+            cache = storage._reader.fetcher.cache
+            assert isinstance(cache, DiskCache)
+            for path in paths:
+                await storage.archive_segment(path)
+                Objects.of_directory(tmp_path / "store").cut(path, CHUNK)
+                async with storage.open_range(path) as opened:
+                    async for _ in opened:
+                        await cache.written()
+            free = os.statvfs(small).f_bavail * 4096
+            assert cache.size >= 4_500_000
+            assert free - (512 << 10) < len(broker.files[paths[0]])
+            await storage.restore_segment(paths[0])
+            assert broker.is_whole(paths[0])
+            assert 0 < cache.size < 4_500_000
+            assert await read(storage, paths[1]) == broker.files[paths[1]]
+    finally:
+        subprocess.run(["umount", small], check=True)
