@@ -13,6 +13,7 @@ from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from crc32c import crc32c
@@ -25,6 +26,7 @@ from takhin_tiered.reader.cache_index import CacheIndex, Row
 from takhin_tiered.reader.memory import ChunkName
 from takhin_tiered.reader.slru import SegmentedLru
 
+MOST_CHUNKS = 200_000
 _BLOCK = 4096
 _TEMP = ".tmp"
 _QUEUE_BYTES = 16 << 20
@@ -78,9 +80,11 @@ class DiskCache:
                 yield cache
             finally:
                 writer.cancel()
-                await asyncio.gather(writer, return_exceptions=True)
+                (ended,) = await asyncio.gather(writer, return_exceptions=True)
                 with suppress(*_ERRORS):
                     await cache._tell_index()
+                if isinstance(ended, Exception):
+                    raise ended
         finally:
             with suppress(*_ERRORS):
                 await index.close()
@@ -238,6 +242,9 @@ class DiskCache:
             if size:
                 return False
             victims = [name for name in self._lru if name not in self._reading]
+        if size and len(self._lru) - len(victims) >= MOST_CHUNKS:
+            # Small ones take little of the disk, but each takes memory.
+            victims += islice((name for name in self._lru if name not in {*victims, *self._reading}), 1)
         if victims:
             # They count until they are gone. One that is read meanwhile is not found, and fetched.
             await in_thread(_unlink, [self._path(name) for name in victims])

@@ -15,6 +15,7 @@ from collections.abc import Callable, Hashable, Iterator
 from typing import Generic, TypeVar
 
 PROTECTED_SHARE = 0.8
+MOST_LEFT = 100_000
 
 Name = TypeVar("Name", bound=Hashable)
 
@@ -81,7 +82,7 @@ class SegmentedLru(Generic[Name]):
         """One that was read and not kept: if it is read again soon, it is worth its place."""
         self._left_size += size - self._left.pop(name, 0)
         self._left[name] = size
-        while self._left_size > limit and self._left:
+        while self._left and (self._left_size > limit or len(self._left) > MOST_LEFT):
             self._left_size -= self._left.popitem(last=False)[1]
 
     def victims(self, limit: int, may_leave: Callable[[Name], bool] = lambda _: True) -> list[Name] | None:

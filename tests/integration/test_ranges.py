@@ -415,3 +415,14 @@ async def test_a_scan_does_not_push_out_of_the_cache_what_is_read_repeatedly(bro
         before = storage.metrics.bytes_moved()
         assert await read(storage, paths[0], 0, 8 * CHUNK) == broker.files[paths[0]][: 8 * CHUNK]
         assert storage.metrics.bytes_moved() == before
+
+
+async def test_the_number_of_cached_chunks_is_bounded(
+    broker: Broker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("takhin_tiered.reader.cache.MOST_CHUNKS", 4)
+    async with archived(broker, tmp_path / "store") as (storage, objects, path):
+        objects.cut(path, CHUNK)
+        assert await read(storage, path) == broker.files[path]
+        await disk_cache(storage).written()
+        assert len(disk_cache(storage)._lru) == 4

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from takhin_tiered.reader import slru
 from takhin_tiered.reader.slru import PROTECTED_SHARE, SegmentedLru
 
 LIMIT = 10
@@ -72,6 +74,14 @@ def test_what_was_only_remembered_is_protected_when_it_is_read_again() -> None:
     use(cache, "c")
     use(cache, "a")
     assert (cache.is_protected("c"), cache.is_protected("a"), cache.has_left("c")) == (True, False, False)
+
+
+def test_the_number_of_those_that_left_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slru, "MOST_LEFT", 3)
+    cache: SegmentedLru[str] = SegmentedLru()
+    for name in "abcdef":
+        cache.remember(name, 0, LIMIT)
+    assert [name for name in "abcdef" if cache.has_left(name)] == list("def")
 
 
 def test_one_that_is_used_now_does_not_leave() -> None:
