@@ -196,13 +196,13 @@ class TieredStorage(Reads):
         return parts.infos.info_of(segment)
 
     async def restore_segment(
-        self, path: str, *, topic_id: str | None = None, force: bool = False, lease: float | None = None
+        self, path: str, *, topic_id: str | None = None, force: bool = False, lease: float | None = None, by: str = ""
     ) -> SegmentInfo:
         """Bring a segment back, and keep it for its lease. Success if it was restored already.
 
         Of the incarnation that is on the disk, or was archived last, unless ``topic_id`` names another. Beside Kafka
         one that leaves a gap, or that Kafka would delete again, is refused unless ``force`` is set. ``lease`` is in
-        seconds, `Settings.restore_lease_hours` without it.
+        seconds, `Settings.restore_lease_hours` without it. ``by`` says who asks, for those who see the lease.
         """
         SegmentId.parse(path)
         parts = self._parts
@@ -215,7 +215,7 @@ class TieredStorage(Reads):
                     raise SegmentRefused("; ".join(choice.problems), segment=identity.path)
             partition = identity.place.partition
             log = named_incarnation(parts.catalog, partition, topic_id) if topic_id else None
-            segment = await parts.restores.restore(ToRestore(identity, lease, log, logs.correlation_id()))
+            segment = await parts.restores.restore(ToRestore(identity, lease, log, logs.correlation_id(), by))
         return parts.infos.info_of(segment)
 
     def room_bytes(self) -> tuple[int, int]:

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
 from pydantic import BaseModel, Field
+from starlette.requests import Request
 from starlette.responses import Response
 
 from takhin_tiered.api.problems import errors
@@ -34,6 +35,7 @@ class RestoreRequest(SegmentRequest):
         default=False, description="Beside Kafka: restore even if it leaves a gap, or Kafka would delete it again."
     )
     lease_hours: float | None = Field(default=None, ge=0, le=1e6)
+    requested_by: str = Field(default="", max_length=200, description="Who asks, and why: shown with the lease.")
 
 
 class ChoiceRequest(BaseModel):
@@ -88,10 +90,13 @@ def tiered_routes(storage: TieredStorage) -> APIRouter:
         return Done(message="segment archived successfully")
 
     @routes.post("/restore", responses=errors(400, 404, 409, 500, 503, 507))
-    async def restore(request: RestoreRequest) -> Done:
+    async def restore(request: RestoreRequest, http: Request) -> Done:
         """Bring one segment back to the disk, for its lease."""
         lease = None if request.lease_hours is None else request.lease_hours * 3600
-        await storage.restore_segment(request.segment_path, topic_id=request.topic_id, force=request.force, lease=lease)
+        who = request.requested_by or f"HTTP client {http.client.host if http.client else 'unknown'}"
+        await storage.restore_segment(
+            request.segment_path, topic_id=request.topic_id, force=request.force, lease=lease, by=who
+        )
         return Done(message="segment restored successfully")
 
     @routes.post("/restore/plan", responses=errors(400, 404, 413, 500, 503))

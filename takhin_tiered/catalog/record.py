@@ -37,11 +37,11 @@ _LENGTH = struct.Struct("<I")
 # A listing's rows use the bits below these, and the bits of the local files after them.
 _ARCHIVED, _PROVEN_IS_LOCAL, _LEASED, _READ, _FAILED = (1 << bit for bit in range(2, 7))
 _PROVEN_SHIFT = LOCAL_SHIFT + KINDS
-_QUARANTINED, _DAMAGED, _ENCODED, _TIMED = (1 << (_PROVEN_SHIFT + KINDS + place) for place in range(4))
+_QUARANTINED, _DAMAGED, _ENCODED, _TIMED, _REQUESTED = (1 << (_PROVEN_SHIFT + KINDS + place) for place in range(5))
 # The numbers behind an archive's fields, in this order.
 _NUMBERS = _ENCODED | _TIMED
 # The texts are at the end, in this order, each after its length.
-_TEXTS = (_DAMAGED, _FAILED, _QUARANTINED)
+_TEXTS = (_DAMAGED, _FAILED, _QUARANTINED, _REQUESTED)
 _LOCAL_BITS = ALL_KINDS << LOCAL_SHIFT
 _SEEN_BITS = ACTIVE | SETTLED | _LOCAL_BITS
 # After the flags come the log's size and its modification time.
@@ -50,7 +50,7 @@ _LOG_TIME_AT = FLAGS.size + 8
 
 
 def pack(segment: Segment) -> bytes:
-    archive = segment.archive
+    archive, lease_by = segment.archive, segment.lease_by if segment.lease_until else ""
     proven = archive.proven if archive else NO_FILES
     shared = bool(proven) and proven == segment.local
     flags = (
@@ -65,6 +65,7 @@ def pack(segment: Segment) -> bytes:
         | (_DAMAGED if segment.damage else 0)
         | (_FAILED if segment.last_failure else 0)
         | (_QUARANTINED if segment.quarantine else 0)
+        | (_REQUESTED if lease_by else 0)
         | presence(segment.local) << LOCAL_SHIFT
         | (0 if shared else presence(proven) << _PROVEN_SHIFT)
     )
@@ -83,7 +84,7 @@ def pack(segment: Segment) -> bytes:
         pieces.append(_TIME.pack(segment.lease_until))
     if segment.last_access:
         pieces.append(_TIME.pack(segment.last_access))
-    pieces += map(_pack_text, filter(None, (segment.damage, segment.last_failure, segment.quarantine)))
+    pieces += map(_pack_text, filter(None, (segment.damage, segment.last_failure, segment.quarantine, lease_by)))
     return b"".join(pieces)
 
 
@@ -204,7 +205,7 @@ def unpack(identity: SegmentId, row: bytes) -> Segment:
     if flags & _READ:
         last_access = _TIME.unpack_from(row, at)[0]
         at += _TIME.size
-    damage, last_failure, quarantine = _texts(row, at, flags)
+    damage, last_failure, quarantine, lease_by = _texts(row, at, flags)
     return Segment(
         identity,
         local=local,
@@ -216,6 +217,7 @@ def unpack(identity: SegmentId, row: bytes) -> Segment:
         damage=damage,
         last_failure=last_failure,
         quarantine=quarantine,
+        lease_by=lease_by,
     )
 
 

@@ -12,6 +12,7 @@ from dataclasses import asdict, fields, replace
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from takhin_tiered.cli.output import error_console, escape
+from takhin_tiered.cli.requester import requester
 from takhin_tiered.config import Settings
 from takhin_tiered.disk.lock import Holder, read_holder
 from takhin_tiered.engine.choosing import describe_choice
@@ -160,7 +161,7 @@ class _Local:
 
     async def restore(self, path: str, *, force: bool, lease_hours: float | None) -> None:
         lease = None if lease_hours is None else lease_hours * 3600
-        await self._storage.restore_segment(path, force=force, lease=lease)
+        await self._storage.restore_segment(path, force=force, lease=lease, by=requester(lease_hours))
 
     async def restore_plan(self, wanted: Wanted) -> dict[str, Any]:
         return describe_choice(await self._storage.choose_restore(wanted), self._storage.room_bytes())

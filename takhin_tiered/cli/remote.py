@@ -11,6 +11,7 @@ from urllib.parse import quote
 
 import aiohttp
 
+from takhin_tiered.cli.requester import requester
 from takhin_tiered.disk.lock import Holder
 from takhin_tiered.errors import TakhinError
 from takhin_tiered.reader.question import BATCHES, Question
@@ -158,7 +159,8 @@ class Remote:
         await self._ask("POST", "archive", json={"segment_path": path})
 
     async def restore(self, path: str, *, force: bool, lease_hours: float | None) -> None:
-        body = {"segment_path": path, "force": force, "lease_hours": lease_hours}
+        who = {"requested_by": requester(lease_hours)}
+        body = {"segment_path": path, "force": force, "lease_hours": lease_hours} | who
         await self._ask("POST", "restore", json=body)
 
     async def restore_plan(self, wanted: Wanted) -> dict[str, Any]:

@@ -53,13 +53,14 @@ class ToRestore:
     """A segment to be restored; ``lease`` is in seconds, ten years at most, None for the configured one.
 
     ``log`` is the label of the incarnation that is wanted, where several share the segment; ``correlation`` is the
-    correlation ID of whoever asks.
+    correlation ID of whoever asks, and ``by`` says who that is.
     """
 
     id: SegmentId
     lease: float | None = None
     log: str | None = None
     correlation: str = ""
+    by: str = ""
 
 
 @dataclass(slots=True, eq=False)
@@ -133,7 +134,7 @@ class Restorer:
     async def _begin(self, task: _Task) -> None:
         segment = task.segment
         if segment is not None and segment.local.log is not None:
-            task.segment = await self._adopt(segment, self._lease(task.wanted.lease))
+            task.segment = await self._adopt(segment, task.wanted)
             task.is_done = True
             return
         task.manifest = manifest = await self._manifest(task.id, known=segment is not None)
@@ -150,7 +151,7 @@ class Restorer:
         for task, local in placed:
             archived = task.arriving
             segment = task.segment or Segment(task.id)
-            task.segment = self._restored(segment, archived, local, self._lease(task.wanted.lease))
+            task.segment = self._restored(segment, archived, local, task.wanted)
             reached("restore.placed")
         if not placed:
             return
@@ -175,13 +176,13 @@ class Restorer:
             raise unknown(identity, hint=where_else(self.catalog, identity))
         return manifest
 
-    def _lease(self, seconds: float | None) -> float:
-        """When it ends, in seconds since the epoch."""
-        return self.clock.stamp_now() + min(
-            self.situation.policy.lease if seconds is None else max(0.0, seconds), _LONGEST_LEASE
-        )
+    def _leased(self, segment: Segment, wanted: ToRestore) -> Segment:
+        """With its lease."""
+        seconds = self.situation.policy.lease if wanted.lease is None else max(0.0, wanted.lease)
+        until = self.clock.stamp_now() + min(seconds, _LONGEST_LEASE)
+        return replace(segment, lease_until=until, lease_by=wanted.by, last_access=self.clock.now(), last_failure="")
 
-    async def _adopt(self, segment: Segment, lease_until: float) -> Segment:
+    async def _adopt(self, segment: Segment, wanted: ToRestore) -> Segment:
         """The log is on disk. If it is the archived one, the restore only renews the lease."""
         identity, path = segment.id, segment.id.path
         if segment.active:
@@ -192,8 +193,7 @@ class Restorer:
             )
         if segment.is_proven:
             self.metrics.cache_hits.inc()
-            now = self.clock.now()
-            segment = replace(segment, lease_until=lease_until, last_access=now, last_failure="")
+            segment = self._leased(segment, wanted)
             self.catalog.put(segment)
             await self.catalog.flush()
             return segment
@@ -212,23 +212,15 @@ class Restorer:
                     hint="Neither was touched. Move the local file away to restore the archived one",
                 )
         self.metrics.cache_hits.inc()
-        segment = self._restored(segment, manifest, segment.local, lease_until)
+        segment = self._restored(segment, manifest, segment.local, wanted)
         await self.catalog.flush()
         return segment
 
-    def _restored(self, segment: Segment, manifest: Manifest, local: LocalFiles, lease_until: float) -> Segment:
+    def _restored(self, segment: Segment, manifest: Manifest, local: LocalFiles, wanted: ToRestore) -> Segment:
         """Tell the catalog that the segment is restored. The journal has it after the next flush."""
-        segment = replace(
-            segment,
-            local=local,
-            archive=manifest.in_short(local),
-            settled=True,
-            lease_until=lease_until,
-            last_access=self.clock.now(),
-            damage=manifest.problem,
-            last_failure="",
-            quarantine="",
-        )
+        archived = manifest.in_short(local)
+        segment = replace(segment, local=local, archive=archived, settled=True, damage=manifest.problem, quarantine="")
+        segment = self._leased(segment, wanted)
         self.catalog.put(segment)
         return segment
 

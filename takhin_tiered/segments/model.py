@@ -121,6 +121,7 @@ class Intent:
 @dataclass(frozen=True, slots=True)
 class Segment:
     """One segment. Times are seconds since the epoch; ``lease_until`` is 0 for one never restored.
+    ``lease_by`` says who asked for the lease, and by what.
 
     Three texts describe problems, each empty if there is none. ``damage`` was found in the bytes of the log, and stays
     with these bytes. ``last_failure`` is the last failed attempt; the next success clears it. ``quarantine``: the
@@ -137,6 +138,7 @@ class Segment:
     damage: str = ""
     last_failure: str = ""
     quarantine: str = ""
+    lease_by: str = ""
 
     @property
     def in_archive(self) -> bool:

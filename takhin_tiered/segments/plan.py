@@ -169,7 +169,8 @@ def _decide(segment: Segment, policy: Policy, now: float, crowded: set[SegmentId
     left = segment.lease_until - (now - outlook.clock_ahead) if segment.restored else 0.0
     if left > 0:
         if segment.is_proven:
-            return keep(f"restored, its lease ends in {_hours(left)}", "leased")
+            who = f", by {segment.lease_by}" if segment.lease_by else ""
+            return keep(f"restored{who}, its lease ends in {_hours(left)}", "leased")
         # Rewritten since it was restored: its age decides, as if it had no lease.
         tier = classify(replace(segment, lease_until=0.0), policy, now)
     if tier is not Tier.COLD:

@@ -43,6 +43,7 @@ class SegmentInfo:
     last_modified: str | None
     archived_at: str | None
     lease_until: str | None
+    lease_by: str
     last_access_at: str | None
     generation: int | None
     problem: str
@@ -84,6 +85,7 @@ def describe_segment(
         last_modified=iso_time(segment.mtime),
         archived_at=iso_time(archived.archived_at) if archived else None,
         lease_until=iso_time(segment.lease_until),
+        lease_by=segment.lease_by,
         last_access_at=iso_time(segment.last_access),
         generation=archived.generation if archived else None,
         problem="; ".join(filter(None, (segment.quarantine, segment.damage, segment.last_failure))),

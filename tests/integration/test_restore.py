@@ -92,10 +92,13 @@ async def test_a_restored_segment_stays_over_a_restart(broker: Broker, bucket: B
     settings = store_settings(broker, bucket)
     async with TieredStorage.open(settings) as storage:
         await storage.run_cycle()
-        await storage.restore_segment(path)
+        await storage.restore_segment(path, by="ann, for the audit")
     async with TieredStorage.open(settings) as storage:
         report = await storage.run_cycle()
         assert report.planned == 0
+        info = storage.segment(path)
+        assert info.lease_by == "ann, for the audit"
+        assert "by ann, for the audit, its lease ends in" in info.reason
     assert broker.is_whole(path)
 
 

@@ -34,14 +34,17 @@ def segments(draw: st.DrawFn) -> Segment:
         proven=st.just(local) | files,
         last_offset=st.integers(-1, 2**63 - 1),
         encoded_size=st.none() | st.integers(0, 2**63 - 1),
+        last_timestamp=st.integers(-1, 2**63 - 1),
     )
+    lease_until = draw(st.just(0.0) | times)
     return Segment(
         SegmentId(draw(st.sampled_from(["a", "b-c.d"])), draw(st.integers(0, MAX_PARTITION)), draw(offsets)),
         local=local,
         active=draw(st.booleans()),
         settled=draw(st.booleans()),
         archive=draw(st.none() | archive),
-        lease_until=draw(st.just(0.0) | times),
+        lease_until=lease_until,
+        lease_by=draw(st.text(max_size=50)) if lease_until else "",
         last_access=draw(st.just(0.0) | times),
         damage=draw(st.text(max_size=50)),
         last_failure=draw(st.text(max_size=50)),
