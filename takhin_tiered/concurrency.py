@@ -14,8 +14,9 @@ from typing import Any, ParamSpec, TypeVar
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
 _BULK = ThreadPoolExecutor(64, "bulk")
-PROCESSORS = os.cpu_count() or 1
-_COMPUTING = ThreadPoolExecutor(PROCESSORS, "computing")
+COMPUTING = (os.cpu_count() or 1) + 1
+"""Threads that compute: one more than processors, as one of them may wait for the disk."""
+_COMPUTING = ThreadPoolExecutor(COMPUTING, "computing")
 
 
 async def in_thread(

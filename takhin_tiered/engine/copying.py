@@ -135,8 +135,7 @@ class Copier:
             owned,
             self.catalog,
             self.data_dir,
-            # The settings as they are now: a reload does not change them between two files of a segment.
-            Encoder(replace(self.codecs), self.spool_dir, self.limits.reserve_bytes, await self.store.wants_md5()),
+            await self._encoder(tasks),
             pace=self.limits.uploads,
             reading=self.limits.reading,
             requests=self.limits.requests,
@@ -158,6 +157,12 @@ class Copier:
             if task.error is None and isinstance(error := writings[task].error, TakhinError):
                 task.error = error
         await self._take_over(owned, [(task, writings[task]) for task in tasks if task.is_to_do])
+
+    async def _encoder(self, tasks: Sequence[Task]) -> Encoder:
+        """With the settings as they are now: a reload does not change them between two files of a segment."""
+        codecs = replace(self.codecs)
+        with_md5 = any(codecs.encodes(task.id.topic) for task in tasks) and await self.store.wants_md5()
+        return Encoder(codecs, self.spool_dir, self.limits.reserve_bytes, with_md5)
 
     async def _begin(
         self, task: Task, existing: Manifest | None, generation: int, distrusted: frozenset[FileKind]

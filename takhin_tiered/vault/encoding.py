@@ -20,7 +20,7 @@ from takhin_tiered import logs, work
 from takhin_tiered.codec.aesgcm import OVERHEAD, Key, NotAuthentic
 from takhin_tiered.codec.chunks import Coder, is_compressible, sample_ranges
 from takhin_tiered.codec.zstd import seek_table, seek_table_size
-from takhin_tiered.concurrency import PROCESSORS, computed
+from takhin_tiered.concurrency import COMPUTING, computed
 from takhin_tiered.disk.access import disk_errors
 from takhin_tiered.errors import DiskFull, ObjectCorrupt, SegmentChanged
 from takhin_tiered.points import reached
@@ -136,7 +136,7 @@ class Encoder:
         encode, count = partial(file.encode, coder), len(file.chunks)
         if file.data is not None:
             return (encode(number) for number in range(count))
-        return computed(encode, count, at_once=min(PROCESSORS + 1, max(2, _IN_FLIGHT // file.chunks.size)))
+        return computed(encode, count, at_once=min(COMPUTING + 1, max(2, _IN_FLIGHT // file.chunks.size)))
 
 
 class _File:

@@ -8,6 +8,7 @@ change of the disk and every request raises from then on, so that no `finally` c
 from __future__ import annotations
 
 import asyncio
+import base64
 import os
 import tempfile
 from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
@@ -30,10 +31,12 @@ from takhin_tiered.errors import StoreUnavailable
 from takhin_tiered.store import ObjectInfo, ObjectStore
 from takhin_tiered.vault.owned import OwnedPrefix
 from takhin_tiered.vault.ownership import Owned
+from tests.decoding import keys_in
 from tests.faults.truth import Folder, Truth
 from tests.support import HOUR, KINDS, Broker, parts
 
 FULL = os.environ.get("TAKHIN_TEST_TORTURE") == "full"
+CODECS = ("none", "zstd")
 PARTITIONS = ("orders-0", "orders-1", "orders-10")
 T = TypeVar("T")
 # Which segment, among those there are: after a crash these differ from run to run, and drawn values may not.
@@ -135,19 +138,21 @@ class MortalStore:
 class Interleavings(RuleBasedStateMachine):
     """A broker with three partitions, the program in `copy` or `move`, and a directory store."""
 
-    @initialize(mode=st.sampled_from(["move", "move", "copy"]))
-    def begin(self, mode: Literal["move", "copy"]) -> None:
+    @initialize(mode=st.sampled_from(["move", "move", "copy"]), codec=st.sampled_from(CODECS), key=st.booleans())
+    def begin(self, mode: Literal["move", "copy"], codec: Literal["none", "zstd"], key: bool) -> None:
         self.cleanup = ExitStack()
         home = Path(self.cleanup.enter_context(tempfile.TemporaryDirectory()))
         self.runner = self.cleanup.enter_context(asyncio.Runner())
         self.world, self.now, self.random = World(), 1_700_000_000.0, 0
-        for module in ("disk.files", "engine.incoming", "store.landing"):
+        for module in ("disk.files", "engine.incoming", "store.landing", "vault.stored"):
             self.cleanup.enter_context(mock.patch(f"takhin_tiered.{module}.os", MortalOs(self.world)))
         self.cleanup.callback(setattr, points, "hook", None)
         (home / "data").mkdir()
         (home / "store").mkdir()
         self.broker = Broker(home / "data")
-        self.truth = Truth(self.broker, Folder(home / "store"))
+        key_file = home / "keys"
+        key_file.write_text(f"first {base64.b64encode(bytes(range(32))).decode()}\n")
+        self.truth = Truth(self.broker, Folder(home / "store"), keys=keys_in(key_file))
         self.settings = Settings(
             data_dir=home / "data",
             directory_path=home / "store",
@@ -156,6 +161,9 @@ class Interleavings(RuleBasedStateMachine):
             archive_mode=mode,
             archive_concurrency=2,
             restore_lease_hours=10,
+            compression_codec=codec,
+            encryption_key_file=key_file if key else None,
+            chunk_size_mb=1 / 64,
         )
         self.ends = dict.fromkeys(PARTITIONS, 0)
         self.required: set[str] = set()

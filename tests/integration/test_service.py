@@ -280,7 +280,9 @@ def test_an_unreachable_store_is_waited_for(broker: Broker, tmp_path: Path) -> N
         ({"API_HOST": "0.0.0.0"}, "set storage.tiered.api.token"),
         ({"API_HOST": "192.0.2.1", "API_TOKEN": "t"}, "cannot listen on 192.0.2.1"),
         ({"S3_BUCKET": "", "ENABLED": "true"}, "needs a store"),
-        ({"COMPRESSION_CODEC": "zstd"}, "not supported by this version"),
+        ({"API_TLS_CERT": "cert.pem"}, "not supported by this version"),
+        ({"COMPRESSION_CODEC": "gzip"}, "storage.tiered.compression.codec"),
+        ({"ENCRYPTION_KEY_FILE": "/nowhere"}, "storage.tiered.encryption.key.file: /nowhere cannot be read"),
     ],
 )
 def test_a_wrong_configuration_ends_the_start_with_2(

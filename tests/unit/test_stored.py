@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from takhin_tiered.codec.checksums import bytes_source, checksum_of
-from takhin_tiered.concurrency import PROCESSORS, computed
+from takhin_tiered.concurrency import COMPUTING, computed
 from takhin_tiered.vault import stored
 from takhin_tiered.vault.stored import StoredHasher
 
@@ -53,7 +53,7 @@ def test_results_come_in_order_and_few_of_them_wait() -> None:
 
 
 def test_after_a_failure_no_thread_is_at_it() -> None:
-    running, most = threading.Semaphore(PROCESSORS), PROCESSORS
+    running, most = threading.Semaphore(COMPUTING), COMPUTING
     gate = threading.Event()
 
     def fail_second(number: int) -> int:
