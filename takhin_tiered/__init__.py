@@ -46,6 +46,9 @@ if TYPE_CHECKING:
     from takhin_tiered.errors import TakhinError as TakhinError
     from takhin_tiered.errors import TrimRefused as TrimRefused
     from takhin_tiered.errors import WrongKey as WrongKey
+    from takhin_tiered.reader.question import Isolation as Isolation
+    from takhin_tiered.reader.question import Question as Question
+    from takhin_tiered.reader.question import RecordPage as RecordPage
     from takhin_tiered.segments.model import State as State
     from takhin_tiered.segments.model import Tier as Tier
     from takhin_tiered.segments.names import SegmentId as SegmentId
@@ -71,6 +74,7 @@ _HOMES = {
         "StoreChanged", "StoreDenied", "StoreError", "StoreFull", "StoreUnavailable", "TakhinError", "TrimRefused",
         "WrongKey",
     ],
+    "reader.question": ["Isolation", "Question", "RecordPage"],
     "segments.model": ["State", "Tier"],
     "segments.names": ["SegmentId"],
     "segments.plan": ["Plan", "Step", "Verb"],

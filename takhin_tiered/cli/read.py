@@ -22,7 +22,7 @@ from takhin_tiered.reader.question import Isolation, Question
 from takhin_tiered.segments.names import parse_partition
 
 _PAGE = 1000
-_WRITTEN_AT_ONCE = 1 << 20
+_WRITTEN_AT_ONCE = 64 << 10
 
 
 class Format(StrEnum):
@@ -129,7 +129,7 @@ async def _print_batches(view: View, question: Question) -> None:
                 waiting.append(piece)
                 size += len(piece)
                 if size >= _WRITTEN_AT_ONCE:
-                    _write(b"".join(waiting))
+                    _write(waiting[0] if len(waiting) == 1 else b"".join(waiting))
                     waiting, size = [], 0
     except DaemonBrokeOff:
         # The connection ends without a word. To ask for what would have come next tells why.

@@ -33,6 +33,8 @@ _LOOK_SECONDS = 3.0
 _ALIVE_SECONDS = 2.0
 _READING = aiohttp.ClientTimeout(connect=_ALIVE_SECONDS, sock_read=300.0)
 """A slow store may take long for each piece."""
+_BUFFER = 1 << 20
+"""Bytes that may wait here: a stream of them takes fewer turns."""
 
 
 class RemoteError(TakhinError):
@@ -140,8 +142,9 @@ class Remote:
 
     async def batches(self, question: Question) -> AsyncGenerator[bytes, None]:
         url, headers = f"{self._holder.api}/api/v1/tiered/records", {"Accept": BATCHES}
+        how: dict[str, Any] = {"timeout": _READING, "read_bufsize": _BUFFER}
         try:
-            async with self._session.get(url, params=_query(question), headers=headers, timeout=_READING) as answer:
+            async with self._session.get(url, params=_query(question), headers=headers, **how) as answer:
                 if not answer.ok:
                     raise self._refused(answer, await answer.json(content_type=None))
                 async for piece in answer.content.iter_any():

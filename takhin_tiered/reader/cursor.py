@@ -62,8 +62,11 @@ class Cursor:
         self._file, self._format, self._last_known = file, log_format, last_offset
         self._indexed_up_to = indexed_up_to
         self._buffer = memoryview(b"")
+        # Where the buffer begins in the file, and where the next batch begins in it: before it, if it has begun in
+        # ``begun``, the end of the read before.
         self._position = 0
         self._at = 0
+        self._begun = memoryview(b"")
         self._last = -1
         self._kept: RawBatch | None = None
 
@@ -126,20 +129,31 @@ class Cursor:
 
     async def _bytes(self, count: int) -> memoryview:
         """The next bytes, fewer at the end of the log."""
-        missing = count - (len(self._buffer) - self._at)
         end = self._position + len(self._buffer)
-        if missing > 0 and end < self._file.size:
+        if count > len(self._buffer) - self._at and end < self._file.size:
             if count > READ_SIZE:
                 # What is there of a large batch is read again: to copy it all takes longer.
-                self._position, self._at = self._position + self._at, 0
+                self._position, self._at, self._begun = self._position + self._at, 0, memoryview(b"")
                 until = min(self._file.size, self._position + count)
                 self._buffer = memoryview(await self._file.read(self._position, until))
             else:
-                more = await self._file.read(end, min(self._file.size, end + max(missing, READ_SIZE)))
-                begun = self._buffer[self._at :]
-                self._buffer = memoryview(b"".join((begun, more))) if begun else memoryview(more)
-                self._position, self._at = end - len(begun), 0
-        return self._buffer[self._at : self._at + count]
+                await self._read_on(end, count)
+        if self._at >= 0:
+            return self._buffer[self._at : self._at + count]
+        # It begins in the read before.
+        begun = self._begun[self._at :]
+        if count <= len(begun):
+            return begun[:count]
+        return memoryview(b"".join((begun, self._buffer[: count - len(begun)])))
+
+    async def _read_on(self, end: int, count: int) -> None:
+        """Up to a multiple of `READ_SIZE`: whole chunks of an archived file need not be copied."""
+        left = self._buffer[self._at :] if self._at >= 0 else b"".join((self._begun[self._at :], self._buffer))
+        until = (end // READ_SIZE + 1) * READ_SIZE
+        if until - end + len(left) < count:
+            until += READ_SIZE
+        self._buffer = memoryview(await self._file.read(end, min(self._file.size, until)))
+        self._begun, self._position, self._at = memoryview(left), end, -len(left)
 
     def _require_sound(self, header: Batch, data: memoryview) -> None:
         if header.magic == takhin.MAGIC:
