@@ -1,4 +1,4 @@
-"""Partitions with everything that a log may have, and what Kafka's rules give of them: decoded in memory, by aiokafka."""
+"""Partitions with everything that a log may have, and what Kafka's rules give of them, decoded by aiokafka."""
 
 from __future__ import annotations
 

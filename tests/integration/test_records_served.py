@@ -138,7 +138,7 @@ async def test_an_error_within_a_stream_cuts_the_connection(broker: Broker, tmp_
         address = running.wait_serving()
         got = bytearray()
         params: dict[str, str | int] = {"topic": "orders", "partition": "0", "offset": "0"}
-        with (
+        with (  # noqa: PT012 - raised by the iteration
             pytest.raises(httpx.RemoteProtocolError, match="incomplete"),
             httpx.stream("GET", address + RECORDS, params=params, headers={"Accept": BATCHES}) as answer,
         ):
@@ -282,8 +282,9 @@ def test_a_reader_that_leaves_and_a_full_disk(broker: Broker, tmp_path: Path, wa
     program = f"{sys.executable} -m takhin_tiered read orders-0 --offset 0"
     with maybe_daemon(settings, tmp_path / "log", way):
         for form in ("json", "value", "raw"):
+            read = f"{program} --format {form}"
             ended = subprocess.run(
-                ["bash", "-c", f"{program} --format {form} | head -c 10 | wc -c; {program} --format {form} > /dev/full"],
+                ["bash", "-c", f"{read} | head -c 10 | wc -c; {read} > /dev/full"],
                 env=environment(settings), capture_output=True, text=True, check=False, timeout=100,
             )  # fmt: skip
             assert ended.stdout.strip() == "10"
