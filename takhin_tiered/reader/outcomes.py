@@ -100,7 +100,7 @@ class Outcomes:
             return walked.open.found() or ()
 
     async def _open_before(self, source: OpenedSegment) -> Mapping[int, int]:
-        """The transactions that are open where a segment begins; without a snapshot by the manifest before it."""
+        """The transactions that are open where a segment begins: by its snapshot, or the manifest of the one before."""
         file = source.file(FileKind.SNAPSHOT)
         if file is not None and file.size:
             try:

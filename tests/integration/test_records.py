@@ -405,7 +405,7 @@ async def test_a_segment_that_is_deleted_within_a_page_is_a_hole(broker: Broker)
     made = make_partition("orders-0", 31, segments=3, gaps=False, transactions=False)
     async with served(broker, made, place="local") as (storage, paths):
         found = bytearray()
-        with pytest.raises(OffsetInHole) as hole:  # noqa: PT012 - raised by the iteration
+        with pytest.raises(OffsetInHole) as hole:  # noqa: PT012 - it is raised between two pieces
             async for piece in storage.read_batches(Question("orders", 0, 0)):
                 if not found:
                     for kind in made.segments[1].files:

@@ -138,7 +138,7 @@ async def test_an_error_within_a_stream_cuts_the_connection(broker: Broker, tmp_
         address = running.wait_serving()
         got = bytearray()
         params: dict[str, str | int] = {"topic": "orders", "partition": "0", "offset": "0"}
-        with (  # noqa: PT012 - raised by the iteration
+        with (  # noqa: PT012 - it is raised between two pieces
             pytest.raises(httpx.RemoteProtocolError, match="incomplete"),
             httpx.stream("GET", address + RECORDS, params=params, headers={"Accept": BATCHES}) as answer,
         ):
