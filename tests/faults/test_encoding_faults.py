@@ -77,8 +77,8 @@ async def require_finished(scene: Scene, truth: Truth) -> None:
 
 
 def left_in(state: Path) -> list[str]:
-    """Files of the state directory that are neither the catalog's nor the lock."""
-    return [path.name for path in state.iterdir() if not path.name.startswith(("catalog.db", "lock"))]
+    """Files of the state directory that are neither the catalog's, nor the lock, nor the cache of readers."""
+    return [path.name for path in state.iterdir() if not path.name.startswith(("catalog.db", "lock", "cache"))]
 
 
 @pytest.mark.parametrize("error", ["ENOSPC", "EIO", "EACCES", "EROFS"])

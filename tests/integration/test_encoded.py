@@ -149,6 +149,7 @@ async def test_large_files_go_in_parts_and_come_in_ranges(place: Place, how: str
     assert not list(place.broker.root.rglob("*.takhin-tmp"))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("how", ["plain", "zstd", "key", "both"])
 async def test_a_second_cycle_uploads_nothing_whatever_the_settings_are_by_then(folder: Place, how: str) -> None:
     (path,) = folder.broker.segments("orders-0", 1, size=MIB)
@@ -487,6 +488,7 @@ async def test_a_key_file_that_became_bad_is_told_and_the_keys_before_stay(
     assert folder.broker.is_whole(path)
 
 
+@pytest.mark.long
 def test_doctor_and_config_check_look_at_the_key_file(folder: Place) -> None:
     settings = folder.settings("key")
     assert "encrypted with the key 'first'" in command(settings, "doctor").stdout

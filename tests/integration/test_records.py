@@ -124,6 +124,7 @@ async def test_every_offset_and_many_timestamps(broker: Broker, how: str, place:
         await require_truth(storage, "orders-0", Truth(made.known(), made.end))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("magic", [1, 0, -1])
 @pytest.mark.parametrize("place", ["archived", "local"])
 async def test_logs_of_older_formats_and_of_takhins(broker: Broker, magic: int, place: str) -> None:
@@ -289,6 +290,7 @@ async def kafka(broker: Broker, mark: int | None, *, name: str = "orders 0") -> 
         (broker.root / "replication-offset-checkpoint").write_text(f"0\n1\n{name} {mark}\n")
 
 
+@pytest.mark.long
 async def test_the_active_segment_is_read_up_to_the_high_watermark(broker: Broker) -> None:
     made = make_partition("orders-0", 9, segments=3, gaps=False)
     active = made.segments[-1]
@@ -323,6 +325,7 @@ def _headers(log: bytes) -> list[Batch]:
     return found
 
 
+@pytest.mark.long
 async def test_segments_that_the_broker_rolled_since_the_last_scan_are_read(broker: Broker) -> None:
     made = make_partition("orders-0", 9, segments=4)
     truth = Truth(made.known(), made.end)

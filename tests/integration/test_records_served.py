@@ -23,6 +23,8 @@ from tests.logs import TIME, Log, Row, batch
 from tests.partitions import Partition, Segment, Truth, decoded, make_partition
 from tests.support import Broker, command, daemon, directory_settings, environment, parts
 
+pytestmark = pytest.mark.long
+
 RECORDS = "/api/v1/tiered/records"
 
 

@@ -377,6 +377,7 @@ async def test_nothing_at_or_above_the_last_stable_offset() -> None:
         assert next_offset <= stable
 
 
+@pytest.mark.long
 async def test_indexes_stay_in_memory_within_a_bound() -> None:
     cache, of = IndexCache(most_bytes=20_000), of_log(LOG)
     for name in range(100):
