@@ -72,6 +72,7 @@ class TakhinError(Exception):
 
 class ConfigError(TakhinError):
     code = "config"
+    http_status = 409
     exit_code = 2
 
 

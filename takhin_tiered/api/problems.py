@@ -61,7 +61,7 @@ ERRORS = {
         400: "Not a segment path, or an invalid request",
         401: "The token is missing or wrong",
         404: "The segment is unknown, or no record has this offset",
-        409: "The segment is active or changing, or other bytes are in its place",
+        409: "The segment is active or changing, other bytes are in its place, or the configuration does not allow it",
         413: "The request body is too large",
         416: "The segment has no such bytes; Content-Range has its size",
         500: "The archive or the disk is damaged",

@@ -147,7 +147,7 @@ def tiered_routes(storage: TieredStorage) -> APIRouter:
         """Rebuild the catalog from the disk and the bucket."""
         return _json_response((await storage.rebuild()).result)
 
-    @routes.post("/rekey", response_model=RekeyResult, responses=errors(500, 503))
+    @routes.post("/rekey", response_model=RekeyResult, responses=errors(409, 500, 503))
     async def rekey() -> Response:
         """Wrap the data keys of the archive with the current key of the key file."""
         return _json_response(await storage.rekey())

@@ -8,30 +8,13 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Iterator
+from functools import cache
 from typing import NamedTuple
-
-import cramjam
-from aiokafka.record.default_records import DefaultRecordBatch
-from aiokafka.record.legacy_records import LegacyRecordBatch
 
 from takhin_tiered.formats import takhin
 from takhin_tiered.formats.batch import Batch, Bytes, adds_up, has_right_crc
 
 CREATE_TIME, LOG_APPEND_TIME, NO_TIMESTAMP_TYPE = 0, 1, -1
-_MALFORMED = (
-    cramjam.DecompressionError,
-    zlib.error,
-    struct.error,
-    AssertionError,
-    EOFError,
-    IndexError,
-    NotImplementedError,
-    OSError,
-    OverflowError,
-    RuntimeError,
-    ValueError,
-)
-"""What the parser and the decompressors raise for malformed bytes; the parser's own errors are `RuntimeError`."""
 
 
 class Record(NamedTuple):
@@ -85,7 +68,7 @@ def decoded(data: Bytes, batch: Batch) -> Iterator[Record]:
             yield record
     except Undecodable:
         raise
-    except _MALFORMED as error:
+    except _malformed() as error:
         reason = f"does not decode: {str(error) or type(error).__name__}"
         raise Undecodable(batch.position, batch.base_offset, reason) from error
 
@@ -105,7 +88,30 @@ def _decode_takhin(data: Bytes, batch: Batch) -> Record:
     return Record(batch.base_offset, batch.base_timestamp, CREATE_TIME, key, value, [])
 
 
+@cache
+def _malformed() -> tuple[type[Exception], ...]:
+    """What the parser and the decompressors raise for malformed bytes; the parser's own errors are `RuntimeError`."""
+    # Imported where records are decoded: a command that reads none does not wait for it, nor for the parser.
+    import cramjam
+
+    return (
+        cramjam.DecompressionError,
+        zlib.error,
+        struct.error,
+        AssertionError,
+        EOFError,
+        IndexError,
+        NotImplementedError,
+        OSError,
+        OverflowError,
+        RuntimeError,
+        ValueError,
+    )
+
+
 def _decode_batch(data: bytes) -> Iterator[Record]:
+    from aiokafka.record.default_records import DefaultRecordBatch
+
     for each in DefaultRecordBatch(data):
         yield Record(each.offset, each.timestamp, each.timestamp_type, each.key, each.value, each.headers)
 
@@ -113,6 +119,8 @@ def _decode_batch(data: bytes) -> Iterator[Record]:
 def _decode_message(data: bytes, batch: Batch) -> Iterator[Record]:
     if not adds_up(batch, data):
         raise ValueError("key and value do not fill the message")
+    from aiokafka.record.legacy_records import LegacyRecordBatch
+
     for each in LegacyRecordBatch(data, batch.magic):
         kind = NO_TIMESTAMP_TYPE if each.timestamp_type is None else each.timestamp_type
         time = -1 if each.timestamp is None else each.timestamp

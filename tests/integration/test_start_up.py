@@ -83,7 +83,7 @@ def test_a_completion_of_commands_loads_none_of_them(settings: Settings) -> None
     said, imported = run(
         settings, _TAKHIN_TIERED_COMPLETE="complete_bash", COMP_WORDS="takhin-tiered re", COMP_CWORD="1"
     )
-    assert said.split() == ["restore", "rebuild"]
+    assert said.split() == ["restore", "read", "rebuild", "rekey"]
     assert not any(name.startswith("takhin_tiered.cli.re") for name in imported)
     said, _ = run(settings, _TAKHIN_TIERED_COMPLETE="complete_bash", COMP_WORDS="takhin-tiered ls --t", COMP_CWORD="2")
     assert said.split() == ["--tier"]
