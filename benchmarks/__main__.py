@@ -21,6 +21,7 @@ from benchmarks.cycle import cycle
 from benchmarks.latency import latency
 from benchmarks.measure import Failed, Result
 from benchmarks.peers import versions
+from benchmarks.reading import compressing, reading
 from benchmarks.scale import SIZES, metadata, scale
 from benchmarks.server import open_server
 from benchmarks.start import start
@@ -33,6 +34,8 @@ HERE = Path(__file__).parent
 def scenarios() -> dict[str, Scenario]:
     """Each by its name; the largest number of segments comes last."""
     found: dict[str, Scenario] = {load.name: partial(transfer, name=load.name) for load in LOADS}
+    found["zstd-4x256MiB"] = partial(compressing, name="zstd-4x256MiB")
+    found["read-4x256MiB"] = partial(reading, name="read-4x256MiB")
     found["cycle"] = partial(cycle, name="cycle")
     found["start"] = partial(start, name="start")
     found["metadata"] = partial(metadata, name="metadata")
