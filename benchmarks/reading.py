@@ -71,7 +71,7 @@ def compressing(bench: Bench, name: str) -> list[Result]:
     result = Result(
         name,
         f"{_COUNT} segments with a log of {size >> 20} MiB, archived with `compression.codec: zstd`, against `zstd -3 "
-        "-T2 | s5cmd pipe` of each log in turn. Ours decodes each chunk again before it is sent, and unlinks the files.",
+        "-T2 | s5cmd pipe` of each log in turn. Ours decodes each chunk again, and unlinks the files.",
         "The store has every log, and less than nine tenths of its bytes.",
     )
     require(shutil.which("zstd"), "there is no zstd to race: apt-get install zstd")
