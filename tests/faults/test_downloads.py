@@ -22,6 +22,8 @@ from tests.faults.conftest import SHORT
 from tests.faults.proxy import Fault, Kind, Proxy
 from tests.support import REGION, Bucket
 
+pytestmark = pytest.mark.long
+
 KEY = "an-object"
 SMALL, LARGE = 100_000, (3 << 20) + 1000
 """The HTTP library receives the one; the other is taken from its connection."""

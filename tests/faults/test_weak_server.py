@@ -16,6 +16,8 @@ from tests.faults.proxy import Fault, Kind, proxy
 from tests.faults.truth import truth_in
 from tests.support import REGION, Broker, Bucket, rclone_server, store_settings
 
+pytestmark = pytest.mark.long
+
 PART = 5 << 20
 
 

@@ -43,6 +43,7 @@ def test_looking_changes_nothing(broker: Broker, settings: Settings, tmp_path: P
     assert everything(tmp_path) == before
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("held", [False, True])
 def test_the_same_commands_work_with_and_without_a_daemon(
     broker: Broker, settings: Settings, tmp_path: Path, held: bool

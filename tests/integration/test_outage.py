@@ -11,6 +11,8 @@ from takhin_tiered import StoreUnavailable, TieredStorage
 from takhin_tiered.api.app import make_app
 from tests.support import Broker, Bucket, daemon, free_port, ministack, store_settings, wait_until
 
+pytestmark = pytest.mark.long
+
 
 def value(storage: TieredStorage, name: str, **labels: str) -> float:
     return storage.metrics.registry.get_sample_value(f"tiered_storage_{name}", labels) or 0.0

@@ -121,6 +121,7 @@ async def test_a_daemon_does_it_and_reads_with_the_new_key(folder: Place, tmp_pa
         assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("point", ["rekey.before.manifest", "rekey.manifest.stored"])
 @pytest.mark.parametrize("nth", [1, 2])
 async def test_killed_on_the_way_every_segment_has_one_of_the_keys(folder: Place, point: str, nth: int) -> None:

@@ -225,6 +225,7 @@ def test_a_command_without_the_token_says_where_the_token_stands(broker: Broker,
             assert "TAKHIN_STORAGE_TIERED_API_TOKEN" in ended.stderr
 
 
+@pytest.mark.long
 def test_a_second_data_directory_on_the_same_prefix_is_refused(broker: Broker, bucket: Bucket, tmp_path: Path) -> None:
     broker.segments("orders-0", 1)
     (tmp_path / "other").mkdir()
@@ -242,6 +243,7 @@ def test_a_second_data_directory_on_the_same_prefix_is_refused(broker: Broker, b
     assert command(settings, "run", "--once").returncode == 0
 
 
+@pytest.mark.long
 def test_an_unreachable_store_is_waited_for(broker: Broker, tmp_path: Path) -> None:
     closed = broker.segments("orders-0", 2)
     port = free_port()

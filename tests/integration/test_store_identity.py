@@ -89,6 +89,7 @@ def test_a_store_that_is_unmounted_beneath_a_daemon_and_comes_back(broker: Broke
         wait_until(lambda: running.request("GET", "/readyz").status_code == 200, what="being ready")
 
 
+@pytest.mark.long
 async def test_an_emptied_bucket_is_not_taken_for_the_archive(broker: Broker, bucket: Bucket) -> None:
     settings = store_settings(broker, bucket, archive_mode="copy")
     closed = broker.segments("orders-0", 2)
