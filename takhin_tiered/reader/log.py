@@ -16,8 +16,7 @@ from takhin_tiered.engine.clock import Clock
 from takhin_tiered.engine.naming import named_incarnation
 from takhin_tiered.engine.scanning import Scanner
 from takhin_tiered.errors import OffsetInHole, OffsetOutOfRange, PartitionNotFound, SegmentChanged, SegmentNotFound
-from takhin_tiered.formats.records import Record
-from takhin_tiered.reader.cursor import RawBatch
+from takhin_tiered.formats.records import Record, as_bytes
 from takhin_tiered.reader.finder import Bounds, Finder, Found
 from takhin_tiered.reader.indexes import IndexCache
 from takhin_tiered.reader.outcomes import Outcomes, indexes_of
@@ -106,9 +105,9 @@ class LogReader:
             log = await self._log_of(question, again=tries_left < _TRIES)
             try:
                 async with aclosing(self._batches(question, log)) as batches:
-                    async for batch in batches:
-                        yield batch.copy()
-                        tries_left, next_offset = _TRIES, batch.header.last_offset + 1
+                    async for data, behind in batches:
+                        yield as_bytes(data)
+                        tries_left, next_offset = _TRIES, behind
                 return
             except (SegmentChanged, SegmentNotFound):
                 tries_left -= 1
@@ -138,17 +137,15 @@ class LogReader:
             return RecordPage(page.records, page.next_offset if hole.missing_from is None else hole.missing_from)
         return RecordPage(page.records, max(log.end, question.offset or 0))
 
-    async def _batches(self, question: Question, log: _Log) -> AsyncGenerator[RawBatch, None]:
+    async def _batches(self, question: Question, log: _Log) -> AsyncGenerator[tuple[memoryview, int], None]:
+        """One batch or more at a time, and the offset behind them."""
         async with Prefetching(self.reader) as prefetching, aclosing(self._parts(question, log, prefetching)) as parts:
             async for part in parts:
-                async with aclosing(part.reading.batches()) as batches:
-                    async for batch in batches:
-                        header = batch.header
-                        if header.base_offset >= part.end and not header.hides_first_offset:
-                            break
-                        if part.aborted is not None and (header.is_control or await part.aborted.has(header)):
-                            continue
-                        yield batch
+                async with aclosing(
+                    _all_of(part) if part.aborted is None else _committed_of(part, part.aborted)
+                ) as some:
+                    async for each in some:
+                        yield each
 
     async def _log_of(self, question: Question, *, again: bool) -> _Log:
         partition = question.topic, question.partition
@@ -283,6 +280,23 @@ def _require_read_to_its_end(found: Found, offset: int, log: _Log) -> None:
     """Where only the records tell where a segment ends, they have been read: up to before ``offset``."""
     if found.following is not None and not found.is_end_known and offset < min(found.following, log.end):
         raise hole_behind(replace(found, end=offset))
+
+
+async def _all_of(part: _Part) -> AsyncGenerator[tuple[memoryview, int], None]:
+    """Many batches at a time: each by itself would cost more than to read it."""
+    async with aclosing(part.reading.blocks(before=part.end)) as blocks:
+        async for block in blocks:
+            yield block.data, block.next_offset
+
+
+async def _committed_of(part: _Part, aborted: Aborted) -> AsyncGenerator[tuple[memoryview, int], None]:
+    async with aclosing(part.reading.batches()) as batches:
+        async for batch in batches:
+            header = batch.header
+            if header.base_offset >= part.end and not header.hides_first_offset:
+                return
+            if not header.is_control and not await aborted.has(header):
+                yield batch.data, header.last_offset + 1
 
 
 def hole_behind(found: Found, offset: int | None = None) -> OffsetInHole:
