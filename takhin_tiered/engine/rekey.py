@@ -4,8 +4,8 @@ Only manifests are written anew, each as a whole, with its segment's lock held: 
 after, and both can be read with the keys of the file. No object of a segment is touched.
 
 An archive that began with an earlier key commits a manifest that no listing shows yet: it is waited for first. One that
-begins later uses the current key, but may give the manifest of the generation before its other name when the listing has
-passed that by: such names are looked up at the end.
+begins later uses the current key, but it may give the manifest of the generation before its other name when the listing
+has passed that by: such names are looked up at the end.
 """
 
 from __future__ import annotations
