@@ -14,6 +14,7 @@ from takhin_tiered.errors import ObjectMissing
 from takhin_tiered.reader.archived import ArchivedFile, name_of, proven_file, unproven_file
 from takhin_tiered.reader.fetching import Fetcher
 from takhin_tiered.reader.flights import Flights
+from takhin_tiered.segments.chunks import count_of
 from takhin_tiered.segments.manifest import Manifest, ManifestFile
 from takhin_tiered.segments.names import FileKind
 
@@ -57,9 +58,14 @@ class WholeObjects:
         """The file with checksums of its pieces. `Damaged` if the object is not the archived one, and `StoreError`."""
         name = name_of(manifest.files[kind], self._piece_size)
         checksums = await self._known.get(name)
-        if checksums is None:
+        if checksums is None or len(checksums) != count_of(manifest.files[kind].size, self._piece_size):
             checksums = await self._reading.share(name, lambda: self._read(name, manifest, kind))
         return proven_file(manifest, kind, checksums, self._piece_size)
+
+    async def prove_again(self, manifest: Manifest, kind: FileKind) -> None:
+        """The checksums that are kept may be wrong themselves: read the object once more. Raises as `prove`."""
+        await self._known.put(name_of(manifest.files[kind], self._piece_size), ())
+        await self.prove(manifest, kind)
 
     async def _read(self, name: str, manifest: Manifest, kind: FileKind) -> Checksums:
         described = self.unproven(manifest, kind)
