@@ -26,6 +26,7 @@ from takhin_tiered.errors import (
 )
 from takhin_tiered.reader.archived import PIECE_SIZE, name_of
 from takhin_tiered.reader.cache import DiskCache
+from takhin_tiered.reader.outcomes import indexes_of
 from takhin_tiered.segments.names import FileKind
 from tests.chunked import RING, Objects, use_keys
 from tests.support import Broker, Bucket, directory_settings, parts, store_settings
@@ -138,6 +139,21 @@ async def test_checksums_that_the_state_directory_lost_are_no_damage_of_the_arch
             await read(storage, path)
         (segment,) = parts(storage).catalog.archived()
         assert segment.quarantine
+
+
+async def test_indexes_in_memory_are_those_of_the_files_beside_the_log(broker: Broker, tmp_path: Path) -> None:
+    """The same log may be archived again with another transaction index: what was parsed before is not its."""
+    async with archived(broker, tmp_path / "store") as (storage, objects, path):
+        manifest = objects.manifest(path)
+        changed = dict(manifest.files)
+        changed[FileKind.INDEX] = replace(changed[FileKind.INDEX], sha256="0" * 64)
+        seen = []
+        for each in (manifest, replace(manifest, files=changed)):
+            objects.put(each)
+            await storage._reader.manifests.get(each.id, fresh=True)
+            async with storage._reader.open_segment(each.id) as source:
+                seen.append(await indexes_of(storage._log.indexes, source))
+        assert seen[0] is not seen[1]
 
 
 async def test_local_bytes_come_from_the_disk(broker: Broker, tmp_path: Path) -> None:
