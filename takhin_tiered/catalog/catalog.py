@@ -155,6 +155,10 @@ class Catalog(Rows):
         lock = self._locks.get(replace(identity, label=""))
         return lock is not None and lock.locked()
 
+    def held(self) -> list[SegmentId]:
+        """The segments whose lock an operation holds now; without labels, as a lock is that of all incarnations."""
+        return [identity for identity, lock in list(self._locks.items()) if lock.locked()]
+
     def intend(self, intents: Iterable[Intent]) -> None:
         """Record objects that are about to be written; the next `flush` makes that durable."""
         with self._guard:

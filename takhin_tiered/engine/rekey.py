@@ -2,12 +2,17 @@
 
 Only manifests are written anew, each as a whole, with its segment's lock held: a kill leaves the one before or the one
 after, and both can be read with the keys of the file. No object of a segment is touched.
+
+An archive that began with an earlier key commits a manifest that no listing shows yet: it is waited for first. One that
+begins later uses the current key, but it may give the manifest of the generation before its other name when the listing
+has passed that by: such names are looked up at the end.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 
 from takhin_tiered import logs
@@ -37,6 +42,9 @@ class _Tally:
     plain: int = 0
     read_only: int = 0
     failed: list[FailedSegment] = field(default_factory=list)
+    # Superseded manifests that the listing showed; and segments that have such, with their generation.
+    superseded: set[str] = field(default_factory=set)
+    replaced: dict[SegmentId, int] = field(default_factory=dict)
 
     @property
     def seen(self) -> int:
@@ -62,29 +70,44 @@ class Rekeyer:
             raise ConfigError(
                 "storage.tiered.encryption.key.file is not set: there is no key to wrap the data keys with"
             )
+        for identity in self.catalog.held():
+            async with self.catalog.lock(identity):
+                pass
         tally, waiting = _Tally(), set[asyncio.Task[None]]()
         try:
-            async for info in self.store.list():
-                superseded = parse_superseded_key(info.key)
-                identity = superseded[0] if superseded else parse_manifest_key(info.key)
-                if identity is None:
-                    continue
-                if info.read_only:
-                    tally.read_only += 1
-                    continue
-                if len(waiting) >= _AT_ONCE:
-                    done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
-                    for task in done:
-                        task.result()
-                    progress(tally.seen)
-                waiting.add(asyncio.create_task(self._rekey_one(owned, identity, info.key, tally)))
+            async with aclosing(self._manifests(tally)) as manifests:
+                async for identity, key in manifests:
+                    if len(waiting) >= _AT_ONCE:
+                        done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+                        for task in done:
+                            task.result()
+                        progress(tally.seen)
+                    waiting.add(asyncio.create_task(self._rekey_one(owned, identity, key, tally)))
             for task in waiting:
                 await task
+            for identity, generation in tally.replaced.items():
+                for key in map(identity.superseded_key, range(1, generation)):
+                    if key not in tally.superseded:
+                        await self._rekey_one(owned, identity, key, tally)
         finally:
             for task in waiting:
                 task.cancel()
             await asyncio.gather(*waiting, return_exceptions=True)
         return RekeyResult(tally.rewrapped, tally.current, tally.plain, tally.read_only, tuple(tally.failed))
+
+    async def _manifests(self, tally: _Tally) -> AsyncGenerator[tuple[SegmentId, str], None]:
+        """Those that the store lists, and that may be written, with their keys."""
+        async for info in self.store.list():
+            superseded = parse_superseded_key(info.key)
+            identity = superseded[0] if superseded else parse_manifest_key(info.key)
+            if identity is None:
+                continue
+            if info.read_only:
+                tally.read_only += 1
+                continue
+            if superseded:
+                tally.superseded.add(info.key)
+            yield identity, info.key
 
     async def _rekey_one(self, owned: OwnedPrefix, identity: SegmentId, key: str, tally: _Tally) -> None:
         with verb("rekey", identity.path):
@@ -93,6 +116,8 @@ class Rekeyer:
                     manifest = await self._load(identity, key)
                     if manifest is None:
                         return
+                    if manifest.generation > 1 and key == identity.manifest_key:
+                        tally.replaced[identity] = manifest.generation
                     changed = self._rewrapped(manifest)
                     if changed is None:
                         is_encrypted = any(f.encoding and f.encoding.encryption for f in manifest.files.values())
@@ -120,10 +145,13 @@ class Rekeyer:
 
     def _file(self, manifest: Manifest, file: ManifestFile) -> ManifestFile:
         keys, encoding = self.codecs.keys, file.encoding
-        if encoding is None or encoding.encryption is None or encoding.encryption.key_id == keys.current:
+        if encoding is None or encoding.encryption is None:
             return file
+        # Of the current ID too: the key file may have another key under it.
         key = data_key(manifest.id, manifest.topic_id, encoding.encryption, keys)
         assert key is not None
+        if encoding.encryption.key_id == keys.current:
+            return file
         wrapped = keys.get(keys.current).wrap(key, key_context(manifest.id, manifest.topic_id))
         return replace(file, encoding=replace(encoding, encryption=Encryption(keys.current, wrapped)))
 

@@ -46,7 +46,7 @@ class KafkaWalk:
     def __init__(self, size: int, ongoing: Mapping[int, int]) -> None:
         self._size = size
         self._first: Batch | None = None
-        self._first_found = (-1, -1)
+        self._first_found: tuple[int | None, int] = (-1, -1)
         self._last: Batch | None = None
         self._newest = -1
         self._problem = ""
@@ -80,6 +80,9 @@ class KafkaWalk:
     def summary(self, newest: int) -> LogSummary:
         """The result for the whole log; ``newest`` is the last timestamp in its time index."""
         if self._first is None or self._last is None:
+            return LogSummary("unknown", open_transactions=None)
+        if self._first.magic < 2 and self._last.position == 0 and self._problem:
+            # One message, which fails its CRC: other bytes may look like that.
             return LogSummary("unknown", open_transactions=None)
         problem, end = self._problem, self._last.end
         if end < self._size:
@@ -225,8 +228,9 @@ class KafkaWalk:
 
         try:
             first = first_of(data, batch)
-        except Undecodable as error:
-            self._problem = self._problem or str(error)
+        except Undecodable:
+            # Its CRC says that these are the bytes that were written. It may be of a codec that only old brokers knew.
+            self._first_found = None, NO_TIMESTAMP
         else:
             self._first_found = first.offset, first.timestamp
 

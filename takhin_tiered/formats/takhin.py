@@ -39,6 +39,10 @@ def is_sound(record: Batch, data: Bytes) -> bool | None:
     if at + _LENGTH.size > len(data):
         return None
     (value,) = _LENGTH.unpack_from(data, at)
+    return _fills(record, key, value)
+
+
+def _fills(record: Batch, key: int, value: int) -> bool:
     return record.size - _OVERHEAD - key - value in _PADDINGS
 
 
@@ -51,7 +55,7 @@ def key_and_value(data: Bytes) -> tuple[bytes, bytes]:
 
 
 class TakhinWalk:
-    """One pass over a log, fed in pieces. Buffers a record that lies in two pieces, up to its value's length."""
+    """One pass over a log, fed in pieces. Buffers a record's head and its value's length."""
 
     def __init__(self, size: int) -> None:
         self._size = size
@@ -61,6 +65,7 @@ class TakhinWalk:
         self._problem = ""
         self._end = 0
         self._begun = bytearray()
+        self._key_left = 0
         self._record: Batch | None = None
         self._left = 0
         self._lost = False
@@ -108,19 +113,25 @@ class TakhinWalk:
         return at
 
     def _take_head(self, view: memoryview) -> int:
-        """Take a record's bytes up to its value's length."""
-        needed = RECORD_HEAD
-        if len(self._begun) >= RECORD_HEAD:
-            needed = _OVERHEAD + int(_HEAD.unpack_from(self._begun)[3])
+        """Take a record's head, pass its key by, and take its value's length: other bytes may claim a huge key."""
+        if self._key_left:
+            passed = min(self._key_left, len(view))
+            self._key_left -= passed
+            return passed
+        needed = RECORD_HEAD if len(self._begun) < RECORD_HEAD else _OVERHEAD
         taken = min(needed - len(self._begun), len(view))
         self._begun += view[:taken]
         if len(self._begun) < needed:
             return taken
-        record = parse_record(self._begun, self._end)
-        if record is None or record.end > self._size or is_sound(record, self._begun) is False:
+        record, key = parse_record(self._begun, self._end), int(_HEAD.unpack_from(self._begun)[3])
+        if record is None or record.end > self._size:
             self._lost = True
-        elif needed > RECORD_HEAD:
-            self._record, self._left = record, record.size - len(self._begun)
+        elif needed == RECORD_HEAD:
+            self._key_left = key
+        elif not _fills(record, key, _LENGTH.unpack_from(self._begun, RECORD_HEAD)[0]):
+            self._lost = True
+        else:
+            self._record, self._left = record, record.size - _OVERHEAD - key
             self._begun.clear()
             self._skip(view[:0])
         return taken

@@ -54,13 +54,15 @@ class Cursor:
     """Goes through a log from a position on. ``last_offset`` is that of the whole log, None if it is not known.
 
     Where it is not known, zeros may stand behind the last batch, space allocated for more, or the beginning of a batch
-    that the broker is about to write. ``indexed_up_to`` is a position at which a batch stands by the index: before it
-    there is no end.
+    that the broker is about to write. ``indexed_up_to`` is a position at which a batch stands by the index, and
+    ``known_up_to`` an offset up to which there are records: before them there is no end.
     """
 
-    def __init__(self, file: SegmentFile, log_format: str, last_offset: int | None, indexed_up_to: int) -> None:
+    def __init__(
+        self, file: SegmentFile, log_format: str, last_offset: int | None, indexed_up_to: int, known_up_to: int = -1
+    ) -> None:
         self._file, self._format, self._last_known = file, log_format, last_offset
-        self._indexed_up_to = indexed_up_to
+        self._indexed_up_to, self._known_up_to = indexed_up_to, known_up_to
         self._buffer = memoryview(b"")
         # Where the buffer begins in the file, and where the next batch begins in it: before it, if it has begun in
         # ``begun``, the end of the read before.
@@ -170,7 +172,8 @@ class Cursor:
         position = self._position + self._at
         if self._last_known is None:
             is_space_or_begun = header is not None or len(head) < LARGEST_HEAD or not any(head)
-            may_end = is_space_or_begun and position > self._indexed_up_to
+            is_behind_known = position > self._indexed_up_to and self._last >= self._known_up_to
+            may_end = is_space_or_begun and is_behind_known
         else:
             may_end = self._last >= self._last_known
         if not may_end:

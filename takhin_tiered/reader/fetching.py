@@ -162,9 +162,8 @@ class _Flight:
                 return
             damaged = await self._get(self._chunks)
             for number, chunk, found in damaged:
-                # Bytes may also be damaged on the wire. What came from the cache was read again already.
-                again = [] if self._is_cached else await self._get([(number, chunk)])
-                if again or self._is_cached:
+                # Bytes may also be damaged on the wire.
+                if await self._get([(number, chunk)]):
                     self._memory.failed(chunk, await self._fetcher.on_damage(self._file, found))
         except ObjectMissing as missing:
             found = self._file.damaged("it is not in the archive")

@@ -32,13 +32,15 @@ class Found:
     """A segment, with the offsets that it holds: from its base to before ``end``.
 
     ``following`` is the base offset of the next segment, None for the last one. ``is_end_known``: else ``end`` is that,
-    and only its records tell where it ends.
+    and only its records tell where it ends. ``records_end`` is one more than the last offset that its file, or the
+    manifest, is known to have; None if unknown.
     """
 
     segment: Segment
     end: int
     following: int | None
     is_end_known: bool = True
+    records_end: int | None = None
 
     @property
     def is_followed_by_hole(self) -> bool:
@@ -90,12 +92,12 @@ class Finder:
         following = None if above is None else above.id.base_offset
         end = self._end_of(segment)
         if following is None:
-            return Found(segment, end or segment.id.base_offset, None, is_end_known=end is not None)
+            return Found(segment, end or segment.id.base_offset, None, end is not None, end)
         is_whole = is_compacted(self.situation.view, self.catalog, partition)
         if end is None or end > following or is_whole:
             # What compaction removed is no hole; and where segments overlap, the later one counts.
-            return Found(segment, following, following, is_end_known=end is not None or is_whole)
-        return Found(segment, end, following)
+            return Found(segment, following, following, end is not None or is_whole, end)
+        return Found(segment, end, following, records_end=end)
 
     def _end_of(self, segment: Segment) -> int | None:
         """One more than the last offset; None if neither the file nor the manifest tells it, or it has no record."""

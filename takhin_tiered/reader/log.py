@@ -19,13 +19,14 @@ from takhin_tiered.errors import OffsetInHole, OffsetOutOfRange, PartitionNotFou
 from takhin_tiered.formats.records import Record, as_bytes
 from takhin_tiered.reader.finder import Bounds, Finder, Found
 from takhin_tiered.reader.indexes import IndexCache
+from takhin_tiered.reader.opened import LocalOpened, OpenedSegment
 from takhin_tiered.reader.outcomes import Outcomes, indexes_of
 from takhin_tiered.reader.prefetching import Prefetching
 from takhin_tiered.reader.question import Isolation, Question, RecordPage
 from takhin_tiered.reader.reader import Reader
 from takhin_tiered.reader.records import Reading, SegmentReader
 from takhin_tiered.reader.transactions import Aborted
-from takhin_tiered.segments.names import Partition
+from takhin_tiered.segments.names import FileKind, Partition
 
 _PAGE_BYTES = 16 << 20
 """Keys, values and headers of a page: what a caller has in memory at once, but for a single larger batch."""
@@ -183,7 +184,7 @@ class LogReader:
                 near_end = prefetching.of(following.segment.id)
             self.catalog.touch(found.segment.id, self.clock.now())
             async with self.reader.open_segment(found.segment.id, near_end=near_end) as source:
-                segment = SegmentReader(source, await indexes_of(self.indexes, source))
+                segment = SegmentReader(source, await indexes_of(self.indexes, source), _known_up_to(found, source))
                 if offset is None:
                     at = await segment.at_time(question.timestamp or 0)
                     reading = None if at is None else at[1]
@@ -274,6 +275,17 @@ def _after(question: Question, next_offset: int | None) -> Question:
 def _size_of(record: Record) -> int:
     headers = sum(len(name) + len(value or b"") for name, value in record.headers)
     return len(record.key or b"") + len(record.value or b"") + headers
+
+
+def _known_up_to(found: Found, source: OpenedSegment) -> int:
+    """The offset up to which a closed local log has records; -1 if unknown. `SegmentChanged` if its size is another."""
+    known = found.segment.local.log
+    if known is None or not isinstance(source, LocalOpened) or found.segment.active or source.grows:
+        return -1
+    if source.local.files[FileKind.LOG].found.size != known.size:
+        path = source.id.path
+        raise SegmentChanged(f"segment {path} is not as it was seen last", segment=path, hint="Read it again")
+    return -1 if found.records_end is None else found.records_end - 1
 
 
 def _require_read_to_its_end(found: Found, offset: int, log: _Log) -> None:

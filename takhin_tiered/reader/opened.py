@@ -89,7 +89,7 @@ class ArchivedSegment:
 
     @property
     def variant(self) -> str:
-        return ""
+        return "".join(f"{kind}-{file.plain_sha256} " for kind, file in self.manifest.files.items())
 
     def file(self, kind: FileKind) -> OpenedFile | None:
         if kind not in self.manifest.files:

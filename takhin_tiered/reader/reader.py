@@ -14,7 +14,7 @@ from takhin_tiered.codec.keys import KeyRing
 from takhin_tiered.concurrency import in_thread
 from takhin_tiered.disk.files import DataDirs, OpenFile
 from takhin_tiered.errors import CatalogError, Damaged, SegmentChanged, SegmentNotFound, StoreError, TakhinError
-from takhin_tiered.reader.archived import ArchivedFile, chunked_file, is_proven_by_chunks
+from takhin_tiered.reader.archived import ArchivedFile, Proof, chunked_file, is_proven_by_chunks
 from takhin_tiered.reader.fetching import Fetcher
 from takhin_tiered.reader.local import open_local
 from takhin_tiered.reader.manifests import Manifests
@@ -105,6 +105,16 @@ class Reader:
                 f"segment {file.id.path} was archived anew or removed while it was read",
                 segment=file.id.path,
                 hint="Read it again",
+            )
+        if manifest is not None and now is not None and file.proof is Proof.OBJECT and file.decoder is not None:
+            try:
+                await self.whole.prove_again(manifest, file.kind)
+            except TakhinError as found:
+                return found
+            return SegmentChanged(
+                f"what was kept of the checksums of segment {file.id.path} was wrong, and was made anew",
+                segment=file.id.path,
+                hint="The archive's copy is right. Read it again",
             )
         await self._quarantine(file.id, error)
         return error

@@ -88,11 +88,13 @@ class Reading:
 class SegmentReader:
     """Reads one segment. ``indexes`` are its own, as an `IndexCache` keeps them.
 
+    ``known_up_to``: an offset up to which its log has records, whatever its source tells.
+
     Damage raises `Damaged`, which names segment, position and offset; nothing of a damaged batch is given.
     """
 
-    def __init__(self, source: SegmentSource, indexes: SegmentIndexes) -> None:
-        self._source, self._indexes = source, indexes
+    def __init__(self, source: SegmentSource, indexes: SegmentIndexes, known_up_to: int = -1) -> None:
+        self._source, self._indexes, self._known_up_to = source, indexes, known_up_to
 
     async def at_offset(self, offset: int) -> Reading | None:
         """At the batch that has ``offset``, or the next one above it; None if the log ends before."""
@@ -131,7 +133,8 @@ class SegmentReader:
                 hint="Its bytes can be read as they are",
             )
         index = await self._indexes.offsets(source)
-        return Cursor(log, log_format, source.last_offset, index.positions[-1] if len(index) else -1)
+        indexed_up_to = index.positions[-1] if len(index) else -1
+        return Cursor(log, log_format, source.last_offset, indexed_up_to, self._known_up_to)
 
 
 @contextmanager

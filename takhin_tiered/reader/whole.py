@@ -14,7 +14,8 @@ from takhin_tiered.errors import ObjectMissing
 from takhin_tiered.reader.archived import ArchivedFile, name_of, proven_file, unproven_file
 from takhin_tiered.reader.fetching import Fetcher
 from takhin_tiered.reader.flights import Flights
-from takhin_tiered.segments.manifest import Manifest
+from takhin_tiered.segments.chunks import count_of
+from takhin_tiered.segments.manifest import Manifest, ManifestFile
 from takhin_tiered.segments.names import FileKind
 
 Checksums = tuple[int, ...]
@@ -57,12 +58,31 @@ class WholeObjects:
         """The file with checksums of its pieces. `Damaged` if the object is not the archived one, and `StoreError`."""
         name = name_of(manifest.files[kind], self._piece_size)
         checksums = await self._known.get(name)
-        if checksums is None:
+        if checksums is None or len(checksums) != count_of(manifest.files[kind].size, self._piece_size):
             checksums = await self._reading.share(name, lambda: self._read(name, manifest, kind))
         return proven_file(manifest, kind, checksums, self._piece_size)
 
+    async def prove_again(self, manifest: Manifest, kind: FileKind) -> None:
+        """The checksums that are kept may be wrong themselves: read the object once more. Raises as `prove`."""
+        await self._known.put(name_of(manifest.files[kind], self._piece_size), ())
+        await self.prove(manifest, kind)
+
     async def _read(self, name: str, manifest: Manifest, kind: FileKind) -> Checksums:
-        file, fetcher = manifest.files[kind], self._fetcher
+        described = self.unproven(manifest, kind)
+        try:
+            # Bytes may also be damaged on the wire.
+            for _ in range(2):
+                checksums = await self._read_once(manifest.files[kind])
+                if checksums is not None:
+                    await self._known.put(name, checksums)
+                    return checksums
+        except ObjectMissing as error:
+            raise await self._fetcher.on_damage(described, described.damaged("it is not in the archive")) from error
+        raise await self._fetcher.on_damage(described, described.damaged("its SHA-256 is another one"))
+
+    async def _read_once(self, file: ManifestFile) -> Checksums | None:
+        """None if these are not the bytes that were archived."""
+        fetcher = self._fetcher
         hasher, pieces = Hasher(file.part_size), _Pieces(self._piece_size)
 
         def take(piece: memoryview) -> None:
@@ -71,15 +91,9 @@ class WholeObjects:
             hasher.update(piece)
             pieces.update(piece)
 
-        described = self.unproven(manifest, kind)
-        try:
-            await fetcher.store.fetch_into(file.key, fetcher.nothing, seen=take)
-        except ObjectMissing as error:
-            raise await fetcher.on_damage(described, described.damaged("it is not in the archive")) from error
-        if (hasher.size, hasher.checksum().sha256) != (file.size, file.sha256):
-            raise await fetcher.on_damage(described, described.damaged("its SHA-256 is another one"))
-        await self._known.put(name, pieces.checksums())
-        return pieces.checksums()
+        await fetcher.store.fetch_into(file.key, fetcher.nothing, seen=take)
+        is_right = (hasher.size, hasher.checksum().sha256) == (file.size, file.sha256)
+        return pieces.checksums() if is_right else None
 
 
 class _Pieces:

@@ -233,16 +233,16 @@ class Writer:
     async def _settle_others(self, writing: Writing) -> None:
         """Where an earlier attempt broke off with other bytes, what it left goes first: one key has one intent.
 
-        Encrypted bytes of the same file are other ones each time. Where the server's writes are not conditional, one
-        that was given up might still arrive, and take the place of the new ones: those get another key.
+        Encrypted bytes of the same file are other ones each time, and other settings make other bytes. Where the
+        server's writes are not conditional, one that was given up might still arrive, and take the place of the new
+        ones: those get another key.
         """
-        is_encoded = False
-        for kind in writing.missing:
-            before = self._catalog.intent(writing.id.key(kind, writing.generation))
-            if before is not None and before.sha256 != writing.stored[kind].checksum.sha256:
-                await settle_held(self._owned, self._catalog, before)
-                is_encoded = is_encoded or writing.stored[kind].encoding is not None
-        if is_encoded:
+        left = {kind: self._catalog.intent(writing.id.key(kind, writing.generation)) for kind in writing.missing}
+        intents = [(intent, writing.stored[kind]) for kind, intent in left.items() if intent is not None]
+        if any(intent.sha256 != stored.checksum.sha256 for intent, stored in intents):
+            # All of it: nothing of this generation is named by a manifest later, and nothing removes it then.
+            for intent, _ in intents:
+                await settle_held(self._owned, self._catalog, intent)
             raise OtherBytes
 
     async def _store_missing(self, writing: Writing) -> None:

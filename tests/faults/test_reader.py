@@ -147,6 +147,34 @@ async def test_a_fault_of_the_line_is_no_damage_of_the_archive(broker: Broker, b
         assert not segment.quarantine
 
 
+async def test_nor_where_the_cache_has_lost_the_chunk(broker: Broker, bucket: Bucket) -> None:
+    async with behind(broker, bucket) as (storage, between, path):
+        assert await read(storage, path, 0, 10) == broker.files[path][:10]
+        fetcher = storage._reader.fetcher
+        assert isinstance(fetcher.cache, DiskCache)
+        await fetcher.cache.written()
+        (name,) = fetcher.cache._lru
+        fetcher.cache._path(name).unlink()
+        for chunk in list(fetcher.memory._chunks.values()):
+            fetcher.memory.drop(chunk)
+        between.faults.append(Fault(Kind.FLIP_RESPONSE, "GET", path, count=1))
+        assert await read(storage, path, 0, 10) == broker.files[path][:10]
+        assert between.faults[0].hits == 1
+        (segment,) = parts(storage).catalog.archived()
+        assert not segment.quarantine
+
+
+async def test_nor_of_an_archive_without_checksums_of_chunks(broker: Broker, bucket: Bucket) -> None:
+    async with behind(broker, bucket) as (storage, between, path):
+        Objects(bucket.read, bucket.write).without_chunks(path)
+        await storage._reader.manifests.get(storage_id(storage), fresh=True)
+        between.faults.append(Fault(Kind.FLIP_RESPONSE, "GET", path, count=1))
+        assert await read(storage, path) == broker.files[path]
+        assert between.faults[0].hits == 1
+        (segment,) = parts(storage).catalog.archived()
+        assert not segment.quarantine
+
+
 async def test_a_server_that_always_lies_is_never_believed(broker: Broker, bucket: Bucket) -> None:
     async with behind(broker, bucket) as (storage, between, path):
         between.faults.append(Fault(Kind.FLIP_RESPONSE, "GET", path))

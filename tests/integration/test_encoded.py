@@ -530,7 +530,8 @@ async def test_nothing_is_unlinked_that_nobody_could_decrypt(folder: Place, lost
     assert folder.objects() == before
 
 
-async def test_what_a_broken_attempt_left_goes_and_its_keys_are_not_used_again(folder: Place) -> None:
+@pytest.mark.parametrize("then", ["key", "plain"])
+async def test_what_a_broken_attempt_left_goes_and_its_keys_are_not_used_again(folder: Place, then: str) -> None:
     """Encrypted bytes are other ones each time: a write that arrives late must not take their place."""
     (path,) = folder.broker.segments("orders-0", 1, size=100_000)
     root = Path(__file__).parents[2]
@@ -543,7 +544,7 @@ async def test_what_a_broken_attempt_left_goes_and_its_keys_are_not_used_again(f
     assert killed.returncode == -signal.SIGKILL
     left = folder.objects()
     assert set(left) == set(folder.broker.triple(path))
-    await cycle(folder.settings("key"))
+    await cycle(folder.settings(then))
     assert {file["key"] for file in folder.manifest(path)["files"].values()} == {
         name.replace(".", ".g2.") for name in folder.broker.triple(path)
     }

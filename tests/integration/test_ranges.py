@@ -24,7 +24,9 @@ from takhin_tiered.errors import (
     SegmentNotFound,
     WrongKey,
 )
+from takhin_tiered.reader.archived import PIECE_SIZE, name_of
 from takhin_tiered.reader.cache import DiskCache
+from takhin_tiered.reader.outcomes import indexes_of
 from takhin_tiered.segments.names import FileKind
 from tests.chunked import RING, Objects, use_keys
 from tests.support import Broker, Bucket, directory_settings, parts, store_settings
@@ -104,6 +106,54 @@ async def test_an_archive_of_an_earlier_release_is_read_whole_once(broker: Broke
         before = storage.metrics.bytes_moved()
         assert await read(storage, path, 100, 200) == broker.files[path][100:200]
         assert storage.metrics.bytes_moved() == before
+
+
+async def test_checksums_that_the_state_directory_lost_are_no_damage_of_the_archive(
+    broker: Broker, tmp_path: Path
+) -> None:
+    """After a power cut the index of the cache may have anything: what it says of an object is not the last word."""
+    settings = directory_settings(broker, tmp_path / "store")
+    async with archived(broker, tmp_path / "store") as (storage, objects, path):
+        objects.without_chunks(path)
+        assert await read(storage, path) == broker.files[path]
+        name = name_of(objects.manifest(path).log, PIECE_SIZE)
+        right = await disk_cache(storage).get(name)
+        assert right
+        await disk_cache(storage).put(name, ())
+    async with TieredStorage.open(settings) as storage:
+        assert await read(storage, path) == broker.files[path]
+        assert await disk_cache(storage).get(name) == right
+        await disk_cache(storage).put(name, tuple(each ^ 1 for each in right))
+    async with TieredStorage.open(settings) as storage:
+        with pytest.raises(SegmentChanged):
+            await read(storage, path)
+        (segment,) = parts(storage).catalog.archived()
+        assert not segment.quarantine
+        assert await read(storage, path) == broker.files[path]
+        damaged = bytearray(broker.files[path])
+        damaged[7] ^= 1
+        (tmp_path / "store" / path).write_bytes(damaged)
+        await disk_cache(storage).put(name, tuple(each ^ 1 for each in right))
+    async with TieredStorage.open(settings) as storage:
+        with pytest.raises(Damaged):
+            await read(storage, path)
+        (segment,) = parts(storage).catalog.archived()
+        assert segment.quarantine
+
+
+async def test_indexes_in_memory_are_those_of_the_files_beside_the_log(broker: Broker, tmp_path: Path) -> None:
+    """The same log may be archived again with another transaction index: what was parsed before is not its."""
+    async with archived(broker, tmp_path / "store") as (storage, objects, path):
+        manifest = objects.manifest(path)
+        changed = dict(manifest.files)
+        changed[FileKind.INDEX] = replace(changed[FileKind.INDEX], sha256="0" * 64)
+        seen = []
+        for each in (manifest, replace(manifest, files=changed)):
+            objects.put(each)
+            await storage._reader.manifests.get(each.id, fresh=True)
+            async with storage._reader.open_segment(each.id) as source:
+                seen.append(await indexes_of(storage._log.indexes, source))
+        assert seen[0] is not seen[1]
 
 
 async def test_local_bytes_come_from_the_disk(broker: Broker, tmp_path: Path) -> None:

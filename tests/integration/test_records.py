@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from takhin_tiered import TieredStorage
-from takhin_tiered.errors import OffsetInHole, OffsetOutOfRange, PartitionNotFound, SegmentNotFound
+from takhin_tiered.errors import Damaged, OffsetInHole, OffsetOutOfRange, PartitionNotFound, SegmentNotFound
 from takhin_tiered.formats.batch import Batch, parse_batch
 from takhin_tiered.formats.takhin import key_and_value, parse_record
 from takhin_tiered.reader.question import Isolation, Question
@@ -210,6 +210,57 @@ async def test_holes_are_told_and_never_skipped(broker: Broker) -> None:
         with pytest.raises(OffsetInHole) as hole:
             await storage.read_records(Question("orders", 0, timestamp=inside))
         assert hole.value.next_offset == after
+
+
+@pytest.mark.parametrize("place", ["copied", "local"])
+async def test_a_batch_that_claims_to_be_longer_than_its_log_hides_no_record(broker: Broker, place: str) -> None:
+    """A length stands outside the CRC, and a broker may be about to write the rest of a batch: not of this one."""
+    made = Partition("orders-0")
+    for base in (0, 20):
+        log = Log(base)
+        log.append(batch(rows(base, 10)))
+        log.append(batch(rows(base + 10, 10)))
+        made.segments.append(Segment(base, {"log": bytes(log.close().data)}))
+    made.end = 40
+    async with served(broker, made, place=place) as (storage, paths):
+        # A look at the directory is believed for as long as its time stays, once that is not a recent one.
+        os.utime(broker.root / "orders-0", (1e9, 1e9))
+        assert len((await storage.read_records(Question("orders", 0, 0))).records) == 40
+        file = broker.root / paths[0]
+        status, data = file.stat(), bytearray(file.read_bytes())
+        data[len(batch(rows(0, 10))) + 9] ^= 0x40
+        file.write_bytes(data)
+        os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+        for question in (
+            Question("orders", 0, 0),
+            Question("orders", 0, 12),
+            Question("orders", 0, timestamp=TIME + 12),
+            Question("orders", 0, 0, isolation=Isolation.READ_COMMITTED),
+        ):
+            with pytest.raises(Damaged, match="is no whole batch"):
+                await storage.read_records(question)
+        with pytest.raises(Damaged, match="is no whole batch"):
+            await raw(storage, Question("orders", 0, 0))
+
+
+async def test_a_log_that_was_truncated_meanwhile_hides_no_record(broker: Broker) -> None:
+    made = Partition("orders-0")
+    for base in (0, 20):
+        log = Log(base)
+        log.append(batch(rows(base, 10)))
+        log.append(batch(rows(base + 10, 10)))
+        made.segments.append(Segment(base, {"log": bytes(log.close().data)}))
+    made.end = 40
+    async with served(broker, made, place="local") as (storage, paths):
+        os.utime(broker.root / "orders-0", (1e9, 1e9))
+        assert len((await storage.read_records(Question("orders", 0, 0))).records) == 40
+        os.truncate(broker.root / paths[0], len(batch(rows(0, 10))))
+        page = await storage.read_records(Question("orders", 0, 0))
+        assert ([each.offset for each in page.records], page.next_offset) == ([*range(10)], 10)
+        for question in (Question("orders", 0, 12), Question("orders", 0, timestamp=TIME + 12)):
+            with pytest.raises(OffsetInHole) as hole:
+                await storage.read_records(question)
+            assert hole.value.next_offset == 20
 
 
 async def test_ends_and_beyond(broker: Broker) -> None:

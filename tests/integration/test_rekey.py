@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
+from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
-from takhin_tiered import ConfigError, NoKey, Settings, TieredStorage
+from takhin_tiered import ConfigError, NoKey, Settings, TieredStorage, points
+from takhin_tiered.codec.keys import KeyRing
 from tests.faults.truth import Folder
 from tests.integration.test_encoded import Place, cycle, new_key, restore
-from tests.support import Broker, command, daemon, directory_settings, environment
+from tests.support import Broker, command, daemon, directory_settings, environment, parts
 
 LAUNCHER = Path(__file__).resolve().parents[1] / "faults" / "kill_launcher.py"
 
@@ -141,3 +147,79 @@ async def test_killed_on_the_way_every_segment_has_one_of_the_keys(folder: Place
     folder.write_keys("second")
     await restore(settings, *closed)
     assert all((folder.broker.root / path).read_bytes() == folder.broker.files[path] for path in closed)
+
+
+@pytest.mark.parametrize("is_second_generation", [False, True])
+async def test_an_archive_on_its_way_gets_the_new_key_too(
+    folder: Place, monkeypatch: pytest.MonkeyPatch, is_second_generation: bool
+) -> None:
+    """It began with the key of before: its manifests come when the others were rewrapped, if nobody waits for it."""
+    (path,) = archive_with(folder, "first")[:1]
+    settings = folder.settings("both", archive_corrupt="archive")
+    if is_second_generation:
+        async with TieredStorage.open(settings) as storage:
+            await storage.archive_segment(path)
+            await storage.restore_segment(path)
+        changed = bytearray(folder.broker.files[path])
+        changed[30] ^= 1
+        folder.broker.overwrite(path, bytes(changed))
+    encoded, go_on = threading.Event(), threading.Event()
+
+    def hook(point: str) -> None:
+        if point == "archive.encoded":
+            encoded.set()
+            assert go_on.wait(30)
+
+    async with TieredStorage.open(settings) as storage:
+        monkeypatch.setattr(points, "hook", hook)
+        archive = asyncio.create_task(storage.archive_segment(path))
+        assert await asyncio.to_thread(encoded.wait, 30)
+        with_new_key(folder)
+        storage.apply(settings, KeyRing.load(str(folder.key_file)))
+        rekeyed = asyncio.create_task(storage.rekey())
+        # It ends now only if it does not wait.
+        await asyncio.wait([rekeyed], timeout=1.0)
+        go_on.set()
+        await archive
+        await rekeyed
+    assert len(key_ids(folder)) >= 1 + is_second_generation
+    assert set(key_ids(folder)) == {"second"}
+
+
+async def test_a_generation_that_is_superseded_meanwhile_gets_it_too(folder: Place) -> None:
+    """Its manifest gets its other name when the listing has passed that by."""
+    path = archive_with(folder, "first")[0]
+    settings = folder.settings("both", archive_corrupt="archive")
+    async with TieredStorage.open(settings) as storage:
+        await storage.archive_segment(path)
+        await storage.restore_segment(path)
+    changed = bytearray(folder.broker.files[path])
+    changed[30] ^= 1
+    folder.broker.overwrite(path, bytes(changed))
+    with_new_key(folder)
+    async with TieredStorage.open(settings) as storage:
+        rekeyer = parts(storage).rekeyer
+
+        class Listed:
+            """Its listing is of before the archive."""
+
+            def __getattr__(self, name: str) -> Any:
+                return getattr(rekeyer.store, name)
+
+            async def list(self) -> AsyncIterator[Any]:
+                found = [info async for info in rekeyer.store.list()]
+                await storage.archive_segment(path)
+                for info in found:
+                    yield info
+
+        await replace(rekeyer, store=cast("Any", Listed())).rekey(await storage.prepare())
+    assert len(key_ids(folder)) > len(folder.manifest(path)["files"])
+    assert set(key_ids(folder)) == {"second"}
+
+
+async def test_another_key_under_the_current_id_is_no_success(folder: Place) -> None:
+    archive_with(folder, "first")
+    await cycle(folder.settings("both"))
+    folder.keys["first"] = new_key()
+    folder.write_keys("first")
+    assert await rekey(folder.settings("both")) == (0, 0, 0, 3)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 import struct
+import tracemalloc
+import zlib
 from itertools import cycle
 
 import pytest
@@ -135,6 +137,39 @@ def test_large_offsets_do_not_confuse_the_formats() -> None:
 
 def test_a_key_longer_than_the_head_of_the_log() -> None:
     assert look(logs.takhin([Row(0, TIME, b"k" * 9000, b"v"), Row(1, TIME)])).last_offset == 1
+
+
+def test_a_sound_message_that_cannot_be_decoded_is_no_damage() -> None:
+    """As LZ4 in messages of magic 0, which Kafka framed in a way of its own: the CRC says that the bytes are right."""
+    first = bytearray(logs.messages(rows(0, 5), 0, codec=1))
+    first[17] = 3
+    struct.pack_into(">I", first, 12, zlib.crc32(first[16:]))
+    found = look(bytes(first) + logs.messages(rows(5, 5), 0))
+    assert (found.format, found.problem, found.first_offset, found.last_offset) == ("kafka", "", None, 9)
+
+
+@pytest.mark.parametrize("magic", [0, 1])
+def test_other_bytes_that_look_like_one_large_message_have_no_known_format(magic: int) -> None:
+    """Only a CRC could tell, and it says that this is none: nobody may refuse it as damaged."""
+    log = bytearray(random.Random(magic).randbytes(30_000))
+    struct.pack_into(">qiIBb", log, 0, 77, 20_000, 1, magic, 0)
+    struct.pack_into(">i", log, 18 if magic == 0 else 26, 9_000)
+    assert look(bytes(log)) == UNKNOWN
+
+
+def test_other_bytes_that_look_like_a_huge_key_take_no_memory() -> None:
+    size, piece = 64 << 20, random.Random(1).randbytes(1 << 20)
+    head = struct.pack(">IqqI", size - 100, 5, TIME, 60 << 20)
+    walk = LogWalk(size)
+    tracemalloc.start()
+    try:
+        walk.update(head + piece[len(head) :])
+        for _ in range(63):
+            walk.update(piece)
+        assert tracemalloc.get_traced_memory()[1] < 8 << 20
+    finally:
+        tracemalloc.stop()
+    assert walk.summary(b"") == UNKNOWN
 
 
 def test_transactions_without_a_marker_are_open() -> None:
