@@ -26,9 +26,10 @@ def limit_arenas(count: int) -> None:
     """Let all threads share so many memory arenas. By default glibc gives each its own, and keeps what it once held."""
     if "MALLOC_ARENA_MAX" in os.environ:
         return
-    import ctypes  # Slow to import.
+    # On a system with another allocator it is left as it is.
+    with contextlib.suppress(AttributeError, ImportError, OSError):
+        import ctypes  # Slow to import.
 
-    with contextlib.suppress(AttributeError, OSError):
         ctypes.CDLL(None).mallopt(_M_ARENA_MAX, count)
 
 

@@ -89,7 +89,7 @@ def test_no_file_gets_the_number_of_a_closed_stream(
     (tmp_path / "catalog before").write_bytes((settings.state_dir / "catalog.db").read_bytes()[:100])
     ended = shell("run", "--once", redirected="<&- >&- 2>&-")
     assert ended.returncode == 0
-    for file in settings.state_dir.iterdir():
+    for file in filter(Path.is_file, settings.state_dir.rglob("*")):
         assert b"cycle ended" not in file.read_bytes()
     assert command(settings, "verify", "--deep").returncode == 0
     assert os.listdir(broker.root) == ["orders-0"]

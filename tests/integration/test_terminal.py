@@ -170,4 +170,5 @@ def test_the_program_in_the_readme_runs_as_a_file(broker: Broker, settings: Sett
     )  # fmt: skip
     assert ended.returncode == 0, ended.stderr
     assert closed[0] in ended.stdout
+    assert f"{len(broker.files[closed[0]])} chunk 4096" in ended.stdout
     assert not any(broker.on_disk(path) for path in closed)
