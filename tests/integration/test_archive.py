@@ -317,6 +317,7 @@ async def test_a_large_segment_goes_in_parts_and_comes_back(broker: Broker, buck
     assert broker.is_whole(path)
 
 
+@pytest.mark.long
 async def test_a_store_that_is_down_leaves_everything_on_disk(broker: Broker, bucket: Bucket) -> None:
     closed = broker.segments("orders-0", 3)
     settings = store_settings(broker, bucket, s3_endpoint=f"http://127.0.0.1:{free_port()}")

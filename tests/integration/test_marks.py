@@ -33,6 +33,7 @@ def listed(settings: Settings) -> dict[str, dict[str, object]]:
     return {segment["segment_path"]: segment for segment in json.loads(ended.stdout)}
 
 
+@pytest.mark.long
 async def test_a_damaged_log_keeps_its_mark_through_restore_and_lease(
     broker: Broker, settings: Settings, tmp_path: Path
 ) -> None:

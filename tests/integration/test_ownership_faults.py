@@ -280,6 +280,7 @@ async def test_no_manifest_is_written_over_the_next_owners(broker: Broker, tmp_p
         assert manifest.read_text() == theirs
 
 
+@pytest.mark.long
 def test_a_daemon_answers_and_stops_in_order(broker: Broker, tmp_path: Path) -> None:
     settings = directory_settings(broker, tmp_path / "store", archive_interval_minutes=0.02)
     closed = broker.segments("orders-0", 1)

@@ -379,6 +379,7 @@ def test_each_segments_operation_can_be_followed_in_the_log(broker: Broker, tmp_
     assert [line["correlation_id"] for line in lines if line["event"] == "restored"] == ["my-id.1"]
 
 
+@pytest.mark.long
 def test_an_outage_of_many_cycles_takes_no_memory_and_heals_in_one(broker: Broker, tmp_path: Path) -> None:
     closed = broker.segments("orders-0", 20, age_hours=COLD)
     store = tmp_path / "store"
