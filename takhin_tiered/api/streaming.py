@@ -38,7 +38,8 @@ class Streamed(Response):
             del self.headers["Content-Length"]
         self.stack = AsyncExitStack()
         self._pieces = pieces
-        self._first = b""
+        # None if there is none, as of a log that is read to its end.
+        self._first: bytes | None = None
 
     async def begin(self, request: Request) -> bool:
         """Read the first piece, before a status is sent: an error still has one of its own then.
@@ -49,13 +50,13 @@ class Streamed(Response):
         try:
             is_there = await unless_gone(request, self._read_first()) is not None
         finally:
-            if not is_there or not self._first:
+            if not is_there or self._first is None:
                 await self._pieces.aclose()
         return is_there
 
-    async def _read_first(self) -> bytes:
-        self._first = await anext(self._pieces, b"")
-        return self._first
+    async def _read_first(self) -> bool:
+        self._first = await anext(self._pieces, None)
+        return True
 
     async def __call__(self, _: Scope, receive: Receive, send: Send) -> None:
         async with self.stack, aclosing(self._pieces):
@@ -75,10 +76,11 @@ class Streamed(Response):
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         with suppress(OSError, TimeoutError):
             piece = self._first
-            while piece:
+            # An empty piece is not the end: only where there is none.
+            while piece is not None:
                 async with asyncio.timeout(_STALLED_SECONDS):
                     await send({"type": "http.response.body", "body": piece, "more_body": True})
-                piece = await anext(self._pieces, b"")
+                piece = await anext(self._pieces, None)
             await send({"type": "http.response.body", "body": b""})
 
 

@@ -105,6 +105,9 @@ class Cursor:
         if first is None or first.header.base_offset >= before:
             return None
         begin = first.header.position - self._position
+        if begin < 0:
+            # It began in the read before, so it does not stand in the buffer with those behind it.
+            return Block(first.data, first.header.base_offset, first.header.last_offset + 1)
         self._pass_batches(before)
         return Block(self._buffer[begin : self._at], first.header.base_offset, self._last + 1)
 

@@ -17,7 +17,9 @@ import pytest
 from takhin_tiered import TieredStorage
 from takhin_tiered.errors import Damaged, OffsetInHole, OffsetOutOfRange, PartitionNotFound, SegmentNotFound
 from takhin_tiered.formats.batch import Batch, parse_batch
+from takhin_tiered.formats.records import decode
 from takhin_tiered.formats.takhin import key_and_value, parse_record
+from takhin_tiered.reader import cursor
 from takhin_tiered.reader.question import Isolation, Question
 from tests.logs import TIME, Log, batch, rows
 from tests.partitions import (
@@ -422,6 +424,25 @@ async def test_an_active_segment_grows_between_two_reads(broker: Broker) -> None
                 page = await storage.read_records(Question("orders", 0, 0, isolation=isolation), 10_000)
                 assert as_seen(page.records) == as_known(visible)
                 assert page.next_offset == end
+
+
+@pytest.mark.parametrize("isolation", Isolation)
+@pytest.mark.parametrize("place", ["archived", "local"])
+@pytest.mark.parametrize("read_size", [500, 4096, 30_000])
+async def test_batches_are_those_of_the_logs_however_much_is_read_at_once(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch, read_size: int, place: str, isolation: Isolation
+) -> None:
+    """A read that ends within a batch, within its header, and of many batches."""
+    monkeypatch.setattr(cursor, "READ_SIZE", read_size)
+    made = make_partition("orders-0", 7, segments=3)
+    truth = Truth(made.known(), made.end)
+    async with served(broker, made, place=place) as (storage, _):
+        data = await raw(storage, Question("orders", 0, 0, isolation=isolation))
+        if isolation is Isolation.READ_UNCOMMITTED:
+            assert data == b"".join(segment.files["log"] for segment in made.segments)
+        visible, _ = truth.visible(committed=isolation is Isolation.READ_COMMITTED)
+        found = [record for header in _headers(data) for record in decode(data[header.position : header.end], header)]
+        assert as_seen(found) == as_known(visible)
 
 
 @pytest.mark.parametrize("event", ["archived", "evicted by hand", "restored", "deleted"])
