@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from takhin_tiered.errors import DiskError as DiskError
     from takhin_tiered.errors import DiskFull as DiskFull
     from takhin_tiered.errors import HeldElsewhere as HeldElsewhere
-    from takhin_tiered.errors import InvalidQuestion as InvalidQuestion
+    from takhin_tiered.errors import InvalidQuery as InvalidQuery
     from takhin_tiered.errors import InvalidSegmentPath as InvalidSegmentPath
     from takhin_tiered.errors import NoKey as NoKey
     from takhin_tiered.errors import ObjectCorrupt as ObjectCorrupt
@@ -46,9 +46,9 @@ if TYPE_CHECKING:
     from takhin_tiered.errors import TakhinError as TakhinError
     from takhin_tiered.errors import TrimRefused as TrimRefused
     from takhin_tiered.errors import WrongKey as WrongKey
-    from takhin_tiered.reader.question import Isolation as Isolation
-    from takhin_tiered.reader.question import Question as Question
-    from takhin_tiered.reader.question import RecordPage as RecordPage
+    from takhin_tiered.reader.query import Isolation as Isolation
+    from takhin_tiered.reader.query import RecordPage as RecordPage
+    from takhin_tiered.reader.query import RecordQuery as RecordQuery
     from takhin_tiered.segments.model import State as State
     from takhin_tiered.segments.model import Tier as Tier
     from takhin_tiered.segments.names import SegmentId as SegmentId
@@ -67,14 +67,14 @@ _HOMES = {
     "engine.scrub": ["Verdict"],
     "errors": [
         "BrokerDenied", "BrokerError", "BrokerUnavailable", "BucketMissing", "CatalogError", "ClaimGone",
-        "ConfigError", "Damaged", "DiskError", "DiskFull", "HeldElsewhere", "InvalidQuestion", "InvalidSegmentPath",
+        "ConfigError", "Damaged", "DiskError", "DiskFull", "HeldElsewhere", "InvalidQuery", "InvalidSegmentPath",
         "NoKey", "ObjectCorrupt", "ObjectExists", "ObjectMissing", "OffsetInHole", "OffsetOutOfRange", "OwnerSilent",
         "PartitionNotFound", "RangeNotSatisfiable",
         "SegmentActive", "SegmentChanged", "SegmentConflict", "SegmentError", "SegmentNotFound", "SegmentRefused",
         "StoreChanged", "StoreDenied", "StoreError", "StoreFull", "StoreUnavailable", "TakhinError", "TrimRefused",
         "WrongKey",
     ],
-    "reader.question": ["Isolation", "Question", "RecordPage"],
+    "reader.query": ["Isolation", "RecordQuery", "RecordPage"],
     "segments.model": ["State", "Tier"],
     "segments.names": ["SegmentId"],
     "segments.plan": ["Plan", "Step", "Verb"],

@@ -14,7 +14,7 @@
     │   ├── RangeNotSatisfiable   the file has no such bytes
     │   ├── SegmentConflict       other bytes stand where these should go
     │   └── SegmentRefused        the configuration says no
-    ├── InvalidQuestion           no offset and no timestamp to read from, or both
+    ├── InvalidQuery              no offset and no timestamp to read from, or both
     ├── PartitionNotFound         nothing is known of it
     ├── OffsetOutOfRange          no record at this offset, and none before it that could be read instead
     │   └── OffsetInHole          records are missing there, between others
@@ -137,7 +137,7 @@ class SegmentRefused(SegmentError):
     http_status = 409
 
 
-class InvalidQuestion(TakhinError):
+class InvalidQuery(TakhinError):
     code = "bad_request"
     http_status = 400
     exit_code = 2

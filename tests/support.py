@@ -25,6 +25,7 @@ from takhin_tiered import TieredStorage, machine
 from takhin_tiered.config import Settings
 from takhin_tiered.engine.assembly import Assembly
 from takhin_tiered.formats.sample import make_segment
+from takhin_tiered.reader.cache import DiskCache
 
 REGION = "us-east-1"
 SERVERS = Path(__file__).resolve().parents[1] / ".make/servers/bin"
@@ -182,6 +183,13 @@ class Bucket:
 def parts(storage: TieredStorage) -> Assembly:
     """The inner parts, for a test of one of them. A program gets what `TieredStorage` offers."""
     return storage._parts
+
+
+def disk_cache(storage: TieredStorage) -> DiskCache:
+    """That of its reader."""
+    cache = storage._reader.fetcher.cache
+    assert isinstance(cache, DiskCache)
+    return cache
 
 
 def pass_time(storage: TieredStorage, passed: Callable[[], float]) -> None:

@@ -12,7 +12,7 @@ from starlette.responses import Response
 from takhin_tiered.api.problems import errors
 from takhin_tiered.api.streaming import PIECE, Streamed, in_pieces, unless_gone
 from takhin_tiered.concurrency import in_thread
-from takhin_tiered.reader.question import BATCHES, Isolation, Question, written
+from takhin_tiered.reader.query import BATCHES, Isolation, RecordQuery, written
 from takhin_tiered.tiered_storage import TieredStorage
 
 _RESPONSES: dict[int | str, dict[str, Any]] = {
@@ -57,13 +57,13 @@ def record_routes(storage: TieredStorage) -> APIRouter:
 
         An answer ends before a hole, and at the last record that consumers may see. With the media type of batches in
         `Accept`, it is whole record batches as they are stored, without a maximum, up to the end; one that breaks off
-        failed, and the same question from where it ended on tells why.
+        failed, and the same query from where it ended on tells why.
         """
-        question = Question(topic, partition, offset, timestamp, isolation, topic_id)
+        query = RecordQuery(topic, partition, offset, timestamp, isolation, topic_id)
         if BATCHES in request.headers.get("accept", ""):
-            answer = Streamed(in_pieces(storage.read_batches(question)), media_type=BATCHES)
+            answer = Streamed(in_pieces(storage.read_batches(query)), media_type=BATCHES)
             return answer if await answer.begin(request) else _nobody()
-        page = await unless_gone(request, storage.read_records(question, max_records))
+        page = await unless_gone(request, storage.read_records(query, max_records))
         if page is None:
             return _nobody()
         parts = written(page)

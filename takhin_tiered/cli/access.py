@@ -17,7 +17,7 @@ from takhin_tiered.config import Settings
 from takhin_tiered.disk.lock import Holder, read_holder
 from takhin_tiered.engine.choosing import describe_choice
 from takhin_tiered.errors import ConfigError, TakhinError
-from takhin_tiered.reader.question import Question, described_page
+from takhin_tiered.reader.query import RecordQuery, described_page
 from takhin_tiered.segments.choice import Wanted
 from takhin_tiered.segments.report import describe_plan
 from takhin_tiered.segments.results import (
@@ -59,11 +59,11 @@ class View(Protocol):
         """Each archived segment that matches, and then each hole, as they are found."""
         ...
 
-    async def records(self, question: Question, max_records: int) -> dict[str, Any]:
+    async def records(self, query: RecordQuery, max_records: int) -> dict[str, Any]:
         """A page: ``records`` and ``next_offset``."""
         ...
 
-    def batches(self, question: Question) -> AsyncGenerator[bytes, None]:
+    def batches(self, query: RecordQuery) -> AsyncGenerator[bytes, None]:
         """Whole record batches, as stored."""
         ...
 
@@ -169,11 +169,11 @@ class _Local:
     def verify(self, glob: str, *, deep: bool) -> AsyncIterator[VerifiedSegment | Hole]:
         return self._storage.verify_told(glob, deep=deep)
 
-    async def records(self, question: Question, max_records: int) -> dict[str, Any]:
-        return described_page(await self._storage.read_records(question, max_records))
+    async def records(self, query: RecordQuery, max_records: int) -> dict[str, Any]:
+        return described_page(await self._storage.read_records(query, max_records))
 
-    def batches(self, question: Question) -> AsyncGenerator[bytes, None]:
-        return self._storage.read_batches(question)
+    def batches(self, query: RecordQuery) -> AsyncGenerator[bytes, None]:
+        return self._storage.read_batches(query)
 
     @property
     def bytes_moved(self) -> Callable[[], int] | None:
@@ -219,12 +219,12 @@ class _DaemonOrCatalog:
         async for result in view.verify(glob, deep=deep):
             yield result
 
-    async def records(self, question: Question, max_records: int) -> dict[str, Any]:
-        return await self._ask(lambda view: view.records(question, max_records))
+    async def records(self, query: RecordQuery, max_records: int) -> dict[str, Any]:
+        return await self._ask(lambda view: view.records(query, max_records))
 
-    async def batches(self, question: Question) -> AsyncGenerator[bytes, None]:
+    async def batches(self, query: RecordQuery) -> AsyncGenerator[bytes, None]:
         view: View = self._remote if await self._answers() else await self._open_local()
-        async with aclosing(view.batches(question)) as batches:
+        async with aclosing(view.batches(query)) as batches:
             async for batch in batches:
                 yield batch
 

@@ -18,7 +18,7 @@ from takhin_tiered.cli.restore import milliseconds_of
 from takhin_tiered.cli.running import run_work
 from takhin_tiered.config import Settings
 from takhin_tiered.formats.position import LogPosition
-from takhin_tiered.reader.question import Isolation, Question
+from takhin_tiered.reader.query import Isolation, RecordQuery
 from takhin_tiered.segments.names import parse_partition
 
 _PAGE = 1000
@@ -64,14 +64,14 @@ def read(  # noqa: PLR0917 - typer gives them by name
     if form is Format.RAW and (key is not None or at_most is not None):
         raise typer.BadParameter("--format raw gives whole batches: it takes neither --key nor --max")
     since = None if timestamp is None else _milliseconds(timestamp)
-    question = Question(*named, offset, since, isolation, topic_id)
+    query = RecordQuery(*named, offset, since, isolation, topic_id)
 
     async def work(settings: Settings) -> None:
         async with open_view(settings) as view:
             if form is Format.RAW:
-                await _print_batches(view, question)
+                await _print_batches(view, query)
             else:
-                await _print_records(view, question, form, at_most, None if key is None else key.encode())
+                await _print_records(view, query, form, at_most, None if key is None else key.encode())
 
     run_work(context, work)
 
@@ -86,12 +86,12 @@ def _milliseconds(text: str) -> int:
     return found
 
 
-async def _print_records(view: View, question: Question, form: Format, at_most: int | None, key: bytes | None) -> None:
+async def _print_records(view: View, query: RecordQuery, form: Format, at_most: int | None, key: bytes | None) -> None:
     wanted = None if key is None else base64.b64encode(key).decode()
     printed = 0
     while at_most is None or printed < at_most:
         size = _PAGE if at_most is None or wanted is not None else min(_PAGE, at_most - printed)
-        page = await view.records(question, size)
+        page = await view.records(query, size)
         lines: list[bytes] = []
         for record in page["records"]:
             if wanted is None or record["key"] == wanted:
@@ -100,9 +100,9 @@ async def _print_records(view: View, question: Question, form: Format, at_most: 
                 break
         printed += len(lines)
         _write(b"".join(lines))
-        if not page["records"] and page["next_offset"] == question.offset:
+        if not page["records"] and page["next_offset"] == query.offset:
             return
-        question = replace(question, offset=page["next_offset"], timestamp=None)
+        query = replace(query, offset=page["next_offset"], timestamp=None)
 
 
 def _line(record: dict[str, Any], form: Format) -> bytes:
@@ -117,13 +117,13 @@ def _write(data: bytes) -> None:
         output.write_bytes(data)
 
 
-async def _print_batches(view: View, question: Question) -> None:
+async def _print_batches(view: View, query: RecordQuery) -> None:
     # Imported here: a command without a daemon does not need the HTTP client.
     from takhin_tiered.cli.remote import DaemonBrokeOff
 
     position, waiting, size = LogPosition(), list[bytes](), 0
     try:
-        async with aclosing(view.batches(question)) as batches:
+        async with aclosing(view.batches(query)) as batches:
             async for piece in batches:
                 position.pass_by(piece)
                 waiting.append(piece)
@@ -134,7 +134,7 @@ async def _print_batches(view: View, question: Question) -> None:
     except DaemonBrokeOff:
         # The connection ends without a word. To ask for what would have come next tells why.
         if position.next_offset is not None:
-            await view.records(replace(question, offset=position.next_offset, timestamp=None), 1)
+            await view.records(replace(query, offset=position.next_offset, timestamp=None), 1)
         raise
     finally:
         # What came before a hole is given too.

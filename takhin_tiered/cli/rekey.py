@@ -27,7 +27,7 @@ def rekey(context: typer.Context) -> None:
             error_console().print(f"[red]Error:[/red] {failure.segment_path}: {escape(failure.error)}")
         left = f", {found.read_only} under prefixes that are only read" if found.read_only else ""
         console().print(
-            f"{counted(found.rewrapped, 'manifest')} wrapped anew, {found.current} had the current key, "
+            f"{counted(found.rewrapped, 'manifest')} rewrapped, {found.current} had the current key, "
             f"{found.plain} are not encrypted{left}, {len(found.failures)} failed"
         )
         exit_on_failures(len(found.failures))

@@ -14,7 +14,7 @@ import aiohttp
 from takhin_tiered.cli.requester import requester
 from takhin_tiered.disk.lock import Holder
 from takhin_tiered.errors import TakhinError
-from takhin_tiered.reader.question import BATCHES, Question
+from takhin_tiered.reader.query import BATCHES, RecordQuery
 from takhin_tiered.segments.choice import Wanted
 from takhin_tiered.segments.results import (
     Hole,
@@ -136,15 +136,15 @@ class Remote:
             raise self._unresponsive(error) from error
         raise self._unresponsive(EOFError("its response is incomplete"))
 
-    async def records(self, question: Question, max_records: int) -> dict[str, Any]:
-        query = _query(question) | {"max_records": max_records}
-        return await self._ask("GET", "records", params=query, timeout=_READING)
+    async def records(self, query: RecordQuery, max_records: int) -> dict[str, Any]:
+        parameters = _parameters(query) | {"max_records": max_records}
+        return await self._ask("GET", "records", params=parameters, timeout=_READING)
 
-    async def batches(self, question: Question) -> AsyncGenerator[bytes, None]:
+    async def batches(self, query: RecordQuery) -> AsyncGenerator[bytes, None]:
         url, headers = f"{self._holder.api}/api/v1/tiered/records", {"Accept": BATCHES}
         how: dict[str, Any] = {"timeout": _READING, "read_bufsize": _BUFFER}
         try:
-            async with self._session.get(url, params=_query(question), headers=headers, **how) as answer:
+            async with self._session.get(url, params=_parameters(query), headers=headers, **how) as answer:
                 if not answer.ok:
                     raise self._refused(answer, await answer.json(content_type=None))
                 async for piece in answer.content.iter_any():
@@ -221,6 +221,6 @@ def _refusal(answer: aiohttp.ClientResponse, body: Any) -> RemoteError:
     return error
 
 
-def _query(question: Question) -> dict[str, str | int]:
-    wanted = asdict(question) | {"isolation": str(question.isolation)}
+def _parameters(query: RecordQuery) -> dict[str, str | int]:
+    wanted = asdict(query) | {"isolation": str(query.isolation)}
     return {name: value for name, value in wanted.items() if value is not None}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from crc32c import crc32c
@@ -24,6 +24,32 @@ def chunk_size_for(size: int, wanted: int) -> int:
     while size > MOST_CHUNKS * wanted:
         wanted *= 2
     return wanted
+
+
+class ChunkCutter:
+    """Cuts stored bytes, which come in order and in pieces, into chunks of these sizes. What follows them is ignored.
+
+    ``come`` gets the number of each, counted from 0, and its bytes, as soon as it is whole.
+    """
+
+    def __init__(self, sizes: Sequence[int], come: Callable[[int, bytes], None]) -> None:
+        self._sizes, self._come = sizes, come
+        self.complete = 0
+        self._missing = sizes[0] if sizes else 0
+        self._parts: list[bytes] = []
+
+    def update(self, piece: memoryview) -> None:
+        while piece and self.complete < len(self._sizes):
+            # Small copies, joined: a buffer as large as a chunk would be mapped anew, page by page, for each of them.
+            part = bytes(piece[: self._missing])
+            self._parts.append(part)
+            self._missing -= len(part)
+            piece = piece[len(part) :]
+            if not self._missing:
+                stored, self._parts = b"".join(self._parts), []
+                self._come(self.complete, stored)
+                self.complete += 1
+                self._missing = self._sizes[self.complete] if self.complete < len(self._sizes) else 0
 
 
 class ChunkSums:

@@ -7,6 +7,7 @@ from math import lcm
 
 from takhin_tiered import filesystems, work
 from takhin_tiered.codec.checksums import Hasher, sha256_of_parts
+from takhin_tiered.codec.chunks import ChunkCutter
 from takhin_tiered.disk.access import disk_errors
 from takhin_tiered.disk.files import PartitionDir
 from takhin_tiered.errors import ObjectCorrupt
@@ -138,22 +139,15 @@ class EncodedRange(Range):
         self.stored_start = chunks.stored_range(self._numbers.start, size)[0] if self._numbers else 0
         self.stored_end = stored_size if end == size else chunks.stored_range(last, size)[1]
         self.missing = self.stored_end - self.stored_start
-        self._next = self._numbers.start
-        self._come = bytearray()
+        ranges = (chunks.stored_range(number, size) for number in self._numbers)
+        self._cutter = ChunkCutter([end - begin for begin, end in ranges], self._take)
 
     def see(self, piece: memoryview) -> None:
         self._count(piece)
-        size = self._incoming.archived.plain_size
-        while piece and self._next < self._numbers.stop:
-            begin, end = self._decoder.chunks.stored_range(self._next, size)
-            taken = piece[: end - begin - len(self._come)]
-            self._come += taken
-            piece = piece[len(taken) :]
-            if len(self._come) == end - begin:
-                self._take(self._next, self._come)
-                self._next, self._come = self._next + 1, bytearray()
+        self._cutter.update(piece)
 
-    def _take(self, number: int, stored: bytearray) -> None:
+    def _take(self, index: int, stored: bytes) -> None:
+        number = self._numbers[index]
         plain = self._decoder.decode(number, stored)
         self.hasher.update(plain)
         self._incoming.write(memoryview(plain), number * self._decoder.chunks.size)

@@ -17,7 +17,6 @@ from dataclasses import dataclass, field, replace
 
 from takhin_tiered import logs
 from takhin_tiered.catalog.catalog import Catalog
-from takhin_tiered.codec.checksums import bytes_source, checksum_of
 from takhin_tiered.engine.limits import Limits
 from takhin_tiered.errors import ConfigError, NoKey, ObjectCorrupt, ObjectMissing, WrongKey
 from takhin_tiered.points import reached
@@ -29,7 +28,8 @@ from takhin_tiered.store import ReadableStore
 from takhin_tiered.vault.codecs import Codecs
 from takhin_tiered.vault.decoding import data_key, key_context
 from takhin_tiered.vault.owned import OwnedPrefix
-from takhin_tiered.vault.proof import MANIFEST_LIMIT, prove
+from takhin_tiered.vault.proof import read_manifest
+from takhin_tiered.vault.writer import put_proven
 from takhin_tiered.verbs import verb
 
 _AT_ONCE = 16
@@ -113,8 +113,10 @@ class Rekeyer:
         with verb("rekey", identity.path):
             try:
                 async with self.catalog.lock(identity):
-                    manifest = await self._load(identity, key)
-                    if manifest is None:
+                    try:
+                        manifest = await read_manifest(self.store, identity, key)
+                    except ObjectMissing:
+                        # It is gone since it was listed.
                         return
                     if manifest.generation > 1 and key == identity.manifest_key:
                         tally.replaced[identity] = manifest.generation
@@ -129,14 +131,6 @@ class Rekeyer:
             except (ObjectCorrupt, ObjectMissing, NoKey, WrongKey) as error:
                 logs.logger().error("the data key stays as it is", code=error.code, error=str(error))
                 tally.failed.append(FailedSegment(identity.full_path, str(error)))
-
-    async def _load(self, identity: SegmentId, key: str) -> Manifest | None:
-        """As it is in the store now; None if it is gone."""
-        try:
-            data = await self.store.read(key, limit=MANIFEST_LIMIT)
-        except ObjectMissing:
-            return None
-        return Manifest.from_json(data, key=identity.manifest_key)
 
     def _rewrapped(self, manifest: Manifest) -> Manifest | None:
         """With all data keys wrapped by the current key; None if they are already, or there are none."""
@@ -156,10 +150,7 @@ class Rekeyer:
         return replace(file, encoding=replace(encoding, encryption=Encryption(keys.current, wrapped)))
 
     async def _put(self, owned: OwnedPrefix, manifest: Manifest, key: str) -> None:
-        data = manifest.to_json()
-        checksum = checksum_of(bytes_source(data), len(data))
         reached("rekey.before.manifest")
         async with self.limits.requests:
-            answer = await owned.put(key, bytes_source(data), size=len(data), checksum=checksum)
-            await prove(owned.store, key, len(data), checksum, answer=answer, segment=manifest.id.path)
+            await put_proven(owned, key, manifest.to_json(), segment=manifest.id.path)
         reached("rekey.manifest.stored")

@@ -32,7 +32,7 @@ from takhin_tiered.segments.names import SegmentId, generation_of, parse_superse
 from takhin_tiered.store import ObjectInfo, ReadableStore
 from takhin_tiered.vault.codecs import Codecs
 from takhin_tiered.vault.owned import OwnedPrefix
-from takhin_tiered.vault.proof import MANIFEST_LIMIT, prove_archived
+from takhin_tiered.vault.proof import prove_archived, read_manifest
 from takhin_tiered.verbs import verb
 
 
@@ -118,7 +118,7 @@ class SupersededRemover:
     async def _read(self, identity: SegmentId, generation: int) -> Manifest:
         """A superseded manifest; `ObjectCorrupt` where it is none of this generation."""
         key = identity.superseded_key(generation)
-        manifest = Manifest.from_json(await self.store.read(key, limit=MANIFEST_LIMIT), key=identity.manifest_key)
+        manifest = await read_manifest(self.store, identity, key)
         if manifest.generation != generation or any(generation_of(f.key) > generation for f in manifest.files.values()):
             raise ObjectCorrupt(f"{key} is not the manifest of generation {generation}", segment=identity.path, key=key)
         return manifest

@@ -36,15 +36,16 @@ from takhin_tiered.formats.batch import (
 )
 from takhin_tiered.formats.open_transactions import OpenTransactions
 from takhin_tiered.formats.summary import LogSummary
+from takhin_tiered.formats.walk import PieceWalk
 
 _LARGEST_FIRST_MESSAGE = 16 << 20
 
 
-class KafkaWalk:
+class KafkaWalk(PieceWalk):
     """Verifies the CRC of every batch; buffers at most one header, and the log's first message if it is compressed."""
 
     def __init__(self, size: int, ongoing: Mapping[int, int]) -> None:
-        self._size = size
+        super().__init__(size)
         self._first: Batch | None = None
         self._first_found: tuple[int | None, int] = (-1, -1)
         self._last: Batch | None = None
@@ -60,22 +61,13 @@ class KafkaWalk:
         self._batch: Batch | None = None
         self._whole: bytearray | None = None
         self._crc = self._left = 0
-        self._lost = False
-        self._only_zeros = True
-        self._fed = 0
 
-    def update(self, piece: Bytes) -> None:
-        view, at = memoryview(piece), 0
-        self._fed += len(view)
-        while at < len(view) and not self._lost:
-            if self._batch is not None:
-                at += self._take_body(view[at:])
-            elif self._header or (after := self._take_whole_batches(view, at)) == at:
-                at += self._take_header(view[at:])
-            else:
-                at = after
-        if self._lost and self._only_zeros:
-            self._only_zeros = not view[at:].tobytes().strip(b"\0")
+    def _take(self, view: memoryview, at: int) -> int:
+        if self._batch is not None:
+            return at + self._take_body(view[at:])
+        if self._header or (after := self._take_whole_batches(view, at)) == at:
+            return at + self._take_header(view[at:])
+        return after
 
     def summary(self, newest: int) -> LogSummary:
         """The result for the whole log; ``newest`` is the last timestamp in its time index."""
@@ -88,8 +80,8 @@ class KafkaWalk:
         if end < self._size:
             problem = problem or f"no whole batch stands at byte {end} of {self._size} of the log"
         # Zeros behind the last batch are space that was allocated for more: the transactions are known all the same.
-        is_only_space = self._only_zeros and self._batch is None and not any(self._header)
-        is_known = is_only_space and self._fed == self._size and not self._problem
+        is_only_space = self._is_rest_zeros and self._batch is None and not any(self._header)
+        is_known = is_only_space and not self._problem
         first_offset, first_timestamp = self._first_found
         newest = max(self._newest, newest)
         return LogSummary(

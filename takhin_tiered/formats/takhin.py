@@ -11,6 +11,7 @@ import struct
 
 from takhin_tiered.formats.batch import Batch, Bytes
 from takhin_tiered.formats.summary import LogSummary
+from takhin_tiered.formats.walk import PieceWalk
 
 MAGIC = -1
 """The magic of a `Batch` that is one record of Takhin's: its format has none."""
@@ -54,11 +55,11 @@ def key_and_value(data: Bytes) -> tuple[bytes, bytes]:
     return bytes(data[RECORD_HEAD:at]), bytes(data[at + _LENGTH.size : at + _LENGTH.size + value])
 
 
-class TakhinWalk:
+class TakhinWalk(PieceWalk):
     """One pass over a log, fed in pieces. Buffers a record's head and its value's length."""
 
     def __init__(self, size: int) -> None:
-        self._size = size
+        super().__init__(size)
         self._first: tuple[int, int] | None = None
         self._last_offset = self._newest = -1
         self._has_gaps = False
@@ -68,29 +69,20 @@ class TakhinWalk:
         self._key_left = 0
         self._record: Batch | None = None
         self._left = 0
-        self._lost = False
-        self._only_zeros = True
-        self._fed = 0
 
-    def update(self, piece: Bytes) -> None:
-        view, at = memoryview(piece), 0
-        self._fed += len(view)
-        while at < len(view) and not self._lost:
-            if self._record is not None:
-                at += self._skip(view[at:])
-            elif self._begun or (after := self._take_whole_records(view, at)) == at:
-                at += self._take_head(view[at:])
-            else:
-                at = after
-        if self._lost and self._only_zeros:
-            self._only_zeros = not view[at:].tobytes().strip(b"\0")
+    def _take(self, view: memoryview, at: int) -> int:
+        if self._record is not None:
+            return at + self._skip(view[at:])
+        if self._begun or (after := self._take_whole_records(view, at)) == at:
+            return at + self._take_head(view[at:])
+        return after
 
     def summary(self) -> LogSummary:
         """The result for the whole log. Zeros behind the last record are space that was allocated for more."""
         if self._first is None:
             return LogSummary("unknown", open_transactions=None)
         problem = self._problem
-        is_only_space = self._only_zeros and self._record is None and not any(self._begun) and self._fed == self._size
+        is_only_space = self._is_rest_zeros and self._record is None and not any(self._begun)
         if self._end < self._size and not is_only_space:
             problem = problem or f"no whole record stands at byte {self._end} of {self._size} of the log"
         return LogSummary(

@@ -8,7 +8,7 @@ from enum import StrEnum
 
 from takhin_tiered.codec.keys import KeyRing
 from takhin_tiered.errors import Damaged
-from takhin_tiered.segments.chunks import Chunks
+from takhin_tiered.segments.chunks import Chunks, count_of
 from takhin_tiered.segments.manifest import Manifest, ManifestFile
 from takhin_tiered.segments.names import FileKind, SegmentId
 from takhin_tiered.vault.decoding import Decoder
@@ -50,7 +50,7 @@ class ArchivedFile:
 
     @property
     def count(self) -> int:
-        return -(-self.size // self.chunks.size)
+        return count_of(self.size, self.chunks.size)
 
     @property
     def is_encoded(self) -> bool:

@@ -33,7 +33,7 @@ from takhin_tiered.reader.manifests import Manifests
 from takhin_tiered.reader.memory import Memory
 from takhin_tiered.reader.opened import OpenRange
 from takhin_tiered.reader.outcomes import Outcomes
-from takhin_tiered.reader.question import Question, RecordPage
+from takhin_tiered.reader.query import RecordPage, RecordQuery
 from takhin_tiered.reader.reader import Reader
 from takhin_tiered.reader.whole import ChecksumsInMemory, KnownChecksums, WholeObjects
 from takhin_tiered.segments.model import Segment
@@ -167,21 +167,21 @@ class Reads:
             self._catalog.touch(segment.id, self._clock.now())
             yield opened
 
-    async def read_records(self, question: Question, max_records: int = 100) -> RecordPage:
+    async def read_records(self, query: RecordQuery, max_records: int = 100) -> RecordPage:
         """Records of a partition, from an offset or a timestamp on, wherever they are.
 
         ::
 
-            page = await storage.read_records(Question("orders", 0, offset=1000))
+            page = await storage.read_records(RecordQuery("orders", 0, offset=1000))
 
         An answer ends before a hole, and at the last record that consumers may see. Raises `PartitionNotFound`,
         `OffsetOutOfRange`, `OffsetInHole`, `Damaged`, `NoKey`, `WrongKey`, or `StoreError`.
         """
-        return await self._log.page(question, max_records)
+        return await self._log.page(query, max_records)
 
-    def read_batches(self, question: Question) -> AsyncGenerator[bytes, None]:
+    def read_batches(self, query: RecordQuery) -> AsyncGenerator[bytes, None]:
         """The same as whole record batches, up to the end of the log; `OffsetInHole` is raised where one begins."""
-        return self._log.batches(question)
+        return self._log.batches(query)
 
     async def _known(self, path: str, topic_id: str | None) -> Segment:
         """As it is known; before it is taken for unknown, the archive is looked at if that was not done yet."""

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Protocol
 
+from takhin_tiered.codec.chunks import ChunkCutter
 from takhin_tiered.concurrency import in_thread
 from takhin_tiered.errors import Damaged, ObjectMissing, StoreUnavailable, TakhinError
 from takhin_tiered.metrics import Metrics
@@ -74,18 +75,14 @@ class Fetcher:
         self.store, self.memory, self.cache = store, memory, cache
         self.metrics, self.pace, self.on_damage = metrics, pace, on_damage
         self.flights: set[asyncio.Task[None]] = set()
-        self._nothing = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
-
-    @property
-    def nothing(self) -> int:
-        """A descriptor of ``/dev/null``: bytes are looked at on their way to it."""
-        return self._nothing
+        # A descriptor of ``/dev/null``: bytes are looked at on their way to it.
+        self.nothing = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
 
     async def close(self) -> None:
         for task in self.flights:
             task.cancel()
         await asyncio.gather(*self.flights, return_exceptions=True)
-        os.close(self._nothing)
+        os.close(self.nothing)
 
     async def want(
         self, file: ArchivedFile, numbers: Sequence[int], *, patient: bool = True, is_scan: bool = False
@@ -202,12 +199,18 @@ class _Flight:
                 loop.call_soon_threadsafe(self._arrived, chunk, plain, stored)
 
         ranges = [file.stored_range(number) for number, _ in chunks]
-        landing = _Landing(fetcher, [end - start for start, end in ranges], come)
+        cutter = ChunkCutter([end - start for start, end in ranges], come)
+
+        def take(piece: memoryview) -> None:
+            fetcher.pace.spend_here(len(piece))
+            fetcher.metrics.downloaded.inc(len(piece))
+            cutter.update(piece)
+
         start, end = ranges[0][0], ranges[-1][1]
-        await fetcher.store.fetch_into(file.key, fetcher.nothing, start=start, end=end, seen=landing.take)
+        await fetcher.store.fetch_into(file.key, fetcher.nothing, start=start, end=end, seen=take)
         # What came last is told to the loop, but may not have been heard yet.
         await asyncio.sleep(0)
-        for number, chunk in chunks[landing.complete :]:
+        for number, chunk in chunks[cutter.complete :]:
             first, last = file.stored_range(number)
             why = f"it ends within chunk {number}, which is bytes {first} to {last} of it"
             damaged.append((number, chunk, file.damaged(why)))
@@ -216,28 +219,3 @@ class _Flight:
     def _arrived(self, chunk: Chunk, plain: bytes, stored: bytes) -> None:
         self._fetcher.cache.offer(chunk.name, stored, self._is_scan)
         self._memory.arrived(chunk, plain)
-
-
-class _Landing:
-    """Cuts what arrives into chunks of these sizes. In a thread."""
-
-    def __init__(self, fetcher: Fetcher, sizes: Sequence[int], come: Callable[[int, bytes], None]) -> None:
-        self._fetcher, self._sizes, self._come = fetcher, sizes, come
-        self.complete = 0
-        self._missing = sizes[0]
-        self._parts: list[bytes] = []
-
-    def take(self, piece: memoryview) -> None:
-        self._fetcher.pace.spend_here(len(piece))
-        self._fetcher.metrics.downloaded.inc(len(piece))
-        while piece and self.complete < len(self._sizes):
-            # Small copies, joined: a buffer as large as a chunk would be mapped anew, page by page, for each of them.
-            part = bytes(piece[: self._missing])
-            self._parts.append(part)
-            self._missing -= len(part)
-            piece = piece[len(part) :]
-            if not self._missing:
-                stored, self._parts = b"".join(self._parts), []
-                self._come(self.complete, stored)
-                self.complete += 1
-                self._missing = self._sizes[self.complete] if self.complete < len(self._sizes) else 0

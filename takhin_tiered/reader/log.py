@@ -22,7 +22,7 @@ from takhin_tiered.reader.indexes import IndexCache
 from takhin_tiered.reader.opened import LocalOpened, OpenedSegment
 from takhin_tiered.reader.outcomes import Outcomes, indexes_of
 from takhin_tiered.reader.prefetching import Prefetching
-from takhin_tiered.reader.question import Isolation, Question, RecordPage
+from takhin_tiered.reader.query import Isolation, RecordPage, RecordQuery
 from takhin_tiered.reader.reader import Reader
 from takhin_tiered.reader.records import Reading, SegmentReader
 from takhin_tiered.reader.transactions import Aborted
@@ -43,7 +43,7 @@ class _Part(NamedTuple):
 
 @dataclass(slots=True)
 class _Log:
-    """Where a question is answered from: the log of one incarnation, of which ``end`` is not given."""
+    """Where a query is answered from: the log of one incarnation, of which ``end`` is not given."""
 
     partition: Partition
     label: str
@@ -78,24 +78,24 @@ class LogReader:
     indexes: IndexCache
     outcomes: Outcomes
 
-    async def page(self, question: Question, max_records: int) -> RecordPage:
+    async def page(self, query: RecordQuery, max_records: int) -> RecordPage:
         """Up to so many records, fewer before a hole, at the end, and where they are large.
 
         Raises `PartitionNotFound`, `OffsetOutOfRange`, `OffsetInHole`, and what reading a segment raises.
         """
         page = _Page(max_records)
         for tries_left in reversed(range(_TRIES)):
-            log = await self._log_of(question, again=tries_left < _TRIES - 1)
+            log = await self._log_of(query, again=tries_left < _TRIES - 1)
             try:
-                return await self._page(question, log, page)
+                return await self._page(query, log, page)
             except (SegmentChanged, SegmentNotFound):
                 # It moved, or the broker deleted it: what is known of it may be old.
                 if not tries_left:
                     raise
-            question = _after(question, page.next_offset)
+            query = _after(query, page.next_offset)
         raise AssertionError
 
-    async def batches(self, question: Question) -> AsyncGenerator[bytes, None]:
+    async def batches(self, query: RecordQuery) -> AsyncGenerator[bytes, None]:
         """Whole batches as they stand in the log, to its end. `OffsetInHole` at a hole, and else as `page`.
 
         The first one may begin below the offset. With `Isolation.READ_COMMITTED` those of aborted transactions, and
@@ -103,9 +103,9 @@ class LogReader:
         """
         tries_left, next_offset = _TRIES, None
         while True:
-            log = await self._log_of(question, again=tries_left < _TRIES)
+            log = await self._log_of(query, again=tries_left < _TRIES)
             try:
-                async with aclosing(self._batches(question, log)) as batches:
+                async with aclosing(self._batches(query, log)) as batches:
                     async for data, behind in batches:
                         yield as_bytes(data)
                         tries_left, next_offset = _TRIES, behind
@@ -114,11 +114,11 @@ class LogReader:
                 tries_left -= 1
                 if not tries_left:
                     raise
-            question = _after(question, next_offset)
+            query = _after(query, next_offset)
 
-    async def _page(self, question: Question, log: _Log, page: _Page) -> RecordPage:
+    async def _page(self, query: RecordQuery, log: _Log, page: _Page) -> RecordPage:
         try:
-            async with aclosing(self._parts(question, log)) as parts:
+            async with aclosing(self._parts(query, log)) as parts:
                 async for part in parts:
                     async with aclosing(
                         part.reading.records(last_stable=part.end, aborted=part.aborted, most=page.most)
@@ -136,11 +136,11 @@ class LogReader:
             if page.next_offset is None:
                 raise
             return RecordPage(page.records, page.next_offset if hole.missing_from is None else hole.missing_from)
-        return RecordPage(page.records, max(log.end, question.offset or 0))
+        return RecordPage(page.records, max(log.end, query.offset or 0))
 
-    async def _batches(self, question: Question, log: _Log) -> AsyncGenerator[tuple[memoryview, int], None]:
+    async def _batches(self, query: RecordQuery, log: _Log) -> AsyncGenerator[tuple[memoryview, int], None]:
         """One batch or more at a time, and the offset behind them."""
-        async with Prefetching(self.reader) as prefetching, aclosing(self._parts(question, log, prefetching)) as parts:
+        async with Prefetching(self.reader) as prefetching, aclosing(self._parts(query, log, prefetching)) as parts:
             async for part in parts:
                 async with aclosing(
                     _all_of(part) if part.aborted is None else _committed_of(part, part.aborted)
@@ -148,33 +148,33 @@ class LogReader:
                     async for each in some:
                         yield each
 
-    async def _log_of(self, question: Question, *, again: bool) -> _Log:
-        partition = question.topic, question.partition
+    async def _log_of(self, query: RecordQuery, *, again: bool) -> _Log:
+        partition = query.topic, query.partition
         await self.scanner.look_at(partition, again=again)
         label = self.catalog.lineage(partition).current
-        if question.topic_id:
-            label = named_incarnation(self.catalog, partition, question.topic_id)
+        if query.topic_id:
+            label = named_incarnation(self.catalog, partition, query.topic_id)
         bounds = await in_thread(self.finder.bounds, partition, label)
         if bounds is None:
             raise PartitionNotFound(
-                f"nothing is known of partition {question.topic}-{question.partition}",
+                f"nothing is known of partition {query.topic}-{query.partition}",
                 hint="takhin-tiered ls --partitions lists all partitions",
             )
-        if question.isolation is Isolation.READ_UNCOMMITTED:
+        if query.isolation is Isolation.READ_UNCOMMITTED:
             return _Log(partition, label, bounds, bounds.end, is_committed=False)
-        if question.offset is not None:
+        if query.offset is not None:
             # An offset that is not there is told before anything is read.
-            await self._at_offset(question.offset, _Log(partition, label, bounds, bounds.end, is_committed=True))
+            await self._at_offset(query.offset, _Log(partition, label, bounds, bounds.end, is_committed=True))
         end = await self.outcomes.last_stable_offset(partition, label, bounds)
         return _Log(partition, label, bounds, end, is_committed=True)
 
     async def _parts(
-        self, question: Question, log: _Log, prefetching: Prefetching | None = None
+        self, query: RecordQuery, log: _Log, prefetching: Prefetching | None = None
     ) -> AsyncGenerator[_Part, None]:
         """What is to be read, segment after segment."""
-        offset = question.offset
+        offset = query.offset
         if offset is None:
-            found = await self._at_time(question.timestamp or 0, log, 0)
+            found = await self._at_time(query.timestamp or 0, log, 0)
         else:
             found = await self._at_offset(offset, log)
         while found is not None:
@@ -186,7 +186,7 @@ class LogReader:
             async with self.reader.open_segment(found.segment.id, near_end=near_end) as source:
                 segment = SegmentReader(source, await indexes_of(self.indexes, source), _known_up_to(found, source))
                 if offset is None:
-                    at = await segment.at_time(question.timestamp or 0)
+                    at = await segment.at_time(query.timestamp or 0)
                     reading = None if at is None else at[1]
                     if reading is not None:
                         await self._require_none_missing_before(found, reading.offset, log)
@@ -204,7 +204,7 @@ class LogReader:
             if found.end >= log.end:
                 return
             if offset is None:
-                found = await self._at_time(question.timestamp or 0, log, found.segment.id.base_offset + 1)
+                found = await self._at_time(query.timestamp or 0, log, found.segment.id.base_offset + 1)
                 continue
             if found.is_followed_by_hole:
                 raise hole_behind(found)
@@ -268,8 +268,8 @@ class LogReader:
             raise hole_behind(before)
 
 
-def _after(question: Question, next_offset: int | None) -> Question:
-    return question if next_offset is None else replace(question, offset=next_offset, timestamp=None)
+def _after(query: RecordQuery, next_offset: int | None) -> RecordQuery:
+    return query if next_offset is None else replace(query, offset=next_offset, timestamp=None)
 
 
 def _size_of(record: Record) -> int:

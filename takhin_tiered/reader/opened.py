@@ -10,7 +10,7 @@ from takhin_tiered.disk.files import OpenFile
 from takhin_tiered.errors import RangeNotSatisfiable
 from takhin_tiered.reader.archived import Proof
 from takhin_tiered.reader.local import LocalFile, LocalSegment
-from takhin_tiered.reader.source import SegmentFile
+from takhin_tiered.reader.source import SegmentFile, SegmentSource
 from takhin_tiered.reader.window import ArchivedReader
 from takhin_tiered.segments.manifest import Manifest
 from takhin_tiered.segments.names import FileKind, SegmentId
@@ -25,23 +25,8 @@ class OpenedFile(SegmentFile, Protocol):
         ...
 
 
-class OpenedSegment(Protocol):
+class OpenedSegment(SegmentSource, Protocol):
     """A `SegmentSource`, with what a face tells of a file: its tag, and when it was modified."""
-
-    @property
-    def id(self) -> SegmentId: ...
-
-    @property
-    def format(self) -> str: ...
-
-    @property
-    def first_offset(self) -> int | None: ...
-
-    @property
-    def last_offset(self) -> int | None: ...
-
-    @property
-    def open_transactions(self) -> tuple[tuple[int, int], ...] | None: ...
 
     @property
     def variant(self) -> str:

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from crc32c import crc32c
-
 from takhin_tiered.codec.checksums import Hasher
+from takhin_tiered.codec.chunks import ChunkSums
 from takhin_tiered.errors import ObjectMissing
 from takhin_tiered.reader.archived import ArchivedFile, name_of, proven_file, unproven_file
 from takhin_tiered.reader.fetching import Fetcher
@@ -83,7 +82,7 @@ class WholeObjects:
     async def _read_once(self, file: ManifestFile) -> Checksums | None:
         """None if these are not the bytes that were archived."""
         fetcher = self._fetcher
-        hasher, pieces = Hasher(file.part_size), _Pieces(self._piece_size)
+        hasher, pieces = Hasher(file.part_size), ChunkSums(self._piece_size)
 
         def take(piece: memoryview) -> None:
             fetcher.pace.spend_here(len(piece))
@@ -94,25 +93,3 @@ class WholeObjects:
         await fetcher.store.fetch_into(file.key, fetcher.nothing, seen=take)
         is_right = (hasher.size, hasher.checksum().sha256) == (file.size, file.sha256)
         return pieces.checksums() if is_right else None
-
-
-class _Pieces:
-    """The CRC-32C of each piece of that size."""
-
-    def __init__(self, size: int) -> None:
-        self._size = size
-        self._done: list[int] = []
-        self._crc = self._filled = 0
-
-    def update(self, data: memoryview) -> None:
-        while data:
-            part = data[: self._size - self._filled]
-            self._crc = crc32c(part, self._crc)
-            self._filled += len(part)
-            data = data[len(part) :]
-            if self._filled == self._size:
-                self._done.append(self._crc)
-                self._crc = self._filled = 0
-
-    def checksums(self) -> Checksums:
-        return (*self._done, *([self._crc] if self._filled else []))

@@ -176,7 +176,7 @@ class _File:
             if crc32c(coder.decode(number, stored, end - begin)) == checksum:
                 return stored
         raise ObjectCorrupt(
-            f"bytes {begin} to {end} of {self.name} were encoded, and do not give themselves back",
+            f"the encoded bytes {begin} to {end} of {self.name} do not decode to the original",
             segment=self.id.path,
             hint="The local files stay, and nothing of it was archived. Test the memory of this machine",
         )

@@ -95,9 +95,15 @@ async def prove_archived(store: ReadableStore, identity: SegmentId, keys: KeyRin
 
 async def load_manifest(store: ReadableStore, identity: SegmentId) -> Manifest | None:
     """The manifest as the store has it now, or None. `ObjectCorrupt` where it is none, and `StoreError`."""
-    key = identity.manifest_key
     try:
-        data = await store.read(key, limit=MANIFEST_LIMIT)
+        return await read_manifest(store, identity, identity.manifest_key)
     except ObjectMissing:
         return None
-    return Manifest.from_json(data, key=key)
+
+
+async def read_manifest(store: ReadableStore, identity: SegmentId, key: str) -> Manifest:
+    """The manifest that stands under a key: the segment's own, or that of a superseded generation.
+
+    `ObjectMissing`, `ObjectCorrupt` where it is none of this segment, and other `StoreError`.
+    """
+    return Manifest.from_json(await store.read(key, limit=MANIFEST_LIMIT), key=identity.manifest_key)

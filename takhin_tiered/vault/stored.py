@@ -90,7 +90,7 @@ class StoredSource:
     def _became_shorter(self) -> TakhinError:
         path = self._identity.path
         if self._stored.encoding is not None:
-            return DiskError(f"the encoded bytes of segment {path} became fewer while they were sent", segment=path)
+            return DiskError(f"the encoded bytes of segment {path} were truncated during the upload", segment=path)
         return SegmentChanged(
             f"the files of segment {path} changed while it was uploaded: it became shorter",
             segment=path,

@@ -342,20 +342,23 @@ class Writer:
 
     async def _put_small(self, writing: Writing, key: str, data: bytes, *, if_absent: bool) -> None:
         """Write an object and prove it. `OtherBytes` where ``if_absent`` and another one stands there."""
-        checksum = checksum_of(bytes_source(data), len(data))
         async with self._requests:
-            try:
-                answer = await self._owned.put(
-                    key, bytes_source(data), size=len(data), checksum=checksum, if_absent=if_absent
-                )
-            except ObjectExists:
-                answer = None
-            try:
-                await prove(self._owned.store, key, len(data), checksum, answer=answer, segment=writing.id.path)
-            except ObjectCorrupt as error:
-                if answer is None:
-                    raise OtherBytes from error
-                raise
+            await put_proven(self._owned, key, data, segment=writing.id.path, if_absent=if_absent)
+
+
+async def put_proven(owned: OwnedPrefix, key: str, data: bytes, *, segment: str, if_absent: bool = False) -> None:
+    """Write a small object and prove it. `OtherBytes` where ``if_absent`` and another one stands there."""
+    checksum = checksum_of(bytes_source(data), len(data))
+    try:
+        answer = await owned.put(key, bytes_source(data), size=len(data), checksum=checksum, if_absent=if_absent)
+    except ObjectExists:
+        answer = None
+    try:
+        await prove(owned.store, key, len(data), checksum, answer=answer, segment=segment)
+    except ObjectCorrupt as error:
+        if answer is None:
+            raise OtherBytes from error
+        raise
 
 
 def _entries(writing: Writing) -> dict[FileKind, ManifestFile]:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from takhin_tiered import SegmentRefused, Settings, TieredStorage
-from takhin_tiered.reader.question import Isolation, Question
+from takhin_tiered.reader.query import Isolation, RecordQuery
 
 ARCHIVES = sorted(path.name.removesuffix(".tar.xz") for path in Path(__file__).parent.glob("archive-*.tar.xz"))
 TOPIC, END = "ledger", 1027
@@ -62,7 +62,7 @@ async def test_it_is_verified_and_restored(
 async def read_all(storage: TieredStorage, isolation: Isolation) -> list[tuple[int, bytes | None]]:
     found, offset = [], 0
     while offset < END:
-        page = await storage.read_records(Question(TOPIC, 0, offset=offset, isolation=isolation), 50)
+        page = await storage.read_records(RecordQuery(TOPIC, 0, offset=offset, isolation=isolation), 50)
         found += [(record.offset, record.value) for record in page.records if record.offset < END]
         assert page.next_offset > offset
         offset = page.next_offset

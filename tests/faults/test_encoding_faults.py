@@ -188,7 +188,7 @@ async def test_what_does_not_decode_to_the_file_is_not_stored(
         async with TieredStorage.open(scene.settings(key=key)) as storage:
             report = await storage.run_cycle()
     assert {path for path, _ in report.failures} == set(scene.closed)
-    assert all("do not give themselves back" in message for _, message in report.failures)
+    assert all("do not decode to the original" in message for _, message in report.failures)
     assert all(truth.whole_on_disk(path) for path in scene.closed)
     assert truth.store.keys() == []
     await require_finished(scene, truth)

@@ -17,10 +17,10 @@ import pytest
 
 from takhin_tiered import Settings, TieredStorage
 from takhin_tiered.errors import TakhinError
-from takhin_tiered.reader.question import Isolation, Question
+from takhin_tiered.reader.query import Isolation, RecordQuery
 from tests.chunked import Objects
 from tests.partitions import Partition, Truth, as_known, as_seen, make_partition
-from tests.support import Broker, directory_settings
+from tests.support import Broker, directory_settings, disk_cache
 
 MUTATIONS = 10_000 if os.environ.get("TAKHIN_TEST_TORTURE") == "full" else 240
 FORMS = ["plain", "zstd", "key", "both", "earlier release"]
@@ -129,12 +129,12 @@ async def require_right_or_error(
         if chance.random() < 0.3:
             times = [each.timestamp for each in truth.known]
             time = chance.choice(times) + chance.choice([-1, 0, 1])
-            question = Question("orders", 0, timestamp=time, isolation=isolation, topic_id=topic)
+            question = RecordQuery("orders", 0, timestamp=time, isolation=isolation, topic_id=topic)
             at = truth.at_time(time)
             wanted = end if at is None else at
         else:
             wanted = chance.randrange(truth.end)
-            question = Question("orders", 0, wanted, isolation=isolation, topic_id=topic)
+            question = RecordQuery("orders", 0, wanted, isolation=isolation, topic_id=topic)
         most = chance.choice([1, 5, 1000])
         try:
             page = await storage.read_records(question, most)
@@ -157,7 +157,7 @@ async def test_a_mutation_gives_an_error_or_the_right_records(broker: Broker, tm
     # Fill the disk cache, and see that all can be read.
     async with TieredStorage.open(world.settings) as storage:
         await require_right_or_error(storage, world, chance, 30, seen)
-        await storage._reader.fetcher.cache.written()  # type: ignore[attr-defined]
+        await disk_cache(storage).written()
     assert set(seen) == {"right"}
     state = tmp_path / "kept"
     shutil.copytree(world.settings.state_dir, state)

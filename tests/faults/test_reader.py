@@ -22,7 +22,7 @@ from takhin_tiered.reader.cache import DiskCache
 from takhin_tiered.segments.names import FileKind
 from tests.chunked import RING, Objects, use_keys
 from tests.faults.proxy import Fault, Kind, Proxy, proxy
-from tests.support import Broker, Bucket, directory_settings, environment, parts, store_settings
+from tests.support import Broker, Bucket, directory_settings, disk_cache, environment, parts, store_settings
 
 CHUNK = 256 << 10
 SIZE = 3_000_000
@@ -77,8 +77,7 @@ async def test_missing_chunks_in_a_row_come_with_one_get(broker: Broker, bucket:
     async with behind(broker, bucket) as (storage, between, path):
         assert await read(storage, path, CHUNK + 5, 3 * CHUNK + 5) == broker.files[path][CHUNK + 5 : 3 * CHUNK + 5]
         assert gets(between, path) == [f"bytes={CHUNK}-{4 * CHUNK - 1}"]
-        cache = storage._reader.fetcher.cache
-        assert isinstance(cache, DiskCache)
+        cache = disk_cache(storage)
         await cache.written()
         # What is there already is not asked for again.
         assert await read(storage, path, 0, 5 * CHUNK) == broker.files[path][: 5 * CHUNK]
@@ -272,8 +271,7 @@ async def test_a_killed_process_leaves_a_cache_that_is_right(
     )
     assert done.returncode == -signal.SIGKILL, done.stderr
     async with TieredStorage.open(settings) as storage:
-        cache = storage._reader.fetcher.cache
-        assert isinstance(cache, DiskCache)
+        cache = disk_cache(storage)
         files = [file for file in (settings.state_dir / "cache").rglob("*") if file.is_file()]
         chunks = {file for file in files if not file.name.startswith("index.db")}
         # What has no row is gone, and what has one is there.
@@ -288,8 +286,7 @@ async def test_a_cache_that_cannot_be_written_never_fails_a_read(broker: Broker,
     async with TieredStorage.open(settings) as storage:
         await storage.archive_segment(path)
         Objects.of_directory(tmp_path / "store").cut(path, CHUNK)
-        cache = storage._reader.fetcher.cache
-        assert isinstance(cache, DiskCache)
+        cache = disk_cache(storage)
         # A file stands where the folder of each chunk should be.
         for number in range(256):
             (settings.state_dir / "cache" / f"{number:02x}").write_bytes(b"")
@@ -388,8 +385,7 @@ async def test_of_a_long_scan_only_the_beginning_is_written_to_the_cache(
 ) -> None:
     monkeypatch.setattr(window, "_SCAN", 4 * CHUNK)
     async with behind(broker, bucket) as (storage, between, path):
-        cache = storage._reader.fetcher.cache
-        assert isinstance(cache, DiskCache)
+        cache = disk_cache(storage)
 
         async def scan() -> None:
             storage._reader.fetcher.memory.limit = CHUNK
@@ -420,8 +416,7 @@ async def test_the_cache_gives_way_to_a_restore(tmp_path: Path) -> None:
         paths = [broker.segment("orders-0", size=2_500_000) for _ in range(2)]
         broker.segment("orders-0")
         async with TieredStorage.open(settings) as storage:
-            cache = storage._reader.fetcher.cache
-            assert isinstance(cache, DiskCache)
+            cache = disk_cache(storage)
             for path in paths:
                 await storage.archive_segment(path)
                 Objects.of_directory(tmp_path / "store").cut(path, CHUNK)

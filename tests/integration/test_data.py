@@ -21,7 +21,7 @@ from takhin_tiered import TieredStorage
 from takhin_tiered.api.app import make_app
 from takhin_tiered.codec.keys import KeyRing
 from tests.chunked import RING, Objects, use_keys
-from tests.support import Broker, Daemon, command, daemon, directory_settings, parts, wait_until
+from tests.support import Broker, Daemon, command, daemon, directory_settings, disk_cache, parts, wait_until
 
 PREFIX = "/api/v1/tiered/segments"
 CHUNK = 64 << 10
@@ -207,7 +207,7 @@ async def test_errors_before_the_first_byte_have_a_status_of_their_own(broker: B
         use_keys(storage, RING)
         assert (await client.get(url)).content == broker.files[path]
         good = objects.read(path)
-        await storage._reader.fetcher.cache.written()  # type: ignore[attr-defined]
+        await disk_cache(storage).written()
     shutil.rmtree(tmp_path / "data.takhin-tiered" / "cache")
     async with TieredStorage.open(directory_settings(broker, store)) as storage:
         use_keys(storage, RING)

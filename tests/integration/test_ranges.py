@@ -29,7 +29,7 @@ from takhin_tiered.reader.cache import DiskCache
 from takhin_tiered.reader.outcomes import indexes_of
 from takhin_tiered.segments.names import FileKind
 from tests.chunked import RING, Objects, use_keys
-from tests.support import Broker, Bucket, directory_settings, parts, store_settings
+from tests.support import Broker, Bucket, directory_settings, disk_cache, parts, store_settings
 
 CHUNK = 16 << 10
 FORMS: dict[str, dict[str, Any]] = {
@@ -57,12 +57,6 @@ async def read(storage: TieredStorage, path: str, start: int = 0, end: int | Non
         pieces = b"".join([piece async for piece in opened])
         assert await opened.read() == pieces
         return pieces
-
-
-def disk_cache(storage: TieredStorage) -> DiskCache:
-    cache = storage._reader.fetcher.cache
-    assert isinstance(cache, DiskCache)
-    return cache
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -20,7 +20,7 @@ from takhin_tiered.formats.batch import Batch, parse_batch
 from takhin_tiered.formats.records import decode
 from takhin_tiered.formats.takhin import key_and_value, parse_record
 from takhin_tiered.reader import cursor
-from takhin_tiered.reader.question import Isolation, Question
+from takhin_tiered.reader.query import Isolation, RecordQuery
 from tests.logs import TIME, Log, batch, rows
 from tests.partitions import (
     DAY,
@@ -86,7 +86,7 @@ async def require_truth(
         committed = isolation is Isolation.READ_COMMITTED
         visible, end = truth.visible(committed=committed, below=below)
 
-        async def require(wanted: int, question: Question, visible: list[Known] = visible, end: int = end) -> None:
+        async def require(wanted: int, question: RecordQuery, visible: list[Known] = visible, end: int = end) -> None:
             most = chance.choice([1, 3, 50])
             page = await storage.read_records(question, most)
             expected = [each for each in visible if each.offset >= wanted]
@@ -98,7 +98,7 @@ async def require_truth(
 
         high = truth.end if below is None else below
         for offset in offsets or range(truth.known[0].offset, high + 1):
-            await require(offset, Question(topic, int(number), offset, isolation=isolation, **more))
+            await require(offset, RecordQuery(topic, int(number), offset, isolation=isolation, **more))
         times = sorted({each.timestamp for each in truth.known})
         wanted = [
             0,
@@ -112,7 +112,7 @@ async def require_truth(
             found = truth.at_time(each)
             await require(
                 end if found is None else found,
-                Question(topic, int(number), timestamp=each, isolation=isolation, **more),
+                RecordQuery(topic, int(number), timestamp=each, isolation=isolation, **more),
             )
 
 
@@ -151,7 +151,7 @@ async def test_logs_of_older_formats_and_of_takhins(broker: Broker, magic: int, 
         await require_truth(storage, "orders-0", truth)
 
 
-async def raw(storage: TieredStorage, question: Question) -> bytes:
+async def raw(storage: TieredStorage, question: RecordQuery) -> bytes:
     return b"".join([piece async for piece in storage.read_batches(question)])
 
 
@@ -161,14 +161,14 @@ async def test_batches_are_those_of_the_log(broker: Broker, place: str) -> None:
     whole = b"".join(segment.files["log"] for segment in made.segments)
     truth = Truth(made.known(), made.end)
     async with served(broker, made, how="both", place=place) as (storage, _):
-        assert await raw(storage, Question("orders", 0, 0)) == whole
+        assert await raw(storage, RecordQuery("orders", 0, 0)) == whole
         for offset in random.Random(1).sample(range(made.end), 40):
-            found = decoded(await raw(storage, Question("orders", 0, offset)))
+            found = decoded(await raw(storage, RecordQuery("orders", 0, offset)))
             first = next(n for n, each in enumerate(truth.known) if each.offset >= found[0].offset)
             assert found == truth.known[first:]
             assert found[0].offset <= offset or truth.known[first].offset == found[0].offset
         committed, _ = truth.visible(committed=True)
-        found = decoded(await raw(storage, Question("orders", 0, 0, isolation=Isolation.READ_COMMITTED)))
+        found = decoded(await raw(storage, RecordQuery("orders", 0, 0, isolation=Isolation.READ_COMMITTED)))
         assert found == committed
 
 
@@ -184,12 +184,12 @@ async def test_a_transaction_that_is_open_holds_back_what_is_behind_it(broker: B
     second = Segment(15, {"log": bytes(log.close().data), "txnindex": b"", "snapshot": snapshot_of({7: 5})})
     made.segments, made.end = [first, second], 20
     async with served(broker, made, place="mixed") as (storage, _):
-        question = Question("orders", 0, 0, isolation=Isolation.READ_COMMITTED)
+        question = RecordQuery("orders", 0, 0, isolation=Isolation.READ_COMMITTED)
         page = await storage.read_records(question)
         assert ([each.offset for each in page.records], page.next_offset) == ([*range(5)], 5)
-        page = await storage.read_records(Question("orders", 0, 12, isolation=Isolation.READ_COMMITTED))
+        page = await storage.read_records(RecordQuery("orders", 0, 12, isolation=Isolation.READ_COMMITTED))
         assert (page.records, page.next_offset) == ([], 12)
-        assert len((await storage.read_records(Question("orders", 0, 0))).records) == 20
+        assert len((await storage.read_records(RecordQuery("orders", 0, 0))).records) == 20
 
 
 async def test_holes_are_told_and_never_skipped(broker: Broker) -> None:
@@ -197,20 +197,20 @@ async def test_holes_are_told_and_never_skipped(broker: Broker) -> None:
     lost = made.segments.pop(1)
     after = made.segments[1].base
     async with served(broker, made) as (storage, _):
-        page = await storage.read_records(Question("orders", 0, 0), 10_000)
+        page = await storage.read_records(RecordQuery("orders", 0, 0), 10_000)
         assert page.next_offset == lost.base
         assert page.records[-1].offset == lost.base - 1
         for offset in range(lost.base, after):
             with pytest.raises(OffsetInHole, match=f"offsets {lost.base} to {after - 1}") as hole:
-                await storage.read_records(Question("orders", 0, offset))
+                await storage.read_records(RecordQuery("orders", 0, offset))
             assert (hole.value.next_offset, hole.value.missing_from) == (after, offset)
-        assert (await storage.read_records(Question("orders", 0, after))).records[0].offset == after
+        assert (await storage.read_records(RecordQuery("orders", 0, after))).records[0].offset == after
         with pytest.raises(OffsetInHole):
-            await raw(storage, Question("orders", 0, 0))
+            await raw(storage, RecordQuery("orders", 0, 0))
         # What is missing may be the first record that is not older.
         inside = max(each.timestamp for each in decoded(made.segments[0].files["log"])) + 1
         with pytest.raises(OffsetInHole) as hole:
-            await storage.read_records(Question("orders", 0, timestamp=inside))
+            await storage.read_records(RecordQuery("orders", 0, timestamp=inside))
         assert hole.value.next_offset == after
 
 
@@ -227,22 +227,22 @@ async def test_a_batch_that_claims_to_be_longer_than_its_log_hides_no_record(bro
     async with served(broker, made, place=place) as (storage, paths):
         # A look at the directory is believed for as long as its time stays, once that is not a recent one.
         os.utime(broker.root / "orders-0", (1e9, 1e9))
-        assert len((await storage.read_records(Question("orders", 0, 0))).records) == 40
+        assert len((await storage.read_records(RecordQuery("orders", 0, 0))).records) == 40
         file = broker.root / paths[0]
         status, data = file.stat(), bytearray(file.read_bytes())
         data[len(batch(rows(0, 10))) + 9] ^= 0x40
         file.write_bytes(data)
         os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
         for question in (
-            Question("orders", 0, 0),
-            Question("orders", 0, 12),
-            Question("orders", 0, timestamp=TIME + 12),
-            Question("orders", 0, 0, isolation=Isolation.READ_COMMITTED),
+            RecordQuery("orders", 0, 0),
+            RecordQuery("orders", 0, 12),
+            RecordQuery("orders", 0, timestamp=TIME + 12),
+            RecordQuery("orders", 0, 0, isolation=Isolation.READ_COMMITTED),
         ):
             with pytest.raises(Damaged, match="is no whole batch"):
                 await storage.read_records(question)
         with pytest.raises(Damaged, match="is no whole batch"):
-            await raw(storage, Question("orders", 0, 0))
+            await raw(storage, RecordQuery("orders", 0, 0))
 
 
 async def test_a_log_that_was_truncated_meanwhile_hides_no_record(broker: Broker) -> None:
@@ -255,11 +255,11 @@ async def test_a_log_that_was_truncated_meanwhile_hides_no_record(broker: Broker
     made.end = 40
     async with served(broker, made, place="local") as (storage, paths):
         os.utime(broker.root / "orders-0", (1e9, 1e9))
-        assert len((await storage.read_records(Question("orders", 0, 0))).records) == 40
+        assert len((await storage.read_records(RecordQuery("orders", 0, 0))).records) == 40
         os.truncate(broker.root / paths[0], len(batch(rows(0, 10))))
-        page = await storage.read_records(Question("orders", 0, 0))
+        page = await storage.read_records(RecordQuery("orders", 0, 0))
         assert ([each.offset for each in page.records], page.next_offset) == ([*range(10)], 10)
-        for question in (Question("orders", 0, 12), Question("orders", 0, timestamp=TIME + 12)):
+        for question in (RecordQuery("orders", 0, 12), RecordQuery("orders", 0, timestamp=TIME + 12)):
             with pytest.raises(OffsetInHole) as hole:
                 await storage.read_records(question)
             assert hole.value.next_offset == 20
@@ -269,20 +269,20 @@ async def test_ends_and_beyond(broker: Broker) -> None:
     made = make_partition("orders-0", 8)
     async with served(broker, made) as (storage, _):
         end = made.end
-        for question in (Question("orders", 0, end), Question("orders", 0, timestamp=TIME + 9999 * DAY)):
+        for question in (RecordQuery("orders", 0, end), RecordQuery("orders", 0, timestamp=TIME + 9999 * DAY)):
             page = await storage.read_records(question)
             assert (page.records, page.next_offset) == ([], end)
             assert await raw(storage, question) == b""
         with pytest.raises(OffsetOutOfRange, match=f"above the end, {end}") as beyond:
-            await storage.read_records(Question("orders", 0, end + 1))
+            await storage.read_records(RecordQuery("orders", 0, end + 1))
         assert beyond.value.next_offset is None
         with pytest.raises(PartitionNotFound, match="partition orders-1"):
-            await storage.read_records(Question("orders", 1, 0))
+            await storage.read_records(RecordQuery("orders", 1, 0))
         for name in ("..", "a/b", "a\0b", "../data/orders"):
             with pytest.raises(PartitionNotFound):
-                await storage.read_records(Question(name, 0, 0))
+                await storage.read_records(RecordQuery(name, 0, 0))
         with pytest.raises(SegmentNotFound, match="no incarnation"):
-            await storage.read_records(Question("orders", 0, 0, topic_id="AAAAAAAAAAAAAAAAAAAAAA"))
+            await storage.read_records(RecordQuery("orders", 0, 0, topic_id="AAAAAAAAAAAAAAAAAAAAAA"))
 
 
 async def test_below_the_first_offset_the_first_one_is_told(broker: Broker) -> None:
@@ -291,7 +291,7 @@ async def test_below_the_first_offset_the_first_one_is_told(broker: Broker) -> N
     start = made.segments[0].base
     async with served(broker, made) as (storage, _):
         with pytest.raises(OffsetOutOfRange) as below:
-            await storage.read_records(Question("orders", 0, first.base))
+            await storage.read_records(RecordQuery("orders", 0, first.base))
         assert below.value.next_offset == start
 
 
@@ -300,13 +300,13 @@ async def test_a_partition_with_nothing_but_an_empty_active_segment(broker: Brok
     async with TieredStorage.open(directory_settings(broker, broker.root.parent / "store")) as storage:
         for isolation in Isolation:
             for question in (
-                Question("orders", 0, 0, isolation=isolation),
-                Question("orders", 0, timestamp=0, isolation=isolation),
+                RecordQuery("orders", 0, 0, isolation=isolation),
+                RecordQuery("orders", 0, timestamp=0, isolation=isolation),
             ):
                 page = await storage.read_records(question)
                 assert (page.records, page.next_offset) == ([], 0)
         with pytest.raises(OffsetOutOfRange):
-            await storage.read_records(Question("orders", 0, 1))
+            await storage.read_records(RecordQuery("orders", 0, 1))
 
 
 @pytest.mark.parametrize("place", ["local", "archived"])
@@ -316,10 +316,10 @@ async def test_an_empty_closed_segment_is_a_hole_where_offsets_are_missing(broke
     empty.files = {"log": b"", "index": b"", "timeindex": b""}
     after = made.segments[2].base
     async with served(broker, made, place=place) as (storage, _):
-        page = await storage.read_records(Question("orders", 0, 0), 10_000)
+        page = await storage.read_records(RecordQuery("orders", 0, 0), 10_000)
         assert page.next_offset == empty.base
         with pytest.raises(OffsetInHole) as hole:
-            await storage.read_records(Question("orders", 0, empty.base + 1))
+            await storage.read_records(RecordQuery("orders", 0, empty.base + 1))
         assert hole.value.next_offset == after
 
 
@@ -332,9 +332,9 @@ async def test_where_segments_overlap_no_record_comes_twice(broker: Broker) -> N
     truth = decoded(make_partition("orders-0", 8, segments=2, gaps=False, transactions=False).segments[0].files["log"])
     truth += decoded(made.segments[1].files["log"])
     async with served(broker, made, place="local") as (storage, _):
-        page = await storage.read_records(Question("orders", 0, 0), 10_000)
+        page = await storage.read_records(RecordQuery("orders", 0, 0), 10_000)
         assert as_seen(page.records) == as_known(truth)
-        assert decoded(await raw(storage, Question("orders", 0, 0))) == truth
+        assert decoded(await raw(storage, RecordQuery("orders", 0, 0))) == truth
 
 
 async def kafka(broker: Broker, mark: int | None, *, name: str = "orders 0") -> None:
@@ -356,7 +356,7 @@ async def test_the_active_segment_is_read_up_to_the_high_watermark(broker: Broke
         # Nothing tells which records of the active segment consumers may see.
         await require_truth(storage, "orders-0", truth, below=closed, offsets=range(closed - 3, closed + 1))
         with pytest.raises(OffsetOutOfRange):
-            await storage.read_records(Question("orders", 0, closed + 1))
+            await storage.read_records(RecordQuery("orders", 0, closed + 1))
         offsets = sorted({each.offset for each in truth.known if each.offset >= closed})
         batches = [offset for offset in offsets if _begins_batch(active.files["log"], offset)]
         for mark in (batches[3], batches[len(batches) // 2], made.end):
@@ -386,7 +386,7 @@ async def test_segments_that_the_broker_rolled_since_the_last_scan_are_read(brok
     async with served(broker, first, place="mixed") as (storage, _):
         directory = broker.root / "orders-0"
         for segment in made.segments[2:]:
-            page = await storage.read_records(Question("orders", 0, 0), 10_000)
+            page = await storage.read_records(RecordQuery("orders", 0, 0), 10_000)
             assert page.next_offset == segment.base
             write_segment(directory, segment)
             (directory / f"{segment.base:020d}.log").touch()
@@ -421,7 +421,7 @@ async def test_an_active_segment_grows_between_two_reads(broker: Broker) -> None
                 await storage.plan()
             for isolation in Isolation:
                 visible, end = truth.visible(committed=isolation is Isolation.READ_COMMITTED, below=mark)
-                page = await storage.read_records(Question("orders", 0, 0, isolation=isolation), 10_000)
+                page = await storage.read_records(RecordQuery("orders", 0, 0, isolation=isolation), 10_000)
                 assert as_seen(page.records) == as_known(visible)
                 assert page.next_offset == end
 
@@ -437,7 +437,7 @@ async def test_batches_are_those_of_the_logs_however_much_is_read_at_once(
     made = make_partition("orders-0", 7, segments=3)
     truth = Truth(made.known(), made.end)
     async with served(broker, made, place=place) as (storage, _):
-        data = await raw(storage, Question("orders", 0, 0, isolation=isolation))
+        data = await raw(storage, RecordQuery("orders", 0, 0, isolation=isolation))
         if isolation is Isolation.READ_UNCOMMITTED:
             assert data == b"".join(segment.files["log"] for segment in made.segments)
         visible, _ = truth.visible(committed=isolation is Isolation.READ_COMMITTED)
@@ -453,7 +453,7 @@ async def test_a_segment_that_moves_between_two_pages(broker: Broker, event: str
     async with served(broker, made, place=place) as (storage, paths):
         offset, found = 0, []
         for number in range(10_000):
-            page = await storage.read_records(Question("orders", 0, offset), 7)
+            page = await storage.read_records(RecordQuery("orders", 0, offset), 7)
             found += page.records
             if not page.records and page.next_offset == offset:
                 break
@@ -468,7 +468,7 @@ async def test_a_segment_that_moves_between_two_pages(broker: Broker, event: str
                 for kind in made.segments[0].files:
                     (broker.root / paths[0]).with_suffix(f".{kind}").unlink()
                 with pytest.raises(OffsetOutOfRange) as gone:
-                    await storage.read_records(Question("orders", 0, offset), 7)
+                    await storage.read_records(RecordQuery("orders", 0, offset), 7)
                 assert gone.value.next_offset == made.segments[1].base
                 return
             if number == 2 and event == "evicted by hand":
@@ -481,7 +481,7 @@ async def test_a_segment_that_is_deleted_within_a_page_is_a_hole(broker: Broker)
     async with served(broker, made, place="local") as (storage, paths):
         found = bytearray()
         with pytest.raises(OffsetInHole) as hole:  # noqa: PT012 - it is raised between two pieces
-            async for piece in storage.read_batches(Question("orders", 0, 0)):
+            async for piece in storage.read_batches(RecordQuery("orders", 0, 0)):
                 if not found:
                     for kind in made.segments[1].files:
                         (broker.root / paths[1]).with_suffix(f".{kind}").unlink()
@@ -509,7 +509,7 @@ async def test_records_of_an_earlier_incarnation(broker: Broker) -> None:
 async def test_a_read_is_an_access(broker: Broker) -> None:
     made = make_partition("orders-0", 8)
     async with served(broker, made) as (storage, paths):
-        await storage.read_records(Question("orders", 0, made.segments[1].base), 1)
+        await storage.read_records(RecordQuery("orders", 0, made.segments[1].base), 1)
         read = [parts(storage).catalog.get(segment.id) for segment in parts(storage).catalog.segments()]
         assert [bool(each and each.last_access) for each in read][: len(paths)] == [False, True, False]
 
@@ -520,7 +520,7 @@ async def test_many_readers_at_once(broker: Broker) -> None:
     async with served(broker, made, how="both", place="mixed") as (storage, _):
 
         async def one(isolation: Isolation) -> None:
-            page = await storage.read_records(Question("orders", 0, 0, isolation=isolation), 10_000)
+            page = await storage.read_records(RecordQuery("orders", 0, 0, isolation=isolation), 10_000)
             assert as_seen(page.records) == as_known(truth.visible(committed=isolation is Isolation.READ_COMMITTED)[0])
 
         await asyncio.gather(*(one(isolation) for isolation in Isolation for _ in range(20)))

@@ -13,7 +13,7 @@ import pytest
 from takhin_tiered import TieredStorage
 from takhin_tiered.formats.sample import make_segment
 from takhin_tiered.reader.cache import DiskCache
-from takhin_tiered.reader.question import Isolation, Question
+from takhin_tiered.reader.query import Isolation, RecordQuery
 from tests.logs import TIME
 from tests.partitions import Partition, Segment, snapshot_of
 from tests.support import Broker, directory_settings
@@ -68,10 +68,10 @@ async def test_a_record_costs_few_requests(broker: Broker, tmp_path: Path, how: 
     for offset in (first, first + 7, (first + following) // 2, following - 1):
         when = TIME + offset
         for question, cold in (
-            (Question("orders", 0, offset), 3),
-            (Question("orders", 0, timestamp=when), 5),
-            (Question("orders", 0, offset, isolation=committed), 5),
-            (Question("orders", 0, timestamp=when, isolation=committed), 6),
+            (RecordQuery("orders", 0, offset), 3),
+            (RecordQuery("orders", 0, timestamp=when), 5),
+            (RecordQuery("orders", 0, offset, isolation=committed), 5),
+            (RecordQuery("orders", 0, timestamp=when, isolation=committed), 6),
         ):
             async with TieredStorage.open(settings, read_only=True) as storage:
                 moved = storage.metrics.bytes_moved()
@@ -88,10 +88,10 @@ async def test_a_record_costs_few_requests(broker: Broker, tmp_path: Path, how: 
                 assert asked == []
                 # Another record of the same segment, of which the manifest and the indexes are known.
                 with counted(storage) as asked:
-                    await storage.read_records(Question("orders", 0, first + 20_000), 1)
+                    await storage.read_records(RecordQuery("orders", 0, first + 20_000), 1)
                 assert len(asked) <= 1, asked
     # What was read once is in the disk cache, after a restart too.
-    question = Question("orders", 0, first + 30_000)
+    question = RecordQuery("orders", 0, first + 30_000)
     async with TieredStorage.open(settings) as storage:
         await storage.read_records(question, 1)
         cache = storage._reader.fetcher.cache

@@ -18,7 +18,7 @@ import pytest
 
 from takhin_tiered import Settings, TieredStorage
 from takhin_tiered.api.app import make_app
-from takhin_tiered.reader.question import BATCHES, Question
+from takhin_tiered.reader.query import BATCHES, RecordQuery
 from tests.logs import TIME, Log, Row, batch
 from tests.partitions import Partition, Segment, Truth, decoded, make_partition
 from tests.support import Broker, command, daemon, directory_settings, environment, parts
@@ -186,14 +186,14 @@ async def test_a_huge_batch_leaves_the_loop_to_others(broker: Broker, codec: int
         if place == "archived":
             await storage.archive_segment(path)
         async with longest_pause() as pause:
-            page = await storage.read_records(Question("orders", 0, 0), 1)
+            page = await storage.read_records(RecordQuery("orders", 0, 0), 1)
             assert page.records[0].value == large.value
             del page
-            page = await storage.read_records(Question("orders", 0, 50_000), 10)
+            page = await storage.read_records(RecordQuery("orders", 0, 50_000), 10)
             assert [each.offset for each in page.records] == [*range(50_000, 50_010)]
-            page = await storage.read_records(Question("orders", 0, timestamp=TIME), 1)
+            page = await storage.read_records(RecordQuery("orders", 0, timestamp=TIME), 1)
             found = 0
-            async for piece in storage.read_batches(Question("orders", 0, 0)):
+            async for piece in storage.read_batches(RecordQuery("orders", 0, 0)):
                 found += len(piece)
             assert found == len(log.data)
         # A value of 100 MB is made at once, whatever thread does it: nothing else takes that long.

@@ -102,7 +102,7 @@ async def test_a_key_that_is_missing_is_told_for_each_segment_and_the_others_go_
     assert done.returncode == 1
     assert all(path in done.stderr for path in closed)
     assert "'first'" in done.stderr
-    assert f"{len(more)} manifests wrapped anew" in done.stdout
+    assert f"{len(more)} manifests rewrapped" in done.stdout
     with pytest.raises(NoKey):
         await restore(folder.settings("both"), closed[0])
 
@@ -120,7 +120,7 @@ async def test_a_daemon_does_it_and_reads_with_the_new_key(folder: Place, tmp_pa
     with daemon(settings, tmp_path / "log") as running:
         done = command(settings, "rekey")
         assert (done.returncode, done.stderr) == (0, "")
-        assert "3 manifests wrapped anew" in done.stdout
+        assert "3 manifests rewrapped" in done.stdout
         folder.write_keys("second")
         running.process.send_signal(signal.SIGHUP)
         done = command(settings, "restore", closed[0])

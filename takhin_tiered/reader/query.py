@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from takhin_tiered.errors import InvalidQuestion
+from takhin_tiered.errors import InvalidQuery
 from takhin_tiered.formats.records import Record
 
 BATCHES = "application/vnd.takhin.record-batches"
@@ -27,10 +27,10 @@ class Isolation(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class RecordQuery:
     """From which record on to read: by offset, or the first one that is not older than a timestamp in milliseconds.
 
-    `InvalidQuestion` unless it has exactly one of the two. ``topic_id`` names an earlier incarnation.
+    `InvalidQuery` unless it has exactly one of the two. ``topic_id`` names an earlier incarnation.
     """
 
     topic: str
@@ -42,9 +42,9 @@ class Question:
 
     def __post_init__(self) -> None:
         if (self.offset is None) == (self.timestamp is None):
-            raise InvalidQuestion("exactly one of offset and timestamp has to be given")
+            raise InvalidQuery("exactly one of offset and timestamp has to be given")
         if (self.offset or self.timestamp or 0) < 0:
-            raise InvalidQuestion("offset and timestamp are not negative")
+            raise InvalidQuery("offset and timestamp are not negative")
 
 
 @dataclass(frozen=True, slots=True)
