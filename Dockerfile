@@ -30,6 +30,6 @@ STOPSIGNAL SIGTERM
 # Alive, not ready: a store that is down is no reason to restart the daemon. A port that a file sets, rather than
 # TAKHIN_STORAGE_TIERED_API_PORT, is not known here.
 HEALTHCHECK --interval=15s --timeout=5s --start-period=60s --retries=3 \
-    CMD ["python", "-c", "import os, urllib.request as r; r.urlopen('http://127.0.0.1:' + (os.environ.get('TAKHIN_STORAGE_TIERED_API_PORT') or '8080') + '/healthz', timeout=4)"]
+    CMD ["python", "-c", "import os, ssl, urllib.request as r; e = os.environ.get; r.urlopen(('https' if e('TAKHIN_STORAGE_TIERED_API_TLS_CERT') else 'http') + '://127.0.0.1:' + (e('TAKHIN_STORAGE_TIERED_API_PORT') or '8080') + '/healthz', timeout=4, context=ssl._create_unverified_context())"]
 ENTRYPOINT ["takhin-tiered"]
 CMD ["run"]

@@ -4,15 +4,27 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := pip install --quiet --disable-pip-version-check
 
-.PHONY: bench demo test test-kafka test-latest test-long test-minio torture matrix lint format lock clean
+.PHONY: bench configuration deb demo dynamodb test test-browser test-kafka test-latest test-long test-minio torture trial matrix lint format lock clean
 
 demo: $(VENV)/.run  ## Archive and restore sample Kafka segments, with a directory store
 	$(BIN)/takhin-tiered demo
 
-test: $(VENV)/.test .make/servers/.done  ## All but the long tests, on a real S3 server that they start themselves
-	$(BIN)/pytest
+S3_PORT ?= 4566
 
-test-long: $(VENV)/.test .make/servers/.done  ## The long tests, which start the program many times: commands, signals, output, dialects of S3
+trial: $(VENV)/.run .make/servers/.done  ## The daemon, an S3 server and sample segments in trial/, until Ctrl-C. S3_PORT=4566
+	.ci/trial.sh $(BIN) .make/servers/bin $(S3_PORT)
+
+DYNAMODB_PORT ?= 4566
+
+dynamodb: .make/servers/.done  ## DynamoDB and S3 on this machine, until Ctrl-C; nothing is kept. DYNAMODB_PORT=4566
+	@echo "storage.tiered.fleet.endpoint: http://127.0.0.1:$(DYNAMODB_PORT)"
+	@echo "Credentials: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY may be anything"
+	BIND_HOST=127.0.0.1 GATEWAY_PORT=$(DYNAMODB_PORT) .make/servers/bin/ministack
+
+test: $(VENV)/.test .make/servers/.done  ## All but the long tests, on a real S3 server that they start themselves
+	$(BIN)/pytest -n 4 --dist worksteal
+
+test-long: $(VENV)/.test .make/servers/.done .make/peers/.done  ## The long tests, which start the program many times: commands, signals, output, dialects of S3, the commands of the pages
 	$(BIN)/pytest -m long
 
 test-minio: $(VENV)/.test .make/servers/.done  ## The store contract and the end-to-end tests on a real MinIO, which is built if there is none
@@ -20,6 +32,9 @@ test-minio: $(VENV)/.test .make/servers/.done  ## The store contract and the end
 
 test-kafka: $(VENV)/.kafka .make/servers/.done  ## Tests on real Apache Kafka brokers, fetched by Maven; arguments in TEST="-k trim"
 	.ci/test-kafka.sh $(BIN) $(TEST)
+
+test-browser: $(VENV)/.browser .make/servers/.done  ## The dashboard in Chromium, with axe; arguments in TEST="-k login"
+	.ci/test-browser.sh $(BIN) $(TEST)
 
 matrix: $(VENV)/.test .make/servers/.done  ## Every command, by every user, with the daemon and the store in every state
 	TAKHIN_TEST_MATRIX=full $(BIN)/pytest -m long tests/integration/test_matrix.py
@@ -30,14 +45,22 @@ torture: $(VENV)/.test .make/servers/.done  ## Every kill, fault and interleavin
 bench: $(VENV)/.bench .make/peers/.done  ## Compare with s5cmd, rclone and the aws CLI; arguments in BENCH="--quick 32x32MiB"
 	$(BIN)/python -m benchmarks $(BENCH)
 
+deb:  ## A Debian package in dist/, for the release and the Python of this machine
+	.ci/build-deb.sh
+
 lint: $(VENV)/.test
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-format: $(VENV)/.test
+format: $(VENV)/.test configuration
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+configuration: $(VENV)/.run  ## The reference of settings in docs/configuration.md, and the copies that a package or a chart needs
+	$(BIN)/python -m takhin_tiered.config_reference docs/configuration.md
+	cp takhin_tiered/fleet/fleet-contract.json configs/fleet-contract.json
+	cp configs/alerts.yml configs/helm/takhin-tiered/alerts.yml
 
 lock:  ## Refresh the constraints with the newest versions within the bounds
 	.ci/lock.sh $(PYTHON)
@@ -59,6 +82,10 @@ $(VENV)/.kafka: $(VENV)/.test
 	$(BIN)/$(INSTALL) --constraint constraints.txt --editable '.[kafka]'
 	touch $@
 
+$(VENV)/.browser: $(VENV)/.test
+	$(BIN)/$(INSTALL) --constraint constraints.txt --editable '.[browser]'
+	touch $@
+
 $(VENV)/.bench: $(VENV)/.run
 	$(BIN)/$(INSTALL) --constraint constraints.txt --editable '.[bench]'
 	touch $@
@@ -74,4 +101,4 @@ $(VENV)/.bench: $(VENV)/.run
 	touch $@
 
 clean:
-	rm -rf $(VENV) .make build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) .make trial build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

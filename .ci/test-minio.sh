@@ -19,4 +19,5 @@ if [ -z "$minio" ]; then
   GOBIN=$PWD/.make/bin go install github.com/minio/minio@latest
   minio=$PWD/.make/bin/minio
 fi
-TAKHIN_TEST_MINIO=$minio TAKHIN_TEST_SERVER=minio exec "$bin/pytest" tests/contract tests/integration/test_archive.py tests/integration/test_restore.py
+TAKHIN_TEST_MINIO=$minio TAKHIN_TEST_SERVER=minio exec "$bin/pytest" tests/contract tests/integration/test_archive.py tests/integration/test_restore.py \
+  tests/integration/test_least_privilege.py tests/integration/test_quickstart.py

@@ -18,6 +18,8 @@ from pathlib import Path
 from benchmarks import report
 from benchmarks.bench import Bench
 from benchmarks.cycle import cycle
+from benchmarks.heat import heat
+from benchmarks.kafka import kafka
 from benchmarks.latency import latency
 from benchmarks.measure import Failed, Result
 from benchmarks.peers import versions
@@ -25,6 +27,7 @@ from benchmarks.reading import compressing, reading
 from benchmarks.scale import SIZES, metadata, scale
 from benchmarks.server import open_server
 from benchmarks.start import start
+from benchmarks.tables import tables
 from benchmarks.transfer import LOADS, transfer
 
 Scenario = Callable[[Bench], list[Result]]
@@ -36,8 +39,11 @@ def scenarios() -> dict[str, Scenario]:
     found: dict[str, Scenario] = {load.name: partial(transfer, name=load.name) for load in LOADS}
     found["zstd-4x256MiB"] = partial(compressing, name="zstd-4x256MiB")
     found["read-4x256MiB"] = partial(reading, name="read-4x256MiB")
+    found["kafka-4x256MiB"] = partial(kafka, name="kafka-4x256MiB")
     found["cycle"] = partial(cycle, name="cycle")
     found["start"] = partial(start, name="start")
+    found["heat"] = partial(heat, name="heat")
+    found["tables"] = partial(tables, name="tables")
     found["metadata"] = partial(metadata, name="metadata")
     for size in SIZES:
         found[f"scan-{size}"] = partial(scale, name=f"scan-{size}")

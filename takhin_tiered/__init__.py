@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from takhin_tiered.errors import DiskError as DiskError
     from takhin_tiered.errors import DiskFull as DiskFull
     from takhin_tiered.errors import HeldElsewhere as HeldElsewhere
+    from takhin_tiered.errors import InGlacier as InGlacier
     from takhin_tiered.errors import InvalidQuery as InvalidQuery
     from takhin_tiered.errors import InvalidSegmentPath as InvalidSegmentPath
     from takhin_tiered.errors import NoKey as NoKey
@@ -29,20 +30,29 @@ if TYPE_CHECKING:
     from takhin_tiered.errors import ObjectMissing as ObjectMissing
     from takhin_tiered.errors import OffsetInHole as OffsetInHole
     from takhin_tiered.errors import OffsetOutOfRange as OffsetOutOfRange
+    from takhin_tiered.errors import OverBudget as OverBudget
     from takhin_tiered.errors import OwnerSilent as OwnerSilent
     from takhin_tiered.errors import PartitionNotFound as PartitionNotFound
     from takhin_tiered.errors import RangeNotSatisfiable as RangeNotSatisfiable
     from takhin_tiered.errors import SegmentActive as SegmentActive
+    from takhin_tiered.errors import SegmentBusy as SegmentBusy
     from takhin_tiered.errors import SegmentChanged as SegmentChanged
     from takhin_tiered.errors import SegmentConflict as SegmentConflict
     from takhin_tiered.errors import SegmentError as SegmentError
     from takhin_tiered.errors import SegmentNotFound as SegmentNotFound
     from takhin_tiered.errors import SegmentRefused as SegmentRefused
+    from takhin_tiered.errors import SegmentShared as SegmentShared
     from takhin_tiered.errors import StoreChanged as StoreChanged
     from takhin_tiered.errors import StoreDenied as StoreDenied
     from takhin_tiered.errors import StoreError as StoreError
     from takhin_tiered.errors import StoreFull as StoreFull
     from takhin_tiered.errors import StoreUnavailable as StoreUnavailable
+    from takhin_tiered.errors import TableDenied as TableDenied
+    from takhin_tiered.errors import TableError as TableError
+    from takhin_tiered.errors import TableMissing as TableMissing
+    from takhin_tiered.errors import TableRejected as TableRejected
+    from takhin_tiered.errors import TableThrottled as TableThrottled
+    from takhin_tiered.errors import TableUnavailable as TableUnavailable
     from takhin_tiered.errors import TakhinError as TakhinError
     from takhin_tiered.errors import TrimRefused as TrimRefused
     from takhin_tiered.errors import WrongKey as WrongKey
@@ -67,12 +77,14 @@ _HOMES = {
     "engine.scrub": ["Verdict"],
     "errors": [
         "BrokerDenied", "BrokerError", "BrokerUnavailable", "BucketMissing", "CatalogError", "ClaimGone",
-        "ConfigError", "Damaged", "DiskError", "DiskFull", "HeldElsewhere", "InvalidQuery", "InvalidSegmentPath",
-        "NoKey", "ObjectCorrupt", "ObjectExists", "ObjectMissing", "OffsetInHole", "OffsetOutOfRange", "OwnerSilent",
-        "PartitionNotFound", "RangeNotSatisfiable",
-        "SegmentActive", "SegmentChanged", "SegmentConflict", "SegmentError", "SegmentNotFound", "SegmentRefused",
-        "StoreChanged", "StoreDenied", "StoreError", "StoreFull", "StoreUnavailable", "TakhinError", "TrimRefused",
-        "WrongKey",
+        "ConfigError", "Damaged", "DiskError", "DiskFull", "HeldElsewhere", "InGlacier", "InvalidQuery",
+        "InvalidSegmentPath", "NoKey", "ObjectCorrupt", "ObjectExists", "ObjectMissing", "OffsetInHole",
+        "OffsetOutOfRange", "OverBudget", "OwnerSilent", "PartitionNotFound", "RangeNotSatisfiable",
+        "SegmentActive", "SegmentBusy", "SegmentChanged", "SegmentConflict", "SegmentError", "SegmentNotFound",
+        "SegmentRefused", "SegmentShared", "StoreChanged", "StoreDenied", "StoreError", "StoreFull", "StoreUnavailable",
+        "TableDenied", "TableError", "TableMissing", "TableRejected", "TableThrottled", "TableUnavailable",
+        "TakhinError",
+        "TrimRefused", "WrongKey",
     ],
     "reader.query": ["Isolation", "RecordQuery", "RecordPage"],
     "segments.model": ["State", "Tier"],

@@ -14,9 +14,13 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, Self
 from urllib.parse import urlsplit
 
-from pydantic import BeforeValidator, Field, PrivateAttr, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import BeforeValidator, PrivateAttr, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from takhin_tiered.config_heat import Heat
+from takhin_tiered.config_limits import OVERRIDES, PlanLimits, check_overrides, shown_overrides
+from takhin_tiered.config_listeners import Listeners
+from takhin_tiered.config_prices import PRICE_TABLES, PriceList
 from takhin_tiered.config_sources import (
     ENV_PREFIX,
     OURS,
@@ -32,6 +36,8 @@ from takhin_tiered.config_sources import (
     value_of_variable,
     variable,
 )
+from takhin_tiered.config_store import StoreClasses
+from takhin_tiered.config_tables import Tables, shown_tables
 from takhin_tiered.config_values import (
     Addresses,
     Codec,
@@ -42,16 +48,17 @@ from takhin_tiered.config_values import (
     Limits,
     OptionalPath,
     Prefixes,
-    StorageClass,
     TopicCodecs,
     is_host,
     is_host_label,
     none_if_empty,
+    setting,
     shown,
     within,
 )
 from takhin_tiered.segments.names import parse_partition
 from takhin_tiered.segments.policy import Policy
+from takhin_tiered.segments.windows import Windows
 
 __all__ = ["ENV_PREFIX", "STATE_DIR_NAME", "Mode", "Settings", "find_config"]
 
@@ -59,21 +66,16 @@ STATE_DIR_NAME = ".takhin-tiered"
 
 Mode = Literal["copy", "trim", "move"]
 
-WITHOUT_EFFECT = ("hot_min_access_hz", "hot_min_access_count", "tier_check_interval_minutes")
 _CLIENT = "storage.tiered.broker.client"
 _TABLES = {
     "storage.tiered.retention.hours", "storage.tiered.retention.bytes", "storage.tiered.compression.topics", _CLIENT,
+    OVERRIDES, *PRICE_TABLES,
 }  # fmt: skip
 _SECRET = {"storage.tiered.api.token", "storage.tiered.s3.endpoint", _CLIENT}
-_LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 # These files identify a state directory that an earlier release created inside the data directory.
 _STATE_FILES = ("catalog.db", "lock")
 _META_PROPERTIES = "meta.properties"
-
-
-def _key(name: str, default: Any = ..., **constraints: Any) -> Any:
-    return Field(default, validation_alias=name, **constraints)
 
 
 class Accepted(NamedTuple):
@@ -83,63 +85,56 @@ class Accepted(NamedTuple):
     clock: bool = False
 
 
-class Settings(BaseSettings):
+class Settings(Heat, Listeners, PlanLimits, PriceList, StoreClasses, Tables):
     """Every key with its type and default. Use `Settings.load`, or keyword arguments."""
 
     model_config = SettingsConfigDict(populate_by_name=True, extra="forbid", frozen=True, allow_inf_nan=False)
 
-    data_dirs: Directories = _key("storage.data.dir")
-    enabled: bool = _key("storage.tiered.enabled", False)
-    s3_bucket: str = _key("storage.tiered.s3.bucket", "")
-    s3_region: str = _key("storage.tiered.s3.region", "us-east-1")
-    s3_prefix: str = _key("storage.tiered.s3.prefix", "takhin-segments")
-    s3_endpoint: str = _key("storage.tiered.s3.endpoint", "")
-    s3_sse: Encryption = _key("storage.tiered.s3.sse", "")
-    s3_sse_kms_key: str = _key("storage.tiered.s3.sse.kms.key", "")
-    s3_checksum: Literal["sha256", "md5", "none"] = _key("storage.tiered.s3.checksum", "sha256")
-    s3_requester_pays: bool = _key("storage.tiered.s3.requester.pays", False)
-    s3_class_cold: StorageClass = _key("storage.tiered.s3.class.cold", "")
-    s3_prefixes_read: Prefixes = _key("storage.tiered.s3.prefixes.read", ())
-    directory_path: OptionalPath = _key("storage.tiered.directory.path", None)
-    cold_age_hours: float = _key("storage.tiered.cold.age.hours", 168.0, gt=0)
-    warm_age_hours: float = _key("storage.tiered.warm.age.hours", 72.0, ge=0)
-    archive_interval_minutes: float = _key("storage.tiered.archive.interval.minutes", 60.0, gt=0)
-    archive_mode: Annotated[Mode | None, BeforeValidator(none_if_empty)] = _key("storage.tiered.archive.mode", None)
-    archive_before_retention: bool = _key("storage.tiered.archive.before.retention", True)
-    archive_superseded_keep_hours: float = _key("storage.tiered.archive.superseded.keep.hours", 0.0, ge=0)
-    archive_corrupt: Literal["archive", "refuse"] = _key("storage.tiered.archive.corrupt", "archive")
-    archive_concurrency: int = _key("storage.tiered.archive.concurrency", 4, ge=1, le=256)
-    auto_archive_enabled: bool = _key("storage.tiered.auto.archive.enabled", True)
-    local_cache_size_mb: float = _key("storage.tiered.local.cache.size.mb", 10240.0, ge=0)
-    restore_lease_hours: float = _key("storage.tiered.restore.lease.hours", 24.0, ge=0)
-    restore_reserve_mb: float = _key("storage.tiered.restore.reserve.mb", 64.0, ge=0)
-    reconcile_interval_hours: float = _key("storage.tiered.reconcile.interval.hours", 24.0, gt=0)
-    scrub_interval_hours: float = _key("storage.tiered.scrub.interval.hours", 720.0, ge=0)
-    scrub_mbps: float = _key("storage.tiered.scrub.mbps", 8.0, gt=0)
-    throttle_upload_mbps: float = _key("storage.tiered.throttle.upload.mbps", 0.0, ge=0)
-    throttle_download_mbps: float = _key("storage.tiered.throttle.download.mbps", 0.0, ge=0)
-    retention_hours: Limits = _key("storage.tiered.retention.hours", ())
-    retention_bytes: Limits = _key("storage.tiered.retention.bytes", ())
-    hot_min_access_hz: float = _key("storage.tiered.hot.min.access.hz", 10.0, ge=0)
-    hot_min_access_count: int = _key("storage.tiered.hot.min.access.count", 100, ge=0)
-    tier_check_interval_minutes: float = _key("storage.tiered.tier.check.interval.minutes", 30.0, gt=0)
-    topics_include: Globs = _key("storage.tiered.topics.include", ("*",))
-    topics_exclude: Globs = _key("storage.tiered.topics.exclude", ("__*",))
-    topics_compacted: Literal["skip", "archive"] = _key("storage.tiered.topics.compacted", "skip")
-    compression_codec: Codec = _key("storage.tiered.compression.codec", "none")
-    compression_level: int = _key("storage.tiered.compression.level", 3, ge=1, le=22)
-    compression_topics: TopicCodecs = _key("storage.tiered.compression.topics", ())
-    encryption_key_file: OptionalPath = _key("storage.tiered.encryption.key.file", None)
-    chunk_size_mb: float = _key("storage.tiered.chunk.size.mb", 4.0, ge=1 / 64, le=64)
-    broker_bootstrap: Addresses = _key("storage.tiered.broker.bootstrap", "")
-    broker_client: Keywords = _key("storage.tiered.broker.client", {})
-    trim_ignore_groups: Globs = _key("storage.tiered.trim.ignore.groups", ())
-    api_host: str = _key("storage.tiered.api.host", "127.0.0.1", min_length=1)
-    api_port: int = _key("storage.tiered.api.port", 8080, ge=0, le=65535)
-    api_token: SecretStr = _key("storage.tiered.api.token", SecretStr(""))
-    state_path: OptionalPath = _key("storage.tiered.state.dir", None)
-    log_level: Literal["debug", "info", "warn", "warning", "error"] = _key("logging.level", "info")
-    log_format: Literal["json", "text"] = _key("logging.format", "json")
+    data_dirs: Directories = setting("storage.data.dir")
+    enabled: bool = setting("storage.tiered.enabled", False)
+    s3_bucket: str = setting("storage.tiered.s3.bucket", "")
+    s3_region: str = setting("storage.tiered.s3.region", "us-east-1")
+    s3_prefix: str = setting("storage.tiered.s3.prefix", "takhin-segments")
+    s3_endpoint: str = setting("storage.tiered.s3.endpoint", "")
+    s3_sse: Encryption = setting("storage.tiered.s3.sse", "")
+    s3_sse_kms_key: str = setting("storage.tiered.s3.sse.kms.key", "")
+    s3_checksum: Literal["sha256", "md5", "none"] = setting("storage.tiered.s3.checksum", "sha256")
+    s3_requester_pays: bool = setting("storage.tiered.s3.requester.pays", False)
+    s3_prefixes_read: Prefixes = setting("storage.tiered.s3.prefixes.read", ())
+    directory_path: OptionalPath = setting("storage.tiered.directory.path", None)
+    cold_age_hours: float = setting("storage.tiered.cold.age.hours", 168.0, gt=0)
+    warm_age_hours: float = setting("storage.tiered.warm.age.hours", 72.0, ge=0)
+    archive_interval_minutes: float = setting("storage.tiered.archive.interval.minutes", 60.0, gt=0)
+    archive_mode: Annotated[Mode | None, BeforeValidator(none_if_empty)] = setting("storage.tiered.archive.mode", None)
+    archive_before_retention: bool = setting("storage.tiered.archive.before.retention", True)
+    archive_superseded_keep_hours: float = setting("storage.tiered.archive.superseded.keep.hours", 0.0, ge=0)
+    archive_corrupt: Literal["archive", "refuse"] = setting("storage.tiered.archive.corrupt", "archive")
+    archive_concurrency: int = setting("storage.tiered.archive.concurrency", 4, ge=1, le=256)
+    auto_archive_enabled: bool = setting("storage.tiered.auto.archive.enabled", True)
+    local_cache_size_mb: float = setting("storage.tiered.local.cache.size.mb", 10240.0, ge=0)
+    restore_lease_hours: float = setting("storage.tiered.restore.lease.hours", 24.0, ge=0)
+    restore_reserve_mb: float = setting("storage.tiered.restore.reserve.mb", 64.0, ge=0)
+    reconcile_interval_hours: float = setting("storage.tiered.reconcile.interval.hours", 24.0, gt=0)
+    scrub_interval_hours: float = setting("storage.tiered.scrub.interval.hours", 720.0, ge=0)
+    scrub_mbps: float = setting("storage.tiered.scrub.mbps", 8.0, gt=0)
+    throttle_upload_mbps: float = setting("storage.tiered.throttle.upload.mbps", 0.0, ge=0)
+    throttle_download_mbps: float = setting("storage.tiered.throttle.download.mbps", 0.0, ge=0)
+    retention_hours: Limits = setting("storage.tiered.retention.hours", ())
+    retention_bytes: Limits = setting("storage.tiered.retention.bytes", ())
+    topics_include: Globs = setting("storage.tiered.topics.include", ("*",))
+    topics_exclude: Globs = setting("storage.tiered.topics.exclude", ("__*",))
+    topics_compacted: Literal["skip", "archive"] = setting("storage.tiered.topics.compacted", "skip")
+    compression_codec: Codec = setting("storage.tiered.compression.codec", "none")
+    compression_level: int = setting("storage.tiered.compression.level", 3, ge=1, le=22)
+    compression_topics: TopicCodecs = setting("storage.tiered.compression.topics", ())
+    encryption_key_file: OptionalPath = setting("storage.tiered.encryption.key.file", None)
+    chunk_size_mb: float = setting("storage.tiered.chunk.size.mb", 4.0, ge=1 / 64, le=64)
+    broker_bootstrap: Addresses = setting("storage.tiered.broker.bootstrap", "")
+    broker_client: Keywords = setting("storage.tiered.broker.client", {})
+    trim_ignore_groups: Globs = setting("storage.tiered.trim.ignore.groups", ())
+    state_path: OptionalPath = setting("storage.tiered.state.dir", None)
+    log_level: Literal["debug", "info", "warn", "warning", "error"] = setting("logging.level", "info")
+    log_format: Literal["json", "text"] = setting("logging.format", "json")
 
     _sources: dict[str, str] = PrivateAttr(default_factory=dict)
     # Only from the command line: a confirmation counts once.
@@ -234,6 +229,7 @@ class Settings(BaseSettings):
                 f"storage.tiered.warm.age.hours ({self.warm_age_hours:g}) must be less than "
                 f"storage.tiered.cold.age.hours ({self.cold_age_hours:g})"
             )
+        check_overrides(self, self.warm_age_hours, self.cold_age_hours, has_broker=bool(self.broker_bootstrap))
         if self.s3_sse_kms_key and self.s3_sse not in {"", "aws:kms", "aws:kms:dsse"}:
             raise ValueError(
                 f"storage.tiered.s3.sse.kms.key needs storage.tiered.s3.sse aws:kms or aws:kms:dsse, not {self.s3_sse}"
@@ -243,11 +239,6 @@ class Settings(BaseSettings):
         if self.enabled and not self.has_store:
             raise ValueError(
                 "storage.tiered.enabled needs a store: set storage.tiered.s3.bucket or storage.tiered.directory.path"
-            )
-        if self.api_host not in _LOOPBACK and not self.api_token.get_secret_value():
-            raise ValueError(
-                f"storage.tiered.api.host is {self.api_host}, which is not loopback: set storage.tiered.api.token "
-                "(TAKHIN_STORAGE_TIERED_API_TOKEN)"
             )
         for path in self.data_dirs:
             if self.directory_path is not None and within(self.directory_path, path):
@@ -346,6 +337,9 @@ class Settings(BaseSettings):
             cold_age=self.cold_age_hours * 3600,
             lease=self.restore_lease_hours * 3600,
             cache_size=int(self.local_cache_size_mb * 1024 * 1024),
+            hot_rate=self.hot_min_access_hz,
+            hot_count=self.hot_min_access_count,
+            promoted_hourly=self.hot_promote_mb_hourly * 1024 * 1024,
             retention_age=tuple((glob, hours * 3600) for glob, hours in self.retention_hours),
             retention_size=tuple((glob, int(size)) for glob, size in self.retention_bytes),
             include=self.topics_include,
@@ -356,6 +350,12 @@ class Settings(BaseSettings):
             before_retention=self.archive_before_retention,
             mode_is_set=self.archive_mode is not None,
             kafka=kafka,
+            warm_copy=self.warm_copy,
+            class_warm=self.s3_class_warm,
+            class_cold=self.s3_class_cold,
+            overrides=self.topic_rules,
+            reserve=self.local_reserve_percent / 100,
+            windows=Windows(self.archive_windows, self.archive_timezone),
         )
 
     def source(self, key: str) -> str:
@@ -365,13 +365,14 @@ class Settings(BaseSettings):
     def items(self) -> Iterator[tuple[str, str]]:
         """Every key with its effective value. Secrets are masked."""
         kafka = any(_exists(path / _META_PROPERTIES) for path in self.data_dirs)
-        effective = {"state_path": self.state_dir, "archive_mode": self.mode(kafka)}
+        effective = {
+            "state_path": self.state_dir,
+            "archive_mode": self.mode(kafka),
+            "hybrid_tables": shown_tables(self.hybrid_tables),
+            "topics_overrides": shown_overrides(self.topics_overrides),
+        }
         for key, name in _fields_by_key().items():
             yield key, shown(effective.get(name, getattr(self, name)))
-
-    def without_effect(self) -> list[str]:
-        """Keys that were set but have no effect in this version."""
-        return [key for key, name in _fields_by_key().items() if name in WITHOUT_EFFECT and key in self._sources]
 
 
 def _exists(path: Path) -> bool:

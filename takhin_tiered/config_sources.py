@@ -30,7 +30,6 @@ _SERVICE_VARIABLE = re.compile(
     r"_SERVICE_HOST$|_SERVICE_PORT(?:_[A-Z0-9_]+)?$|_PORT_[0-9]+_(?:TCP|UDP|SCTP)(?:_(?:ADDR|PORT|PROTO))?$"
 )
 _NEARLY = 0.85
-_LATER = ("api.tls.",)
 
 
 def variable(key: str) -> str:
@@ -167,10 +166,6 @@ def refuse_unknown(names: Iterable[str], where: str, fields: Mapping[str, str]) 
     for name in sorted(names):
         if name in fields:
             continue
-        rest = name.removeprefix(f"{OURS}.").removeprefix(variable(OURS) + "_").lower().replace("_", ".")
-        if rest.startswith(_LATER):
-            complaints.append(f"{name} (in {where}) is not supported by this version")
-            continue
         candidates = list(fields) if name.startswith(OURS) else [variable(key) for key in fields]
         near = difflib.get_close_matches(name, candidates, n=1, cutoff=0.0)
         complaints.append(f"unknown key {name} (in {where}); the nearest known key is {near[0]}")
@@ -192,9 +187,13 @@ def explained(
         key = str(problem["loc"][0]) if problem["loc"] else ""
         key = by_name.get(key, key)
         message = str(problem["msg"]).removeprefix("Value error, ")
+        # Within a value that has parts.
+        inside = [f"entry {part + 1}" if isinstance(part, int) else str(part) for part in problem["loc"][1:]]
+        if inside:
+            message = f"{', '.join(inside)}: {message}"
         if not key:
             complaints.append(message)
-        elif problem["type"] == "missing":
+        elif problem["type"] == "missing" and not inside:
             complaints.append(f"{key} is required: set it in the configuration file, or {variable(key)}")
         else:
             where = variable(key) if os.environ.get(variable(key)) else str(file) if key in values else "an argument"

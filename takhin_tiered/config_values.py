@@ -89,6 +89,12 @@ def _are_named(prefixes: tuple[str, ...]) -> tuple[str, ...]:
     return prefixes
 
 
+def _address(value: str) -> str:
+    if "," in value:
+        raise ValueError("must be one address, host:port")
+    return _addresses(value)
+
+
 def _addresses(value: str) -> str:
     parts = [part.strip() for part in value.split(",") if part.strip()]
     if any(not _ADDRESS.fullmatch(part) for part in parts):
@@ -102,8 +108,13 @@ def _encryption(value: object) -> object:
     return known.get(value.lower(), value) if isinstance(value, str) else value
 
 
+def is_storage_class(name: str) -> bool:
+    """By its form: servers have classes of their own."""
+    return bool(name and _STORAGE_CLASS.fullmatch(name))
+
+
 def _storage_class(value: str) -> str:
-    if not _STORAGE_CLASS.fullmatch(value):
+    if value and not is_storage_class(value):
         raise ValueError("must be a storage class like STANDARD_IA")
     return value
 
@@ -142,6 +153,7 @@ OptionalPath = Annotated[Path | None, BeforeValidator(none_if_empty)]
 Directories = Annotated[tuple[Path, ...], BeforeValidator(_directories), AfterValidator(_check_disjoint)]
 Prefixes = Annotated[tuple[str, ...], BeforeValidator(_prefixes), AfterValidator(_are_named)]
 Addresses = Annotated[str, AfterValidator(_addresses)]
+Address = Annotated[str, AfterValidator(_address)]
 Encryption = Annotated[Literal["", "AES256", "aws:kms", "aws:kms:dsse"], BeforeValidator(_encryption)]
 StorageClass = Annotated[str, AfterValidator(_storage_class)]
 Keywords = Annotated[dict[str, Any], BeforeValidator(_keywords)]
@@ -172,3 +184,8 @@ def _number(value: float | str) -> str:
     if isinstance(value, str):
         return value
     return str(int(value)) if value == int(value) else repr(value)
+
+
+def setting(name: str, default: Any = ..., **constraints: Any) -> Any:
+    """A field of the settings, by the name of its key."""
+    return Field(default, validation_alias=name, **constraints)

@@ -13,7 +13,10 @@
     │   ├── SegmentChanged        its files changed while they were being read
     │   ├── RangeNotSatisfiable   the file has no such bytes
     │   ├── SegmentConflict       other bytes stand where these should go
+    │   ├── SegmentShared         other replicas rely on its archived copy
+    │   ├── SegmentBusy           another replica is changing its archived copy
     │   └── SegmentRefused        the configuration says no
+    │       └── OverBudget        a restore would cost more than the month's budget leaves
     ├── InvalidQuery              no offset and no timestamp to read from, or both
     ├── PartitionNotFound         nothing is known of it
     ├── OffsetOutOfRange          no record at this offset, and none before it that could be read instead
@@ -29,10 +32,17 @@
     │   ├── ObjectExists          a conditional write found an object in its place
     │   ├── ObjectCorrupt         bytes, size or checksum are not what was archived
     │   │   └── Damaged           a part of an object, which was to be read
+    │   ├── InGlacier             it has to be retrieved from an archive class before it can be read
     │   ├── NoKey                 the key that it was encrypted with is not in the key file
     │   └── WrongKey              the key file has another key under its ID
     ├── DiskError
     │   └── DiskFull              no room for a restore
+    ├── TableError                DynamoDB
+    │   ├── TableUnavailable      no answer, or one that may be better next time
+    │   │   └── TableThrottled    the server wants fewer requests, and wanted that until the deadline
+    │   ├── TableDenied           credentials, permissions
+    │   ├── TableMissing          there is no such table, or index
+    │   └── TableRejected         the request makes no sense to the server
     ├── BrokerError               the Kafka broker beside which this runs
     │   ├── BrokerUnavailable     no answer, or one that may be better next time
     │   ├── BrokerDenied          the ACLs of the broker say no
@@ -132,9 +142,23 @@ class SegmentConflict(SegmentError):
     http_status = 409
 
 
+class SegmentShared(SegmentError):
+    code = "shared"
+    http_status = 409
+
+
+class SegmentBusy(SegmentError):
+    code = "busy"
+    http_status = 409
+
+
 class SegmentRefused(SegmentError):
     code = "refused"
     http_status = 409
+
+
+class OverBudget(SegmentRefused):
+    code = "over_budget"
 
 
 class InvalidQuery(TakhinError):
@@ -219,6 +243,30 @@ class Damaged(ObjectCorrupt):
     http_status = 502
 
 
+class InGlacier(StoreError):
+    """``storage_class`` is the object's. ``seconds``: when it can be read, at most, by the usual times.
+
+    ``is_requested``: it is on its way. Else nobody has asked for it, and nothing comes by itself.
+    """
+
+    code = "in_glacier"
+    http_status = 409
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        segment: str = "",
+        key: str = "",
+        hint: str = "",
+        storage_class: str = "",
+        seconds: float = 0.0,
+        is_requested: bool = False,
+    ) -> None:
+        super().__init__(message, segment=segment, key=key, hint=hint)
+        self.storage_class, self.seconds, self.is_requested = storage_class, seconds, is_requested
+
+
 class NoKey(StoreError):
     code = "no_key"
     http_status = 502
@@ -236,6 +284,40 @@ class DiskError(TakhinError):
 class DiskFull(DiskError):
     code = "disk_full"
     http_status = 507
+
+
+class TableError(TakhinError):
+    """``table`` is the name of the table."""
+
+    code = "table"
+    http_status = 503
+
+    def __init__(self, message: str, *, table: str = "", key: str = "", hint: str = "") -> None:
+        super().__init__(message, key=key, hint=hint)
+        self.table = table
+
+
+class TableUnavailable(TableError):
+    code = "table_unavailable"
+    usual_hint = "Check storage.tiered.fleet.endpoint and .region, and that DynamoDB can be reached from here"
+
+
+class TableThrottled(TableUnavailable):
+    code = "table_throttled"
+    usual_hint = "Try again later, or raise the table's capacity"
+
+
+class TableDenied(TableError):
+    code = "table_denied"
+
+
+class TableMissing(TableError):
+    code = "table_missing"
+
+
+class TableRejected(TableError):
+    code = "table_rejected"
+    http_status = 400
 
 
 class BrokerError(TakhinError):

@@ -15,7 +15,7 @@ import gc
 import os
 import signal
 import threading
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -131,10 +131,16 @@ def _unwatched(_: TieredStorage) -> Iterator[Listener]:
     yield lambda *_: None
 
 
-async def run_once(settings: Settings, watch: Watch = _unwatched) -> int:
+async def _nothing(_: TieredStorage) -> None:
+    """Do nothing after the cycle."""
+
+
+async def run_once(
+    settings: Settings, watch: Watch = _unwatched, after: Callable[[TieredStorage], Awaitable[None]] = _nothing
+) -> int:
     """One cycle without the API; returns 1 if anything failed. Signals work as for the daemon.
 
-    ``watch`` is entered before the cycle and left after it.
+    ``watch`` is entered before the cycle and left after it; ``after`` is done with the storage still open.
     """
     async with TieredStorage.open(settings, scan=False) as storage, contextlib.AsyncExitStack() as stack:
         listener = stack.enter_context(watch(storage))
@@ -150,6 +156,7 @@ async def run_once(settings: Settings, watch: Watch = _unwatched) -> int:
             await shutdown.drain(cycle)
             if cycle.cancelled():
                 return 1
+            await after(storage)
             return 1 if cycle.result().failed or cycle.result().postponed else 0
 
 

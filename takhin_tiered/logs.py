@@ -217,6 +217,11 @@ def logger() -> Any:
     return plain if (current := _operation.get()) is None else plain.bind(**current._asdict())
 
 
+def is_debug() -> bool:
+    """Whether lines of this level are wanted: what comes a thousand times a second is not put together else."""
+    return _style is not None and _style.level <= _LEVELS["debug"]
+
+
 def always() -> Any:
     """A logger for requested output: it writes whatever the level is."""
     structlog = _structlog()
@@ -236,10 +241,22 @@ def _name_operation(_: object, __: str, event: MutableMapping[str, Any]) -> Muta
 
 def correlation_id() -> str:
     """The ID bound to the caller's context, or a new one."""
+    return running_operation()[1] or new_correlation_id()
+
+
+def running_operation() -> tuple[str, str]:
+    """The verb that is at work here, and its correlation ID: of a request, where no verb is; else both empty."""
     if (current := _operation.get()) is not None:
-        return current.correlation_id
+        return current.verb, current.correlation_id
     bound = sys.modules["structlog"].contextvars.get_contextvars() if "structlog" in sys.modules else {}
-    return str(bound.get("correlation_id") or new_correlation_id())
+    return "", str(bound.get("correlation_id") or "")
+
+
+def exemplar(correlation: str = "") -> dict[str, str] | None:
+    """What leads from a sample of a metric to lines of the log: the ID that is given, or the caller's if it has one."""
+    identifier = correlation or running_operation()[1]
+    # OpenMetrics allows 128 characters for the names and values of an exemplar's labels together.
+    return {"correlation_id": identifier[:100]} if identifier else None
 
 
 @contextmanager

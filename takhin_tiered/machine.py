@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
+import sys
 import time
 from pathlib import Path
 
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
-_M_ARENA_MAX = -8
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 """Source: mallopt(3)."""
 _START_TIME = 19
 """Index of the start time in ``/proc/<pid>/stat``, counted from the state after the name. Source: proc(5)."""
@@ -24,13 +26,39 @@ def uptime() -> float:
 
 def limit_arenas(count: int) -> None:
     """Let all threads share so many memory arenas. By default glibc gives each its own, and keeps what it once held."""
-    if "MALLOC_ARENA_MAX" in os.environ:
-        return
+    _set_malloc({"MALLOC_ARENA_MAX": (_M_ARENA_MAX, count)})
+
+
+def reuse_blocks(size: int) -> None:
+    """Let blocks of up to so many bytes be used again. By default glibc maps large ones anew each time."""
+    _set_malloc(
+        {
+            "MALLOC_MMAP_THRESHOLD_": (_M_MMAP_THRESHOLD, size),
+            "MALLOC_TRIM_THRESHOLD_": (_M_TRIM_THRESHOLD, 2 * size),
+        }
+    )
+
+
+def _set_malloc(wanted: dict[str, tuple[int, int]]) -> None:
+    """Each by the variable with which an operator may have set it."""
     # On a system with another allocator it is left as it is.
     with contextlib.suppress(AttributeError, ImportError, OSError):
         import ctypes  # Slow to import.
 
-        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, count)
+        libc = ctypes.CDLL(None)
+        for name, (number, value) in wanted.items():
+            if name not in os.environ:
+                libc.mallopt(number, value)
+
+
+def allow_open_files() -> int:
+    """Take as many file descriptors as this process may have, often a thousand times the default; returns how many."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    # Where it is refused, the default stays.
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        soft = hard
+    return sys.maxsize if soft == resource.RLIM_INFINITY else soft
 
 
 def boot_id() -> str:

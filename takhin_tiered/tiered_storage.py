@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
 from takhin_tiered import logs
@@ -16,36 +16,41 @@ from takhin_tiered.disk.lock import DataDirLock
 from takhin_tiered.engine.assembly import Assembly, assemble
 from takhin_tiered.engine.brokers import look_at_brokers
 from takhin_tiered.engine.choosing import Choice
-from takhin_tiered.engine.condition import check_store, store_trouble
+from takhin_tiered.engine.condition import check_store, stats_now, store_trouble
+from takhin_tiered.engine.costing import Costs
 from takhin_tiered.engine.gauges import update_gauges
+from takhin_tiered.engine.looks import Looking, Looks
+from takhin_tiered.engine.maintaining import Maintenance
 from takhin_tiered.engine.marks import by_hand
 from takhin_tiered.engine.naming import known_segment, named_incarnation, named_segment
 from takhin_tiered.engine.opening import KAFKA, SUPERSEDED, acquire, find_kafka, open_data_dirs
+from takhin_tiered.engine.planning import Plans
 from takhin_tiered.engine.progress import Progress
-from takhin_tiered.engine.rebuild import Reconciliation
 from takhin_tiered.engine.report import CycleReport, Listener
 from takhin_tiered.engine.restore import ToRestore
+from takhin_tiered.engine.restores import Retrieves
 from takhin_tiered.engine.scanning import measure_room
-from takhin_tiered.engine.scrub import Verdict
-from takhin_tiered.engine.verifying import verify_told
+from takhin_tiered.engine.sharing import Shares
+from takhin_tiered.engine.spending import Spending
+from takhin_tiered.engine.warmth import Warmth
 from takhin_tiered.errors import CatalogError, SegmentRefused, StoreError, TakhinError
 from takhin_tiered.metrics import Metrics
-from takhin_tiered.pace import Pace
 from takhin_tiered.reader.composition import ReaderParts, Reads, log_reader, open_reader
 from takhin_tiered.reader.reader import Reader
 from takhin_tiered.segments.choice import Wanted
+from takhin_tiered.segments.events import SegmentEvent
 from takhin_tiered.segments.model import State, Tier
 from takhin_tiered.segments.names import SegmentId
 from takhin_tiered.segments.plan import Plan
-from takhin_tiered.segments.policy import classify
-from takhin_tiered.segments.report import PartitionInfo, SegmentInfo, describe_partition
-from takhin_tiered.segments.results import Hole, RekeyResult, Status, VerifiedSegment
-from takhin_tiered.store import ObservedStore, StoreHealth, open_store
+from takhin_tiered.segments.policy import Policy, classify
+from takhin_tiered.segments.report import SegmentInfo
+from takhin_tiered.segments.results import Status
+from takhin_tiered.store import ObservedStore, RequestCounter, StoreHealth, open_store
 from takhin_tiered.vault.codecs import load_keys
 from takhin_tiered.vault.owned import OwnedPrefix
 
 
-class TieredStorage(Reads):
+class TieredStorage(Plans, Reads, Retrieves, Shares, Looks, Costs, Maintenance, Warmth):
     """Segments of one data directory, and their archive. Made by `TieredStorage.open`.
 
     ::
@@ -66,9 +71,15 @@ class TieredStorage(Reads):
         self.last_cycle_code = ""
         self.headroom_seconds: float | None = None
         self._parts = parts
-        self._reader, self._catalog, self._clock = reader, parts.catalog, parts.clock
-        self._preparation, self._journal = parts.preparation, journal
-        self._lock = lock
+        self._reader, self._catalog, self._clock, self._situation = reader, parts.catalog, parts.clock, parts.situation
+        self._preparation, self._scanner, self._journal = parts.preparation, parts.scanner, journal
+        self._heating, self._promoter = parts.heating, parts.promoter
+        self.spending = parts.spending
+        self._maintain(parts.guards, parts.coverage, parts.verifier, parts.scrubber, parts.rekeyer, parts.superseded)
+        self._restores, self._lock = parts.restores, lock
+        self._looking = Looking(
+            parts.catalog, parts.coverage, parts.infos, parts.summaries, parts.clock, parts.situation
+        )
 
     @classmethod
     @asynccontextmanager
@@ -91,7 +102,7 @@ class TieredStorage(Reads):
                 stack.callback(lock.release)
             journal = await stack.enter_async_context(open_journal(settings.state_dir, read_only=read_only))
             # A reader takes the journal's word, and keeps its own to itself.
-            catalog = Catalog(journal)
+            catalog = Catalog(journal, settings.policy.ages_of)
             await catalog.load()
             if read_only:
                 catalog.detach()
@@ -99,20 +110,34 @@ class TieredStorage(Reads):
                 catalog.superseded = int(await journal.get_meta(SUPERSEDED) or 0)
             kafka = await find_kafka(settings, data_dir, journal, read_only=read_only)
             keys = await asyncio.to_thread(load_keys, settings)
-            health, store = StoreHealth(Metrics()), None
+            health, store, is_ours = StoreHealth(Metrics()), None, lock is not None
+            counter = RequestCounter(health.metrics)
             if settings.has_store:
-                store = ObservedStore(await stack.enter_async_context(open_store(settings, journal)), health)
-            is_ours = lock is not None
+                opened = await stack.enter_async_context(open_store(settings, journal, counter))
+                store = ObservedStore(opened, health)
+            spending = Spending(settings, counter, journal, may_write=is_ours)
             parts = assemble(
-                settings, data_dir, catalog, journal, keys, store=store, health=health, kafka=kafka, is_ours=is_ours
+                settings,
+                data_dir,
+                catalog,
+                journal,
+                keys,
+                store=store,
+                health=health,
+                spending=spending,
+                kafka=kafka,
+                is_ours=is_ours,
             )
-            shared = parts.store, parts.clock, parts.situation, parts.limits, parts.metrics
+            shared = parts.store, parts.clock, parts.situation, parts.limits, parts.metrics, parts.heating
             reading = ReaderParts(catalog, data_dir, *shared, lambda: parts.codecs.keys, parts.scanner)
             state_dir = settings.state_dir if is_ours else None
             reader = await stack.enter_async_context(open_reader(state_dir, reading))
             storage = cls(settings, parts, reader, journal, lock)
             storage._log = log_reader(reading, reader)
             await parts.history.load()
+            await parts.heating.load(journal)
+            await parts.retriever.load()
+            await spending.load()
             await parts.preparation.load()
             stack.push_async_callback(storage._close)
             if scan:
@@ -144,10 +169,9 @@ class TieredStorage(Reads):
         """The archive mode in effect: it depends on whether the data directory is Kafka's."""
         return self.settings.mode(kafka=self._parts.situation.policy.kafka)
 
-    @property
-    def cycle_seconds(self) -> float:
-        """The pause from the beginning of one cycle to the next: the broker's retention may shorten it."""
-        return self._parts.situation.view.cycle_seconds
+    def rules_of(self, topic: str) -> Policy:
+        """The rules in effect for a topic, which may have some of its own."""
+        return self._parts.situation.policy.of(topic)
 
     @property
     def is_cycle_running(self) -> bool:
@@ -157,11 +181,6 @@ class TieredStorage(Reads):
     def restoring_bytes(self) -> int:
         """Bytes of the disk that running restores have reserved."""
         return sum(self._parts.data_dir.held.values())
-
-    @property
-    def segment_count(self) -> int:
-        """How many segments are known."""
-        return len(self._parts.catalog)
 
     def share_processors(self) -> None:
         """This process also serves requests: checksums leave it half of the processors."""
@@ -192,17 +211,26 @@ class TieredStorage(Reads):
             owned = await self.prepare()
             await asyncio.to_thread(look_at_brokers, parts.situation, parts.data_dir)
             identity = named_segment(parts.catalog, path, topic_id)
-            segment = await parts.archiver.archive(owned, identity, evict=parts.situation.policy.may_unlink)
+            rules = parts.situation.policy.of(identity.topic)
+            segment = await parts.archiver.archive(owned, identity, evict=rules.may_unlink)
         return parts.infos.info_of(segment)
 
     async def restore_segment(
-        self, path: str, *, topic_id: str | None = None, force: bool = False, lease: float | None = None, by: str = ""
+        self,
+        path: str,
+        *,
+        topic_id: str | None = None,
+        force: bool = False,
+        lease: float | None = None,
+        by: str = "",
+        over_budget: bool = False,
     ) -> SegmentInfo:
         """Bring a segment back, and keep it for its lease. Success if it was restored already.
 
         Of the incarnation that is on the disk, or was archived last, unless ``topic_id`` names another. Beside Kafka
         one that leaves a gap, or that Kafka would delete again, is refused unless ``force`` is set. ``lease`` is in
         seconds, `Settings.restore_lease_hours` without it. ``by`` says who asks, for those who see the lease.
+        ``over_budget``: also where it costs more than is left of the month's restore budget, else `OverBudget`.
         """
         SegmentId.parse(path)
         parts = self._parts
@@ -215,7 +243,8 @@ class TieredStorage(Reads):
                     raise SegmentRefused("; ".join(choice.problems), segment=identity.path)
             partition = identity.place.partition
             log = named_incarnation(parts.catalog, partition, topic_id) if topic_id else None
-            segment = await parts.restores.restore(ToRestore(identity, lease, log, logs.correlation_id(), by))
+            wanted = ToRestore(identity, lease, log, logs.correlation_id(), by, over_budget)
+            segment = await parts.restores.restore(wanted)
         return parts.infos.info_of(segment)
 
     def room_bytes(self) -> tuple[int, int]:
@@ -231,57 +260,44 @@ class TieredStorage(Reads):
         await self._parts.broker.ask()
         return await self._parts.chooser.choose(wanted)
 
-    def segment(self, path: str, *, topic_id: str | None = None) -> SegmentInfo:
-        return self._parts.infos.info_of(known_segment(self._parts.catalog, path, topic_id))
+    async def history(self, path: str, *, topic_id: str | None = None) -> list[SegmentEvent]:
+        """What happened to the segment, in order, with correlation IDs; also to one that is nowhere any more.
 
-    def segments(
-        self,
-        *,
-        topic: str | None = None,
-        tier: Tier | None = None,
-        state: State | None = None,
-        after: str | None = None,
-        topic_id: str | None = None,
-    ) -> Iterator[SegmentInfo]:
-        """Known segments in order, those behind the path ``after``; each as it stands now.
-
-        Of all incarnations, or of the one that ``topic_id`` names.
+        Of all incarnations, or of the one that ``topic_id`` or the path names.
         """
-        start = SegmentId.parse(after) if after else None
-        return self._parts.infos.list(topic=topic, tier=tier, state=state, after=start, topic_id=topic_id)
-
-    async def partitions(self) -> list[PartitionInfo]:
-        """The offset ranges of each partition and incarnation, with what is missing, and what is there twice."""
-        found = await asyncio.to_thread(lambda: list(self._parts.coverage.cover_all()))
-        return [
-            describe_partition(each.partition, each.incarnation, each.coverage, is_current=each.is_current)
-            for each in found
-        ]
+        identity = named_segment(self._parts.catalog, path, topic_id)
+        if self._lock is not None:
+            await self._parts.catalog.flush()
+        partition, found = identity.place.partition, list[SegmentEvent]()
+        if self._journal is not None:
+            found = await self._journal.events(partition, identity.base_offset)
+        if topic_id or "@" in path:
+            found = [event for event in found if event.incarnation == identity.label]
+        if not found:
+            known_segment(self._parts.catalog, path, topic_id)
+        return found
 
     def segment_policy(self, path: str) -> Tier:
         """Hot, warm or cold, as it stands now."""
-        return classify(known_segment(self._parts.catalog, path), self._parts.situation.policy, self._parts.clock.now())
+        now, situation = self._clock.now(), self._parts.situation
+        return classify(known_segment(self._catalog, path), situation.policy, now, situation.tracker.at(now))
 
     def is_segment_archived(self, path: str) -> bool:
         """Whether the segment is in the archive only."""
         return known_segment(self._parts.catalog, path).state is State.ARCHIVED
 
-    def update_access_time(self, path: str) -> None:
-        """Note that the segment was read just now: restored copies read longest ago leave first."""
-        self._parts.catalog.touch(known_segment(self._parts.catalog, path).id, self._parts.clock.now())
-
     def status(self) -> Status:
         """Statistics, the last cycle, the store: what a person asks first."""
-        return self._parts.status.describe(self.settings, self.headroom_seconds)
+        return self._parts.status.describe(self.settings, self.headroom_seconds, self.consumers(), self._fleet_status())
 
     def stats(self) -> Stats:
-        return self._parts.catalog.stats(self._parts.situation.policy, self._parts.clock.now())
+        return stats_now(self._catalog, self._parts.situation, self._clock)
 
-    async def plan(self) -> Plan:
-        """What a cycle would do now, after a fresh look at the disk."""
+    async def plan(self, *, work_only: bool = False) -> Plan:
+        """What a cycle would do now, after a fresh look at the disk; ``work_only``: without what stays."""
         await self._parts.guards.clock.look(ask_store=False)
         await self._parts.broker.ask()
-        return await self._parts.cycle.plan()
+        return await self._parts.cycle.plan(work_only=work_only)
 
     async def run_cycle(self, listener: Listener = lambda *_: None) -> CycleReport:
         """One cycle now; failures of single segments are in the report. `TakhinError` where nothing could be done."""
@@ -300,22 +316,6 @@ class TieredStorage(Reads):
         await self._parts.history.end(self.last_cycle, None)
         return self.last_cycle
 
-    def verify(
-        self, wanted: Callable[[SegmentId], bool] = lambda _: True, *, deep: bool = False
-    ) -> AsyncIterator[Verdict]:
-        """Compare the archive with its manifests; ``deep`` reads every byte back."""
-
-        async def verdicts() -> AsyncIterator[Verdict]:
-            await self._parts.guards.judge_store_to_read()
-            async for verdict in self._parts.verifier.verify(wanted, deep=deep):
-                yield verdict
-
-        return verdicts()
-
-    def verify_told(self, glob: str = "*", *, deep: bool = False) -> AsyncIterator[VerifiedSegment | Hole]:
-        """The same in short, and behind the segments the holes between them."""
-        return verify_told(self._parts.coverage, self.verify, glob, deep=deep)
-
     async def prepare(self) -> OwnedPrefix:
         """Before the archive is written to: own the prefix, and know what is in it.
 
@@ -329,37 +329,6 @@ class TieredStorage(Reads):
     async def wait_claim_lost(self) -> None:
         """Until another owner has the prefix; for ever where there is no store."""
         await self._parts.guards.wait_lost()
-
-    async def rebuild(self, progress: Callable[[int, int], None] = lambda *_: None) -> Reconciliation:
-        """Learn from the disk and the bucket what there is, whatever the catalog says."""
-        await self._parts.scanner.scan()
-        # What it learns of an archive without an ID makes that one no more the known one.
-        await self._parts.guards.judge_store_to_read()
-        return await self._parts.preparation.rebuild(full=True, progress=progress)
-
-    async def reconcile(self) -> Reconciliation:
-        """Hold the catalog against the bucket, and mend it."""
-        await self._parts.guards.judge_store_to_read()
-        return await self._parts.rebuilder.rebuild(full=False)
-
-    async def rekey(self, progress: Callable[[int], None] = lambda _: None) -> RekeyResult:
-        """Wrap all data keys of the archive with the current key of the key file."""
-        return await self._parts.rekeyer.rekey(await self.prepare(), progress)
-
-    async def scrub(self) -> None:
-        """Read the whole archive once, at the configured pace; see `scrub_segment`."""
-        await self._parts.scrubber.scrub(await self.prepare(), Pace(self.settings.scrub_mbps * 1e6))
-
-    async def scrub_segment(self, path: str, *, topic_id: str | None = None) -> Verdict:
-        """Read one archived segment back; a bad one is quarantined, and healed if it stands whole on disk."""
-        identity = known_segment(self._parts.catalog, path, topic_id).id
-        return await self._parts.scrubber.scrub_one(await self.prepare(), identity, Pace(0))
-
-    async def remove_superseded(self, identities: Iterable[SegmentId], keep: float) -> int:
-        """Remove generations that were superseded more than ``keep`` seconds ago; returns how many."""
-        owned = await self.prepare()
-        await self.look_at_clock()
-        return await self._parts.superseded.remove(owned, identities, keep)
 
     async def _prepare_or_look(self) -> OwnedPrefix:
         """`prepare`; while the store is down, what stands on the disk is still told."""
@@ -387,11 +356,15 @@ class TieredStorage(Reads):
 
     def update_metrics(self) -> None:
         """Bring the gauges up to date, before they are read."""
-        update_gauges(self.metrics, self._parts.catalog, self._parts.clock, self.stats())
+        parts, tracked = self._parts, self.tracked_segments
+        update_gauges(self.metrics, parts.catalog, parts.clock, parts.history, self.stats(), tracked=tracked)
+        self.update_cost_metrics()
 
     async def _close(self) -> None:
         if self._journal is not None and self._lock is not None:
             await self._parts.catalog.flush()
+            await self._heating.close()
+            await self.spending.save()
             if self._parts.situation.policy.kafka:
                 await self._journal.set_meta(KAFKA, "yes")
             if self._parts.preparation.is_reconciled:

@@ -13,6 +13,7 @@ from hypothesis import settings
 
 from takhin_tiered import points
 from tests.support import REGION, AtPoint, Broker, Bucket, find_minio, minio, ministack
+from tests.tables import Dynamo
 
 # How long an example takes says more of the machine than of the code.
 settings.register_profile("takhin", deadline=None)
@@ -65,6 +66,26 @@ def bucket(s3_endpoint: str) -> Iterator[Bucket]:
 def new_bucket(endpoint: str) -> Iterator[Bucket]:
     made = Bucket(endpoint, f"takhin-test-{uuid4().hex[:20]}")
     made.client.create_bucket(Bucket=made.name)
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="session")
+def dynamodb_endpoint(request: pytest.FixtureRequest) -> Iterator[str]:
+    """A real DynamoDB server: ``$TAKHIN_TEST_DYNAMODB_ENDPOINT``, such as of moto, else ministack, shared with S3."""
+    given = os.environ.get("TAKHIN_TEST_DYNAMODB_ENDPOINT")
+    if given:
+        yield given
+    elif os.environ.get("TAKHIN_TEST_SERVER") == "minio" or os.environ.get("TAKHIN_TEST_S3_ENDPOINT"):
+        with ministack() as endpoint:
+            yield endpoint
+    else:
+        yield request.getfixturevalue("s3_endpoint")
+
+
+@pytest.fixture
+def dynamo(dynamodb_endpoint: str) -> Iterator[Dynamo]:
+    made = Dynamo(dynamodb_endpoint)
     yield made
     made.close()
 

@@ -26,7 +26,7 @@ def plain_of(manifest: Mapping[str, Any], kind: str, stored: bytes, keys: Mappin
         return stored
     label = manifest["incarnation"]["label"]
     path = f"{manifest['segment']}@{label}" if label else manifest["segment"]
-    sizes, at, pieces = entry["chunks"]["stored"], 0, []
+    sizes, at, pieces = entry["chunks"].get("stored", []), 0, []
     for number, size in enumerate(sizes):
         piece = stored[at : at + size]
         at += size

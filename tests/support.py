@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 import signal
@@ -233,6 +234,33 @@ def environment(settings: Settings) -> dict[str, str]:
         value = settings.api_token.get_secret_value() if name == "api_token" else shown[key]
         ours["TAKHIN_" + key.replace(".", "_").upper()] = value
     return {**clean, **ours}
+
+
+def to_point(
+    settings: Settings,
+    *arguments: str,
+    point: str = "",
+    nth: int = 1,
+    seconds: float = 90.0,
+    between: tuple[str, Settings, list[str]] | None = None,
+) -> subprocess.CompletedProcess[str]:
+    """A command of the program, which kills itself at the n-th time that it reaches a named point; see the launcher.
+
+    ``between``: at this point, another command runs with these settings.
+    """
+    root = Path(__file__).parents[1]
+    at = {"TORTURE_POINT": point, "TORTURE_NTH": str(nth), "PYTHONPATH": str(root)}
+    if between is not None:
+        env = environment(between[1]) | {"PYTHONPATH": str(root)}
+        at["TORTURE_BETWEEN"] = json.dumps({"point": between[0], "command": between[2], "env": env})
+    return subprocess.run(
+        [sys.executable, str(root / "tests/faults/kill_launcher.py"), *arguments],
+        env=environment(settings) | at,
+        capture_output=True,
+        text=True,
+        timeout=seconds,
+        check=False,
+    )
 
 
 class Daemon:

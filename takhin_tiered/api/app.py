@@ -13,17 +13,13 @@ from takhin_tiered.api.problems import install_problem_handlers
 from takhin_tiered.api.records import record_routes
 from takhin_tiered.api.tiered import tiered_routes
 from takhin_tiered.api.tiers import tiers_routes
+from takhin_tiered.api.tokens import Tokens
 from takhin_tiered.api.verifying import verify_routes
 from takhin_tiered.tiered_storage import TieredStorage
 
 
-def make_app(storage: TieredStorage, readiness: Readiness) -> FastAPI:
-    """Every endpoint, with the token required if the configuration sets one."""
-
-    def token() -> str:
-        # Read for each request: a reload may change it.
-        return storage.settings.api_token.get_secret_value()
-
+def make_app(storage: TieredStorage, readiness: Readiness, tokens: Tokens) -> FastAPI:
+    """Every endpoint. Where there are ``tokens``, each request needs one; a reload may change them."""
     # /docs serves its own scripts, so that it works without Internet access.
     app = FastAPIOffline(
         title="Takhin Tiered",
@@ -40,5 +36,5 @@ def make_app(storage: TieredStorage, readiness: Readiness) -> FastAPI:
     app.include_router(verify_routes(storage))
     app.include_router(health_routes(storage, readiness))
     install_problem_handlers(app)
-    app.add_middleware(Guard, token=token)
+    app.add_middleware(Guard, tokens=tokens, host=storage.settings.api_host)
     return app

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from fastapi import APIRouter
+from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
-from takhin_tiered.metrics import CONTENT_TYPE
 from takhin_tiered.tiered_storage import TieredStorage
 
 Readiness = Callable[[], dict[str, str]]
@@ -26,24 +26,28 @@ def health_routes(storage: TieredStorage, readiness: Readiness) -> APIRouter:
     @routes.head("/readyz", include_in_schema=False)
     @routes.get("/readyz", responses={503: {"description": "A check fails; the body says which one and why"}})
     async def readyz() -> JSONResponse:
-        """Whether the catalog is loaded, the disk can be read and the store answers."""
+        """Whether the catalog is loaded, the disk can be read and the store answers.
+
+        What is not needed to serve, such as the fleet's table, is told and does not count.
+        """
         checks = readiness()
         ready = not any(checks.values())
         storage.metrics.ready.set(1 if ready else 0)
         return JSONResponse(
             {
                 "status": "ready" if ready else "not ready",
-                "checks": {name: problem or "ok" for name, problem in checks.items()},
+                "checks": {name: problem or "ok" for name, problem in {**checks, **storage.notes()}.items()},
             },
             200 if ready else 503,
         )
 
     @routes.head("/metrics", include_in_schema=False)
     @routes.get("/metrics", response_class=PlainTextResponse)
-    async def metrics() -> Response:
-        """Metrics for Prometheus."""
+    async def metrics(request: Request) -> Response:
+        """Metrics for Prometheus; as OpenMetrics, which has exemplars with correlation IDs, where `Accept` names it."""
         storage.update_metrics()
         storage.metrics.ready.set(0 if any(readiness().values()) else 1)
-        return Response(storage.metrics.render(), media_type=CONTENT_TYPE)
+        body, content_type = storage.metrics.render_for(request.headers.get("accept", ""))
+        return Response(body, headers={"content-type": content_type})
 
     return routes

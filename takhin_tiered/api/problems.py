@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
 from takhin_tiered import logs
-from takhin_tiered.errors import OffsetOutOfRange, TakhinError
+from takhin_tiered.errors import InGlacier, OffsetOutOfRange, TakhinError
 
 
 class Problem(BaseModel):
@@ -22,6 +22,9 @@ class Problem(BaseModel):
     code: str
     correlation_id: str
     next_offset: int | None = Field(default=None, description="For a missing offset: the next one that can be read.")
+    estimate_seconds: int | None = Field(
+        default=None, description="For in_glacier: when it can be read, at most, from now or from a restore on."
+    )
 
 
 def problem_response(status: int, code: str, error: str, **more: int | None) -> JSONResponse:
@@ -38,6 +41,8 @@ def install_problem_handlers(app: FastAPI) -> None:
     async def ours(_: Request, error: TakhinError) -> Response:
         if isinstance(error, OffsetOutOfRange):
             return problem_response(error.http_status, error.code, str(error), next_offset=error.next_offset)
+        if isinstance(error, InGlacier):
+            return problem_response(error.http_status, error.code, str(error), estimate_seconds=round(error.seconds))
         return problem_response(error.http_status, error.code, str(error))
 
     @app.exception_handler(RequestValidationError)
@@ -60,9 +65,12 @@ ERRORS = {
     for status, text in {
         400: "Not a segment path, or an invalid request",
         401: "The token is missing or wrong",
+        403: "The token may only read",
         404: "The segment is unknown, or no record has this offset",
-        409: "The segment is active or changing, other bytes are in its place, or the configuration does not allow it",
+        409: "The segment is active or changing, other bytes are in its place, the configuration does not allow it, or "
+        "it has to be retrieved from an archive class first (code in_glacier, with estimate_seconds)",
         413: "The request body is too large",
+        429: "Too many wrong tokens came from this address: Retry-After",
         416: "The segment has no such bytes; Content-Range has its size",
         500: "The archive or the disk is damaged",
         502: "The archived bytes are damaged, or cannot be decrypted: code damaged, no_key or wrong_key",
@@ -74,4 +82,4 @@ ERRORS = {
 
 
 def errors(*statuses: int) -> dict[int | str, dict[str, object]]:
-    return {status: dict(ERRORS[status]) for status in (*statuses, 401)}
+    return {status: dict(ERRORS[status]) for status in (*statuses, 401, 403, 429)}

@@ -13,9 +13,10 @@ from starlette.types import Receive, Scope, Send
 
 from takhin_tiered import logs
 from takhin_tiered.errors import TakhinError
+from takhin_tiered.formats.batch import Bytes
 
 _STALLED_SECONDS = 300.0
-"""A client that takes nothing for so long is cut off."""
+"""A client that takes nothing for so long, or up to twice as long, is cut off."""
 PIECE = 256 << 10
 
 Answer = TypeVar("Answer")
@@ -40,6 +41,9 @@ class Streamed(Response):
         self._pieces = pieces
         # None if there is none, as of a log that is read to its end.
         self._first: bytes | None = None
+        # How many pieces the client has taken, and whether it is the one who is waited for.
+        self._taken = 0
+        self._is_with_client = False
 
     async def begin(self, request: Request) -> bool:
         """Read the first piece, before a status is sent: an error still has one of its own then.
@@ -63,7 +67,7 @@ class Streamed(Response):
             sending = asyncio.ensure_future(self._send(send))
             gone = asyncio.ensure_future(_until_gone(receive))
             try:
-                await asyncio.wait([sending, gone], return_when=asyncio.FIRST_COMPLETED)
+                await self._until_stalled(sending, gone)
                 if sending.done():
                     sending.result()
             except TakhinError as error:
@@ -72,14 +76,28 @@ class Streamed(Response):
             finally:
                 await _end(sending, gone)
 
+    async def _until_stalled(self, *tasks: asyncio.Future[Any]) -> None:
+        """Until one of them is done, or the client has taken nothing for so long.
+
+        It looks now and then: a timer for each piece takes a twentieth of the time.
+        """
+        taken = -1
+        while True:
+            done, _ = await asyncio.wait(tasks, timeout=_STALLED_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+            if done or (self._is_with_client and self._taken == taken):
+                return
+            taken = self._taken
+
     async def _send(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        with suppress(OSError, TimeoutError):
+        with suppress(OSError):
             piece = self._first
             # An empty piece is not the end: only where there is none.
             while piece is not None:
-                async with asyncio.timeout(_STALLED_SECONDS):
-                    await send({"type": "http.response.body", "body": piece, "more_body": True})
+                self._is_with_client = True
+                await send({"type": "http.response.body", "body": piece, "more_body": True})
+                self._is_with_client = False
+                self._taken += 1
                 piece = await anext(self._pieces, None)
             await send({"type": "http.response.body", "body": b""})
 
@@ -95,9 +113,9 @@ async def unless_gone(request: Request, work: Coroutine[Any, Any, Answer]) -> An
         await _end(working, gone)
 
 
-async def in_pieces(parts: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+async def in_pieces(parts: AsyncGenerator[Bytes, None]) -> AsyncGenerator[bytes, None]:
     """The same bytes, in pieces of about `PIECE`: small ones together, large ones cut."""
-    waiting: list[bytes] = []
+    waiting: list[Bytes] = []
     size = 0
     async with aclosing(parts):
         try:
@@ -107,7 +125,8 @@ async def in_pieces(parts: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes,
                         yield b"".join(waiting)
                     waiting, size = [], 0
                     for at in range(0, len(part), PIECE):
-                        yield part[at : at + PIECE]
+                        # A copy: a slow client keeps no more than that in memory.
+                        yield bytes(part[at : at + PIECE])
                     continue
                 waiting.append(part)
                 size += len(part)

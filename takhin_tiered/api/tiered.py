@@ -16,6 +16,7 @@ from takhin_tiered.api.problems import errors
 from takhin_tiered.catalog.tallies import Stats
 from takhin_tiered.engine.choosing import describe_choice
 from takhin_tiered.segments.choice import Wanted
+from takhin_tiered.segments.events import SegmentEvent
 from takhin_tiered.segments.model import State, Tier
 from takhin_tiered.segments.report import PartitionInfo, SegmentInfo, describe_plan
 from takhin_tiered.segments.results import PlanResult, RebuildResult, RekeyResult, Status, to_json
@@ -35,7 +36,13 @@ class RestoreRequest(SegmentRequest):
         default=False, description="Beside Kafka: restore even if it leaves a gap, or Kafka would delete it again."
     )
     lease_hours: float | None = Field(default=None, ge=0, le=1e6)
+    over_budget: bool = Field(
+        default=False, description="Restore even if it costs more than is left of the month's restore budget."
+    )
     requested_by: str = Field(default="", max_length=200, description="Who asks, and why: shown with the lease.")
+    request_only: bool = Field(
+        default=False, description="Only request what lies in an archive class such as GLACIER; restore nothing now."
+    )
 
 
 class ChoiceRequest(BaseModel):
@@ -58,11 +65,16 @@ class ScrubReport(BaseModel):
     size_bytes: int
     problem: str
     healed: bool
+    skipped: str
 
 
 class SegmentPage(BaseModel):
     segments: list[SegmentInfo]
     next_cursor: str | None
+
+
+class SegmentHistory(BaseModel):
+    events: list[SegmentEvent]
 
 
 class PartitionPage(BaseModel):
@@ -91,11 +103,24 @@ def tiered_routes(storage: TieredStorage) -> APIRouter:
 
     @routes.post("/restore", responses=errors(400, 404, 409, 500, 503, 507))
     async def restore(request: RestoreRequest, http: Request) -> Done:
-        """Bring one segment back to the disk, for its lease."""
+        """Bring one segment back to the disk, for its lease.
+
+        What lies in an archive class such as GLACIER is requested there, and restored later: 409, code in_glacier.
+        """
         lease = None if request.lease_hours is None else request.lease_hours * 3600
         who = request.requested_by or f"HTTP client {http.client.host if http.client else 'unknown'}"
+        if request.request_only:
+            await storage.request_retrieval(
+                request.segment_path, topic_id=request.topic_id, lease=lease, by=who, over_budget=request.over_budget
+            )
+            return Done(message="nothing has to be retrieved")
         await storage.restore_segment(
-            request.segment_path, topic_id=request.topic_id, force=request.force, lease=lease, by=who
+            request.segment_path,
+            topic_id=request.topic_id,
+            force=request.force,
+            lease=lease,
+            by=who,
+            over_budget=request.over_budget,
         )
         return Done(message="segment restored successfully")
 
@@ -103,14 +128,19 @@ def tiered_routes(storage: TieredStorage) -> APIRouter:
     async def restore_plan(request: ChoiceRequest) -> dict[str, Any]:
         """What a restore would bring back, and why it would refuse the rest. Changes nothing."""
         wanted = Wanted(**request.model_dump() | {"paths": tuple(request.paths)})
-        return describe_choice(await storage.choose_restore(wanted), storage.room_bytes())
+        choice = await storage.choose_restore(wanted)
+        return describe_choice(choice, storage.room_bytes(), storage.quote_restore(choice.segments))
 
     @routes.post("/scrub", responses=errors(400, 404, 500, 503))
     async def scrub(request: SegmentRequest) -> ScrubReport:
         """Read one archived segment back. A bad one is quarantined, or stored again if the disk has a whole copy."""
         verdict = await storage.scrub_segment(request.segment_path, topic_id=request.topic_id)
         return ScrubReport(
-            segment_path=verdict.id.full_path, size_bytes=verdict.size, problem=verdict.problem, healed=verdict.healed
+            segment_path=verdict.id.full_path,
+            size_bytes=verdict.size,
+            problem=verdict.problem,
+            healed=verdict.healed,
+            skipped=verdict.skipped,
         )
 
     @routes.get("/segments", responses=errors(400))
@@ -127,6 +157,11 @@ def tiered_routes(storage: TieredStorage) -> APIRouter:
         page = list(islice(found, limit + 1))
         return SegmentPage(segments=page[:limit], next_cursor=page[limit - 1].cursor if len(page) > limit else None)
 
+    @routes.get("/segments/{segment_path:path}/history", responses=errors(400, 404))
+    async def history(segment_path: str, topic_id: TopicId = None) -> SegmentHistory:
+        """What happened to a segment, in order, with correlation IDs; also to one that is nowhere any more."""
+        return SegmentHistory(events=await storage.history(segment_path, topic_id=topic_id))
+
     @routes.get("/segments/{segment_path:path}", responses=errors(400, 404))
     async def segment(segment_path: str, topic_id: TopicId = None) -> SegmentInfo:
         """One segment; the slash in its path may be written as ``/`` or ``%2F``."""
@@ -140,7 +175,8 @@ def tiered_routes(storage: TieredStorage) -> APIRouter:
     @routes.post("/plan", response_model=PlanResult, responses=errors(500))
     async def plan() -> Response:
         """What the next cycle would do with each segment, and why. Changes nothing."""
-        return _json_response(describe_plan(await storage.plan()))
+        found = await storage.plan()
+        return _json_response(describe_plan(found, storage.plan_cost(found)))
 
     @routes.post("/rebuild", response_model=RebuildResult, responses=errors(500, 503))
     async def rebuild() -> Response:

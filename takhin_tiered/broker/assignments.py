@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import NamedTuple, TypeVar
+from collections.abc import Iterable, Iterator, Mapping
+from typing import NamedTuple
 
+from takhin_tiered.batches import in_batches
 from takhin_tiered.segments.names import Partition
 
-Item = TypeVar("Item")
 AT_ONCE = 500
 """Topics or partitions in one request."""
 
@@ -27,7 +27,7 @@ def by_leader(assignments: Mapping[Partition, Assignment]) -> Iterator[tuple[int
         if assignment.leader >= 0:
             groups[assignment.leader].append(partition)
     for leader, partitions in groups.items():
-        for piece in in_pieces(partitions, AT_ONCE):
+        for piece in in_batches(partitions, AT_ONCE):
             yield leader, piece
 
 
@@ -36,8 +36,3 @@ def by_topic(values: Iterable[tuple[Partition, int]]) -> list[tuple[str, list[tu
     for (topic, partition), value in values:
         topics[topic].append((partition, value))
     return list(topics.items())
-
-
-def in_pieces(items: Sequence[Item], size: int) -> Iterator[list[Item]]:
-    for at in range(0, len(items), size):
-        yield list(items[at : at + size])

@@ -23,7 +23,8 @@ from aiokafka.protocol.commit import OffsetFetchRequest
 from aiokafka.protocol.metadata import MetadataRequest
 from aiokafka.protocol.offset import OffsetRequest
 
-from takhin_tiered.broker.assignments import AT_ONCE, Assignment, by_leader, by_topic, in_pieces
+from takhin_tiered.batches import in_batches
+from takhin_tiered.broker.assignments import AT_ONCE, Assignment, by_leader, by_topic
 from takhin_tiered.broker.responses import (
     DENIED,
     INVALID_TOPIC,
@@ -87,7 +88,7 @@ class BrokerClient:
         """
         found: dict[str, TopicSettings] = {}
         async with bounded("cannot read topic settings from Kafka"):
-            for names in in_pieces(sorted(set(topics)), AT_ONCE):
+            for names in in_batches(sorted(set(topics)), AT_ONCE):
                 request = DescribeConfigsRequest([(_TOPIC, name, list(TOPIC_SETTINGS)) for name in names])
                 for code, _, _, name, entries in (await self._send_to_any(request)).resources:
                     if code in {NO_TOPIC, INVALID_TOPIC}:
@@ -136,7 +137,7 @@ class BrokerClient:
         async with bounded("cannot read committed offsets from Kafka"):
             # A broker silently omits topics that this client may not see; this raises an error for them.
             wanted = set(await self._assignments(partitions))
-            for groups in in_pieces(await self._groups(ignore), _GROUPS_AT_ONCE):
+            for groups in in_batches(await self._groups(ignore), _GROUPS_AT_ONCE):
                 for group, offsets in await all_of(self._group_offsets(node, group) for node, group in groups):
                     for partition, offset in offsets:
                         lowest = floors.get(partition)
@@ -191,7 +192,7 @@ class BrokerClient:
     async def _topic_assignments(self, topics: Iterable[str]) -> dict[Partition, Assignment]:
         """The assignments of all partitions of these topics. `BrokerDenied` if this client may not see one."""
         assignments: dict[Partition, Assignment] = {}
-        for names in in_pieces(sorted(topics), AT_ONCE):
+        for names in in_batches(sorted(topics), AT_ONCE):
             # The request must not create a topic, however the cluster is configured.
             response = await self._send_to_any(MetadataRequest(names, allow_auto_topic_creation=False))
             for code, topic, _, found in response.topics:

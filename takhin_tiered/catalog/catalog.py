@@ -7,11 +7,15 @@ that an archive, an evict and a restore of the same segment run one after the ot
 from __future__ import annotations
 
 import asyncio
+import time
+from collections import defaultdict
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from weakref import WeakValueDictionary
 
+from takhin_tiered.catalog.branches import Branches
+from takhin_tiered.catalog.events import EventRow
 from takhin_tiered.catalog.journal import Journal
 from takhin_tiered.catalog.record import (
     has_archive,
@@ -23,19 +27,27 @@ from takhin_tiered.catalog.record import (
     may_be_unproven,
     unpack,
 )
-from takhin_tiered.catalog.rows import Rows
+from takhin_tiered.catalog.survey import stored_sizes
+from takhin_tiered.catalog.tallies import AgesOf, as_all
+from takhin_tiered.logs import running_operation
+from takhin_tiered.segments.events import events_between
 from takhin_tiered.segments.lineage import Lineage
 from takhin_tiered.segments.listing import NOTHING_SEEN, PartitionListing, has_log, local_files
 from takhin_tiered.segments.model import Intent, LocalFiles, Segment
 from takhin_tiered.segments.names import Partition, Place, SegmentId
+from takhin_tiered.segments.policy import Ages
+
+_EVENTS_UNWRITTEN = 100_000
 
 
-class Catalog(Rows):
+class Catalog(Branches):
     """Every known segment. Without a journal it exists in memory only."""
 
-    def __init__(self, journal: Journal | None = None) -> None:
-        super().__init__()
+    def __init__(self, journal: Journal | None = None, ages_of: AgesOf = as_all) -> None:
+        super().__init__(ages_of)
         self._journal = journal
+        # What happened to segments since the last write.
+        self._events: list[EventRow] = []
         # The highest base offset with a log, and all segments to which the broker might be writing.
         self._active: dict[Partition, int] = {}
         self._writable: dict[Partition, frozenset[int]] = {}
@@ -49,6 +61,8 @@ class Catalog(Rows):
         self.superseded = 0
         # Partitions whose logs have offset gaps, as compaction leaves them.
         self.gapped: set[Partition] = set()
+        # The highest base offset whose retention was over here, while other replicas still rely on the archived copy.
+        self.withdrawn: dict[Place, int] = {}
 
     async def load(self) -> None:
         """Read the journal. `CatalogError` if it cannot be read, or is damaged."""
@@ -59,11 +73,11 @@ class Catalog(Rows):
 
     async def _load(self, journal: Journal) -> None:
         self._lineages = await journal.lineages()
-        plain: list[bytes] = []
+        plain: defaultdict[Ages, list[bytes]] = defaultdict(list)
         async for place, rows in journal.places():
             if rows:
                 self._rows[place] = rows
-                self._touched.add(place.partition)
+                self._touch(place.partition)
             ordinary, partition = rows.copy(), place.partition
             heads = tuple(filter(is_special, set(map(head_of, rows.values()))))
             for base_offset in [base_offset for base_offset, row in rows.items() if row.startswith(heads)]:
@@ -72,17 +86,31 @@ class Catalog(Rows):
                 if segment.active:
                     self._active[partition] = max(base_offset, self._active.get(partition, -1))
                     self._writable[partition] = self._writable.get(partition, frozenset()) | {base_offset}
-            plain += ordinary.values()
+            plain[self._tallies.ages_of(place.topic)] += ordinary.values()
             heads = tuple(filter(may_be_unproven, set(map(head_of, rows.values()))))
             self._note_unproven(partition, [b for b, row in rows.items() if row.startswith(heads) and is_unproven(row)])
-        self._tallies.add(plain)
+        for ages, rows_of_them in plain.items():
+            self._tallies.add(rows_of_them, ages)
         # Sort now, before requests arrive: a million segments take 0.3 s.
         self._tallies.sort()
         self._intents = {intent.key: intent for intent in await journal.intents()}
 
+    def group_ages(self, ages_of: AgesOf) -> None:
+        """Count anew, as topics have other ages of their own. A million segments take a second."""
+        with self._guard:
+            ordinary = (
+                (place.topic, [row for row in rows.values() if not is_special(head_of(row))])
+                for place, rows in self._rows.items()
+            )
+            self._tallies.group(ages_of, ordinary)
+
     def detach(self) -> None:
         """Stop writing to the journal: for a read-only process."""
         self._journal = None
+
+    def stored_sizes(self, place: Place, until_ns: int) -> tuple[list[int], list[int]]:
+        """Bytes in the store of each archived copy: of segments that were modified until then, and of later ones."""
+        return stored_sizes(list(self.packed(place).values()), until_ns)
 
     def local_partitions(self) -> list[Partition]:
         """The partitions that had a log on disk at the last scan."""
@@ -163,7 +191,9 @@ class Catalog(Rows):
         """Record objects that are about to be written; the next `flush` makes that durable."""
         with self._guard:
             for intent in intents:
-                self._intents[intent.key] = self._unwritten_intents[intent.key] = intent
+                before = self._intents.get(intent.key)
+                found = replace(intent, is_earlier=True) if before is not None and before.is_earlier else intent
+                self._intents[intent.key] = self._unwritten_intents[intent.key] = found
 
     def settle(self, keys: Iterable[str]) -> None:
         """Drop the intents of objects that belong to a committed manifest, or are gone."""
@@ -214,7 +244,7 @@ class Catalog(Rows):
         if lineage.is_seen and lineage.get(lineage.current).topic_id == topic_id:
             return
         rows = self._rows.get(Place(*partition, lineage.current), {})
-        advanced = lineage.with_topic(topic_id, is_archived=any(map(has_archive, rows.values())))
+        advanced = lineage.with_topic(topic_id, is_archived=any(map(has_archive, rows.values())), replica=self.replica)
         if advanced.current == lineage.current:
             self._set_lineage(partition, advanced)
         else:
@@ -282,6 +312,7 @@ class Catalog(Rows):
                 intents, self._unwritten_intents = self._unwritten_intents, {}
                 relations, self._unwritten_lineages = self._unwritten_lineages, set()
                 lineages = {partition: self.lineage(partition) for partition in relations}
+                events, self._events = self._events, []
                 changes: dict[Place, dict[int, bytes | None]] = {}
                 wholes: dict[Place, dict[int, bytes]] = {}
                 for place, offsets in unwritten.items():
@@ -293,14 +324,21 @@ class Catalog(Rows):
             if self._journal is None or not (unwritten or intents or lineages):
                 return
             try:
-                await asyncio.shield(self._journal.write(changes, wholes, intents, lineages))
+                await asyncio.shield(self._journal.write(changes, wholes, intents, lineages, events))
             except BaseException:
                 with self._guard:
+                    self._events = [*events, *self._events]
                     for place, offsets in unwritten.items():
                         self._unwritten.setdefault(place, set()).update(offsets)
                     self._unwritten_intents = {**intents, **self._unwritten_intents}
                     self._unwritten_lineages |= relations
                 raise
+
+    def _tell(self, old: Segment | None, new: Segment | None) -> None:
+        # A disk that is gone takes its million segments with it: their history must not take the memory.
+        if self._journal is not None and old is not None and len(self._events) < _EVENTS_UNWRITTEN:
+            at, told = time.time(), running_operation()
+            self._events += [EventRow(old.id, at, *event, *told) for event in events_between(old, new)]
 
     def _is_busy(self, identity: SegmentId) -> bool:
         return identity in self._changed_by_verbs or self.is_held(identity)
@@ -312,14 +350,13 @@ class Catalog(Rows):
         for base in active & fresh.keys():
             files = local_files(fresh.pop(base))
             self._replace(Segment(place.segment(base), local=files, active=True))
-        self._touched.add(place.partition)
+        self._touch(place.partition)
         if unproven := self._unproven.get(place.partition):
             unproven.difference_update(fresh)
         self._rows.setdefault(place, {}).update(fresh)
-        if (bases := self._bases.get(place)) is not None:
-            bases.update(fresh)
+        self._bases.added(place, fresh)
         self._unwritten.setdefault(place, set()).update(fresh)
-        self._tallies.add(list(fresh.values()))
+        self._tallies.add(list(fresh.values()), self._tallies.ages_of(place.topic))
 
     def _update_local(self, identity: SegmentId, row: bytes, files: LocalFiles, *, active: bool) -> bool:
         """Update the local files of a known segment; True if the segment is gone."""

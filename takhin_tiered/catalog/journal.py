@@ -6,10 +6,9 @@ database: then the catalog is compared with the bucket before it is used.
 
 from __future__ import annotations
 
-import asyncio
 import sqlite3
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager
 from functools import partial
 from itertools import groupby
@@ -21,11 +20,15 @@ from pydantic import TypeAdapter
 
 from takhin_tiered.catalog.block import blocks, unpack_blocks
 from takhin_tiered.catalog.database_errors import reading, translated
-from takhin_tiered.catalog.migration import LABELS_SINCE, SCHEMA_VERSION, converter, migrate
+from takhin_tiered.catalog.events import EVENTS, EventRow, events_of, writing
+from takhin_tiered.catalog.heat_table import CREATE, rows_of_heat, write_heat
+from takhin_tiered.catalog.migration import EARLIER_SINCE, LABELS_SINCE, SCHEMA_VERSION, converter, migrate
 from takhin_tiered.concurrency import in_thread
+from takhin_tiered.database import Database
 from takhin_tiered.errors import CatalogError
 from takhin_tiered.filesystems import can_flush
 from takhin_tiered.points import reached
+from takhin_tiered.segments.events import SegmentEvent
 from takhin_tiered.segments.lineage import Lineage
 from takhin_tiered.segments.model import Intent
 from takhin_tiered.segments.names import Partition, Place, SegmentId
@@ -44,26 +47,6 @@ _Work = list[tuple[str, Iterable[tuple[Any, ...]]]]
 _LINEAGE = TypeAdapter(Lineage)
 
 
-class _Database(aiosqlite.Connection):
-    async def _connect(self) -> aiosqlite.Connection:
-        """Finish connecting even if cancelled, then close: the library's thread would outlive the loop."""
-        opening = asyncio.ensure_future(super()._connect())
-        try:
-            return await asyncio.shield(opening)
-        except asyncio.CancelledError:
-            await asyncio.wait([opening])
-            if opening.exception() is None:
-                await self.close()
-            raise
-
-    async def transact(self, work: Callable[[sqlite3.Connection], None]) -> None:
-        """Run a whole transaction in one call to the database's thread, instead of one call per statement.
-
-        Every method of the library uses `_execute`; it is the only one that takes more than one statement.
-        """
-        await self._execute(work, self._conn)  # type: ignore[no-untyped-call]  # the library gives this one no types
-
-
 class Journal:
     """An open database. Made by `open_journal`.
 
@@ -71,7 +54,7 @@ class Journal:
     an empty record for a removed segment.
     """
 
-    def __init__(self, database: _Database, path: Path, *, was_clean: bool, version: int = SCHEMA_VERSION) -> None:
+    def __init__(self, database: Database, path: Path, *, was_clean: bool, version: int = SCHEMA_VERSION) -> None:
         self._database = database
         self._path = path
         self._changed: Counter[Place] = Counter()
@@ -113,10 +96,11 @@ class Journal:
 
     async def intents(self) -> list[Intent]:
         with reading(self._path):
-            fields = f"key, topic, partition, base_offset, {self._label}, size, sha256, part_size, since"
+            is_earlier = "is_earlier" if self._version >= EARLIER_SINCE else "1"
+            fields = f"key, topic, partition, base_offset, {self._label}, size, sha256, part_size, since, {is_earlier}"
             cursor = await self._database.execute(f"SELECT {fields} FROM intents")  # noqa: S608
             rows = await cursor.fetchall()
-        return [Intent(row[0], SegmentId(*row[1:5]), *row[5:]) for row in rows]
+        return [Intent(row[0], SegmentId(*row[1:5]), row[5], row[6], row[7], row[8], bool(row[9])) for row in rows]
 
     def should_rewrite(self, place: Place, changed: int, known: int) -> bool:
         """Whether to rewrite a place that has ``known`` segments, ``changed`` of them changed now."""
@@ -128,6 +112,7 @@ class Journal:
         wholes: Mapping[Place, Mapping[int, bytes]],
         intents: Mapping[str, Intent | None],
         lineages: Mapping[Partition, Lineage],
+        events: Sequence[EventRow] = (),
     ) -> None:
         """Commit everything in one transaction; None removes a row. A committed change survives a kill."""
         changed = [(*place, base, row or _GONE) for place, rows in changes.items() for base, row in rows.items()]
@@ -140,13 +125,14 @@ class Journal:
             ("INSERT OR REPLACE INTO segments VALUES (?, ?, ?, ?, ?)", changed),
             ("DELETE FROM intents WHERE key = ?", [(key,) for key, intent in intents.items() if intent is None]),
             (
-                "INSERT OR REPLACE INTO intents VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                "INSERT OR REPLACE INTO intents VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 [_intent_row(intent) for intent in intents.values() if intent is not None],
             ),
             (
                 "INSERT OR REPLACE INTO lineages VALUES (?, ?, ?)",
                 [(*partition, _LINEAGE.dump_json(lineage).decode()) for partition, lineage in lineages.items()],
             ),
+            *writing(events),
         ]
         with translated(self._path):
             await self._database.transact(partial(_commit, work, lambda: reached("catalog.writing")))
@@ -155,11 +141,38 @@ class Journal:
         self._changed.update({place: len(rows) for place, rows in changes.items()})
         reached("catalog.written")
 
+    async def heat(self) -> list[tuple[SegmentId, bytes]]:
+        """How segments are read: a packed row for each."""
+        with reading(self._path):
+            return await rows_of_heat(self._database)
+
+    async def write_heat(self, changes: Mapping[SegmentId, bytes | None], meta: Mapping[str, str]) -> None:
+        """Commit changes of these rows, and values of ``meta`` with them; None removes a row."""
+        with translated(self._path):
+            await self._database.transact(partial(_commit, write_heat(changes, meta.items()), lambda: None))
+
+    async def events(self, place: Partition, base_offset: int) -> list[SegmentEvent]:
+        """What is known to have happened to the segment, of whichever incarnation, in order."""
+        with reading(self._path):
+            return await events_of(self._database, place, base_offset)
+
     async def get_meta(self, name: str) -> str | None:
         with translated(self._path):
             cursor = await self._database.execute("SELECT value FROM meta WHERE name = ?", (name,))
             row = await cursor.fetchone()
         return str(row[0]) if row else None
+
+    async def metas(self, prefix: str) -> dict[str, str]:
+        """Every value whose name starts with the prefix."""
+        with translated(self._path):
+            query = "SELECT name, value FROM meta WHERE substr(name, 1, ?) = ? ORDER BY 1"
+            cursor = await self._database.execute(query, (len(prefix), prefix))
+            return {str(name): str(value) for name, value in await cursor.fetchall()}
+
+    async def drop_meta(self, name: str) -> None:
+        with translated(self._path):
+            work: _Work = [("DELETE FROM meta WHERE name = ?", [(name,)])]
+            await self._database.transact(partial(_commit, work, lambda: None))
 
     async def set_meta(self, name: str, value: str) -> None:
         with translated(self._path):
@@ -206,6 +219,8 @@ async def open_journal(state_dir: Path, *, read_only: bool = False) -> AsyncIter
             await database.executescript(f"PRAGMA synchronous={synchronous}; PRAGMA journal_mode=WAL;")
             with reading(path):
                 await database.transact(partial(migrate, version))
+                await database.executescript(CREATE)
+                await database.executescript(EVENTS)
             journal = Journal(database, path, was_clean=False)
             journal.was_clean = await journal.get_meta("clean") == "yes"
             # Catalogs of earlier releases do not know incarnations: the manifests do.
@@ -227,7 +242,7 @@ def _exists(path: Path) -> bool:
     return True
 
 
-async def _connect(path: Path, *, read_only: bool) -> _Database:
+async def _connect(path: Path, *, read_only: bool) -> Database:
     if not read_only:
         return await _opened(f"{path.as_uri()}?mode=rwc")
     try:
@@ -240,8 +255,8 @@ async def _connect(path: Path, *, read_only: bool) -> _Database:
         return await _opened(f"{path.as_uri()}?mode=ro&immutable=1")
 
 
-async def _opened(where: str) -> _Database:
-    database = _Database(partial(sqlite3.connect, where, uri=True), iter_chunk_size=_BLOCKS_AT_ONCE)
+async def _opened(where: str) -> Database:
+    database = Database(partial(sqlite3.connect, where, uri=True), iter_chunk_size=_BLOCKS_AT_ONCE)
     await database
     try:
         await (await database.execute("PRAGMA user_version")).close()
@@ -298,4 +313,5 @@ def _intent_row(intent: Intent) -> tuple[str | int | float, ...]:
         intent.sha256,
         intent.part_size,
         intent.since,
+        intent.is_earlier,
     )

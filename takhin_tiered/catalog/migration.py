@@ -8,9 +8,12 @@ from collections.abc import Callable
 from takhin_tiered.catalog.block import blocks, unpack_blocks
 from takhin_tiered.catalog.record import from_schema_2, from_schema_4
 
-SCHEMA_VERSION = 6
-"""6 has rows with a size of encoded objects, which a release before would misread; rows of 5 are as they were."""
-LABELS_SINCE = 4
+SCHEMA_VERSION = 7
+"""7 tells intents of earlier releases apart.
+
+6 has rows with a size of encoded objects, which a release before would misread; rows of 5 are as they were.
+"""
+LABELS_SINCE, EARLIER_SINCE = 4, 7
 _FILES_SINCE, _TEXTS_SINCE = 3, 5
 _OLD_TABLES = ("segments", "blocks", "intents")
 _TABLES = """
@@ -25,7 +28,7 @@ CREATE TABLE IF NOT EXISTS blocks (
 CREATE TABLE IF NOT EXISTS intents (
     key TEXT PRIMARY KEY, topic TEXT NOT NULL, partition INTEGER NOT NULL, label TEXT NOT NULL,
     base_offset INTEGER NOT NULL, size INTEGER NOT NULL, sha256 TEXT NOT NULL, part_size INTEGER NOT NULL,
-    since REAL NOT NULL
+    since REAL NOT NULL, is_earlier INTEGER NOT NULL
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS lineages (
     topic TEXT NOT NULL, partition INTEGER NOT NULL, incarnations TEXT NOT NULL, PRIMARY KEY (topic, partition)
@@ -45,6 +48,7 @@ def migrate(version: int, database: sqlite3.Connection) -> None:
         database.execute("BEGIN IMMEDIATE")
         if version >= LABELS_SINCE:
             _convert(version, database)
+            database.execute("ALTER TABLE intents ADD COLUMN is_earlier INTEGER NOT NULL DEFAULT 1")
             database.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
             database.commit()
             return
@@ -79,7 +83,7 @@ def _take_over(version: int, old: set[str], database: sqlite3.Connection) -> Non
         database.executemany("INSERT INTO segments VALUES (?, ?, '', ?, ?)", changed)
     if "intents" in old:
         database.execute(
-            "INSERT INTO intents SELECT key, topic, partition, '', base_offset, size, sha256, part_size, since "
+            "INSERT INTO intents SELECT key, topic, partition, '', base_offset, size, sha256, part_size, since, 1 "
             "FROM old_intents"
         )
 

@@ -37,7 +37,9 @@ _LENGTH = struct.Struct("<I")
 # A listing's rows use the bits below these, and the bits of the local files after them.
 _ARCHIVED, _PROVEN_IS_LOCAL, _LEASED, _READ, _FAILED = (1 << bit for bit in range(2, 7))
 _PROVEN_SHIFT = LOCAL_SHIFT + KINDS
-_QUARANTINED, _DAMAGED, _ENCODED, _TIMED, _REQUESTED = (1 << (_PROVEN_SHIFT + KINDS + place) for place in range(5))
+_QUARANTINED, _DAMAGED, _ENCODED, _TIMED, _REQUESTED, _NOT_HELD = (
+    1 << (_PROVEN_SHIFT + KINDS + place) for place in range(6)
+)
 # The numbers behind an archive's fields, in this order.
 _NUMBERS = _ENCODED | _TIMED
 # The texts are at the end, in this order, each after its length.
@@ -59,6 +61,7 @@ def pack(segment: Segment) -> bytes:
         | (_ARCHIVED if archive else 0)
         | (_ENCODED if archive and archive.encoded_size is not None else 0)
         | (_TIMED if archive and archive.last_timestamp >= 0 else 0)
+        | (_NOT_HELD if archive and not archive.held else 0)
         | (_PROVEN_IS_LOCAL if shared else 0)
         | (_LEASED if segment.lease_until else 0)
         | (_READ if segment.last_access else 0)
@@ -165,9 +168,12 @@ def is_restored(row: bytes) -> bool:
     return bool(row) and bool(flags_of(row) & _LEASED) and has_log(row)
 
 
-def may_have_work(row: bytes, *, cold_since_ns: int, keeps_copies: bool, may_expire: bool) -> bool:
+def may_have_work(
+    row: bytes, *, cold_since_ns: int, upload_since_ns: int, keeps_copies: bool, may_expire: bool
+) -> bool:
     """Whether a cycle might have work for a segment, by a few bytes of its row; False only if it is certain.
 
+    What is not modified after ``upload_since_ns`` is uploaded, and what is not after ``cold_since_ns`` leaves the disk.
     Not for segments with a retention by size.
     """
     flags = flags_of(row)
@@ -178,7 +184,7 @@ def may_have_work(row: bytes, *, cold_since_ns: int, keeps_copies: bool, may_exp
     if flags & ACTIVE or (keeps_copies and flags & _PROVEN_IS_LOCAL):
         return False
     modified_ns: int = _LOG_TIME.unpack_from(row, _LOG_TIME_AT)[0]
-    return modified_ns <= cold_since_ns
+    return modified_ns <= (cold_since_ns if flags & _PROVEN_IS_LOCAL else upload_since_ns)
 
 
 def unpack(identity: SegmentId, row: bytes) -> Segment:
@@ -197,7 +203,8 @@ def unpack(identity: SegmentId, row: bytes) -> Segment:
             at += _NUMBER.size
         proven, at = unpack_files(row, at, flags >> _PROVEN_SHIFT & ALL_KINDS)
         proven = local if flags & _PROVEN_IS_LOCAL else proven
-        archive = Archive(generation, size, mtime_ns, archived_at, proven, last_offset, encoded_size, last_timestamp)
+        numbers = (last_offset, encoded_size, last_timestamp)
+        archive = Archive(generation, size, mtime_ns, archived_at, proven, *numbers, held=not flags & _NOT_HELD)
     lease_until = last_access = 0.0
     if flags & _LEASED:
         lease_until = _TIME.unpack_from(row, at)[0]

@@ -6,21 +6,21 @@ Only segments of the current incarnation have local files. Nothing here waits; o
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator
 from itertools import pairwise
 
-from sortedcontainers import SortedList, SortedSet
+from sortedcontainers import SortedSet
 
-from takhin_tiered.catalog.record import archived_end, has_archive, is_older, is_unproven, may_have_work, pack, unpack
-from takhin_tiered.catalog.tallies import Stats, Tallies
-from takhin_tiered.segments.lineage import Incarnation, Lineage
+from takhin_tiered.catalog.bases import SortedBases
+from takhin_tiered.catalog.due import Wanted, due
+from takhin_tiered.catalog.record import archived_end, has_archive, is_older, is_unproven, pack, unpack
+from takhin_tiered.catalog.tallies import AgesOf, Stats, Tallies, as_all
+from takhin_tiered.segments.lineage import Lineage
 from takhin_tiered.segments.listing import has_local, has_log
-from takhin_tiered.segments.model import NO_FILES, Segment
+from takhin_tiered.segments.model import Segment
 from takhin_tiered.segments.names import Partition, Place, SegmentId
 from takhin_tiered.segments.policy import Policy
 
-_Wanted = Callable[[int, bytes], bool]
 """Of a base offset and its row."""
 
 _SINGLE = Lineage()
@@ -29,15 +29,15 @@ _SINGLE = Lineage()
 class Rows:
     """Every known segment, as bytes."""
 
-    def __init__(self) -> None:
+    def __init__(self, ages_of: AgesOf = as_all) -> None:
         self._guard = threading.RLock()
         self._rows: dict[Place, dict[int, bytes]] = {}
         self._lineages: dict[Partition, Lineage] = {}
-        self._tallies = Tallies()
-        # Base offsets of archived segments, in order, built for a place at the first query.
-        self._archived_bases: dict[Place, SortedList[int]] = {}
-        # The same of all segments.
-        self._bases: dict[Place, SortedList[int]] = {}
+        self._tallies = Tallies(ages_of)
+        self._bases = SortedBases(lambda place: self._rows.get(place, {}))
+        self._archived_bases = SortedBases(
+            lambda place: (base for base, row in self._rows.get(place, {}).items() if has_archive(row))
+        )
         # Base offsets that changed since the last write; their rows are read when they are written.
         self._unwritten: dict[Place, set[int]] = {}
         self._unwritten_lineages: set[Partition] = set()
@@ -45,6 +45,10 @@ class Rows:
         self._unproven: dict[Partition, SortedSet[int]] = {}
         # Partitions with changes since the last `take_touched`.
         self._touched: set[Partition] = set()
+        # Another number after each change of a partition.
+        self._versions: dict[Partition, int] = {}
+        # The identifier of the replica whose disk this is: it is in the labels of logs that only this one has.
+        self.replica = ""
 
     def __len__(self) -> int:
         return sum(len(rows) for rows in self._rows.values())
@@ -53,6 +57,10 @@ class Rows:
         with self._guard:
             row = self._rows.get(identity.place, {}).get(identity.base_offset)
         return None if row is None else unpack(identity, row)
+
+    def has(self, identity: SegmentId) -> bool:
+        """Whether it is known: cheaper than `get`."""
+        return identity.base_offset in self._rows.get(identity.place, {})
 
     def lineage(self, partition: Partition) -> Lineage:
         return self._lineages.get(partition, _SINGLE)
@@ -69,11 +77,28 @@ class Rows:
         with self._guard:
             return sorted({place.partition for place in self._rows})
 
+    def places(self) -> list[Place]:
+        """The partitions' incarnations with a known segment, in order."""
+        with self._guard:
+            return sorted(self._rows)
+
+    def packed(self, place: Place) -> dict[int, bytes]:
+        """The rows there by base offset: a copy of the map."""
+        with self._guard:
+            return self._rows.get(place, {}).copy()
+
     def take_touched(self) -> set[Partition]:
         """The partitions that changed since the last call."""
         with self._guard:
             touched, self._touched = self._touched, set()
         return touched
+
+    def version(self, partition: Partition) -> int:
+        """Another number after each change of the partition's segments."""
+        return self._versions.get(partition, 0)
+
+    def count(self, place: Place) -> int:
+        return len(self._rows.get(place, ()))
 
     def segments(
         self,
@@ -88,7 +113,7 @@ class Rows:
         """
         start = after.place if after else Place("", -1)
 
-        def choose(place: Place) -> _Wanted | None:
+        def choose(place: Place) -> Wanted | None:
             if place < start or topic not in (None, place.topic) or not within(place.partition):
                 return None
             first = after.base_offset + 1 if after and place == start else 0
@@ -145,53 +170,36 @@ class Rows:
         """Of `segments`, those with an archived copy."""
         return self._chosen(lambda _: lambda _, row: has_archive(row))
 
+    def on_disk(self) -> Iterator[Segment]:
+        """Of `segments`, those with local files."""
+        return self._chosen(lambda _: lambda _, row: has_local(row))
+
     def may_have_work(self, policy: Policy, now: float) -> Iterator[Segment]:
-        """Of `segments`, those that a cycle might have work for; for most others a few bytes rule it out.
-
-        A cycle never works on segments of an earlier incarnation.
-        """
-        # One second of margin, because the exact rule rounds.
-        since, keeps = int((now - policy.cold_age + 1) * 1e9), not policy.may_unlink
-
-        def choose(place: Place) -> _Wanted | None:
-            may_expire = policy.max_age(place.topic) is not None
-            if not policy.enabled:
-                return None
-            lineage = self.lineage(place.partition)
-            bounds = next(((first, end) for at, first, end in lineage.chain() if at == place.label), None)
-            if bounds is None:
-                return None
-            first, end = bounds
-            if policy.max_size(place.topic) is not None:
-                return lambda base, _: first <= base < end
-            if not (policy.covers(place.topic) or may_expire):
-                return None
-            return lambda base, row: (
-                first <= base < end
-                and may_have_work(row, cold_since_ns=since, keeps_copies=keeps, may_expire=may_expire)
-            )
-
-        return self._chosen(choose)
+        """Of `segments`, those that a cycle might have work for."""
+        return self._chosen(lambda place: due(place, self.lineage(place.partition), policy, now))
 
     def archived_beside(self, identity: SegmentId) -> tuple[Segment | None, Segment | None]:
         """The archived segments of the same incarnation right below and right above this one."""
         place = identity.place
         with self._guard:
-            rows = self._rows.get(place, {})
-            bases = self._archived_bases.get(place)
-            if bases is None:
-                found = SortedList(base for base, row in rows.items() if has_archive(row))
-                bases = self._archived_bases[place] = found
+            rows, bases = self._rows.get(place, {}), self._archived_bases[place]
             at, behind = bases.bisect_left(identity.base_offset), bases.bisect_right(identity.base_offset)
             below = unpack(place.segment(bases[at - 1]), rows[bases[at - 1]]) if at else None
             above = unpack(place.segment(bases[behind]), rows[bases[behind]]) if behind < len(bases) else None
         return below, above
 
+    def archived_within(self, place: Place, first: int, last: int) -> list[Segment]:
+        """The archived segments of an incarnation that may have any of these offsets, in order."""
+        with self._guard:
+            rows, bases = self._rows.get(place, {}), self._archived_bases[place]
+            low = max(0, bases.bisect_right(first) - 1)
+            return [unpack(place.segment(base), rows[base]) for base in bases[low : bases.bisect_right(last)]]
+
     def at_or_below(self, partition: Partition, offset: int, label: str | None = None) -> Segment | None:
         """The segment of an incarnation's log (default: the current one) with the highest base, up to ``offset``."""
         with self._guard:
             for at, first, end in self.lineage(partition).chain(label):
-                bases = self._sorted_bases(Place(*partition, at))
+                bases = self._bases[Place(*partition, at)]
                 index = bases.bisect_right(min(offset, end - 1)) - 1
                 if index >= 0 and bases[index] >= first:
                     return self.get(SegmentId(*partition, bases[index], at))
@@ -202,7 +210,7 @@ class Rows:
         with self._guard:
             # The oldest part of the log has the lowest offsets.
             for at, first, end in reversed([*self.lineage(partition).chain(label)]):
-                bases = self._sorted_bases(Place(*partition, at))
+                bases = self._bases[Place(*partition, at)]
                 index = bases.bisect_left(max(first, offset + 1))
                 if index < len(bases) and bases[index] < end:
                     return self.get(SegmentId(*partition, bases[index], at))
@@ -216,16 +224,10 @@ class Rows:
             for at, first, end in reversed([*self.lineage(partition).chain(label)]):
                 place = Place(*partition, at)
                 rows = self._rows.get(place, {})
-                for base in self._sorted_bases(place).irange(max(first, from_offset), end, inclusive=(True, False)):
+                for base in self._bases[place].irange(max(first, from_offset), end, inclusive=(True, False)):
                     if not is_older(rows[base], timestamp):
                         return unpack(place.segment(base), rows[base])
         return None
-
-    def _sorted_bases(self, place: Place) -> SortedList[int]:
-        bases = self._bases.get(place)
-        if bases is None:
-            bases = self._bases[place] = SortedList(self._rows.get(place, {}))
-        return bases
 
     def restored(self) -> list[Segment]:
         """The restored segments that are still on disk."""
@@ -237,9 +239,10 @@ class Rows:
         with self._guard:
             return self._tallies.later_than(moment)
 
-    def stats(self, policy: Policy, now: float) -> Stats:
+    def stats(self, policy: Policy, now: float, hot: Iterable[SegmentId] = ()) -> Stats:
+        """``hot`` are segments that are hot whatever their age."""
         with self._guard:
-            return self._tallies.stats(policy, now)
+            return self._tallies.stats(policy, now, filter(None, map(self.get, hot)))
 
     @property
     def quarantined(self) -> int:
@@ -252,38 +255,16 @@ class Rows:
         return self._tallies.damaged
 
     @property
+    def copies(self) -> int:
+        """The number of segments that have an archived copy."""
+        return self._tallies.copies
+
+    @property
     def unwritten(self) -> int:
         """The number of changes that are not flushed yet."""
         return sum(map(len, self._unwritten.values()))
 
-    def learn(self, partition: Partition, incarnation: Incarnation) -> None:
-        """Merge what a manifest says about its incarnation."""
-        with self._guard:
-            self._set_lineage(partition, self.lineage(partition).learned(incarnation))
-
-    def branch(self, identity: SegmentId, *, topic_id: str, is_other_topic: bool) -> SegmentId:
-        """From this segment on, the disk has another log than the archive. Returns the segment's new ID."""
-        with self._guard:
-            partition = identity.place.partition
-            lineage = self.lineage(partition)
-            if lineage.is_current(identity.label, identity.base_offset):
-                branched = lineage.with_branch(identity.base_offset, topic_id=topic_id, is_other_topic=is_other_topic)
-                self._set_lineage(partition, branched)
-            return self.current(partition, identity.base_offset)
-
-    def adopt(self, partition: Partition, label: str) -> str | None:
-        """Make an incarnation the current one: a restore puts a segment of it on a disk without its partition.
-
-        Returns the previous label; None if it is unchanged.
-        """
-        with self._guard:
-            lineage = self.lineage(partition)
-            if lineage.current == label:
-                return None
-            self._set_lineage(partition, lineage.with_current(label))
-            return lineage.current
-
-    def _chosen(self, choose: Callable[[Place], _Wanted | None]) -> Iterator[Segment]:
+    def _chosen(self, choose: Callable[[Place], Wanted | None]) -> Iterator[Segment]:
         """``choose`` returns the filter for a place's rows, or None to skip the place."""
         with self._guard:
             places = sorted(self._rows)
@@ -298,43 +279,17 @@ class Rows:
     def _places_of(self, partition: Partition) -> list[Place]:
         return [Place(*partition, each.label) for each in self.lineage(partition).incarnations]
 
-    def _set_lineage(self, partition: Partition, lineage: Lineage) -> None:
-        if lineage == self.lineage(partition):
-            return
-        self._lineages[partition] = lineage
-        self._unwritten_lineages.add(partition)
-        for place in self._places_of(partition):
-            rows = self._rows.get(place, {})
-            for base_offset in [base for base, row in rows.items() if has_local(row)]:
-                if not lineage.is_current(place.label, base_offset):
-                    self._move_local(place.segment(base_offset), self.current(partition, base_offset))
-
-    def _move_local(self, old: SegmentId, new: SegmentId) -> None:
-        """Move the local files of one segment to another incarnation's."""
-        segment = self.get(old)
-        assert segment is not None
-        known = self.get(new) or Segment(new)
-        if segment.archive is None:
-            self._remove(old)
-        else:
-            self._replace(replace(segment, local=NO_FILES, active=False, settled=True, lease_until=0.0))
-        # Damage of a segment that is not archived was found in these files.
-        damage = known.damage or (segment.damage if segment.archive is None else "")
-        self._replace(
-            replace(known, local=segment.local, active=segment.active, settled=segment.settled, damage=damage)
-        )
-
     def _replace(self, segment: Segment) -> None:
         place, base_offset = segment.id.place, segment.id.base_offset
         rows = self._rows.setdefault(place, {})
         old = rows.get(base_offset)
         row = pack(segment)
         if row != old:
-            self._tallies.replace(None if old is None else unpack(segment.id, old), segment)
+            before = None if old is None else unpack(segment.id, old)
+            self._tallies.replace(before, segment)
+            self._tell(before, segment)
             rows[base_offset] = row
-            if old is None and (bases := self._bases.get(place)) is not None:
-                bases.add(base_offset)
-            self._note_archived(place, base_offset, old, row)
+            self._note_bases(place, base_offset, old, row)
             self._note_proven(place, base_offset, row)
             self._note_change(place, base_offset)
 
@@ -342,24 +297,22 @@ class Rows:
         place, base_offset = identity.place, identity.base_offset
         rows = self._rows[place]
         old = rows.pop(base_offset)
-        self._tallies.replace(unpack(identity, old), None)
-        if (bases := self._bases.get(place)) is not None:
-            bases.discard(base_offset)
+        before = unpack(identity, old)
+        self._tallies.replace(before, None)
+        self._tell(before, None)
         if not rows:
             del self._rows[place]
-        self._note_archived(place, base_offset, old, None)
+        self._note_bases(place, base_offset, old, None)
         self._note_proven(place, base_offset, None)
         self._note_change(place, base_offset)
 
-    def _note_archived(self, place: Place, base_offset: int, old: bytes | None, new: bytes | None) -> None:
-        bases = self._archived_bases.get(place)
-        if bases is None:
-            return
+    def _tell(self, old: Segment | None, new: Segment | None) -> None:
+        """A segment changed from one to the other: for its history."""
+
+    def _note_bases(self, place: Place, base_offset: int, old: bytes | None, new: bytes | None) -> None:
+        self._bases.note(place, base_offset, was=old is not None, is_now=new is not None)
         was, is_now = old is not None and has_archive(old), new is not None and has_archive(new)
-        if is_now and not was:
-            bases.add(base_offset)
-        elif was and not is_now:
-            bases.remove(base_offset)
+        self._archived_bases.note(place, base_offset, was=was, is_now=is_now)
 
     def _note_proven(self, place: Place, base_offset: int, row: bytes | None) -> None:
         if row is not None and is_unproven(row):
@@ -372,5 +325,9 @@ class Rows:
             self._unproven.setdefault(partition, SortedSet()).update(base_offsets)
 
     def _note_change(self, place: Place, base_offset: int) -> None:
-        self._touched.add(place.partition)
+        self._touch(place.partition)
         self._unwritten.setdefault(place, set()).add(base_offset)
+
+    def _touch(self, partition: Partition) -> None:
+        self._touched.add(partition)
+        self._versions[partition] = self._versions.get(partition, 0) + 1

@@ -26,6 +26,7 @@ class Survey:
     total_bytes: int = 0
     local_bytes: int = 0
     archived_bytes: int = 0
+    copies: int = 0
     mtimes: list[float] = field(default_factory=list)
 
 
@@ -40,6 +41,24 @@ def survey(rows: Sequence[bytes]) -> Survey:
     return found
 
 
+def stored_sizes(rows: Sequence[bytes], until_ns: int) -> tuple[list[int], list[int]]:
+    """Bytes in the store of each archived copy: of segments that were modified until then, and of later ones."""
+    older: list[int] = []
+    newer: list[int] = []
+    for at in range(0, len(rows), _AT_ONCE):
+        some = rows[at : at + _AT_ONCE]
+        for head in set(map(record.head_of, some)):
+            form = record.form_of(head)
+            if form.stored_size < 0:
+                continue
+            whole = b"".join([row[: form.reader.size] for row in some if row.startswith(head)])
+            values = list(chain.from_iterable(form.reader.iter_unpack(whole)))
+            sizes, times = values[form.stored_size :: form.fields], values[form.mtime :: form.fields]
+            older += [size for size, time in zip(sizes, times, strict=True) if time <= until_ns]
+            newer += [size for size, time in zip(sizes, times, strict=True) if time > until_ns]
+    return older, newer
+
+
 def _add(found: Survey, form: record.Form, rows: list[bytes]) -> None:
     # One flat list: the garbage collector would have to traverse a tuple per row.
     values = list(chain.from_iterable(form.reader.iter_unpack(b"".join(rows))))
@@ -52,6 +71,7 @@ def _add(found: Survey, form: record.Form, rows: list[bytes]) -> None:
     found.total_bytes += archived if form.archived_only else local
     found.local_bytes += local
     found.archived_bytes += sum(values[form.stored_size :: form.fields]) if form.stored_size >= 0 else 0
+    found.copies += len(rows) if form.stored_size >= 0 else 0
     if form.mtime >= 0:
         found.mtimes += [nanoseconds / 1e9 for nanoseconds in values[form.mtime :: form.fields]]
     else:

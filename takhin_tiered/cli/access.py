@@ -14,11 +14,14 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from takhin_tiered.cli.output import error_console, escape
 from takhin_tiered.cli.requester import requester
 from takhin_tiered.config import Settings
+from takhin_tiered.cost.report import CostReport
 from takhin_tiered.disk.lock import Holder, read_holder
 from takhin_tiered.engine.choosing import describe_choice
 from takhin_tiered.errors import ConfigError, TakhinError
+from takhin_tiered.formats.batch import Bytes
 from takhin_tiered.reader.query import RecordQuery, described_page
 from takhin_tiered.segments.choice import Wanted
+from takhin_tiered.segments.events import SegmentEvent
 from takhin_tiered.segments.report import describe_plan
 from takhin_tiered.segments.results import (
     DaemonStatus,
@@ -47,9 +50,13 @@ class View(Protocol):
 
     async def plan(self) -> PlanResult: ...
 
+    async def cost(self) -> CostReport: ...
+
     async def segments(self, *, tier: str | None, state: str | None) -> list[dict[str, Any]]: ...
 
     async def partitions(self) -> list[dict[str, Any]]: ...
+
+    async def history(self, path: str) -> list[SegmentEvent]: ...
 
     async def restore_plan(self, wanted: Wanted) -> dict[str, Any]:
         """Which segments a restore would bring back, and why it refuses others."""
@@ -63,7 +70,7 @@ class View(Protocol):
         """A page: ``records`` and ``next_offset``."""
         ...
 
-    def batches(self, query: RecordQuery) -> AsyncGenerator[bytes, None]:
+    def batches(self, query: RecordQuery) -> AsyncGenerator[Bytes, None]:
         """Whole record batches, as stored."""
         ...
 
@@ -78,7 +85,11 @@ class Access(View, Protocol):
 
     async def archive(self, path: str) -> None: ...
 
-    async def restore(self, path: str, *, force: bool, lease_hours: float | None) -> None: ...
+    async def restore(
+        self, path: str, *, force: bool, lease_hours: float | None, over_budget: bool, request_only: bool = False
+    ) -> None:
+        """``request_only``: only request what lies in an archive class."""
+        ...
 
     async def rebuild(self, progress: Callable[[int, int], None]) -> RebuildResult: ...
 
@@ -98,8 +109,7 @@ async def open_view(settings: Settings) -> AsyncIterator[View]:
             # Imported here: a command without a daemon does not need the HTTP client.
             from takhin_tiered.cli.remote import open_remote
 
-            token = settings.api_token.get_secret_value()
-            remote = await stack.enter_async_context(open_remote(holder, token, changing=False))
+            remote = await stack.enter_async_context(open_remote(holder, settings, changing=False))
             yield _DaemonOrCatalog(settings, holder, remote, stack)
             return
         storage = await stack.enter_async_context(TieredStorage.open(settings, read_only=True))
@@ -118,7 +128,7 @@ async def open_access(settings: Settings) -> AsyncIterator[Access]:
     if holder is not None and holder.api:
         from takhin_tiered.cli.remote import open_remote
 
-        async with open_remote(holder, settings.api_token.get_secret_value(), changing=True) as remote:
+        async with open_remote(holder, settings, changing=True) as remote:
             await remote.require_alive()
             yield remote
         return
@@ -144,7 +154,11 @@ class _Local:
         return _with_daemon(self._storage.status(), self._daemon)
 
     async def plan(self) -> PlanResult:
-        return describe_plan(await self._storage.plan())
+        plan = await self._storage.plan()
+        return describe_plan(plan, self._storage.plan_cost(plan))
+
+    async def cost(self) -> CostReport:
+        return self._storage.cost()
 
     async def segments(self, *, tier: str | None, state: str | None) -> list[dict[str, Any]]:
         return [
@@ -156,15 +170,25 @@ class _Local:
     async def partitions(self) -> list[dict[str, Any]]:
         return [asdict(found) for found in await self._storage.partitions()]
 
+    async def history(self, path: str) -> list[SegmentEvent]:
+        return await self._storage.history(path)
+
     async def archive(self, path: str) -> None:
         await self._storage.archive_segment(path)
 
-    async def restore(self, path: str, *, force: bool, lease_hours: float | None) -> None:
+    async def restore(
+        self, path: str, *, force: bool, lease_hours: float | None, over_budget: bool, request_only: bool = False
+    ) -> None:
         lease = None if lease_hours is None else lease_hours * 3600
-        await self._storage.restore_segment(path, force=force, lease=lease, by=requester(lease_hours))
+        by = requester(lease_hours)
+        if request_only:
+            await self._storage.request_retrieval(path, lease=lease, by=by, over_budget=over_budget)
+            return
+        await self._storage.restore_segment(path, force=force, lease=lease, by=by, over_budget=over_budget)
 
     async def restore_plan(self, wanted: Wanted) -> dict[str, Any]:
-        return describe_choice(await self._storage.choose_restore(wanted), self._storage.room_bytes())
+        choice = await self._storage.choose_restore(wanted)
+        return describe_choice(choice, self._storage.room_bytes(), self._storage.quote_restore(choice.segments))
 
     def verify(self, glob: str, *, deep: bool) -> AsyncIterator[VerifiedSegment | Hole]:
         return self._storage.verify_told(glob, deep=deep)
@@ -172,7 +196,7 @@ class _Local:
     async def records(self, query: RecordQuery, max_records: int) -> dict[str, Any]:
         return described_page(await self._storage.read_records(query, max_records))
 
-    def batches(self, query: RecordQuery) -> AsyncGenerator[bytes, None]:
+    def batches(self, query: RecordQuery) -> AsyncGenerator[Bytes, None]:
         return self._storage.read_batches(query)
 
     @property
@@ -205,11 +229,17 @@ class _DaemonOrCatalog:
     async def plan(self) -> PlanResult:
         return await self._ask(lambda view: view.plan())
 
+    async def cost(self) -> CostReport:
+        return await self._ask(lambda view: view.cost())
+
     async def segments(self, *, tier: str | None, state: str | None) -> list[dict[str, Any]]:
         return await self._ask(lambda view: view.segments(tier=tier, state=state))
 
     async def partitions(self) -> list[dict[str, Any]]:
         return await self._ask(lambda view: view.partitions())
+
+    async def history(self, path: str) -> list[SegmentEvent]:
+        return await self._ask(lambda view: view.history(path))
 
     async def restore_plan(self, wanted: Wanted) -> dict[str, Any]:
         return await self._ask(lambda view: view.restore_plan(wanted))
@@ -222,7 +252,7 @@ class _DaemonOrCatalog:
     async def records(self, query: RecordQuery, max_records: int) -> dict[str, Any]:
         return await self._ask(lambda view: view.records(query, max_records))
 
-    async def batches(self, query: RecordQuery) -> AsyncGenerator[bytes, None]:
+    async def batches(self, query: RecordQuery) -> AsyncGenerator[Bytes, None]:
         view: View = self._remote if await self._answers() else await self._open_local()
         async with aclosing(view.batches(query)) as batches:
             async for batch in batches:

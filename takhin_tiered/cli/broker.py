@@ -34,13 +34,13 @@ def broker_text(found: BrokerStatus) -> str:
     return f"{text}; topic settings unknown: set storage.tiered.broker.bootstrap"
 
 
-def kept_text(found: Status) -> str:
-    """Why ``archive`` unlinked nothing."""
-    if found.mode == "trim":
+def kept_text(found: Status, mode: str) -> str:
+    """Why ``archive`` unlinks nothing of a topic in this mode; empty where it does."""
+    if mode == "trim":
         return "in mode trim a cycle asks the broker to free them"
-    if found.mode == "copy":
+    if mode == "copy":
         return "mode copy unlinks nothing"
-    return "a Kafka broker runs on the directory, and would fail if they disappeared"
+    return "a Kafka broker runs on the directory, and would fail if they disappeared" if found.broker.running else ""
 
 
 def directory_text(settings: Settings) -> Iterator[str]:
@@ -60,6 +60,8 @@ def directory_text(settings: Settings) -> Iterator[str]:
             yield f"Warning: cannot tell whether a broker runs on {path}: {error}"
         finally:
             root.close()
+    if text := _reserve_text(settings, kafka=kafka):
+        yield text
     if not kafka:
         return
     if settings.archive_mode is None:
@@ -73,6 +75,16 @@ def directory_text(settings: Settings) -> Iterator[str]:
             f"{_KAFKAS_RETENTION_HOURS:g} hours: Kafka may delete a segment before it is archived. Set the cold age "
             "well below the retention, or set storage.tiered.broker.bootstrap to read the retention from the broker"
         )
+
+
+def _reserve_text(settings: Settings, *, kafka: bool) -> str:
+    policy = settings.policy_for(kafka)
+    if not policy.reserve or policy.unlinks_somewhere or policy.trims_somewhere:
+        return ""
+    return (
+        "Warning: storage.tiered.local.reserve.percent has no effect in mode copy, which frees nothing. Set "
+        "storage.tiered.archive.mode to trim or move"
+    )
 
 
 async def try_broker(settings: Settings) -> None:

@@ -21,6 +21,7 @@ from takhin_tiered.cli.output import console, counted, size
 from takhin_tiered.cli.running import finish
 from takhin_tiered.config import ENV_PREFIX, Settings
 from takhin_tiered.daemon import run_daemon
+from takhin_tiered.errors import ConfigError
 from takhin_tiered.formats.sample import make_segment
 from takhin_tiered.segments.names import FileKind, SegmentId
 from takhin_tiered.segments.plan import Plan, Step, Verb
@@ -41,10 +42,26 @@ _TRIPLE = (FileKind.LOG, FileKind.INDEX, FileKind.TIMEINDEX)
 
 def demo(
     keep: Annotated[bool, typer.Option("--keep", help="Keep the files, and run the daemon afterwards.")] = False,
+    segments: Annotated[
+        Path | None,
+        typer.Option("--segments", metavar="DIR", help="Only write the sample segments, into this new directory."),
+    ] = None,
 ) -> None:
     """Archive and restore sample Kafka segments, with a directory as the store: no cloud needed."""
     logs.configure_for_command()
+    if segments is not None:
+        _only_write(segments)
+        return
     finish(_run_demo(keep=keep))
+
+
+def _only_write(data: Path) -> None:
+    """A directory that exists may be a broker's."""
+    try:
+        data.mkdir(parents=True)
+    except FileExistsError as error:
+        raise ConfigError(f"{data} exists", hint="Name a directory that does not exist yet") from error
+    console().print(f"{counted(len(_write_segments(data)), 'segment')} in {data}")
 
 
 async def _run_demo(*, keep: bool) -> None:
@@ -198,5 +215,8 @@ async def _serve(out: Console, settings: Settings, config: Path) -> None:
 def _print_next(out: Console) -> None:
     out.print("[bold]What next[/bold]")
     out.print("   takhin-tiered demo --keep            the same, then a daemon that keeps running")
+    out.print(
+        "   make trial                           the daemon with an S3 server and sample segments, to try by hand"
+    )
     out.print("   takhin-tiered --help                 all commands")
-    out.print("   README.md                            MinIO with docker compose, S3, a live broker")
+    out.print("   docs/quickstart.md                   the same with MinIO; then S3, a live broker")

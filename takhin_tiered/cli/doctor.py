@@ -25,9 +25,8 @@ from takhin_tiered.engine.asking import BrokerAddress, connected
 from takhin_tiered.errors import ConfigError, ObjectMissing, StoreError, TakhinError
 from takhin_tiered.lifecycle import run_in_loop
 from takhin_tiered.segments.outlook import idle_tails
-from takhin_tiered.segments.owner import Party
+from takhin_tiered.segments.owner import OF_PREFIX, Party
 from takhin_tiered.store import ObjectStore, open_store
-from takhin_tiered.store.base import OWNER_KEY
 from takhin_tiered.vault.codecs import load_keys
 from takhin_tiered.vault.ownership import IDENTIFIER
 
@@ -74,6 +73,7 @@ async def _examine(settings: Settings) -> int:
         run_check("store", "Check the network, and that the server runs", _store(settings)),
         run_check("catalog", _HANGS, _catalog(settings)),
         run_check("broker", "Check the network, and that the broker runs", _broker(settings)),
+        run_check("fleet", "Check storage.tiered.fleet.endpoint, and the network", _fleet(settings)),
     ]
     count = 0
     for task in [asyncio.create_task(check) for check in checks]:
@@ -87,8 +87,6 @@ async def _examine(settings: Settings) -> int:
 def _configuration(context: typer.Context, settings: Settings) -> Iterator[Finding]:
     where = str(find_config(context.obj) or "the environment")
     yield Finding("ok", "configuration", f"valid, from {where}")
-    if idle := settings.without_effect():
-        yield Finding("warning", "configuration", f"no effect in this version: {', '.join(idle)}", "Remove these keys")
     if not settings.enabled:
         yield Finding(
             "warning", "configuration", "tiered storage is not enabled: nothing is moved",
@@ -138,15 +136,25 @@ async def _store(settings: Settings) -> AsyncIterator[Finding]:
 
 async def _owner(settings: Settings, store: ObjectStore) -> Finding:
     try:
-        party = Party.parse(await store.read(OWNER_KEY))
+        party = Party.parse(await store.read(OF_PREFIX.owner))
     except ObjectMissing:
         return Finding("ok", "owner", f"nobody writes to {store.address} now")
     except StoreError as error:
-        return Finding("warning", "owner", f"the record {OWNER_KEY} cannot be read: {error}")
+        return Finding("warning", "owner", f"the record {OF_PREFIX.owner} cannot be read: {error}")
     if party is None:
         return Finding(
-            "warning", "owner", f"the object {OWNER_KEY} is not an owner record", "Find out what wrote that object"
+            "warning",
+            "owner",
+            f"the object {OF_PREFIX.owner} is not an owner record",
+            "Find out what wrote that object",
         )
+    if party.shared:
+        if settings.fleet_replicas == "adopt":
+            return Finding("ok", "owner", "the prefix is shared by replicas, and this daemon is to be one of them")
+        return Finding(
+            "FAILED", "owner", f"{store.address} is shared by replicas, and this data directory is not to be one",
+            "Set storage.tiered.fleet.replicas: adopt, or give this data directory its own prefix",
+        )  # fmt: skip
     async with open_journal(settings.state_dir, read_only=True) as journal:
         ours = await journal.get_meta(IDENTIFIER) if journal is not None else None
     if party.id != ours:
@@ -200,3 +208,23 @@ async def _broker(settings: Settings) -> AsyncIterator[Finding]:
     yield Finding("ok", "broker", f"{where} answers")
     if text:
         yield Finding("warning", "broker", text.removeprefix("Warning: "))
+
+
+async def _fleet(settings: Settings) -> AsyncIterator[Finding]:
+    if not settings.fleet_table:
+        return
+    # Imported here: few have a fleet.
+    from takhin_tiered.cli.fleet import open_table
+    from takhin_tiered.fleet.initialise import look_at
+
+    try:
+        async with open_table(settings, seconds=CHECK_SECONDS - 2) as table:
+            found = await look_at(table)
+    except TakhinError as error:
+        yield Finding("FAILED", "fleet", error.message, error.hint or "See takhin-tiered fleet status")
+        return
+    yield Finding("ok", "fleet", f"table {found.table} is {found.status}; this is node {settings.fleet_node}")
+    for problem in found.problems:
+        yield Finding("warning", "fleet", f"the table is not as the contract says: {problem}", "See docs/fleet.md")
+    if settings.fleet_mode == "local":
+        yield Finding("warning", "fleet", "mode local: nothing is written to it", "Set storage.tiered.fleet.mode: dual")

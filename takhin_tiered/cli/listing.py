@@ -9,9 +9,10 @@ from typing import Annotated, Any
 import typer
 
 from takhin_tiered.cli.access import open_view
-from takhin_tiered.cli.output import Json, console, counted, fits, print_json, print_rows, print_table, size
+from takhin_tiered.cli.output import Json, console, counted, dollars, fits, print_json, print_rows, print_table, size
 from takhin_tiered.cli.running import run_work
 from takhin_tiered.config import Settings
+from takhin_tiered.cost.planning import PlanCost
 from takhin_tiered.engine.verifying import matches
 from takhin_tiered.segments.coverage import written
 from takhin_tiered.segments.model import State, Tier
@@ -36,13 +37,33 @@ def plan(context: typer.Context, as_json: Json = False) -> None:
         moved = [s for s in found.segments if s.action != "keep"]
         console().print(
             f"\n{counted(len(moved), 'segment')} of {len(found.segments)} to move: "
-            f"{size(found.bytes_uploaded)} to upload, {size(found.bytes_freed)} of files to be unlinked, "
-            f"about ${found.saved_usd_monthly:.2f} a month saved"
+            f"{size(found.bytes_uploaded)} to upload, {size(found.bytes_freed)} of files to be unlinked"
         )
+        if moved and found.cost is not None:
+            console().print(_cost_text(found.cost))
         if found.bytes_freed:
             console().print("The space of an unlinked file becomes free when the broker closes the file")
 
     run_work(context, work)
+
+
+def _cost_text(cost: PlanCost) -> str:
+    saves = (
+        f"saves about {dollars(cost.saved_monthly)} a month"
+        if cost.saved_monthly >= 0
+        else (f"costs about {dollars(-cost.saved_monthly)} a month more")
+    )
+    text = f"It {saves}, and costs about {dollars(cost.cost_once)} once, for {counted(cost.requests, 'request')}"
+    if cost.payback_months is None:
+        return text
+    return f"{text}: that pays off in {cost.pays_off_in}, after {_months(cost.payback_months)}"
+
+
+def _months(months: float) -> str:
+    days = months * 30
+    if days < 1:
+        return "less than a day"
+    return f"{days:.0f} days" if days < 60 else f"{months:.1f} months"
 
 
 def ls(  # noqa: PLR0917 - typer gives them by name
@@ -76,7 +97,7 @@ def ls(  # noqa: PLR0917 - typer gives them by name
             (
                 _path_of(s),
                 s["policy"],
-                s["state"] + (" active" if s["is_active"] else ""),
+                _state_of(s),
                 size(s["size_bytes"]),
                 (s["last_modified"] or "")[:19],
                 _problems_of(s),
@@ -87,6 +108,12 @@ def ls(  # noqa: PLR0917 - typer gives them by name
         print_table(columns, rows, right=("SIZE",), path="SEGMENT", wraps="PROBLEM", less=("MODIFIED (UTC)",))
 
     run_work(context, work)
+
+
+def _state_of(segment: dict[str, Any]) -> str:
+    if segment["reason_code"] == "requested":
+        return f"{segment['state']} requested"
+    return str(segment["state"]) + (" active" if segment["is_active"] else "")
 
 
 def _problems_of(segment: dict[str, Any]) -> str:

@@ -54,7 +54,7 @@ lazy.add(
 )  # fmt: skip
 lazy.add(
     app, "status", "status:status", "Tiers, states, bytes, the last cycle, the store.",
-    "takhin-tiered status", "takhin-tiered status --json",
+    "takhin-tiered status", "takhin-tiered status --watch", "takhin-tiered status --json",
     "takhin-tiered status --check || mail -s takhin ops@example.com",
 )  # fmt: skip
 lazy.add(
@@ -82,6 +82,15 @@ lazy.add(
     "takhin-tiered verify", "takhin-tiered verify 'orders-*' --deep",
 )  # fmt: skip
 lazy.add(
+    app, "history", "history:history", "What happened to a segment, with correlation IDs.",
+    "takhin-tiered history orders-0/00000000000000000000.log",
+    "takhin-tiered history orders-0/00000000000000000000.log --json",
+)  # fmt: skip
+lazy.add(
+    app, "cost", "cost:cost", "What the tiers cost a month, and what was saved.",
+    "takhin-tiered cost", "takhin-tiered cost --json | jq .cost_savings_pct",
+)  # fmt: skip
+lazy.add(
     app, "rebuild", "rebuild:rebuild", "Rebuild the catalog from the disk and the bucket.",
     "takhin-tiered rebuild",
 )  # fmt: skip
@@ -96,6 +105,70 @@ lazy.add(
 lazy.add(
     app, "demo", "demo:demo", "Archive and restore sample segments: no cloud needed.",
     "takhin-tiered demo", "takhin-tiered demo --keep",
+)  # fmt: skip
+
+fleet_app = typer.Typer(
+    help="The shared catalog of a fleet, on DynamoDB.",
+    epilog=lazy.examples("takhin-tiered fleet init", "takhin-tiered fleet status"),
+    no_args_is_help=True,
+)
+app.add_typer(fleet_app, name="fleet")
+lazy.add(
+    fleet_app, "init", "fleet:init", "Create the table, as the contract says.",
+    "takhin-tiered fleet init",
+)  # fmt: skip
+lazy.add(
+    fleet_app, "status", "fleet:status", "The table and every node.",
+    "takhin-tiered fleet status", "takhin-tiered fleet status --json | jq '.nodes[].node'",
+)  # fmt: skip
+lazy.add(
+    fleet_app, "ls", "fleet:ls", "List the segments of all nodes.",
+    "takhin-tiered fleet ls 'orders-*'", "takhin-tiered fleet ls --node broker-1 --state archived",
+)  # fmt: skip
+lazy.add(
+    fleet_app, "migrate", "fleet:migrate", "Write the local catalog to the table.",
+    "takhin-tiered fleet migrate --dry-run", "takhin-tiered fleet migrate --yes",
+    "takhin-tiered fleet migrate --resume --yes",
+)  # fmt: skip
+lazy.add(
+    fleet_app, "verify", "fleet:verify", "Compare the table with the local catalog.",
+    "takhin-tiered fleet verify", "takhin-tiered fleet verify --json",
+)  # fmt: skip
+lazy.add(
+    fleet_app, "rollback", "fleet:rollback", "Take a migration back.",
+    "takhin-tiered fleet rollback 01JDKZ3V5X2M8Q4T6W7Y9A1B3C",
+)  # fmt: skip
+
+tables_app = typer.Typer(
+    help="Hybrid tables: old items of DynamoDB tables, in the store.",
+    epilog=lazy.examples("takhin-tiered tables plan"),
+    no_args_is_help=True,
+)
+app.add_typer(tables_app, name="tables")
+lazy.add(
+    tables_app, "ls", "tables:ls", "List the configured tables.",
+    "takhin-tiered tables ls", "takhin-tiered tables ls --json",
+)  # fmt: skip
+lazy.add(
+    tables_app, "plan", "tables:plan", "Dry run: what the next archive would move, and why not the rest.",
+    "takhin-tiered tables plan", "takhin-tiered tables plan orders --json",
+)  # fmt: skip
+lazy.add(
+    tables_app, "archive", "tables:archive", "Move items that are old enough to the store.",
+    "takhin-tiered tables archive", "takhin-tiered tables archive orders -n --estimate",
+    "takhin-tiered tables archive orders --capacity 100",
+)  # fmt: skip
+lazy.add(
+    tables_app, "unarchive", "tables:unarchive", "Bring an archived item back into its table.",
+    "takhin-tiered tables unarchive orders CUST_1 ORDER_1",
+)  # fmt: skip
+lazy.add(
+    tables_app, "verify", "tables:verify", "Compare every pointer with its object.",
+    "takhin-tiered tables verify", "takhin-tiered tables verify orders --json",
+)  # fmt: skip
+lazy.add(
+    tables_app, "get", "tables:get", "Print an item, wherever it is.",
+    "takhin-tiered tables get orders CUST_1 ORDER_1",
 )  # fmt: skip
 
 config_app = typer.Typer(

@@ -16,7 +16,15 @@ from takhin_tiered.cli.output import console, counted, error_console, print_tabl
 from takhin_tiered.cli.progress import Meter, shown
 from takhin_tiered.cli.running import exit_on_failures, run_work
 from takhin_tiered.config import Settings
-from takhin_tiered.errors import BucketMissing, SegmentNotFound, StoreDenied, StoreFull, StoreUnavailable, TakhinError
+from takhin_tiered.errors import (
+    BucketMissing,
+    InGlacier,
+    SegmentNotFound,
+    StoreDenied,
+    StoreFull,
+    StoreUnavailable,
+    TakhinError,
+)
 from takhin_tiered.segments.model import State
 from takhin_tiered.segments.names import PLAIN, SegmentId, parse_partition
 from takhin_tiered.segments.results import Status
@@ -37,10 +45,11 @@ def archive(
     """Archive segments by hand, whatever their age."""
 
     async def work(settings: Settings) -> None:
-        states = {str(State.LOCAL)} if settings.policy.keep_local else {str(State.LOCAL), str(State.COPIED)}
+        unlinks = settings.policy.unlinks_somewhere
+        states = {str(State.LOCAL), str(State.COPIED)} if unlinks else {str(State.LOCAL)}
         if dry_run:
             async with open_view(settings) as view:
-                _print_choice(await _chosen(view, paths, states), await view.status())
+                _print_choice(await _chosen(view, paths, states), await view.status(), settings)
             return
         async with open_access(settings) as access:
             known = await _chosen(access, paths, states)
@@ -49,8 +58,9 @@ def archive(
             poll = access.bytes_moved
             failures = await move_all(list(sizes), access.archive, "archived", sizes=sizes, at_once=together, poll=poll)
             found = await access.status()
-            if found.broker.running or found.mode != "move":
-                console().print("The local files stay: " + kept_text(found))
+            kept = dict.fromkeys(_kept(path, found, settings) for path in sizes)
+            if why := "; ".join(filter(None, kept)):
+                console().print(f"The local files{' of some topics' if len(kept) > 1 else ''} stay: {why}")
             exit_on_failures(failures)
 
     run_work(context, work)
@@ -63,10 +73,9 @@ async def _chosen(view: View, paths: list[str], states: set[str]) -> list[tuple[
     return [(path, known.get(path)) for path in chosen]
 
 
-def _print_choice(chosen: list[tuple[str, dict[str, Any] | None]], found: Status) -> None:
+def _print_choice(chosen: list[tuple[str, dict[str, Any] | None]], found: Status, settings: Settings) -> None:
     """A dry run: what `archive` would do with each."""
     rows, uploads, unlinked = [], 0, 0
-    stays = found.broker.running or found.mode != "move"
     for path, segment in chosen:
         refusal = _refusal(segment, found)
         if segment is None or refusal:
@@ -78,8 +87,9 @@ def _print_choice(chosen: list[tuple[str, dict[str, Any] | None]], found: Status
             continue
         if segment["state"] == State.LOCAL:
             uploads += local
-        unlinked += 0 if stays else local
-        rows.append(("archive", path, size(local), kept_text(found) if stays else "upload, verify, unlink"))
+        kept = _kept(path, found, settings)
+        unlinked += 0 if kept else local
+        rows.append(("archive", path, size(local), kept or "upload, verify, unlink"))
     print_table(("ACTION", "SEGMENT", "SIZE", "WHAT"), rows, right=("SIZE",), path="SEGMENT", wraps="WHAT")
     moved = sum(row[0] == "archive" for row in rows)
     console().print(
@@ -87,6 +97,11 @@ def _print_choice(chosen: list[tuple[str, dict[str, Any] | None]], found: Status
         f"unlinked; free on the disk: {size(found.disk_free_bytes)}"
     )
     exit_on_failures(sum(row[0] == "refuse" for row in rows))
+
+
+def _kept(path: str, found: Status, settings: Settings) -> str:
+    """Why its files stay; empty where they do not."""
+    return kept_text(found, settings.mode_of(SegmentId.parse(path).topic) or found.mode)
 
 
 def _to_upload(segment: dict[str, Any] | None) -> int:
@@ -136,10 +151,12 @@ async def move_all(
     at_once: int,
     in_order: bool = False,
     poll: Callable[[], int] | None = None,
+    requested: dict[str, str] | None = None,
 ) -> int:
     """Move each segment, print each failure and continue. Returns the number of failures.
 
-    ``sizes`` are bytes by path. ``poll`` returns the bytes transferred so far, if known.
+    ``sizes`` are bytes by path. ``poll`` returns the bytes transferred so far, if known. ``requested`` gets those that
+    have to be retrieved from an archive class first, with what is said of it: they have not failed.
 
     The first segment of a partition goes before the others: it decides which incarnation the others join. With
     ``in_order``, a partition's segments go one after the other, and a failure stops the rest of that partition.
@@ -162,6 +179,11 @@ async def move_all(
                     await move(path)
                     say(f"{verb} {shown}")
                 except TakhinError as error:
+                    if requested is not None and error.code == InGlacier.code:
+                        requested[path] = str(error)
+                        say(f"requested {shown}")
+                        meter.end(0)
+                        return True
                     failures += 1
                     # Do not ask a store that is down again for each of a thousand segments.
                     down = error.code in _STORE_IS_DOWN
@@ -189,5 +211,8 @@ async def move_all(
         async with asyncio.TaskGroup() as group:
             for _, together in groupby(paths, key=lambda path: path.partition("/")[0]):
                 group.create_task(in_turn(*together))
-    console().print(f"{counted(len(paths) - failures, 'segment')} {verb}, {failures} failed")
+    later = f", {len(requested)} requested" if requested else ""
+    console().print(
+        f"{counted(len(paths) - failures - len(requested or ()), 'segment')} {verb}, {failures} failed{later}"
+    )
     return failures

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from takhin_tiered.cli.stdout import OutputLost
+from takhin_tiered.segments import words
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -32,6 +33,7 @@ _TERMINAL_ANYWAY = ("FORCE_COLOR", "TTY_COMPATIBLE")
 _WIDE = 10_000
 _ENOUGH = 24
 _OFFSET = len("00000000000000000000.log")
+size, counted, dollars = words.size, words.counted, words.dollars
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, in a stable format.")]
 
 
@@ -49,6 +51,13 @@ def _console(**how: Any) -> Console:
     from rich.theme import Theme
 
     return Console(highlight=False, theme=Theme(_STYLES), **how)
+
+
+def is_terminal() -> bool:
+    """Whether standard output is one, or is to be drawn on as if it were."""
+    if not sys.stdout.isatty() and not any(map(os.environ.get, _TERMINAL_ANYWAY)):
+        return False
+    return console().is_terminal
 
 
 def escape(words: str) -> str:
@@ -121,16 +130,13 @@ def print_rows(rows: Iterable[tuple[str, ...]], widths: Sequence[int], *, style:
 
     If the output is not a terminal, each row is one line.
     """
-    if not sys.stdout.isatty() and not any(map(os.environ.get, _TERMINAL_ANYWAY)):
+    if not is_terminal():
         _say_rows(rows, widths)
         return
     from rich.table import Table
     from rich.text import Text
 
     out = console()
-    if not out.is_terminal:
-        _say_rows(rows, widths)
-        return
     grid = Table.grid(padding=(0, 1, 0, 0))
     for width in widths:
         grid.add_column(width=width, no_wrap=True)
@@ -150,16 +156,3 @@ def _widest(name: str, rows: Sequence[Sequence[str]], at: int) -> int:
 
     lines = (line for row in rows for line in row[at].splitlines())
     return max([cell_len(name), *map(cell_len, lines)])
-
-
-def size(count: float) -> str:
-    """Bytes for people: ``1.4 GiB``."""
-    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
-        if abs(count) < 1024 or unit == "TiB":
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1024
-    raise AssertionError
-
-
-def counted(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

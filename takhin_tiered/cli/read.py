@@ -17,7 +17,7 @@ from takhin_tiered.cli.access import View, open_view
 from takhin_tiered.cli.restore import milliseconds_of
 from takhin_tiered.cli.running import run_work
 from takhin_tiered.config import Settings
-from takhin_tiered.formats.position import LogPosition
+from takhin_tiered.formats.batch import Bytes
 from takhin_tiered.reader.query import Isolation, RecordQuery
 from takhin_tiered.segments.names import parse_partition
 
@@ -111,7 +111,7 @@ def _line(record: dict[str, Any], form: Format) -> bytes:
     return (b"" if record["value"] is None else base64.b64decode(record["value"])) + b"\n"
 
 
-def _write(data: bytes) -> None:
+def _write(data: Bytes) -> None:
     if data:
         output: Any = sys.stdout
         output.write_bytes(data)
@@ -121,20 +121,19 @@ async def _print_batches(view: View, query: RecordQuery) -> None:
     # Imported here: a command without a daemon does not need the HTTP client.
     from takhin_tiered.cli.remote import DaemonBrokeOff
 
-    position, waiting, size = LogPosition(), list[bytes](), 0
+    waiting, size = list[Bytes](), 0
     try:
         async with aclosing(view.batches(query)) as batches:
             async for piece in batches:
-                position.pass_by(piece)
                 waiting.append(piece)
                 size += len(piece)
                 if size >= _WRITTEN_AT_ONCE:
                     _write(waiting[0] if len(waiting) == 1 else b"".join(waiting))
                     waiting, size = [], 0
-    except DaemonBrokeOff:
+    except DaemonBrokeOff as error:
         # The connection ends without a word. To ask for what would have come next tells why.
-        if position.next_offset is not None:
-            await view.records(replace(query, offset=position.next_offset, timestamp=None), 1)
+        if error.next_offset is not None:
+            await view.records(replace(query, offset=error.next_offset, timestamp=None), 1)
         raise
     finally:
         # What came before a hole is given too.

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
+import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import asdict
@@ -11,11 +14,16 @@ from urllib.parse import quote
 
 import aiohttp
 
+from takhin_tiered.api.tokens import token_of_commands
 from takhin_tiered.cli.requester import requester
+from takhin_tiered.config import Settings
+from takhin_tiered.cost.report import CostReport
 from takhin_tiered.disk.lock import Holder
-from takhin_tiered.errors import TakhinError
+from takhin_tiered.errors import ConfigError, TakhinError
+from takhin_tiered.formats.position import LogPosition
 from takhin_tiered.reader.query import BATCHES, RecordQuery
 from takhin_tiered.segments.choice import Wanted
+from takhin_tiered.segments.events import SegmentEvent
 from takhin_tiered.segments.results import (
     Hole,
     PlanResult,
@@ -28,6 +36,7 @@ from takhin_tiered.segments.results import (
 
 Result = TypeVar("Result")
 _PAGE = 1000
+_CERTIFICATE = re.compile(r"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", re.DOTALL)
 _OPERATION_SECONDS = 3600.0
 _LOOK_SECONDS = 3.0
 _ALIVE_SECONDS = 2.0
@@ -53,19 +62,47 @@ class DaemonUnresponsive(TakhinError):
 
 
 class DaemonBrokeOff(TakhinError):
-    """The daemon ended an answer before it was complete."""
+    """The daemon ended an answer before it was complete. ``next_offset``: behind the last whole batch, if any came."""
 
     code = "daemon_broke_off"
 
+    def __init__(self, next_offset: int | None) -> None:
+        super().__init__("the daemon broke off its answer", hint="Its log tells why")
+        self.next_offset = next_offset
+
 
 @asynccontextmanager
-async def open_remote(holder: Holder, token: str, *, changing: bool) -> AsyncIterator[Remote]:
-    """A ``changing`` command waits up to an hour for a response, a read-only one for seconds."""
+async def open_remote(holder: Holder, settings: Settings, *, changing: bool) -> AsyncIterator[Remote]:
+    """A ``changing`` command waits up to an hour for a response, a read-only one for seconds.
+
+    `ConfigError` where the certificate of the API cannot be read.
+    """
+    token = token_of_commands(settings)
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     read = _OPERATION_SECONDS if changing else _LOOK_SECONDS
     timeout = aiohttp.ClientTimeout(connect=_ALIVE_SECONDS, sock_read=read)
-    async with aiohttp.ClientSession(headers=headers, timeout=timeout) as session:
+    connector = aiohttp.TCPConnector(ssl=_trusted(settings))
+    async with aiohttp.ClientSession(headers=headers, timeout=timeout, connector=connector) as session:
         yield Remote(session, holder)
+
+
+def _trusted(settings: Settings) -> aiohttp.Fingerprint | bool:
+    """Exactly the certificate that the configuration names: the command runs on the daemon's machine.
+
+    Without one, what this machine trusts.
+    """
+    path = settings.api_tls_cert
+    if path is None:
+        return True
+    try:
+        # The first of the chain is the server's own.
+        found = _CERTIFICATE.search(path.read_text("ascii"))
+        der = ssl.PEM_cert_to_DER_cert(found[0]) if found else b""
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"storage.tiered.api.tls.cert: {path} cannot be read: {error}") from error
+    if not der:
+        raise ConfigError(f"storage.tiered.api.tls.cert: {path} has no certificate in PEM")
+    return aiohttp.Fingerprint(hashlib.sha256(der).digest())
 
 
 class Remote:
@@ -85,6 +122,12 @@ class Remote:
             raise self._unresponsive(error) from error
 
     def _unresponsive(self, error: Exception) -> DaemonUnresponsive:
+        if isinstance(error, aiohttp.ServerFingerprintMismatch):
+            return DaemonUnresponsive(
+                f"the data directory is held by {self._holder.description}, and its certificate is not the one that "
+                "storage.tiered.api.tls.cert names",
+                hint="Was it renewed? Then reload the daemon: kill -HUP or systemctl reload",
+            )
         why = "timed out" if isinstance(error, TimeoutError) else str(error) or repr(error)
         return DaemonUnresponsive(
             f"the data directory is held by {self._holder.description}, and it does not answer: {why}",
@@ -97,6 +140,9 @@ class Remote:
 
     async def plan(self) -> PlanResult:
         return self._read(PlanResult, await self._ask("POST", "plan"))
+
+    async def cost(self) -> CostReport:
+        return self._read(CostReport, await self._ask("GET", "cost-analysis", room="tiers"))
 
     async def segments(self, *, tier: str | None, state: str | None) -> list[dict[str, Any]]:
         query: dict[str, str | int] = {"limit": _PAGE}
@@ -113,6 +159,10 @@ class Remote:
         found: list[dict[str, Any]] = (await self._ask("GET", "partitions"))["partitions"]
         return found
 
+    async def history(self, path: str) -> list[SegmentEvent]:
+        found = (await self._ask("GET", f"segments/{path}/history"))["events"]
+        return [self._read(SegmentEvent, event) for event in found]
+
     async def verify(self, glob: str, *, deep: bool) -> AsyncIterator[VerifiedSegment | Hole]:
         """One line per result. The daemon may read for a long time before the next line."""
         url = f"{self._holder.api}/api/v1/tiered/verify"
@@ -120,7 +170,7 @@ class Remote:
         try:
             async with self._session.post(url, json={"glob": glob, "deep": deep}, timeout=patient) as answer:
                 if not answer.ok:
-                    raise _refusal(answer, await answer.json(content_type=None))
+                    raise self._refused(answer, await answer.json(content_type=None))
                 async for line in answer.content:
                     line_result = json.loads(line)
                     if "code" in line_result:
@@ -143,14 +193,16 @@ class Remote:
     async def batches(self, query: RecordQuery) -> AsyncGenerator[bytes, None]:
         url, headers = f"{self._holder.api}/api/v1/tiered/records", {"Accept": BATCHES}
         how: dict[str, Any] = {"timeout": _READING, "read_bufsize": _BUFFER}
+        position = LogPosition()
         try:
             async with self._session.get(url, params=_parameters(query), headers=headers, **how) as answer:
                 if not answer.ok:
                     raise self._refused(answer, await answer.json(content_type=None))
                 async for piece in answer.content.iter_any():
+                    position.pass_by(piece)
                     yield piece
         except aiohttp.ClientPayloadError as error:
-            raise DaemonBrokeOff("the daemon broke off its answer", hint="Its log tells why") from error
+            raise DaemonBrokeOff(position.next_offset) from error
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             raise self._unresponsive(error) from error
 
@@ -161,8 +213,10 @@ class Remote:
     async def archive(self, path: str) -> None:
         await self._ask("POST", "archive", json={"segment_path": path})
 
-    async def restore(self, path: str, *, force: bool, lease_hours: float | None) -> None:
-        who = {"requested_by": requester(lease_hours)}
+    async def restore(
+        self, path: str, *, force: bool, lease_hours: float | None, over_budget: bool, request_only: bool = False
+    ) -> None:
+        who = {"requested_by": requester(lease_hours), "over_budget": over_budget, "request_only": request_only}
         body = {"segment_path": path, "force": force, "lease_hours": lease_hours} | who
         await self._ask("POST", "restore", json=body)
 
@@ -188,8 +242,8 @@ class Remote:
                 code="other_form",
             ) from error
 
-    async def _ask(self, method: str, endpoint: str, **arguments: Any) -> dict[str, Any]:
-        url = f"{self._holder.api}/api/v1/tiered/{quote(endpoint)}"
+    async def _ask(self, method: str, endpoint: str, *, room: str = "tiered", **arguments: Any) -> dict[str, Any]:
+        url = f"{self._holder.api}/api/v1/{room}/{quote(endpoint)}"
         try:
             async with self._session.request(method, url, **arguments) as answer:
                 body = await answer.json(content_type=None)
@@ -202,6 +256,13 @@ class Remote:
         return body
 
     def _refused(self, answer: aiohttp.ClientResponse, body: Any) -> RemoteError:
+        if answer.status == 403:
+            return RemoteError(
+                f"the data directory is held by {self._holder.description}, and the API token of this command may "
+                "only read",
+                hint="Set TAKHIN_STORAGE_TIERED_API_TOKEN to one of an administrator",
+                code="forbidden",
+            )
         if answer.status != 401:
             return _refusal(answer, body)
         has_one = "Authorization" in self._session.headers
@@ -209,7 +270,7 @@ class Remote:
         return RemoteError(
             f"the data directory is held by {self._holder.description}, and it {wants}",
             hint="Run this command with the daemon's configuration (storage.tiered.api.token), or set "
-            "TAKHIN_STORAGE_TIERED_API_TOKEN",
+            "TAKHIN_STORAGE_TIERED_API_TOKEN to one of its tokens",
             code="unauthorized",
         )
 

@@ -11,11 +11,15 @@ import typer
 
 from takhin_tiered.cli.access import View, open_access, open_view
 from takhin_tiered.cli.moves import move_all
-from takhin_tiered.cli.output import console, counted, error_console, escape, print_table, size
+from takhin_tiered.cli.output import console, counted, dollars, error_console, escape, print_table, size
+from takhin_tiered.cli.retrieval import in_turn, wait_for
 from takhin_tiered.cli.running import exit_on_failures, run_work
 from takhin_tiered.config import Settings
+from takhin_tiered.cost.retrieving import Quote
+from takhin_tiered.errors import OverBudget
 from takhin_tiered.segments.choice import Wanted
 from takhin_tiered.segments.names import PLAIN
+from takhin_tiered.segments.results import from_json
 
 _DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)([smhd])")
 _SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -49,6 +53,12 @@ def restore(  # noqa: PLR0917 - typer gives them by name
     force: Annotated[
         bool, typer.Option("--force", help="Restore even if it leaves a gap, or Kafka would delete it again.")
     ] = False,
+    over_budget: Annotated[
+        bool, typer.Option("--over-budget", help="Restore even if it costs more than the month's budget has left.")
+    ] = False,
+    wait: Annotated[
+        bool, typer.Option("--wait/--no-wait", help="Wait for what is requested from an archive class such as GLACIER.")
+    ] = True,
 ) -> None:
     """Bring archived segments back to the disk."""
     wanted = Wanted(
@@ -67,9 +77,18 @@ def restore(  # noqa: PLR0917 - typer gives them by name
             return
         async with open_access(settings) as access:
             found = await _choose(access, wanted)
+            if found["cost"]["over_budget"] and not over_budget:
+                raise OverBudget(
+                    f"nothing is restored: {_cost_text(found)}",
+                    hint="Choose less, read it in place, wait for the next month, raise "
+                    "storage.tiered.budget.restore.monthly, or restore it all the same with --over-budget",
+                )
             if found["segments"] or not found["problems"]:
                 _say_if_nothing(found)
-                move = partial(access.restore, force=True, lease_hours=None if seconds is None else seconds / 3600)
+                hours = None if seconds is None else seconds / 3600
+                restored = partial(access.restore, force=True, lease_hours=hours, over_budget=over_budget)
+                move = in_turn(restored) if found["in_order"] else restored
+                requested: dict[str, str] = {}
                 chosen = [segment["segment_path"] for segment in found["segments"]]
                 together = settings.archive_concurrency
                 failures = await move_all(
@@ -80,7 +99,16 @@ def restore(  # noqa: PLR0917 - typer gives them by name
                     at_once=together,
                     in_order=found["in_order"],
                     poll=access.bytes_moved,
+                    requested=requested,
                 )
+                if requested and wait:
+                    failures += await wait_for(requested, restored)
+                    console().print(f"{counted(len(chosen) - failures, 'segment')} restored, {failures} failed")
+                elif requested:
+                    console().print(
+                        f"{counted(len(requested), 'segment')} requested: the daemon, or the next cycle, restores them "
+                        "once they can be read"
+                    )
                 exit_on_failures(failures)
             exit_on_failures(len(found["problems"]))
 
@@ -103,6 +131,16 @@ def _print_choice(found: dict[str, Any]) -> None:
         f"\n{counted(len(rows), 'segment')} to restore, {size(found['bytes'])}; free: {size(found['disk_free_bytes'])} "
         f"of the disk, {size(found['cache_free_bytes'])} of the local cache"
     )
+    console().print(f"{_cost_text(found)[0].upper()}{_cost_text(found)[1:]}")
+
+
+def _cost_text(found: dict[str, Any]) -> str:
+    quote = from_json(Quote, found["cost"])
+    text = f"it costs about {dollars(quote.cost)}"
+    if quote.budget_left is None:
+        return text
+    left = f"{dollars(quote.budget_left)} of the month's restore budget of {dollars(quote.budget_monthly)} are left"
+    return f"{text}, and only {left}" if quote.over_budget else f"{text}; {left}"
 
 
 def _say_if_nothing(found: dict[str, Any]) -> None:

@@ -36,9 +36,9 @@ def run(
     if not watched:
         logs.use_nonblocking_stderr()
     if watched:
-        raise typer.Exit(run_in_loop(run_once(settings, _watched)))
+        raise typer.Exit(run_in_loop(run_once(settings, _watched, _share)))
     if once:
-        raise typer.Exit(run_in_loop(run_once(settings)))
+        raise typer.Exit(run_in_loop(run_once(settings, after=_share)))
     # Imported here: the web framework takes half a second, and only the daemon needs it.
     # A SIGHUP during the import has nothing to do: the settings were read just now.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
@@ -47,6 +47,15 @@ def run(
     # A signal before the daemon's own handlers are in place ends it too.
     with suppress(Interrupted):
         run_in_loop(run_daemon(settings, lambda: settings_of(context)))
+
+
+async def _share(storage: TieredStorage) -> None:
+    """Write what the cycle changed to the fleet's table, if there is one. An outage of the table is no failure."""
+    if storage.settings.fleet_mode != "local":
+        from takhin_tiered.fleet.service import open_fleet
+
+        async with open_fleet(storage) as fleet:
+            await fleet.sync()
 
 
 @contextmanager

@@ -34,8 +34,6 @@ def config_check(
     With --connect it writes one small object to the store, reads it and removes it.
     """
     settings = settings_of(context)
-    for key in settings.without_effect():
-        error_console().print(f"Warning: {key} has no effect in this version")
     for path in settings.data_dirs:
         if not os.path.isdir(path):  # noqa: PTH112 - it raises nothing
             error_console().print(f"Warning: storage.data.dir {path} is not a directory on this machine")

@@ -4,26 +4,26 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from datetime import datetime
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from takhin_tiered.cli.access import open_view
 from takhin_tiered.cli.broker import broker_text
-from takhin_tiered.cli.output import Json, console, counted, escape, print_json, print_rows, size
+from takhin_tiered.cli.output import Json, console, counted, escape, is_terminal, print_json, print_rows, size
 from takhin_tiered.cli.running import exit_on_failures, run_work
 from takhin_tiered.config import Settings
-from takhin_tiered.segments.results import CycleResult, StatusHere, to_json
+from takhin_tiered.segments.results import Consumer, CycleResult, FleetStatus, StatusHere, to_json
+from takhin_tiered.segments.troubles import clock_trouble, troubles_of
+from takhin_tiered.segments.words import span
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
 
 _COUNTS = (
     "{it.total_segments}: {it.hot_segments} hot, {it.warm_segments} warm, {it.cold_segments} cold; "
     "{it.archived_segments} in the archive only"
 )
-_DAY = 86400.0
-_INTERVALS_MISSED = 2.5
-# A daemon retries a failed cycle sooner than this, so a short interval does not raise an alarm at once.
-_AT_LEAST = 300.0
 _NAMES_SHOWN = 5
 
 
@@ -31,10 +31,17 @@ def status(
     context: typer.Context,
     as_json: Json = False,
     check: Annotated[bool, typer.Option("--check", help="Print one line per problem; exit 1 if there is one.")] = False,
+    watching: Annotated[bool, typer.Option("--watch", help="Draw it again every few seconds, until Ctrl-C.")] = False,
+    seconds: Annotated[float, typer.Option("--every", min=0.2, max=3600, help="Seconds between, with --watch.")] = 2.0,
 ) -> None:
     """Tiers, states, bytes, the last cycle, and whether the store answers."""
+    if watching and (as_json or check or not is_terminal()):
+        raise typer.BadParameter("--watch draws on a terminal: without one, and for programs, use --json or --check")
 
     async def work(settings: Settings) -> None:
+        if watching:
+            await _watch(settings, seconds)
+            return
         async with open_view(settings) as view:
             found = await view.status()
         problems = list(problems_of(found, time.time())) if check else []
@@ -54,73 +61,47 @@ def status(
 
 def problems_of(found: StatusHere, now: float) -> Iterator[str]:
     """One line for each problem in a status."""
-    if found.store_reachable is False:
-        yield f"the store is down: {found.store_problem}"
-    if count := found.quarantined_segments:
-        yield (
-            f"{counted(count, 'segment')} quarantined: the archived copy is damaged or missing. "
-            "takhin-tiered ls --problem lists them"
-        )
-    if found.last_cycle_problem:
-        yield f"the last cycle could not run: {found.last_cycle_problem}"
-    elif found.last_cycle is not None and (failures := found.last_cycle.failures):
-        first = f"{failures[0].segment_path}: {failures[0].error}"
-        yield f"the last cycle failed for {counted(len(failures), 'segment')}, first {first}"
-    if text := clock_text(found):
-        yield text
-    if found.enabled:
-        if lost := found.lost:
-            names = ", ".join(each.segment_path for each in lost[:_NAMES_SHOWN])
-            yield (
-                f"{counted(len(lost), 'segment')} left the disk before being archived, within the last day: {names}"
-                f"{', …' if len(lost) > _NAMES_SHOWN else ''}. Lower storage.tiered.cold.age.hours below the broker's "
-                "retention"
-            )
-        yield from _late(found, now)
-    left = found.headroom_seconds
-    if left is not None and left < _DAY:
-        yield f"the disk is full in {left / 3600:.1f} h at the current growth: {size(found.disk_free_bytes)} free"
-    elif not found.disk_free_bytes:
-        yield "the disk of the data directory is full"
-    yield from _daemon_problem(found)
+    return map(str, troubles_of(found, found.daemon, now))
+
+
+def _requested_text(found: StatusHere) -> str:
+    """What is waited for from an archive class."""
+    first = found.requested[0]
+    return (
+        f"{counted(found.requested_segments, 'segment')} from {first.storage_class}, to be restored; the first by "
+        f"{(first.expected_at or '')[:16].replace('T', ' ')} UTC"
+    )
 
 
 def clock_text(found: StatusHere) -> str:
     """The problem with the clock; empty if there is none."""
-    problem = found.clock.problem
-    if not problem:
-        return ""
-    return (
-        f"{problem}. Until the clocks agree, nothing is removed for its age. Set the clock; if it is right: "
-        "takhin-tiered run --once --accept-clock"
-    )
+    return str(clock_trouble(found) or "")
 
 
-def _late(found: StatusHere, now: float) -> Iterator[str]:
-    allowed = max(_AT_LEAST, _INTERVALS_MISSED * found.cycle_interval_seconds)
-    if found.last_cycle_at is None:
-        if found.cycle_running_seconds is None and not found.daemon:
-            yield "no cycle has run here yet: start the daemon, or run takhin-tiered run --once"
-        return
-    ago = now - datetime.fromisoformat(found.last_cycle_at).timestamp()
-    # The first cycle of a large disk may take days: a running cycle is not late.
-    if ago > allowed and found.cycle_running_seconds is None:
-        interval = found.cycle_interval_seconds / 60
-        yield f"no cycle has ended for {_span(ago)}, and one is due every {interval:g} minutes"
+async def _watch(settings: Settings, seconds: float) -> None:
+    # Imported here, as everywhere: rich takes long to load.
+    from takhin_tiered.cli.summary import summary, watch
 
+    async def look() -> RenderableType:
+        async with open_view(settings) as view:
+            found = await view.status()
+        now = time.time()
+        note = f"{time.strftime('%H:%M:%S', time.localtime(now))}, every {seconds:g} s; Ctrl-C ends it"
+        return summary(found, _rows(found), list(problems_of(found, now)), note)
 
-def _daemon_problem(found: StatusHere) -> Iterator[str]:
-    daemon = found.daemon
-    if daemon is not None and daemon.answers is False:
-        yield (
-            f"the daemon, process {daemon.pid} on {daemon.host}, does not answer: "
-            "it is stopped or hung. Check its log; a restart loses nothing"
-        )
-    elif daemon is None and found.last_cycle_by == "daemon":
-        yield "the daemon is not running, although it ran the last cycle. Check its log, and start it"
+    await watch(look, seconds)
 
 
 def _print_status(found: StatusHere) -> None:
+    if is_terminal():
+        from takhin_tiered.cli.summary import summary
+
+        console().print(summary(found, _rows(found), list(problems_of(found, time.time()))))
+    else:
+        print_rows(_rows(found), (15,))
+
+
+def _rows(found: StatusHere) -> list[tuple[str, str]]:
     cycle = found.last_cycle
     rows = [
         ("data directory", found.data_dir),
@@ -132,12 +113,18 @@ def _print_status(found: StatusHere) -> None:
         ("in the archive", size(found.archived_size_bytes)),
         ("quarantined", str(found.quarantined_segments)),
         ("damaged", _damaged_text(found.damaged_segments)),
+        *([("requested", _requested_text(found))] if found.requested_segments else []),
         ("superseded", f"{counted(found.superseded_generations, 'generation')} kept in the archive"),
         ("store", store_text(found)),
         ("last cycle", _cycle_text(cycle) if cycle else "none yet"),
     ]
+    if found.fleet is not None:
+        rows.append(("fleet", fleet_text(found.fleet)))
+    rows += [("consumer", _consumer_text(each)) for each in found.consumers[:_NAMES_SHOWN]]
+    if len(found.consumers) > _NAMES_SHOWN:
+        rows.append(("consumer", f"and {len(found.consumers) - _NAMES_SHOWN} more: takhin-tiered status --json"))
     if found.cycle_running_seconds is not None:
-        rows.append(("this cycle", f"running for {_span(found.cycle_running_seconds)}"))
+        rows.append(("this cycle", f"running for {span(found.cycle_running_seconds)}"))
     if found.future_segments:
         rows.append(("clock", f"{counted(found.future_segments, 'segment')} modified in the future"))
     if text := clock_text(found):
@@ -147,7 +134,22 @@ def _print_status(found: StatusHere) -> None:
     if found.last_cycle_problem:
         rows.append(("problem", f"{(found.last_cycle_at or '')[:19]} UTC: {found.last_cycle_problem}"))
     rows += [("failed", f"{failure.segment_path}: {failure.error}") for failure in (cycle.failures if cycle else ())]
-    print_rows(rows, (15,))
+    return rows
+
+
+def fleet_text(fleet: FleetStatus) -> str:
+    text = f"node {fleet.node} of table {fleet.table}, mode {fleet.mode}"
+    if fleet.problem:
+        return f"{text}: NOT written, {fleet.problem}"
+    return f"{text}: written {fleet.synced_at[:19]} UTC" if fleet.synced_at else text
+
+
+def _consumer_text(consumer: Consumer) -> str:
+    who = f"{consumer.client_id or 'without a name'} at {consumer.address}"
+    user = f", user {consumer.user}" if consumer.user else ""
+    return (
+        f"{who}{user}: {consumer.topic}-{consumer.partition} at offset {consumer.offset}, {size(consumer.bytes)} read"
+    )
 
 
 def daemon_text(found: StatusHere) -> str:
@@ -189,14 +191,7 @@ def _mode_text(found: StatusHere) -> str:
 
 def _lasts(found: StatusHere) -> str:
     left = found.headroom_seconds
-    return "" if left is None else f", full in {_span(left)} at the current growth"
-
-
-def _span(seconds: float) -> str:
-    for length, name in ((_DAY, "d"), (3600.0, "h"), (60.0, "min")):
-        if seconds >= 2 * length:
-            return f"{seconds / length:.1f} {name}"
-    return f"{seconds:.0f} s"
+    return "" if left is None else f", full in {span(left)} at the current growth"
 
 
 def _cycle_text(cycle: CycleResult) -> str:

@@ -30,7 +30,7 @@ class Output:
     """
 
     def __init__(self, file: Any, *, raises: bool) -> None:
-        self._file = file or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123 - as long as the process lives
+        self._file: Any = file or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115, PTH123 - as long as the process lives
         self._closed = file is None
         self._raises = raises
         self.lost: OutputLost | None = None
@@ -44,7 +44,7 @@ class Output:
         self._attempt(lambda: self._file.write(text))
         return len(text)
 
-    def write_bytes(self, data: bytes) -> None:
+    def write_bytes(self, data: bytes | bytearray | memoryview) -> None:
         """Bytes as they are, behind the text before them."""
         self.flush()
         if self._closed:

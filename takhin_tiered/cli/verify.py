@@ -42,7 +42,11 @@ def verify(
                     if isinstance(result, Hole):
                         continue
                     meter.end(result.size_bytes)
-                    if deep and not result.problem and result.segment_path.partition("@")[0] in quarantined:
+                    if (
+                        deep
+                        and not (result.problem or result.skipped)
+                        and result.segment_path.partition("@")[0] in quarantined
+                    ):
                         found.sound.append(result)
                     if result.problem and not as_json:
                         console().print(f"BAD {result.segment_path}: {escape(result.problem)}", soft_wrap=True)
@@ -65,7 +69,7 @@ def _is_wanted(segment: dict[str, Any], glob: str) -> bool:
 
 class _Found:
     def __init__(self) -> None:
-        self.checked = self.total = self.lacking = 0
+        self.checked = self.total = self.lacking = self.skipped = 0
         self.bad: list[VerifiedSegment] = []
         # Quarantined before, and now found sound.
         self.sound: list[VerifiedSegment] = []
@@ -78,6 +82,7 @@ class _Found:
         self.checked += 1
         self.total += result.size_bytes
         self.lacking += result.may_lack_files
+        self.skipped += bool(result.skipped)
         if result.problem:
             self.bad.append(result)
 
@@ -88,6 +93,7 @@ class _Found:
             "bad": [{"segment_path": result.segment_path, "problem": result.problem} for result in self.bad],
             "holes": [to_json(hole) for hole in self.holes],
             "may_lack_files": self.lacking,
+            "skipped": self.skipped,
         }
 
     def say(self, *, deep: bool) -> None:
@@ -104,6 +110,11 @@ class _Found:
             f"{counted(self.checked, 'archived segment')} verified {how}, {size(self.total)}, {len(self.bad)} bad"
             f"{holes_too}"
         )
+        if self.skipped:
+            out.print(
+                f"{counted(self.skipped, 'segment')} in an archive class such as GLACIER not read back: size and "
+                "checksum are what the store says"
+            )
         if self.lacking:
             out.print(
                 f"{counted(self.lacking, 'segment')} archived by an earlier release may lack a transaction index and a "

@@ -10,16 +10,15 @@ import struct
 from collections.abc import Sequence
 
 # The standard library's own from Python 3.14 on.
-from backports.zstd import CompressionParameter, ZstdCompressor, ZstdDecompressor, ZstdError
+from backports.zstd import CompressionParameter, ZstdCompressor, ZstdDecompressor, ZstdError, get_frame_info
 
 _SKIPPABLE = 0x184D2A5E
 _SEEKABLE = 0x8F92EAB1
 _HEADER = struct.Struct("<II")
 _ENTRY = struct.Struct("<II")
 _FOOTER = struct.Struct("<IBI")
-MIN_LEVEL, MAX_LEVEL = 1, 22
 
-__all__ = ["ZstdError", "compress", "decompress", "seek_table", "seek_table_size"]
+__all__ = ["ZstdError", "compress", "content_size", "decompress", "seek_table", "seek_table_size"]
 
 
 def compress(plain: bytes | memoryview, level: int) -> bytes:
@@ -38,6 +37,14 @@ def decompress(frame: bytes | memoryview, size: int) -> bytes:
     if len(plain) != size or not decompressor.eof or decompressor.unused_data:
         raise ZstdError(f"the frame does not hold {size} bytes")
     return plain
+
+
+def content_size(frame: bytes) -> int:
+    """Bytes that a frame says it holds. `ZstdError` where it does not say, or is none."""
+    size = get_frame_info(frame).decompressed_size
+    if size is None:
+        raise ZstdError("the frame does not tell its size")
+    return size
 
 
 def seek_table(frames: Sequence[int], contents: Sequence[int]) -> bytes:

@@ -213,8 +213,12 @@ class DataDir:
             raise
 
     def free_bytes(self) -> int:
+        return self.room()[0]
+
+    def room(self) -> tuple[int, int]:
+        """Bytes of its file system: free for us, and all."""
         status = os.fstatvfs(self.fd)
-        return status.f_bavail * status.f_frsize
+        return status.f_bavail * status.f_frsize, status.f_blocks * status.f_frsize
 
 
 class DataDirs:

@@ -18,7 +18,7 @@ from takhin_tiered.catalog.catalog import Catalog
 from takhin_tiered.concurrency import in_thread
 from takhin_tiered.disk.files import DataDirs
 from takhin_tiered.engine.branching import OtherIncarnation, branch
-from takhin_tiered.engine.copying import Copier, Task, ToArchive, step_of_each
+from takhin_tiered.engine.copying import Copier, Task, ToArchive, apart_from, step_of_each
 from takhin_tiered.engine.evict import Evictor
 from takhin_tiered.engine.refresh import refresh, refresh_together, require_known
 from takhin_tiered.engine.situation import Situation
@@ -27,9 +27,9 @@ from takhin_tiered.metrics import Metrics
 from takhin_tiered.segments.model import LocalFiles, Segment, State
 from takhin_tiered.segments.names import SegmentId
 from takhin_tiered.store import ReadableStore
-from takhin_tiered.vault.decoding import require_keys
 from takhin_tiered.vault.opened import OpenSegment, close_all
 from takhin_tiered.vault.owned import OwnedPrefix
+from takhin_tiered.vault.proof import require_all_keys
 from takhin_tiered.vault.writer import changed
 from takhin_tiered.verbs import named, only
 
@@ -66,9 +66,15 @@ class Archiver:
 
         See `archive`. Raises what concerns all of them, as an error of the catalog does.
         """
+        if wanted:
+            await self.copier.adopter.learner.look_at(owned, wanted[0].id)
         results: dict[int, Segment | TakhinError] = {}
         todo = list(enumerate(wanted))
-        for _ in range(_INCARNATIONS_TRIED):
+        for number_of_try in range(_INCARNATIONS_TRIED):
+            if number_of_try and owned.is_shared:
+                # Another replica was faster: what it archived meanwhile may have these bytes.
+                owned.looked_at.discard(wanted[0].id.place.partition)
+                await self.copier.adopter.learner.look_at(owned, wanted[0].id)
             compared = []
             for number, each in todo:
                 try:
@@ -78,10 +84,19 @@ class Archiver:
                     results[number] = error
             async with self._tasks([each for _, each in compared]) as tasks:
                 await self._archive_held(owned, tasks, evict=evict)
+                self._note_begun(owned, tasks)
                 for task in tasks:
                     if isinstance(task.error, OtherIncarnation):
+                        if not (task.known.archive is not None and task.known.archive.held):
+                            # It was held to be compared.
+                            await owned.release(task.id)
                         task.becomes = await branch(
-                            self.catalog, self.store, task.opened, task.error, task.opened.topic_id
+                            self.catalog,
+                            self.store,
+                            task.opened,
+                            task.error,
+                            task.opened.topic_id,
+                            is_shared=owned.is_shared,
                         )
             todo = []
             for (number, each), task in zip(compared, tasks, strict=True):
@@ -97,6 +112,12 @@ class Archiver:
             path = each.id.path
             results[number] = SegmentConflict(f"{path} contradicts what is archived, again and again", segment=path)
         return [results[number] for number in range(len(wanted))]
+
+    def _note_begun(self, owned: OwnedPrefix, tasks: Sequence[Task]) -> None:
+        """With the first segment of a partition, others may have begun too: what they archived is learned once more."""
+        partitions = {task.id.place.partition for task in tasks if task.manifest is not None and not task.is_adopted}
+        owned.looked_at -= partitions - owned.begun
+        owned.begun |= partitions
 
     @asynccontextmanager
     async def _tasks(self, wanted: Iterable[ToArchive]) -> AsyncIterator[list[Task]]:
@@ -141,12 +162,15 @@ class Archiver:
         began = time.monotonic()
         await self.copier.copy(owned, to_copy)
         for task in to_copy:
-            if task.error is None:
-                self.metrics.archive_seconds.observe(time.monotonic() - began)
-                self.metrics.archives.labels("success").inc()
+            if task.is_to_do:
+                self.metrics.archive_seconds.observe(time.monotonic() - began, logs.exemplar())
+                self.metrics.archives.labels("success").inc(1, logs.exemplar())
                 with named("archive", task.id.path):
-                    logs.logger().info("archived", bytes=task.known.local.size)
+                    logs.logger().info("adopted" if task.is_adopted else "archived", bytes=task.known.local.size)
         to_evict = [task for task in tasks if task.is_to_do and evict and not self.evictor.leaves_gap(task.id)]
+        if (apart := apart_from(tasks)) is not None:
+            # What stands above it belongs to its log, and is archived with that one.
+            to_evict = [task for task in to_evict if task.id.base_offset < apart]
         await step_of_each(to_evict, self._require_keys)
         to_evict = [task for task in to_evict if task.is_to_do]
         if not to_evict:
@@ -162,7 +186,7 @@ class Archiver:
     async def _require_keys(self, task: Task) -> None:
         """What was archived before may need a key that is not at hand any more."""
         if task.manifest is not None:
-            require_keys(task.manifest, self.copier.codecs.keys)
+            await require_all_keys(self.store, task.manifest, self.copier.codecs.keys)
 
     async def _refresh(self, tasks: Sequence[Task]) -> None:
         """Refresh the segments. The same thread call opens their files, and reads small ones."""

@@ -11,6 +11,7 @@ from takhin_tiered.catalog.journal import Journal
 from takhin_tiered.codec.keys import KeyRing
 from takhin_tiered.config import Settings
 from takhin_tiered.disk.files import DataDirs
+from takhin_tiered.engine.adopting import Adopter
 from takhin_tiered.engine.archive import Archiver
 from takhin_tiered.engine.choosing import Chooser
 from takhin_tiered.engine.clock import Clock
@@ -21,7 +22,9 @@ from takhin_tiered.engine.cycle import Cycle
 from takhin_tiered.engine.evict import Evictor
 from takhin_tiered.engine.expire import Expirer
 from takhin_tiered.engine.guards import Guards, make_guards
+from takhin_tiered.engine.heating import Heating
 from takhin_tiered.engine.history import CycleHistory
+from takhin_tiered.engine.learning import Learner
 from takhin_tiered.engine.limits import Limits
 from takhin_tiered.engine.live_broker import LiveBroker
 from takhin_tiered.engine.merged import MergedRemover
@@ -29,16 +32,24 @@ from takhin_tiered.engine.naming import SegmentInfos
 from takhin_tiered.engine.outlook import OutlookReader
 from takhin_tiered.engine.placing import Neighbours
 from takhin_tiered.engine.preparation import Preparation
+from takhin_tiered.engine.pressure import PressureReader
 from takhin_tiered.engine.progress import Progress
+from takhin_tiered.engine.promoting import Promoter
 from takhin_tiered.engine.read_only import ReadOnlyPrefixes
 from takhin_tiered.engine.rebuild import Rebuilder
+from takhin_tiered.engine.reclassing import ClassChanger
 from takhin_tiered.engine.rekey import Rekeyer
+from takhin_tiered.engine.relying import Reliance
 from takhin_tiered.engine.restore import Restorer
 from takhin_tiered.engine.restores import Restores
+from takhin_tiered.engine.retrieving import Retriever
 from takhin_tiered.engine.scanning import Scanner
 from takhin_tiered.engine.scrub import Examiner, Scrubber, Verifier
 from takhin_tiered.engine.situation import Situation
+from takhin_tiered.engine.spending import Spending
+from takhin_tiered.engine.splicing import Splicer
 from takhin_tiered.engine.steps import StepRunner
+from takhin_tiered.engine.summaries import Summaries
 from takhin_tiered.engine.superseded import SupersededRemover
 from takhin_tiered.engine.trim import Trimmer
 from takhin_tiered.errors import ConfigError
@@ -78,6 +89,7 @@ class Assembly:
     evictor: Evictor
     expirer: Expirer
     restores: Restores
+    retriever: Retriever
     chooser: Chooser
     verifier: Verifier
     scrubber: Scrubber
@@ -86,24 +98,32 @@ class Assembly:
     cycle: Cycle
     broker: LiveBroker
     codecs: Codecs
+    spending: Spending
     rekeyer: Rekeyer
     coverage: CoverageReader
     infos: SegmentInfos
+    summaries: Summaries
     history: CycleHistory
     status: StatusReporter
+    heating: Heating
+    promoter: Promoter
 
     def apply(self, settings: Settings, keys: KeyRing) -> None:
         """Settings and keys that were read anew: all that may change while the process runs."""
         policy = settings.policy_for(kafka=self.situation.policy.kafka)
         self.situation.policy = replace(policy, broker_running=self.situation.policy.broker_running)
+        self.heating.apply()
         self.situation.view.set_interval(settings.archive_interval_minutes * 60)
         self.codecs.apply(settings, keys)
+        self.spending.apply(settings)
         set_limits(self.limits, settings)
+        self.retriever.apply(settings.s3_glacier_tier, settings.s3_glacier_days)
 
 
 def set_limits(limits: Limits, settings: Settings) -> None:
     limits.concurrency = settings.archive_concurrency
     limits.reserve_bytes = int(settings.restore_reserve_mb * 1024 * 1024)
+    limits.class_seconds = settings.reconcile_interval_hours * 3600
     limits.uploads.rate = settings.throttle_upload_mbps * 1e6
     limits.downloads.rate = settings.throttle_download_mbps * 1e6
 
@@ -117,6 +137,7 @@ def assemble(
     *,
     store: ObjectStore | None,
     health: StoreHealth,
+    spending: Spending,
     kafka: bool,
     is_ours: bool,
 ) -> Assembly:
@@ -131,27 +152,68 @@ def assemble(
 
     coverage = CoverageReader(catalog, data_dir, situation)
     read_only = ReadOnlyPrefixes(catalog, readable, is_used=bool(settings.read_prefixes))
-    expirer = Expirer(catalog, data_dir, readable, clock, read_only)
+    reliance = Reliance(catalog, readable, clock)
+    expirer = Expirer(catalog, data_dir, readable, clock, read_only, reliance)
     superseded = SupersededRemover(catalog, readable, clock, limits, stopping, codecs)
-    evictor = Evictor(catalog, data_dir, readable, situation, metrics, codecs)
+    heating = Heating(catalog, clock, situation, journal if is_ours else None)
+    evictor = Evictor(catalog, data_dir, readable, situation, metrics, codecs, reliance, heating)
     merged = MergedRemover(catalog, expirer, superseded)
-    copier = Copier(catalog, data_dir, readable, clock, situation, limits, metrics, merged, codecs, settings.state_dir)
+    learner = Learner(catalog, readable, situation)
+    adopter = Adopter(readable, codecs, learner)
+    splicer = Splicer(catalog, readable, clock, limits, metrics, codecs, reliance)
+    copier = Copier(
+        catalog,
+        data_dir,
+        readable,
+        clock,
+        situation,
+        limits,
+        metrics,
+        merged,
+        codecs,
+        settings.state_dir,
+        adopter,
+        splicer,
+    )
     archiver = Archiver(catalog, data_dir, readable, situation, metrics, copier, evictor)
     neighbours = Neighbours(catalog, data_dir, readable)
     restorer = Restorer(catalog, data_dir, readable, clock, situation, limits, metrics, neighbours, codecs)
-    examiner = Examiner(readable, metrics)
+    examiner = Examiner(readable, metrics, codecs)
     outlook_reader = OutlookReader(catalog, data_dir, clock, situation)
-    scanner = Scanner(catalog, data_dir, clock, situation, metrics, outlook_reader)
+    pressure = PressureReader(catalog, data_dir, clock, situation, metrics)
+    scanner = Scanner(catalog, data_dir, clock, situation, metrics, outlook_reader, pressure)
     steps = StepRunner(
-        catalog, readable, situation, limits, metrics, health, stopping, progress, archiver, evictor, expirer
+        catalog, readable, clock, situation, limits, metrics, health, stopping, progress, archiver, evictor, expirer
     )
     holes = HoleCounter(catalog, metrics, coverage)
-    cycle = Cycle(catalog, data_dir, clock, situation, metrics, progress, scanner, read_only, steps, holes)
-    trimmer = Trimmer(catalog, data_dir, readable, clock, situation, metrics, codecs)
+    classes = ClassChanger(catalog, clock, situation, limits, metrics, stopping, journal if is_ours else None)
+    retriever = Retriever(catalog, readable, clock, limits, metrics, journal)
+    retriever.apply(settings.s3_glacier_tier, settings.s3_glacier_days)
+    restores = Restores(catalog, restorer, spending, retriever, stopping)
+    cycle = Cycle(
+        catalog, data_dir, clock, situation, metrics, progress, scanner, read_only, steps, holes, classes, restores
+    )
+    trimmer = Trimmer(catalog, data_dir, readable, clock, situation, metrics, codecs, reliance)
     broker = LiveBroker(catalog, situation, trimmer, settings)
     history = CycleHistory(clock, data_dir, scanner, journal, may_write=is_ours)
     guards = make_guards(settings, clock, catalog, data_dir, store=store, meta=journal, is_ours=is_ours)
-    rebuilder = Rebuilder(catalog, readable, situation)
+    rebuilder = Rebuilder(catalog, readable, learner, guards.replica)
+    chooser = Chooser(catalog, data_dir, readable, clock, situation, coverage)
+    promoter = Promoter(
+        catalog,
+        data_dir,
+        clock,
+        situation,
+        limits,
+        metrics,
+        health,
+        heating,
+        restores,
+        evictor,
+        chooser,
+        stopping,
+        has_store=store is not None,
+    )
     return Assembly(
         catalog=catalog,
         data_dir=data_dir,
@@ -164,13 +226,14 @@ def assemble(
         stopping=stopping,
         progress=progress,
         guards=guards,
-        preparation=Preparation(guards, catalog, health, rebuilder, journal, may_write=is_ours),
+        preparation=Preparation(guards, catalog, health, rebuilder, journal, reliance=reliance, may_write=is_ours),
         scanner=scanner,
         archiver=archiver,
         evictor=evictor,
         expirer=expirer,
-        restores=Restores(catalog, restorer),
-        chooser=Chooser(catalog, data_dir, readable, clock, situation, coverage),
+        restores=restores,
+        retriever=retriever,
+        chooser=chooser,
         verifier=Verifier(catalog, readable, limits, examiner),
         scrubber=Scrubber(catalog, data_dir, readable, limits, stopping, examiner, copier),
         rebuilder=rebuilder,
@@ -178,9 +241,15 @@ def assemble(
         cycle=cycle,
         broker=broker,
         codecs=codecs,
+        spending=spending,
         rekeyer=Rekeyer(catalog, readable, limits, codecs),
         coverage=coverage,
-        infos=SegmentInfos(catalog, clock, situation),
+        infos=SegmentInfos(catalog, clock, situation, retriever.pending),
+        summaries=Summaries(catalog, clock, situation),
         history=history,
-        status=StatusReporter(catalog, data_dir, readable, clock, situation, health, broker, history),
+        status=StatusReporter(
+            catalog, data_dir, readable, clock, situation, health, broker, history, retriever.pending
+        ),
+        heating=heating,
+        promoter=promoter,
     )

@@ -13,7 +13,7 @@ from takhin_tiered.formats.checkpoints import contradict
 from takhin_tiered.formats.kafka import LogSummary
 from takhin_tiered.segments.lineage import Incarnation
 from takhin_tiered.segments.manifest import Manifest
-from takhin_tiered.segments.names import SegmentId
+from takhin_tiered.segments.names import SegmentId, replica_of
 from takhin_tiered.store import ReadableStore
 from takhin_tiered.vault.opened import OpenSegment
 from takhin_tiered.vault.proof import load_manifest
@@ -78,16 +78,33 @@ def _are_apart(*times: int | None) -> bool:
 
 
 async def branch(
-    catalog: Catalog, store: ReadableStore, opened: OpenSegment, found: OtherIncarnation, topic_id: str
+    catalog: Catalog,
+    store: ReadableStore,
+    opened: OpenSegment,
+    found: OtherIncarnation,
+    topic_id: str,
+    *,
+    is_shared: bool,
 ) -> SegmentId:
-    """Begin another incarnation of the partition's log at this segment. Returns the segment's identity in it."""
+    """Begin another incarnation of the partition's log at this segment. Returns the segment's identity in it.
+
+    ``is_shared``: other replicas archive to the same place, and the new log is that of this replica alone.
+    """
     old = opened.identity
     existing = await load_manifest(store, old)
     if existing is not None:
         # The archived manifest may name a topic ID that the catalog does not know yet.
         catalog.learn(old.place.partition, existing.incarnation)
-    new = catalog.branch(old, topic_id=topic_id, is_other_topic=found.is_other_topic)
+    new = catalog.branch(old, topic_id=topic_id, is_other_topic=found.is_other_topic, is_shared=is_shared)
     await catalog.flush()
+    if replica_of(new.label):
+        logs.logger().info(
+            "this replica's log differs from the archived one, and is archived beside it",
+            because=str(found),
+            archived_before=old.full_path,
+            incarnation=new.label,
+        )
+        return new
     logs.logger().warning(
         "a log is not the one that was archived under its name: it is archived as another incarnation",
         because=str(found),

@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from takhin_tiered import logs
 from takhin_tiered.config import Settings
+from takhin_tiered.config_limits import OVERRIDES
 from takhin_tiered.disk.files import DataDir, DataDirs
 from takhin_tiered.disk.kafka import is_broker_running, is_kafka
 from takhin_tiered.engine.situation import Situation
@@ -69,12 +70,14 @@ def require_safe_mode(settings: Settings, data_dirs: DataDirs, *, kafka: bool) -
             "which removes no local file",
             hint="Set storage.tiered.archive.mode to copy or trim",
         )
-    if settings.archive_mode != "move" or not settings.enabled:
+    moves = ["storage.tiered.archive.mode"] if settings.archive_mode == "move" else []
+    moves += [f"archive.mode of {OVERRIDES}, {glob}," for glob in settings.globs_of("move")]
+    if not moves or not settings.enabled:
         return
     for root in data_dirs.roots:
         if runs_on(root):
             raise ConfigError(
-                f"storage.tiered.archive.mode is move, and an Apache Kafka broker runs on {root.path}: "
+                f"{moves[0]} is move, and an Apache Kafka broker runs on {root.path}: "
                 "it would fail as soon as it missed a file",
                 hint="Set it to copy, and let Kafka's retention free the space, or to trim, which asks Kafka to do so. "
                 "move is for a broker that opens segments on demand, or a Kafka that is stopped",

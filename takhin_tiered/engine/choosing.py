@@ -7,16 +7,17 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from itertools import groupby
+from itertools import groupby, pairwise
 from typing import Any
 
 from takhin_tiered.catalog.catalog import Catalog
 from takhin_tiered.concurrency import in_thread
+from takhin_tiered.cost.retrieving import Quote
 from takhin_tiered.disk.files import DataDirs
 from takhin_tiered.disk.kafka import PARTITION_METADATA, read_log_directory
 from takhin_tiered.disk.partition_scan import scan_partition
 from takhin_tiered.engine.clock import Clock
-from takhin_tiered.engine.coverage import CoverageReader
+from takhin_tiered.engine.coverage import CoverageReader, without_others
 from takhin_tiered.engine.naming import has_incarnation, known_segment, named_incarnation
 from takhin_tiered.engine.outlook import is_compacted
 from takhin_tiered.engine.situation import Situation
@@ -35,6 +36,7 @@ from takhin_tiered.segments.listing import has_log
 from takhin_tiered.segments.manifest import Manifest
 from takhin_tiered.segments.model import Segment, State
 from takhin_tiered.segments.names import Partition, SegmentId, parse_partition
+from takhin_tiered.segments.results import to_json
 from takhin_tiered.store import ReadableStore
 from takhin_tiered.vault.proof import load_manifest
 
@@ -69,8 +71,8 @@ class Choice:
         return sum(segment.archive.size for segment in self.segments if segment.archive and not segment.local.log)
 
 
-def describe_choice(choice: Choice, room: tuple[int, int]) -> dict[str, Any]:
-    """Ready for JSON. ``room``: bytes that the disk and the local cache have left."""
+def describe_choice(choice: Choice, room: tuple[int, int], quote: Quote) -> dict[str, Any]:
+    """Ready for JSON. ``room``: bytes that the disk and the local cache have left. ``quote``: what it will cost."""
     return {
         "segments": [
             {"segment_path": segment.id.exact_path, "size_bytes": segment.size} for segment in choice.segments
@@ -80,6 +82,7 @@ def describe_choice(choice: Choice, room: tuple[int, int]) -> dict[str, Any]:
         "disk_free_bytes": room[0],
         "cache_free_bytes": room[1],
         "in_order": choice.in_order,
+        "cost": to_json(quote),
         "problems": choice.problems,
         "warnings": choice.warnings,
     }
@@ -122,7 +125,7 @@ class Chooser:
 
     def _compare_with_cache(self, choice: Choice) -> None:
         """A restore may be larger than the cache: it stays for its lease, and the disk has to have the room."""
-        if not self.situation.policy.may_unlink:
+        if not self.situation.policy.unlinks_somewhere:
             return
         taken = sum(segment.local.size for segment in self.catalog.restored())
         if choice.size and taken + choice.size > self.situation.policy.cache_size:
@@ -165,8 +168,10 @@ class Chooser:
             label = (
                 named_incarnation(self.catalog, partition, wanted.topic_id) if wanted.topic_id else group[-1].id.label
             )
-        log = await in_thread(self.catalog.log_of, partition, label)
+        log = without_others(await in_thread(self.catalog.log_of, partition, label))
         span_of = dict(zip((s.id for s in log), await in_thread(self.coverage.spans, log), strict=True))
+        explicit = {SegmentId.parse(path).path for path in wanted.paths if _is_exact(path)}
+        group = [s for s in group if s.id in span_of or s.id.path in explicit or not s.is_others]
         if mixed := [s for s in group if s.id not in span_of and self.catalog.get(s.id) is not None]:
             raise SegmentConflict(
                 f"{mixed[0].id.exact_path} and {log[0].id.exact_path if log else group[0].id.directory} are of two "
@@ -175,7 +180,6 @@ class Chooser:
             )
         # An expire may have removed some meanwhile.
         group = [segment for segment in group if segment.id in span_of]
-        explicit = {SegmentId.parse(path).path for path in wanted.paths if _is_exact(path)}
         meant = [segment for segment in group if meets(wanted.offsets, *span_of[segment.id])]
         manifests: dict[SegmentId, Manifest] = {}
         settings = self.situation.view.topics.get(partition[0])
@@ -184,6 +188,13 @@ class Chooser:
         if wanted.has_times:
             meant = [segment for segment in meant if meets(wanted.times, *_times(segment, manifests.get(segment.id)))]
         choice.meant += len(meant)
+        for segment, beyond in _reaching_beyond(log):
+            if segment in meant and segment.local.log is None:
+                told = (
+                    f"{segment.id.exact_path} is not restored: it overlaps {beyond.id.full_path}, where this log begins"
+                )
+                (choice.problems.append if segment.id.path in explicit else choice.warn)(told)
+                meant.remove(segment)
         away = [segment for segment in meant if segment.state is State.ARCHIVED]
         here = [segment for segment in meant if segment.state is not State.ARCHIVED and segment.id.path in explicit]
         if (
@@ -263,6 +274,17 @@ class Chooser:
         bases = {base for base, row in listing.rows.items() if has_log(row)} if listing else set[int]()
         known = {segment.id.base_offset: span_of[segment.id] for segment in log}
         return [span if (span := known.get(base)) and span[1] >= base else (base, base) for base in sorted(bases)]
+
+
+def _reaching_beyond(log: list[Segment]) -> Iterator[tuple[Segment, Segment]]:
+    """Archived segments of the incarnation that a log follows, with records above where it begins; and what is there.
+
+    Those records are of this log too where a replica rolled its segments at other offsets; else they were truncated.
+    """
+    for segment, above in pairwise(log):
+        end = segment.archive.last_offset if segment.archive is not None else -1
+        if segment.id.label != above.id.label and end >= above.id.base_offset:
+            yield segment, above
 
 
 def _is_exact(path: str) -> bool:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
+from heapq import nsmallest
 
 import takhin_tiered
 from takhin_tiered import logs
 from takhin_tiered.catalog.catalog import Catalog
+from takhin_tiered.catalog.tallies import Stats
 from takhin_tiered.config import Settings
 from takhin_tiered.disk.files import DataDirs
 from takhin_tiered.engine.clock import Clock
@@ -17,9 +20,13 @@ from takhin_tiered.engine.live_broker import LiveBroker
 from takhin_tiered.engine.scanning import future_segments
 from takhin_tiered.engine.situation import Situation
 from takhin_tiered.errors import CatalogError, StoreError, StoreUnavailable
+from takhin_tiered.segments.names import SegmentId
 from takhin_tiered.segments.report import iso_time
-from takhin_tiered.segments.results import ClockStatus, Status
+from takhin_tiered.segments.results import ClockStatus, Consumer, FleetStatus, RequestedSegment, Status
+from takhin_tiered.segments.retrieval import Retrieval
 from takhin_tiered.store import ReadableStore, StoreHealth
+
+_REQUESTED_SHOWN = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,13 +41,20 @@ class StatusReporter:
     health: StoreHealth
     broker: LiveBroker
     history: CycleHistory
+    requested: Mapping[SegmentId, Retrieval]
 
-    def describe(self, settings: Settings, headroom: float | None) -> Status:
+    def describe(
+        self,
+        settings: Settings,
+        headroom: float | None,
+        consumers: tuple[Consumer, ...] = (),
+        fleet: FleetStatus | None = None,
+    ) -> Status:
         """``headroom`` is what a daemon knows of how long the disk lasts, in seconds."""
         lost, health = self.history.lost(), self.health
         return Status(
             version=takhin_tiered.__version__,
-            **asdict(self.catalog.stats(self.situation.policy, self.clock.now())),
+            **asdict(stats_now(self.catalog, self.situation, self.clock)),
             damaged_segments=self.catalog.damaged,
             quarantined_segments=self.catalog.quarantined,
             superseded_generations=self.catalog.superseded,
@@ -64,8 +78,25 @@ class StatusReporter:
             cycle_interval_seconds=self.situation.view.cycle_seconds,
             lost_segments=len(lost),
             lost=lost,
+            requested_segments=len(self.requested),
+            requested=first_expected(self.requested.values()),
+            consumers=consumers,
+            fleet=fleet,
             headroom_seconds=self.history.headroom(headroom),
         )
+
+
+def stats_now(catalog: Catalog, situation: Situation, clock: Clock) -> Stats:
+    """Over all segments, by the tiers that they have now."""
+    now = clock.now()
+    return catalog.stats(situation.policy, now, situation.tracker.hot(now))
+
+
+def first_expected(requested: Iterable[Retrieval]) -> tuple[RequestedSegment, ...]:
+    return tuple(
+        RequestedSegment(each.id.full_path, each.storage_class, iso_time(each.requested_at), iso_time(each.expected_at))
+        for each in nsmallest(_REQUESTED_SHOWN, requested, key=lambda each: (each.expected_at, each.id))
+    )
 
 
 def store_trouble(health: StoreHealth, headroom: float | None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -48,7 +49,7 @@ class CoverageReader:
         lineage = self.catalog.lineage(partition)
         for incarnation in lineage.incarnations:
             is_current = incarnation.label == lineage.current
-            log = self.catalog.log_of(partition, incarnation.label)
+            log = without_others(self.catalog.log_of(partition, incarnation.label))
             if not is_current:
                 log = [segment for segment in log if segment.archive is not None]
             if log:
@@ -74,6 +75,9 @@ class CoverageReader:
                 end = base - 1 if following is None else following
             elif has_gaps and following is not None:
                 end = max(end, following)
+            if following is not None and log[number + 1].id.label != segment.id.label:
+                # From there on it is another incarnation's log, whatever this segment has beyond.
+                end = min(end, following)
             if end >= base:
                 found.append((base, end))
             else:
@@ -99,6 +103,33 @@ class CoverageReader:
                 if (end := end_on_disk(partition, segment.id)) is not None:
                     return end
         return segment.id.base_offset - 1
+
+
+def without_others(log: list[Segment]) -> list[Segment]:
+    """A log without what other replicas archived of the same offsets.
+
+    Replicas that begin at once, with segments rolled at other offsets, may both archive to the log that they share.
+    """
+    mine: dict[str, list[Segment]] = {}
+    for segment in log:
+        if not segment.is_others:
+            mine.setdefault(segment.id.label, []).append(segment)
+    if sum(map(len, mine.values())) == len(log):
+        return log
+
+    def is_apart(segment: Segment) -> bool:
+        beside = mine.get(segment.id.label, [])
+        at = bisect_right(beside, segment.id.base_offset, key=lambda each: each.id.base_offset)
+        overlaps_below = at > 0 and _end_of(beside[at - 1]) >= segment.id.base_offset
+        return not overlaps_below and not (at < len(beside) and _end_of(segment) >= beside[at].id.base_offset)
+
+    return [segment for segment in log if not segment.is_others or is_apart(segment)]
+
+
+def _end_of(segment: Segment) -> int:
+    """As far as the archive knows; else its base."""
+    end = segment.archive.last_offset if segment.archive is not None else -1
+    return max(end, segment.id.base_offset)
 
 
 class ArchivedSpans:

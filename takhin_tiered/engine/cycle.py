@@ -7,6 +7,7 @@ else is a fault of the program, and stops it.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 
@@ -16,12 +17,14 @@ from takhin_tiered.concurrency import in_thread
 from takhin_tiered.disk.files import DataDirs
 from takhin_tiered.engine.clock import Clock
 from takhin_tiered.engine.coverage import HoleCounter
+from takhin_tiered.engine.fetching import remove_unfinished
 from takhin_tiered.engine.progress import Progress
 from takhin_tiered.engine.read_only import ReadOnlyPrefixes
+from takhin_tiered.engine.reclassing import ClassChanger
 from takhin_tiered.engine.report import CycleReport, Listener
-from takhin_tiered.engine.restore import remove_unfinished
+from takhin_tiered.engine.restores import Restores
 from takhin_tiered.engine.scanning import Scanner
-from takhin_tiered.engine.situation import Situation, outlook_now
+from takhin_tiered.engine.situation import Situation, outlook_now, usage_now
 from takhin_tiered.engine.steps import StepRunner
 from takhin_tiered.errors import StoreError, TakhinError
 from takhin_tiered.metrics import Metrics
@@ -31,12 +34,14 @@ from takhin_tiered.vault.orphans import remove_orphans, remove_stale_uploads
 from takhin_tiered.vault.owned import OwnedPrefix
 
 _STALE_UPLOAD_SECONDS = 24 * 3600.0
+_SHARE_OF_INTERVAL = 0.25
+"""So long a cycle brings back at most: the next one must not come late."""
 
 
-After = Callable[[CycleReport], Awaitable[None]]
+After = Callable[[OwnedPrefix, CycleReport], Awaitable[None]]
 
 
-async def _nothing(_: CycleReport) -> None:
+async def _nothing(_owned: OwnedPrefix, _report: CycleReport) -> None:
     """Do nothing after the steps of the plan."""
 
 
@@ -54,6 +59,8 @@ class Cycle:
     read_only: ReadOnlyPrefixes
     steps: StepRunner
     holes: HoleCounter
+    classes: ClassChanger
+    restores: Restores
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def scan(self) -> None:
@@ -61,11 +68,11 @@ class Cycle:
         async with self.lock:
             await self.scanner.scan()
 
-    async def plan(self) -> Plan:
-        """What a cycle would do now, after a fresh scan."""
+    async def plan(self, *, work_only: bool = False) -> Plan:
+        """What a cycle would do now, after a fresh scan; ``work_only``: without segments that stay."""
         async with self.lock:
             await self.scanner.scan()
-            return await self.read_only.keep(await in_thread(self._plan_all))
+            return await self.read_only.keep(await in_thread(self._plan_work if work_only else self._plan_all))
 
     def _plan_all(self) -> Plan:
         """Every segment, with the reason why it stays."""
@@ -78,17 +85,19 @@ class Cycle:
             now,
             outlook=outlook_now(self.situation, self.clock),
             is_current=catalog.is_current,
+            usage=usage_now(self.situation, self.clock),
         )
 
     def _plan_work(self) -> Plan:
         """The same without segments that stay: cheap where there is little to do."""
         catalog, policy, now = self.catalog, self.situation.policy, self.clock.now()
         # In Kafka's log a segment that stays may keep those above it.
-        needs_all = policy.kafka and policy.may_unlink
+        needs_all = policy.kafka and policy.unlinks_somewhere
         segments: Iterable[Segment] = catalog.segments() if needs_all else catalog.may_have_work(policy, now)
-        if not needs_all and self.situation.outlook.due:
+        outlook = self.situation.outlook
+        if not needs_all and (outlook.due or outlook.pressed):
             found = {segment.id: segment for segment in segments}
-            due = ((identity, catalog.get(identity)) for identity in self.situation.outlook.due)
+            due = ((identity, catalog.get(identity)) for identity in (*outlook.due, *outlook.pressed))
             found |= {identity: segment for identity, segment in due if segment is not None}
             segments = [found[identity] for identity in sorted(found)]
         return make_plan(
@@ -99,6 +108,7 @@ class Cycle:
             work_only=True,
             outlook=outlook_now(self.situation, self.clock),
             is_current=catalog.is_current,
+            usage=usage_now(self.situation, self.clock),
         )
 
     async def run(
@@ -110,7 +120,8 @@ class Cycle:
         """
         async with self.lock:
             report = CycleReport(started_at=self.clock.now())
-            with logs.operation("cycle", ""), self.metrics.cycle_seconds.time():
+            with logs.operation("cycle", ""):
+                began = time.monotonic()
                 try:
                     found = await self.scanner.scan()
                     for listing in found.unreadable:
@@ -123,17 +134,19 @@ class Cycle:
                     self.progress.planned_segments = report.planned
                     if owned is not None:
                         await self.steps.carry_out(owned, plan, report, listener)
-                    await after(report)
+                        await after(owned, report)
                     await in_thread(self.holes.count)
                     if owned is not None:
                         await self._clean_up(owned)
+                        await self._finish(owned)
                 except TakhinError:
-                    self.metrics.cycles.labels("failure").inc()
+                    self.metrics.cycles.labels("failure").inc(1, logs.exemplar())
                     raise
                 finally:
                     report.ended_at = self.clock.now()
                     self.metrics.last_cycle.set(report.ended_at)
-                self.metrics.cycles.labels("failure" if report.failed else "success").inc()
+                    self.metrics.cycle_seconds.observe(time.monotonic() - began, logs.exemplar())
+                self.metrics.cycles.labels("failure" if report.failed else "success").inc(1, logs.exemplar())
                 logs.logger().info(
                     "cycle ended",
                     archived=report.archived,
@@ -146,6 +159,14 @@ class Cycle:
                     seconds=round(report.ended_at - report.started_at, 3),
                 )
             return report
+
+    async def _finish(self, owned: OwnedPrefix) -> None:
+        """What frees nothing comes last."""
+        try:
+            await self.restores.bring_back(self.situation.view.cycle_seconds * _SHARE_OF_INTERVAL)
+            await self.classes.change(owned)
+        except StoreError as error:
+            logs.logger().warning("storage classes and retrievals wait for the store", error=str(error))
 
     async def _clean_up(self, owned: OwnedPrefix) -> None:
         """Remove what interrupted uploads left in the store."""

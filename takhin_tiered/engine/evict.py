@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 
 from takhin_tiered import logs
 from takhin_tiered.catalog.catalog import Catalog
@@ -17,7 +18,9 @@ from takhin_tiered.disk.access import disk_errors, is_behind, open_partition, re
 from takhin_tiered.disk.files import DataDirs, PartitionDir
 from takhin_tiered.disk.partition_scan import scan_partition
 from takhin_tiered.engine.brokers import require_no_broker
+from takhin_tiered.engine.heating import Heating
 from takhin_tiered.engine.refresh import refresh, require_known
+from takhin_tiered.engine.relying import Reliance
 from takhin_tiered.engine.situation import Situation
 from takhin_tiered.errors import (
     ObjectCorrupt,
@@ -50,6 +53,8 @@ class Evictor:
     situation: Situation
     metrics: Metrics
     codecs: Codecs
+    reliance: Reliance
+    heating: Heating
 
     async def evict(self, owned: OwnedPrefix, identity: SegmentId) -> bool:
         """Take a segment off the disk; False where nothing stood there. See `evict_held` for what is raised."""
@@ -80,11 +85,14 @@ class Evictor:
         """
         evictions = [_Eviction(segment, copied.get(segment.id)) for segment in segments]
         await for_each(evictions, self._require_evictable, _named)
-        await for_each(evictions, self._require_proof, _named)
+        if owned.is_shared:
+            await for_each(evictions, lambda eviction: self._hold(owned, eviction), _named)
+        await for_each(evictions, partial(self._require_proof, is_shared=owned.is_shared), _named)
         todo = [eviction for eviction in evictions if eviction.is_to_do]
         if any(eviction.copied is None for eviction in todo):
             await self.catalog.flush()
         if todo:
+            await self.heating.note_demotions([eviction.id for eviction in todo])
             # The proof was read from the prefix that this process still owns.
             await owned.require()
             await self._unlink(todo)
@@ -92,7 +100,7 @@ class Evictor:
 
     async def _require_evictable(self, eviction: _Eviction) -> None:
         segment, path = eviction.segment, eviction.id.path
-        if self.situation.policy.keep_local:
+        if self.situation.policy.of(segment.id.topic).keep_local:
             raise SegmentRefused("this mode never deletes a local file", segment=path)
         if segment.active:
             raise SegmentActive(f"segment {path} is the active one of its partition", segment=path)
@@ -111,14 +119,21 @@ class Evictor:
                 hint="takhin-tiered verify --deep reads that copy again, and stores it anew from the disk",
             )
 
-    async def _require_proof(self, eviction: _Eviction) -> None:
+    async def _hold(self, owned: OwnedPrefix, eviction: _Eviction) -> None:
+        """Nobody removes the archived copy from now on. That of what was just copied is held already."""
+        archive = eviction.segment.archive
+        if eviction.copied is None and archive is not None:
+            await self.reliance.hold_archived(owned, eviction.id)
+            eviction.segment = replace(eviction.segment, archive=replace(archive, held=True))
+
+    async def _require_proof(self, eviction: _Eviction, *, is_shared: bool) -> None:
         if eviction.copied is None:
-            await self._prove_again(eviction.segment)
+            await self._prove_again(eviction.segment, is_shared=is_shared)
         elif not eviction.segment.is_proven:
             path = eviction.id.path
             raise SegmentChanged(f"the files of segment {path} are not the ones that were archived", segment=path)
 
-    async def _prove_again(self, segment: Segment) -> None:
+    async def _prove_again(self, segment: Segment, *, is_shared: bool) -> None:
         """Prove what was archived some time ago: the store still has all objects, and the files are the same."""
         identity, path = segment.id, segment.id.path
         try:
@@ -131,6 +146,9 @@ class Evictor:
         if segment.is_proven and segment.archive is not None and segment.archive.generation == manifest.generation:
             return
         for kind, stat in segment.local.items():
+            if is_shared and segment.is_proven and kind is not FileKind.LOG:
+                # Another replica stored it anew: the same log, with all that belongs to it.
+                continue
             archived = manifest.files.get(kind)
             if archived is None or archived.plain_size != stat.size:
                 raise SegmentConflict(f"{identity.file(kind)} is not what the archive holds", segment=path)
@@ -151,8 +169,9 @@ class Evictor:
             reached("evict.unlinked")
             segment, freed = eviction.segment, eviction.segment.local.size
             eviction.segment = replace(segment, local=NO_FILES, settled=True, lease_until=0.0, last_failure="")
-            self.catalog.put(eviction.segment)
-            self.metrics.evictions.labels("success").inc()
+            with _named(eviction):
+                self.catalog.put(eviction.segment)
+            self.metrics.evictions.labels("success").inc(1, logs.exemplar())
             self.metrics.demotions.inc()
             with _named(eviction):
                 logs.logger().info("evicted", bytes=freed)

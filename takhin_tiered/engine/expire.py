@@ -3,6 +3,9 @@
 Intents for the objects are journaled first. Without its manifest a segment is not archived, and its objects are
 orphans. So the removal of orphans finishes an expire that was killed.
 
+Where replicas share the prefix, this one's adoption record goes before that. What others rely on stays then, and only
+the catalog forgets it.
+
 A segment that stands only under a read-only prefix is refused. Where such a prefix also has a copy of the segment, the
 archive has that copy once the own one is removed.
 """
@@ -17,10 +20,13 @@ from takhin_tiered.disk.files import DataDirs
 from takhin_tiered.engine.clock import Clock
 from takhin_tiered.engine.read_only import REASON, ReadOnlyPrefixes
 from takhin_tiered.engine.refresh import refresh, require_known
-from takhin_tiered.errors import SegmentRefused
+from takhin_tiered.engine.relying import Reliance
+from takhin_tiered.errors import SegmentRefused, SegmentShared
 from takhin_tiered.points import reached
+from takhin_tiered.segments.manifest import Manifest
 from takhin_tiered.segments.model import Intent, State
 from takhin_tiered.segments.names import SegmentId
+from takhin_tiered.segments.splice import Part
 from takhin_tiered.store import ReadableStore
 from takhin_tiered.vault.owned import OwnedPrefix
 from takhin_tiered.vault.proof import load_manifest
@@ -44,6 +50,7 @@ class Expirer:
     store: ReadableStore
     clock: Clock
     read_only: ReadOnlyPrefixes
+    reliance: Reliance
 
     async def expire(self, owned: OwnedPrefix, identity: SegmentId) -> None:
         """Remove one archived segment for good.
@@ -51,6 +58,7 @@ class Expirer:
         `SegmentRefused` where it has a local file, as it is in use then, and where it stands under a read-only prefix.
         """
         with verb("expire", identity.path):
+            parts: tuple[Part, ...] = ()
             async with self.catalog.lock(identity):
                 segment = require_known(await refresh(self.catalog, self.data_dir, identity), identity)
                 _require_current(self.catalog, identity)
@@ -62,20 +70,21 @@ class Expirer:
                     raise SegmentRefused(f"segment {identity.path} {REASON}", segment=identity.path)
                 manifest = await load_manifest(self.store, identity)
                 if manifest is not None:
+                    parts = manifest.log.parts
                     now = self.clock.stamp_now()
+                    if owned.is_shared and segment.archive is not None:
+                        self.catalog.put(replace(segment, archive=replace(segment.archive, held=False)))
                     self.catalog.intend(
                         Intent(file.key, identity, file.size, file.sha256, file.part_size, now)
                         for file in manifest.files.values()
+                        if not file.parts
                     )
                     await self.catalog.flush()
                     reached("expire.intended")
                     _require_current(self.catalog, identity)
-                    await owned.delete([identity.manifest_key])
-                    reached("expire.manifest.deleted")
-                    keys = [file.key for file in manifest.files.values()]
-                    await owned.delete(keys)
-                    reached("expire.objects.deleted")
-                    self.catalog.settle(keys)
+                    await self._remove(owned, manifest)
+                elif owned.is_shared:
+                    await owned.release(identity)
                 if (
                     await self.read_only.is_read_only(identity)
                     and (below := await load_manifest(self.store, identity)) is not None
@@ -88,3 +97,24 @@ class Expirer:
                 await self.catalog.flush()
                 reached("expire.journaled")
                 logs.logger().info("expired", bytes=segment.size)
+            for shared in {part.id for part in parts}:
+                await self.reliance.drop(owned, shared)
+
+    async def _remove(self, owned: OwnedPrefix, manifest: Manifest) -> None:
+        identity, keys = manifest.id, manifest.objects
+        if owned.is_shared:
+            # First: else of two that expire it at once each would leave it to the other.
+            await owned.release(identity)
+            reached("expire.released")
+        try:
+            await owned.delete([identity.manifest_key])
+        except SegmentShared as error:
+            logs.logger().info("other replicas still rely on it", key=error.key)
+            self.catalog.settle(keys)
+            place = identity.place
+            self.catalog.withdrawn[place] = max(identity.base_offset, self.catalog.withdrawn.get(place, -1))
+            return
+        reached("expire.manifest.deleted")
+        await owned.delete(keys)
+        reached("expire.objects.deleted")
+        self.catalog.settle(keys)

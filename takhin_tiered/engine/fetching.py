@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from takhin_tiered import work
+from takhin_tiered.catalog.catalog import Catalog
 from takhin_tiered.concurrency import all_of, in_thread
-from takhin_tiered.disk.access import disk_errors
-from takhin_tiered.disk.files import PartitionDir
-from takhin_tiered.engine.incoming import Incoming, Range
+from takhin_tiered.disk.access import disk_errors, open_partition
+from takhin_tiered.disk.files import DataDirs, PartitionDir
+from takhin_tiered.engine.incoming import Incoming, Range, SplicedRange
 from takhin_tiered.engine.limits import Limits
-from takhin_tiered.errors import TakhinError
+from takhin_tiered.errors import SegmentChanged, TakhinError
 from takhin_tiered.metrics import Metrics
 from takhin_tiered.points import reached
+from takhin_tiered.segments.listing import PartitionListing
 from takhin_tiered.segments.manifest import Manifest
-from takhin_tiered.segments.names import FileKind
+from takhin_tiered.segments.names import TEMP_SUFFIX, FileKind, SegmentId, parse_file
 from takhin_tiered.store import ReadableStore
 from takhin_tiered.vault.decoding import Decoder
 from takhin_tiered.vault.opened import SMALL
+from takhin_tiered.vault.plain import PlainFile
+from takhin_tiered.vault.splicing import read_spliced
 
 LOG_LAST = (*(kind for kind in FileKind if kind is not FileKind.LOG), FileKind.LOG)
 
@@ -27,7 +32,7 @@ LOG_LAST = (*(kind for kind in FileKind if kind is not FileKind.LOG), FileKind.L
 class Fetch:
     """The files of one segment on their way. `fetch` first, then `write` in a thread.
 
-    ``decoders`` are those of its encoded files.
+    ``decoders`` are those of its encoded files, ``sources`` the logs that the parts of a spliced one are of.
     """
 
     def __init__(
@@ -39,10 +44,12 @@ class Fetch:
         partition: PartitionDir,
         manifest: Manifest,
         decoders: Mapping[FileKind, Decoder],
+        sources: Sequence[PlainFile],
         work: work.Work,
     ) -> None:
         self._store, self._limits, self._metrics = store, limits, metrics
-        self._partition, self._manifest, self._decoders, self._work = partition, manifest, decoders, work
+        self._partition, self._manifest, self._work = partition, manifest, work
+        self._decoders, self._sources = decoders, sources
         self._small: dict[FileKind, bytes] = {}
         self.error: TakhinError | None = None
 
@@ -70,7 +77,7 @@ class Fetch:
     def _is_small(self, kind: FileKind) -> bool:
         file = self._manifest.files[kind]
         # A file of zeros may be a thousand times its object.
-        return max(file.size, file.plain_size) <= SMALL
+        return not file.parts and max(file.size, file.plain_size) <= SMALL
 
     def _incoming(self, kind: FileKind) -> Incoming:
         return Incoming(
@@ -93,7 +100,10 @@ class Fetch:
         ranges = incoming.ranges
         try:
             await in_thread(incoming.create)
-            if len(ranges) == 1 and incoming.decoder is None:
+            if isinstance(whole := ranges[0], SplicedRange):
+                async with self._limits.ranges:
+                    await read_spliced(incoming.archived.parts, self._sources, whole.take, whole.came)
+            elif len(ranges) == 1 and incoming.decoder is None:
                 await self._fetch_range(incoming, ranges[0], None)
             else:
                 await all_of([self._fetch_one_of(incoming, each) for each in ranges])
@@ -122,3 +132,22 @@ def write_all(fetches: Sequence[Fetch]) -> None:
     """Blocking."""
     for fetch in fetches:
         fetch.write()
+
+
+async def remove_unfinished(catalog: Catalog, data_dir: DataDirs, listing: PartitionListing) -> None:
+    """Take away the temporary files of a restore that was killed; one that runs holds its segment's lock."""
+    for name in listing.unfinished:
+        file = parse_file(name.removesuffix(TEMP_SUFFIX))
+        if file is None:
+            continue
+        identity = SegmentId(listing.topic, listing.partition, file[0])
+
+        def remove(identity: SegmentId = identity, name: str = name) -> None:
+            with suppress(SegmentChanged), open_partition(data_dir, identity) as partition:
+                partition.unlink(name)
+
+        if catalog.is_held(identity):
+            # A running restore is still using its temporary files.
+            continue
+        async with catalog.lock(identity):
+            await in_thread(remove)

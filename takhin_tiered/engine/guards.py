@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -56,6 +56,11 @@ class Guards:
             )
         return await self.ownership.own()
 
+    @property
+    def replica(self) -> Callable[[], Awaitable[str]] | None:
+        """What tells the name of this one of several replicas that share the prefix; None for a single owner."""
+        return self.ownership.identifier if self.ownership is not None and self.ownership.shares else None
+
     async def judge_store(self) -> None:
         """`StoreChanged` where the store is not the known one, or cannot be told to be."""
         if self.identity is not None:
@@ -99,4 +104,6 @@ def make_guards(
     identity = Identity(store, meta, catalog, accepted.store, may_write=is_ours)
     if meta is None or not is_ours:
         return Guards(watch, identity)
-    return Guards(watch, identity, Ownership(store, identity, meta, data_dir))
+    return Guards(
+        watch, identity, Ownership(store, identity, meta, data_dir, shares=settings.fleet_replicas == "adopt")
+    )

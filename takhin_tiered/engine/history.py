@@ -82,6 +82,12 @@ class CycleHistory:
         return None if report is None else from_json(CycleResult, report)
 
     @property
+    def failures(self) -> int:
+        """Segments for which the last cycle failed; of one that could do nothing, those of the cycle before."""
+        report = self._kept["report"]
+        return 0 if report is None else len(report["failures"])
+
+    @property
     def problem(self) -> str:
         """Why the last cycle could do nothing."""
         return self._kept["problem"]

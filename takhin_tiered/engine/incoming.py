@@ -42,8 +42,13 @@ class Incoming:
         self.identity, self.archived, self.decoder, self.pace, self.metrics = identity, archived, decoder, pace, metrics
         size, part_size = archived.plain_size, archived.plain_part_size
         self.ranges: list[Range] = []
-        for start, end in ranges_of(size, part_size, decoder.chunks.size if decoder else 1):
-            self.ranges.append(Range(self, start, end) if decoder is None else EncodedRange(self, decoder, start, end))
+        if archived.parts:
+            self.ranges.append(SplicedRange(self, 0, size))
+        else:
+            for start, end in ranges_of(size, part_size, decoder.chunks.size if decoder else 1):
+                self.ranges.append(
+                    Range(self, start, end) if decoder is None else EncodedRange(self, decoder, start, end)
+                )
         self.fd = -1
         self._partition, self._name = partition, identity.file(kind)
 
@@ -84,8 +89,9 @@ class Incoming:
             write_sparse(self.fd, plain, offset)
 
     def corrupt(self) -> ObjectCorrupt:
+        what = "the log, which is made of parts of others," if self.archived.parts else f"object {self.archived.key}"
         return ObjectCorrupt(
-            f"object {self.archived.key} is not what was archived",
+            f"{what} is not what was archived",
             segment=self.identity.path,
             key=self.archived.key,
             hint="Nothing was restored. Look for an earlier version of the object in the bucket",
@@ -152,6 +158,23 @@ class EncodedRange(Range):
         self.hasher.update(plain)
         self._incoming.write(memoryview(plain), number * self._decoder.chunks.size)
         work.moved(len(plain))
+
+
+class SplicedRange(Range):
+    """All of a log that is made of parts of others: their plain bytes come in order, proven by their manifests."""
+
+    def take(self, plain: memoryview) -> None:
+        if len(plain) > self.missing:
+            raise self._incoming.corrupt()
+        self.hasher.update(plain)
+        self._incoming.write(plain, self._end - self.missing)
+        self.missing -= len(plain)
+        work.moved(len(plain))
+
+    def came(self, count: int) -> None:
+        """So many bytes were downloaded for it."""
+        self._incoming.pace.spend_here(count)
+        self._incoming.metrics.downloaded.inc(count)
 
 
 def ranges_of(size: int, part_size: int, chunk_size: int = 1) -> list[tuple[int, int]]:

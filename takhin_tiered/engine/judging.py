@@ -5,7 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 from takhin_tiered.catalog.catalog import Catalog
-from takhin_tiered.engine.branching import incarnation_of, require_same_incarnation, require_same_topic
+from takhin_tiered.engine.branching import (
+    incarnation_of,
+    require_same_incarnation,
+    require_same_topic,
+)
 from takhin_tiered.engine.outlook import is_compacted
 from takhin_tiered.engine.situation import Situation
 from takhin_tiered.errors import SegmentRefused
@@ -16,8 +20,19 @@ from takhin_tiered.segments.policy import Policy
 from takhin_tiered.vault.opened import Content, OpenSegment
 
 
-def judge(catalog: Catalog, policy: Policy, opened: OpenSegment, content: Content, existing: Manifest | None) -> None:
-    """Raise `SegmentChanged`, `SegmentRefused` or `OtherIncarnation` where it must not be archived."""
+def judge(
+    catalog: Catalog,
+    policy: Policy,
+    opened: OpenSegment,
+    content: Content,
+    existing: Manifest | None,
+    *,
+    is_adopted: bool = False,
+) -> None:
+    """Raise `SegmentChanged`, `SegmentRefused` or `OtherIncarnation` where it must not be archived.
+
+    ``is_adopted``: it stands in the archive already, as another replica's.
+    """
     identity, summary = opened.identity, content.summary
     require_same_topic(catalog, opened)
     if summary.problem and not policy.takes_corrupt:
@@ -36,7 +51,7 @@ def judge(catalog: Catalog, policy: Policy, opened: OpenSegment, content: Conten
             segment=identity.path,
             hint="It stays on disk. storage.tiered.topics.compacted: archive takes compacted topics too",
         )
-    if not policy.takes_compacted:
+    if not policy.takes_compacted and not is_adopted:
         # In a compacted topic the cleaner rewrites segments, and merges them: other bytes are no other incarnation
         # there.
         require_same_incarnation(catalog, opened, summary, existing, content.checksums[FileKind.LOG].sha256)

@@ -21,6 +21,8 @@ class Limits:
 
     concurrency: int = 4
     reserve_bytes: int = 0
+    # How often the storage classes of cold segments are looked at, in seconds.
+    class_seconds: float = 86400.0
     uploads: Pace = field(default_factory=lambda: Pace(0))
     downloads: Pace = field(default_factory=lambda: Pace(0))
     turns: Turns = field(default_factory=Turns)

@@ -8,9 +8,10 @@ from takhin_tiered.engine.asking import BrokerAddress, ask_broker
 from takhin_tiered.engine.report import CycleReport
 from takhin_tiered.engine.situation import Situation
 from takhin_tiered.engine.trim import Trimmer
-from takhin_tiered.errors import BrokerError
+from takhin_tiered.errors import BrokerError, StoreError
 from takhin_tiered.segments.outlook import cycle_seconds, idle_tails
 from takhin_tiered.segments.results import BrokerStatus
+from takhin_tiered.vault.owned import OwnedPrefix
 
 
 class LiveBroker:
@@ -50,15 +51,16 @@ class LiveBroker:
             hurried=bool(situation.outlook.due),
         )
 
-    async def trim(self, report: CycleReport) -> None:
-        """After a cycle, in mode trim. What the broker refuses is added to the report's failures."""
-        if self._address is None or not self._situation.policy.trims or not self._situation.policy.enabled:
+    async def trim(self, owned: OwnedPrefix, report: CycleReport) -> None:
+        """After a cycle, in mode trim. What stands against it is added to the report's failures."""
+        policy = self._situation.policy
+        if self._address is None or not policy.trims_somewhere or not policy.enabled:
             return
         try:
-            for found in await self._trimmer.trim(self._address, self._settings.trim_ignore_groups):
+            for found in await self._trimmer.trim(owned, self._address, self._settings.trim_ignore_groups):
                 if found.problem:
                     report.failures.append((f"{found.partition[0]}-{found.partition[1]}", found.problem))
                 else:
                     report.trimmed += 1
-        except BrokerError as error:
+        except (BrokerError, StoreError) as error:
             report.failures.append(("trim", str(error)))

@@ -8,9 +8,10 @@ from dataclasses import replace
 
 from prometheus_client import Counter
 
+from takhin_tiered import logs
 from takhin_tiered.catalog.catalog import Catalog
 from takhin_tiered.engine.naming import named_segment
-from takhin_tiered.errors import SegmentActive, SegmentNotFound, SegmentRefused, StoreError, TakhinError
+from takhin_tiered.errors import InGlacier, SegmentActive, SegmentNotFound, SegmentRefused, StoreError, TakhinError
 from takhin_tiered.segments.names import SegmentId
 from takhin_tiered.store import StoreHealth
 
@@ -21,7 +22,7 @@ _REFUSALS = (SegmentActive, SegmentRefused, SegmentNotFound)
 def note_failure(health: StoreHealth, attempts: Counter | None, error: TakhinError) -> None:
     """Count an attempt that failed among the ``attempts`` of its kind, and an error of the store by its code."""
     if attempts is not None:
-        attempts.labels("failure").inc()
+        attempts.labels("failure").inc(1, logs.exemplar())
     if isinstance(error, StoreError):
         health.attempt_failed(error)
 
@@ -39,6 +40,9 @@ def by_hand(
     """Within: what fails is counted, and leaves its mark, as in a cycle."""
     try:
         yield
+    except InGlacier:
+        # It was requested, and is restored later: nothing has failed.
+        raise
     except TakhinError as error:
         note_failure(health, attempts, error)
         if not isinstance(error, _REFUSALS):

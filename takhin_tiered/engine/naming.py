@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -10,13 +10,14 @@ from takhin_tiered.catalog.catalog import Catalog
 from takhin_tiered.engine.branching import incarnation_of
 from takhin_tiered.engine.clock import Clock
 from takhin_tiered.engine.refresh import unknown
-from takhin_tiered.engine.situation import Situation, outlook_now
+from takhin_tiered.engine.situation import Situation, outlook_now, usage_now
 from takhin_tiered.errors import SegmentNotFound
 from takhin_tiered.segments.model import Segment, State, Tier
 from takhin_tiered.segments.names import Partition, SegmentId
 from takhin_tiered.segments.plan import explain, over_cache_size
 from takhin_tiered.segments.policy import classify
 from takhin_tiered.segments.report import SegmentInfo, describe_segment
+from takhin_tiered.segments.retrieval import Retrieval
 
 
 def named_segment(catalog: Catalog, path: str, topic_id: str | None = None) -> SegmentId:
@@ -93,10 +94,12 @@ class SegmentInfos:
     catalog: Catalog
     clock: Clock
     situation: Situation
+    requested: Mapping[SegmentId, Retrieval]
 
     def info_of(self, segment: Segment, crowded: set[SegmentId] | None = None) -> SegmentInfo:
         """``crowded`` are the restored segments that outgrow the cache, where they are known already."""
         policy, now, is_current = self.situation.policy, self.clock.now(), self.catalog.is_current(segment.id)
+        usage = usage_now(self.situation, self.clock)
         if crowded is None:
             # A copy may only be too much once its lease is over. Only then are all others counted.
             crowded = self.crowded_out() if segment.restored and now >= segment.lease_until else set()
@@ -107,14 +110,20 @@ class SegmentInfos:
             crowded=crowded,
             outlook=outlook_now(self.situation, self.clock),
             is_current=is_current,
+            usage=usage,
         )
+        retrieval = None if segment.local.log is not None else self.requested.get(segment.id)
+        if retrieval is not None:
+            step = replace(step, reason=retrieval.reason, reason_code="requested")
+        incarnation = incarnation_of(self.catalog, segment.id)
         return describe_segment(
-            segment, policy, now, incarnation_of(self.catalog, segment.id), step, is_current=is_current
+            segment, policy, now, incarnation, step, is_current=is_current, usage=usage, retrieval=retrieval
         )
 
     def crowded_out(self) -> set[SegmentId]:
         """The restored segments that do not fit the local cache."""
-        return over_cache_size(self.catalog.restored(), self.situation.policy, self.clock.now())
+        usage = usage_now(self.situation, self.clock)
+        return over_cache_size(self.catalog.restored(), self.situation.policy, self.clock.now(), usage)
 
     def list(
         self,
@@ -126,12 +135,12 @@ class SegmentInfos:
         topic_id: str | None,
     ) -> Iterator[SegmentInfo]:
         """Known segments in order, those behind ``after``; each as it stands now. None: whatever it is."""
-        now, crowded = self.clock.now(), self.crowded_out()
+        now, crowded, usage = self.clock.now(), self.crowded_out(), usage_now(self.situation, self.clock)
         within = partial(has_incarnation, self.catalog, topic_id)
         for segment in self.catalog.segments(topic=topic, after=after, within=within):
             if state is not None and segment.state is not state:
                 continue
-            if tier is not None and classify(segment, self.situation.policy, now) is not tier:
+            if tier is not None and classify(segment, self.situation.policy, now, usage) is not tier:
                 continue
             if topic_id and not is_of(self.catalog, segment, topic_id):
                 continue

@@ -33,7 +33,7 @@ from takhin_tiered.points import reached
 from takhin_tiered.segments.listing import PartitionListing, has_log
 from takhin_tiered.segments.manifest import Manifest
 from takhin_tiered.segments.model import LocalFiles, Segment
-from takhin_tiered.segments.names import TEMP_SUFFIX, FileKind, SegmentId
+from takhin_tiered.segments.names import TEMP_SUFFIX, FileKind, SegmentId, replica_of
 from takhin_tiered.store import ReadableStore
 from takhin_tiered.vault.proof import load_manifest
 
@@ -233,11 +233,18 @@ class Neighbours:
                     )
 
     async def _of_another_incarnation(self, segment: Segment) -> str:
-        """The path of the segment of another incarnation that has the bytes of this local one; empty if none has."""
+        """The path of the segment of another incarnation that has the bytes of this local one; empty if none has.
+
+        What replicas have each in a log of its own may be the same.
+        """
+        if replica_of(segment.id.label):
+            return ""
         for incarnation in self.catalog.lineage(segment.id.place.partition).incarnations:
             other = replace(segment.id, label=incarnation.label)
             known = self.catalog.get(other)
-            if incarnation.label == segment.id.label or known is None or known.archive is None:
+            if incarnation.label == segment.id.label or replica_of(incarnation.label):
+                continue
+            if known is None or known.archive is None:
                 continue
             manifest = await load_manifest(self.store, other)
             size = segment.local.log.size if segment.local.log else -1

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 from takhin_tiered import logs
 from takhin_tiered.catalog.catalog import Catalog
 from takhin_tiered.engine.limits import Limits
-from takhin_tiered.errors import ConfigError, NoKey, ObjectCorrupt, ObjectMissing, WrongKey
+from takhin_tiered.errors import ConfigError, NoKey, ObjectCorrupt, ObjectMissing, SegmentBusy, WrongKey
 from takhin_tiered.points import reached
 from takhin_tiered.segments.chunks import Encryption
 from takhin_tiered.segments.manifest import Manifest, ManifestFile
@@ -28,8 +28,7 @@ from takhin_tiered.store import ReadableStore
 from takhin_tiered.vault.codecs import Codecs
 from takhin_tiered.vault.decoding import data_key, key_context
 from takhin_tiered.vault.owned import OwnedPrefix
-from takhin_tiered.vault.proof import read_manifest
-from takhin_tiered.vault.writer import put_proven
+from takhin_tiered.vault.proof import put_proven, read_manifest
 from takhin_tiered.verbs import verb
 
 _AT_ONCE = 16
@@ -126,9 +125,9 @@ class Rekeyer:
                         tally.current += is_encrypted
                         tally.plain += not is_encrypted
                         return
-                    await self._put(owned, changed, key)
+                    await self._put(owned, manifest, changed, key)
                     tally.rewrapped += 1
-            except (ObjectCorrupt, ObjectMissing, NoKey, WrongKey) as error:
+            except (ObjectCorrupt, ObjectMissing, NoKey, WrongKey, SegmentBusy) as error:
                 logs.logger().error("the data key stays as it is", code=error.code, error=str(error))
                 tally.failed.append(FailedSegment(identity.full_path, str(error)))
 
@@ -149,8 +148,8 @@ class Rekeyer:
         wrapped = keys.get(keys.current).wrap(key, key_context(manifest.id, manifest.topic_id))
         return replace(file, encoding=replace(encoding, encryption=Encryption(keys.current, wrapped)))
 
-    async def _put(self, owned: OwnedPrefix, manifest: Manifest, key: str) -> None:
+    async def _put(self, owned: OwnedPrefix, before: Manifest, after: Manifest, key: str) -> None:
         reached("rekey.before.manifest")
-        async with self.limits.requests:
-            await put_proven(owned, key, manifest.to_json(), segment=manifest.id.path)
+        async with self.limits.requests, owned.replacing(before, after, key):
+            await put_proven(owned, key, after.to_json(), segment=after.id.path)
         reached("rekey.manifest.stored")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager, suppress
+from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
 
 from takhin_tiered import logs, work
@@ -29,20 +29,20 @@ from takhin_tiered.errors import (
     DiskFull,
     ObjectMissing,
     SegmentActive,
-    SegmentChanged,
     SegmentConflict,
     TakhinError,
 )
 from takhin_tiered.metrics import Metrics
 from takhin_tiered.points import reached
-from takhin_tiered.segments.listing import PartitionListing
 from takhin_tiered.segments.manifest import Manifest
 from takhin_tiered.segments.model import LocalFiles, Segment
-from takhin_tiered.segments.names import TEMP_SUFFIX, FileKind, SegmentId, parse_file
+from takhin_tiered.segments.names import FileKind, SegmentId
 from takhin_tiered.store import ReadableStore
 from takhin_tiered.vault.codecs import Codecs
 from takhin_tiered.vault.decoding import Decoder, decoders_of
+from takhin_tiered.vault.plain import PlainFile
 from takhin_tiered.vault.proof import load_manifest
+from takhin_tiered.vault.splicing import sources_of
 from takhin_tiered.verbs import for_each, named, resumed
 
 _LONGEST_LEASE = 10 * 365 * 86400.0
@@ -53,7 +53,8 @@ class ToRestore:
     """A segment to be restored; ``lease`` is in seconds, ten years at most, None for the configured one.
 
     ``log`` is the label of the incarnation that is wanted, where several share the segment; ``correlation`` is the
-    correlation ID of whoever asks, and ``by`` says who that is.
+    correlation ID of whoever asks, ``by`` says who that is. ``over_budget``: also where the month's budget is spent.
+    ``may_request``: also from an archive class, for money.
     """
 
     id: SegmentId
@@ -61,6 +62,8 @@ class ToRestore:
     log: str | None = None
     correlation: str = ""
     by: str = ""
+    over_budget: bool = False
+    may_request: bool = True
 
 
 @dataclass(slots=True, eq=False)
@@ -72,6 +75,7 @@ class _Task:
     segment: Segment | None = None
     manifest: Manifest | None = None
     decoders: dict[FileKind, Decoder] = field(default_factory=dict)
+    sources: tuple[PlainFile, ...] = ()
     is_done: bool = False
     error: TakhinError | None = None
 
@@ -128,7 +132,9 @@ class Restorer:
                 await self._bring(arriving)
             for task in arriving:
                 if task.error is None:
-                    self.metrics.restore_seconds.observe(time.monotonic() - began)
+                    self.metrics.restore_seconds.observe(
+                        time.monotonic() - began, logs.exemplar(task.wanted.correlation)
+                    )
             return [task.error or require_known(task.segment, task.id) for task in tasks]
 
     async def _begin(self, task: _Task) -> None:
@@ -140,6 +146,7 @@ class Restorer:
         task.manifest = manifest = await self._manifest(task.id, known=segment is not None)
         # Without its key nothing is fetched.
         task.decoders = decoders_of(manifest, self.codecs.keys)
+        task.sources = await sources_of(self.store, manifest, self.codecs.keys)
         self.metrics.cache_misses.inc()
 
     async def _bring(self, tasks: Sequence[_Task]) -> None:
@@ -151,14 +158,15 @@ class Restorer:
         for task, local in placed:
             archived = task.arriving
             segment = task.segment or Segment(task.id)
-            task.segment = self._restored(segment, archived, local, task.wanted)
+            with _resumed(task):
+                task.segment = self._restored(segment, archived, local, task.wanted)
             reached("restore.placed")
         if not placed:
             return
         await self.catalog.flush()
         for task, local in placed:
             reached("restore.journaled")
-            self.metrics.restores.labels("success").inc()
+            self.metrics.restores.labels("success").inc(1, logs.exemplar(task.wanted.correlation))
             self.metrics.promotions.inc()
             with named("restore", task.id.path, task.wanted.correlation):
                 logs.logger().info("restored", bytes=local.size)
@@ -280,7 +288,14 @@ class Restorer:
     async def _fetch(self, partition: PartitionDir, tasks: Sequence[_Task]) -> None:
         parts = self.store, self.limits, self.metrics
         fetches = {
-            task: Fetch(*parts, partition=partition, manifest=task.arriving, decoders=task.decoders, work=task.work)
+            task: Fetch(
+                *parts,
+                partition=partition,
+                manifest=task.arriving,
+                decoders=task.decoders,
+                sources=task.sources,
+                work=task.work,
+            )
             for task in tasks
             if task.is_to_do
         }
@@ -365,22 +380,3 @@ def _place_in_turn(placement: Placement, tasks: Sequence[_Task]) -> list[tuple[_
             task.error = error
         return []
     return placed
-
-
-async def remove_unfinished(catalog: Catalog, data_dir: DataDirs, listing: PartitionListing) -> None:
-    """Take away the temporary files of a restore that was killed; one that runs holds its segment's lock."""
-    for name in listing.unfinished:
-        file = parse_file(name.removesuffix(TEMP_SUFFIX))
-        if file is None:
-            continue
-        identity = SegmentId(listing.topic, listing.partition, file[0])
-
-        def remove(identity: SegmentId = identity, name: str = name) -> None:
-            with suppress(SegmentChanged), open_partition(data_dir, identity) as partition:
-                partition.unlink(name)
-
-        if catalog.is_held(identity):
-            # A running restore is still using its temporary files.
-            continue
-        async with catalog.lock(identity):
-            await in_thread(remove)

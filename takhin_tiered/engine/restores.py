@@ -1,31 +1,193 @@
-"""Restores are requested one by one. Small ones of a partition that are requested together share a batch."""
+"""Restores are requested one by one. Small ones of a partition that are requested together share a batch.
+
+What lies in an archive class is requested there, and restored later.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import math
+import time
 from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
+from decimal import Decimal
+from functools import partial
+from typing import TYPE_CHECKING
 
+from takhin_tiered import logs
 from takhin_tiered.catalog.catalog import Catalog
 from takhin_tiered.engine.gathering import Gatherer
+from takhin_tiered.engine.naming import named_incarnation, named_segment
+from takhin_tiered.engine.refresh import unknown
 from takhin_tiered.engine.restore import Restorer, ToRestore
-from takhin_tiered.errors import TakhinError
+from takhin_tiered.engine.retrieving import Progress, Retriever
+from takhin_tiered.engine.spending import Spending
+from takhin_tiered.errors import InGlacier, ObjectCorrupt, ObjectMissing, SegmentConflict, StoreError, TakhinError
 from takhin_tiered.segments.model import Segment
-from takhin_tiered.segments.names import Place
+from takhin_tiered.segments.names import Place, SegmentId
+from takhin_tiered.segments.retrieval import Retrieval
+from takhin_tiered.store import is_outage
 from takhin_tiered.vault.opened import SMALL
-from takhin_tiered.verbs import only
+from takhin_tiered.verbs import named, only
+
+if TYPE_CHECKING:
+    from takhin_tiered.engine.preparation import Preparation
 
 _TOGETHER = 32
 
 
+class Retrieves:
+    """Part of `TieredStorage`."""
+
+    if TYPE_CHECKING:
+        _catalog: Catalog
+        _preparation: Preparation
+        _restores: Restores
+
+    async def request_retrieval(
+        self,
+        path: str,
+        *,
+        topic_id: str | None = None,
+        lease: float | None = None,
+        by: str = "",
+        over_budget: bool = False,
+    ) -> None:
+        """Request what a restore of the segment needs from an archive class, and restore nothing now.
+
+        `InGlacier` says when it is expected; it returns where nothing has to be retrieved.
+        """
+        SegmentId.parse(path)
+        await self._preparation.know_archive()
+        identity = named_segment(self._catalog, path, topic_id)
+        segment = self._catalog.get(identity)
+        if segment is None:
+            raise unknown(identity)
+        if segment.local.log is not None:
+            return
+        log = named_incarnation(self._catalog, identity.place.partition, topic_id) if topic_id else None
+        await self._restores.request(ToRestore(identity, lease, log, logs.correlation_id(), by, over_budget))
+
+    async def bring_back_retrieved(self) -> int:
+        """Restore what was requested from an archive class, and can be read by now; returns how many segments."""
+        if not self._restores.is_waiting:
+            return 0
+        await self._preparation.know_archive()
+        return await self._restores.bring_back()
+
+
 class Restores:
-    def __init__(self, catalog: Catalog, restorer: Restorer) -> None:
-        self._catalog, self._restorer = catalog, restorer
+    def __init__(
+        self, catalog: Catalog, restorer: Restorer, spending: Spending, retriever: Retriever, stopping: asyncio.Event
+    ) -> None:
+        self._catalog, self._restorer, self._spending, self._retriever = catalog, restorer, spending, retriever
+        self._stopping = stopping
+        self._is_bringing_back = False
         self._gatherer: Gatherer[tuple[Place, str | None], ToRestore, Segment] = Gatherer(
             self._together, lambda wanted: wanted.id, _TOGETHER
         )
 
     async def restore(self, wanted: ToRestore) -> Segment:
-        """See `Restorer.restore_together`; an error is raised."""
-        known = self._catalog.get(wanted.id)
+        """See `Restorer.restore_together`; an error is raised, also `OverBudget`.
+
+        `InGlacier` where it was requested from an archive class, now or before: it is restored once it can be read.
+        """
+        await self._retriever.require(wanted.id)
+        try:
+            segment = await self._restore(wanted)
+        except InGlacier as error:
+            if not wanted.may_request:
+                raise
+            await self._request(wanted, because=error)
+            # It became readable meanwhile.
+            segment = await self._restore(wanted)
+        await self._retriever.forget([wanted.id])
+        return segment
+
+    async def request(self, wanted: ToRestore) -> None:
+        """See `Retrieves.request_retrieval`."""
+        await self._retriever.require(wanted.id)
+        await self._request(wanted)
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether something was requested from an archive class that is worth looking at now."""
+        return bool(self._retriever.due())
+
+    async def bring_back(self, seconds: float = math.inf) -> int:
+        """Restore what was requested from an archive class, and can be read by now; returns how many segments.
+
+        What cannot be restored yet, as the disk is full, is tried again. `StoreError` where the store does not answer.
+        Nothing where another task is at it, and after so many ``seconds`` no further one is begun: whoever waits for it
+        may have to archive before the broker's retention.
+        """
+        if self._is_bringing_back:
+            return 0
+        self._is_bringing_back, restored, until = True, 0, time.monotonic() + seconds
+        try:
+            for retrieval in self._retriever.due():
+                if self._stopping.is_set() or time.monotonic() > until:
+                    break
+                with named("restore", retrieval.id.path, retrieval.correlation):
+                    restored += await self._bring_back(retrieval)
+        finally:
+            self._is_bringing_back = False
+        return restored
+
+    async def _bring_back(self, retrieval: Retrieval) -> bool:
+        identity, log = retrieval.id, logs.logger()
+        match await self._retriever.look(retrieval):
+            case Progress.COMING:
+                return False
+            case Progress.GONE:
+                log.warning("a requested segment is not restored: it is on the disk, was removed, or was not fetched")
+                await self._retriever.forget([identity])
+                return False
+        # What it costs was admitted when it was requested.
+        wanted = ToRestore(
+            identity, retrieval.lease, retrieval.log, retrieval.correlation, retrieval.by, over_budget=True
+        )
+        try:
+            await self._restore(wanted)
+        except TakhinError as error:
+            if isinstance(error, StoreError) and is_outage(error):
+                raise
+            is_over = isinstance(error, SegmentConflict | ObjectMissing | ObjectCorrupt)
+            log.warning("a requested segment is not restored", for_good=is_over, error=str(error))
+            if is_over:
+                await self._retriever.forget([identity])
+            return False
+        await self._retriever.forget([identity])
+        return True
+
+    async def _request(self, wanted: ToRestore, because: InGlacier | None = None) -> None:
+        await self._retriever.request(wanted, partial(self._within_budget, wanted), because=because)
+
+    async def _restore(self, wanted: ToRestore) -> Segment:
+        async with self._within_budget(wanted):
+            return await self._fetch(wanted, self._catalog.get(wanted.id))
+
+    async def require_possible(self, wanted: ToRestore) -> None:
+        """Raise what a restore would fail with before it costs anything: `OverBudget`, `InGlacier`."""
+        async with self._within_budget(wanted):
+            await self._retriever.require_readable(wanted.id)
+
+    def _within_budget(self, wanted: ToRestore, storage_class: str = "") -> AbstractAsyncContextManager[None]:
+        """What was requested, and is waited for, counts as spent: nothing asks for its price again.
+
+        ``storage_class`` is the one in which it was found, as a lifecycle rule may have moved it.
+        """
+        pending = self._retriever.pending
+        waiting = [(self._catalog.get(each), pending[each].storage_class) for each in pending if each != wanted.id]
+        storage_class = storage_class or (pending[wanted.id].storage_class if wanted.id in pending else "")
+        return self._spending.restoring(
+            wanted.id.path,
+            self._spending.cost_of(self._catalog.get(wanted.id), storage_class),
+            over_budget=wanted.over_budget,
+            waiting=sum((self._spending.cost_of(*each) for each in waiting), Decimal(0)),
+        )
+
+    async def _fetch(self, wanted: ToRestore, known: Segment | None) -> Segment:
         if known is not None and known.archive is not None and known.archive.size <= SMALL:
             return await self._gatherer.ask((wanted.id.place, wanted.log), wanted)
         # A large one takes long, and no other should wait for it.

@@ -19,6 +19,7 @@ from takhin_tiered.disk.scan import COARSEST_CLOCK, ScanMemory, scan
 from takhin_tiered.engine.brokers import look_at_brokers
 from takhin_tiered.engine.clock import Clock
 from takhin_tiered.engine.outlook import OutlookReader, is_compacted, read_directories
+from takhin_tiered.engine.pressure import PressureReader
 from takhin_tiered.engine.situation import Situation
 from takhin_tiered.errors import DiskError
 from takhin_tiered.metrics import Metrics
@@ -49,9 +50,12 @@ class Scanner:
     situation: Situation
     metrics: Metrics
     outlook_reader: OutlookReader
+    pressure: PressureReader
     memory: ScanMemory = field(default_factory=ScanMemory)
     # Segments that left the disk before they were archived, with when that was seen; not yet in the journal.
     lost: list[tuple[float, str]] = field(default_factory=list)
+    # Set once the disk has been scanned.
+    done: asyncio.Event = field(default_factory=asyncio.Event)
     # The directories of partitions as they stood at the last `look_at`.
     _looked: dict[str, tuple[int, int, int]] = field(default_factory=dict)
 
@@ -87,9 +91,11 @@ class Scanner:
                 hint="Nothing is moved until it can",
             ) from error
         self._report_lost(self.catalog.observe_missing(seen), None)
-        self.situation.outlook = await in_thread(self.outlook_reader.look_ahead)
+        outlook = await in_thread(self.outlook_reader.look_ahead)
+        self.situation.outlook = await in_thread(self.pressure.under_pressure, outlook)
         await self.catalog.flush()
         await in_thread(measure_room, self.data_dir, self.metrics)
+        self.done.set()
         _warn_of_future_times(self.catalog, self.clock)
         for listing in found.unreadable:
             logs.logger().error("a partition cannot be read", partition=listing.directory, error=listing.problem)

@@ -15,6 +15,7 @@ from takhin_tiered import logs
 from takhin_tiered.catalog.catalog import Catalog
 from takhin_tiered.concurrency import all_of
 from takhin_tiered.engine.archive import Archiver
+from takhin_tiered.engine.clock import Clock
 from takhin_tiered.engine.copying import ToArchive
 from takhin_tiered.engine.evict import Evictor
 from takhin_tiered.engine.expire import Expirer
@@ -44,6 +45,7 @@ class StepRunner:
 
     catalog: Catalog
     store: ReadableStore
+    clock: Clock
     situation: Situation
     limits: Limits
     metrics: Metrics
@@ -95,26 +97,31 @@ class StepRunner:
     async def _carry_out(
         self, owned: OwnedPrefix, batches: list[list[Step]], report: CycleReport, listener: Listener
     ) -> None:
-        todo = deque(batches)
+        todo = _Todo(batches, in_order=owned.is_shared)
 
         async def worker() -> None:
+            chain: deque[list[Step]] = deque()
             while True:
                 await self.limits.turns.give_way(Turn.ARCHIVE)
-                if not todo or self.stopping.is_set():
+                if self.stopping.is_set() or not (chain := chain or todo.take()):
                     return
-                batch = todo.popleft()
-                self._note_queue(sum(map(len, todo)))
+                batch = chain.popleft()
+                self._note_queue(todo.left)
+                if self._has_to_wait(batch[0]):
+                    report.postponed += len(batch)
+                    continue
                 with self.metrics.in_flight.track_inprogress(), self.limits.turns.take(Turn.ARCHIVE):
                     blocked = await self._carry_out_batch(owned, batch, report, listener)
-                    if blocked:
-                        left = [batch for batch in todo if batch[0].verb not in blocked]
-                        report.postponed += sum(map(len, todo)) - sum(map(len, left))
-                        todo.clear()
-                        todo.extend(left)
+                    report.postponed += todo.drop(blocked)
 
-        await all_of([worker() for _ in range(min(self.limits.concurrency, len(todo)))])
-        report.postponed += sum(map(len, todo))
+        await all_of([worker() for _ in range(min(self.limits.concurrency, todo.left))])
+        report.postponed += todo.left
         self._note_queue(0)
+
+    def _has_to_wait(self, step: Step) -> bool:
+        """Whether the window that was open when the plan was made has closed since."""
+        windows = self.situation.policy.windows
+        return step.waits_for_window and windows.opens_at(self.clock.now()) is not None
 
     def _note_queue(self, length: int) -> None:
         self.progress.queued = length
@@ -205,6 +212,42 @@ class StepRunner:
         return True
 
 
+class _Todo:
+    """Batches that are to be carried out, in chains: those of one chain go one after the other.
+
+    ``in_order``: all of a partition are one chain. Where replicas share the archive, the lowest segment of a log tells
+    whether those above it are archived with the others'.
+    """
+
+    def __init__(self, batches: Sequence[list[Step]], *, in_order: bool) -> None:
+        self._chains = [deque([batch]) for batch in batches]
+        if in_order:
+            groups = groupby(batches, key=lambda batch: batch[0].id.place.partition)
+            self._chains = [deque(group) for _, group in groups]
+        self._untaken = deque(self._chains)
+
+    def take(self) -> deque[list[Step]]:
+        """A chain that nobody has taken; an empty one if there is none left."""
+        while self._untaken:
+            if chain := self._untaken.popleft():
+                return chain
+        return deque()
+
+    @property
+    def left(self) -> int:
+        """Steps that are not begun."""
+        return sum(len(batch) for chain in self._chains for batch in chain)
+
+    def drop(self, blocked: frozenset[Verb]) -> int:
+        """Take out batches with these verbs; returns how many steps they have."""
+        before = self.left if blocked else 0
+        for chain in self._chains if blocked else ():
+            kept = [batch for batch in chain if batch[0].verb not in blocked]
+            chain.clear()
+            chain.extend(kept)
+        return before - self.left if blocked else 0
+
+
 def _alike(before: Step, step: Step) -> bool:
     is_next = before.id.place.partition == step.id.place.partition and before.id.base_offset < step.id.base_offset
     return before.verb is step.verb and is_next
@@ -216,6 +259,10 @@ def _current(catalog: Catalog, step: Step) -> SegmentId:
 
 def _count(step: Step, segment: Segment, report: CycleReport) -> None:
     """What became of a step that succeeded."""
+    if step.verb is not Verb.EXPIRE and segment.archive is None and segment.local:
+        # It waits for what other replicas archive.
+        report.postponed += 1
+        return
     report.bytes_freed += 0 if segment.local else step.frees
     if step.verb is Verb.EXPIRE:
         report.expired += 1

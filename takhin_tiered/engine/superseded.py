@@ -2,8 +2,7 @@
 
 The objects go first, and the manifest that names them goes last. So a removal that was killed is found by its manifest,
 and begins again. An expire goes the other way, and the removal of orphans finishes it by its intents. That does not
-work here: the removal of orphans never touches an earlier generation, as earlier releases journaled such intents for
-removals that are not safe.
+work here: the removal of orphans never touches what a superseded manifest names.
 
 Such a generation may be the only copy of some records: whoever sets the key gives those up. The segment itself must
 stay. So, with its lock held, right before the removal, the current manifest is read from the store, and each of its
@@ -107,9 +106,8 @@ class SupersededRemover:
 
     async def _superseded(self, identity: SegmentId) -> dict[int, ObjectInfo]:
         """The segment's superseded generations, as the store lists their manifests now."""
-        prefix = identity.manifest_key.removesuffix("manifest.json") + "g"
         found: dict[int, ObjectInfo] = {}
-        async for info in self.store.list(prefix):
+        async for info in self.store.list(identity.superseded_prefix):
             parsed = parse_superseded_key(info.key)
             if parsed is not None and parsed[0] == identity:
                 found[parsed[1]] = info
@@ -125,7 +123,7 @@ class SupersededRemover:
 
     async def _remove_generation(self, owned: OwnedPrefix, old: Manifest, others: Iterable[Manifest]) -> None:
         named = {file.key for other in others for file in other.files.values()}
-        files = [file for file in old.files.values() if file.key not in named]
+        files = [file for file in old.files.values() if file.key not in named and not file.parts]
         await owned.delete([file.key for file in files])
         reached("superseded.objects.deleted")
         await owned.delete([old.id.superseded_key(old.generation)])

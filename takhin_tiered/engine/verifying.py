@@ -50,6 +50,7 @@ async def verify_told(
             size_bytes=verdict.size,
             problem=verdict.problem,
             may_lack_files=verdict.may_lack_files,
+            skipped=verdict.skipped,
         )
     whole = [each for partition, each in sorted(spans.items()) if partition not in in_part]
     for hole in await in_thread(lambda: [found for each in whole for found in each.holes(coverage)]):

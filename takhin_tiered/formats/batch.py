@@ -85,16 +85,21 @@ class Batch:
         return self.magic < 2 and self.codec != 0
 
 
+def batch_fields(data: Bytes, at: int = 0) -> tuple[int, ...] | None:
+    """The fields of `HEADER`, of a batch of magic 2 that begins here; None if these bytes are not one."""
+    if at + HEADER_SIZE > len(data):
+        return None
+    fields = HEADER.unpack_from(data, at)
+    base, length, _, magic, _, _, last_delta, *_ = fields
+    return None if magic != 2 or length < SMALLEST_LENGTH or base < 0 or last_delta < 0 else fields
+
+
 def parse_batch(header: Bytes, position: int) -> Batch | None:
     """Parse the header of a batch of magic 2; None if these bytes are not one."""
-    if len(header) < HEADER_SIZE:
+    fields = batch_fields(header)
+    if fields is None:
         return None
-    fields = HEADER.unpack_from(header)
-    (base, length, epoch, magic, crc, attributes, last_delta, base_time, max_time, producer, producer_epoch) = fields[
-        :11
-    ]
-    if magic != 2 or length < SMALLEST_LENGTH or base < 0 or last_delta < 0:
-        return None
+    base, length, epoch, magic, crc, attributes, last_delta, base_time, max_time, producer, producer_epoch, *_ = fields
     return Batch(
         position,
         length + LENGTH_ENDS_AT,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from takhin_tiered.formats.batch import LARGEST_HEADER, parse_any
+from takhin_tiered.formats.batch import LARGEST_HEADER, LENGTH_ENDS_AT, Bytes, batch_fields, parse_any
 
 
 class LogPosition:
@@ -15,10 +15,12 @@ class LogPosition:
         self._left = 0
         self._behind = 0
 
-    def pass_by(self, piece: bytes) -> None:
+    def pass_by(self, piece: Bytes) -> None:
         """Bytes that are not batches are passed over."""
         at = 0
         while at < len(piece):
+            if not self._left and not self._head:
+                at = self._pass_whole(piece, at)
             if self._left:
                 taken = min(self._left, len(piece) - at)
                 self._left -= taken
@@ -40,3 +42,14 @@ class LogPosition:
                 self._head.clear()
                 if not self._left:
                     self.next_offset = self._behind
+
+    def _pass_whole(self, piece: Bytes, at: int) -> int:
+        """Where the first batch begins that is not whole, or not of magic 2: most are, and this costs less for them."""
+        while (fields := batch_fields(piece, at)) is not None:
+            base, length, _, _, _, _, last_delta, *_ = fields
+            end = at + length + LENGTH_ENDS_AT
+            if end > len(piece):
+                break
+            self.next_offset = base + last_delta + 1
+            at = end
+        return at

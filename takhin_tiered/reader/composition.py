@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sqlite3
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,12 +18,14 @@ from takhin_tiered.codec.keys import KeyRing
 from takhin_tiered.config import Settings
 from takhin_tiered.disk.files import DataDirs
 from takhin_tiered.engine.clock import Clock
+from takhin_tiered.engine.heating import Heating
 from takhin_tiered.engine.limits import Limits
 from takhin_tiered.engine.naming import known_segment
 from takhin_tiered.engine.preparation import Preparation
 from takhin_tiered.engine.scanning import Scanner
 from takhin_tiered.engine.situation import Situation
-from takhin_tiered.errors import Damaged, SegmentNotFound, TakhinError
+from takhin_tiered.errors import Damaged, SegmentNotFound, StoreUnavailable, TakhinError
+from takhin_tiered.formats.batch import Bytes
 from takhin_tiered.metrics import Metrics
 from takhin_tiered.reader.archived import PIECE_SIZE, ArchivedFile
 from takhin_tiered.reader.cache import DiskCache
@@ -38,11 +42,17 @@ from takhin_tiered.reader.reader import Reader
 from takhin_tiered.reader.whole import ChecksumsInMemory, KnownChecksums, WholeObjects
 from takhin_tiered.segments.model import Segment
 from takhin_tiered.segments.names import FileKind
+from takhin_tiered.segments.results import Consumer
 from takhin_tiered.store import ReadableStore
+
+if TYPE_CHECKING:
+    from takhin_tiered.reader.serving import ServedLogs
 
 CACHE_NAME = "cache"
 _MEMORY = 48 << 20
 _MANIFESTS = 8 << 20
+_KNOW_SECONDS = 5.0
+"""The daemon's first cycle scans the disk, and learns the archive where the catalog was lost: who asks tries again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +66,7 @@ class ReaderParts:
     situation: Situation
     limits: Limits
     metrics: Metrics
+    heating: Heating
     keys: Callable[[], KeyRing]
     scanner: Scanner
 
@@ -126,7 +137,12 @@ async def open_reader(state_dir: Path | None, parts: ReaderParts) -> AsyncIterat
 def log_reader(parts: ReaderParts, reader: Reader) -> LogReader:
     finder, indexes = Finder(parts.catalog, parts.data_dir, parts.situation), IndexCache()
     outcomes = Outcomes(finder, reader, indexes)
-    return LogReader(parts.catalog, parts.scanner, parts.clock, finder, reader, indexes, outcomes)
+    return LogReader(parts.catalog, parts.scanner, parts.heating, finder, reader, indexes, outcomes)
+
+
+def _nobody() -> tuple[Consumer, ...]:
+    """There is no Kafka endpoint."""
+    return ()
 
 
 class Reads:
@@ -140,6 +156,23 @@ class Reads:
         _catalog: Catalog
         _clock: Clock
         _preparation: Preparation
+        _heating: Heating
+
+    consumers: Callable[[], tuple[Consumer, ...]] = staticmethod(_nobody)
+    """Who reads through the Kafka endpoint. Whoever opens it sets this."""
+
+    @property
+    def clock(self) -> Clock:
+        """The time, as far as it can be believed."""
+        return self._clock
+
+    @cached_property
+    def logs(self) -> ServedLogs:
+        """The partitions as a broker shows them to consumers."""
+        # Imported here: only the Kafka endpoint reads so.
+        from takhin_tiered.reader.serving import ServedLogs
+
+        return ServedLogs(self._catalog, self._log, self._know_all)
 
     @asynccontextmanager
     async def open_range(
@@ -164,8 +197,7 @@ class Reads:
         """
         segment = await self._known(path, topic_id)
         async with self._reader.open_range(segment.id, kind, start, end) as opened:
-            self._catalog.touch(segment.id, self._clock.now())
-            yield opened
+            yield replace(opened, told=partial(self._heating.note, segment.id))
 
     async def read_records(self, query: RecordQuery, max_records: int = 100) -> RecordPage:
         """Records of a partition, from an offset or a timestamp on, wherever they are.
@@ -179,9 +211,21 @@ class Reads:
         """
         return await self._log.page(query, max_records)
 
-    def read_batches(self, query: RecordQuery) -> AsyncGenerator[bytes, None]:
-        """The same as whole record batches, up to the end of the log; `OffsetInHole` is raised where one begins."""
+    def read_batches(self, query: RecordQuery) -> AsyncGenerator[Bytes, None]:
+        """The same as whole record batches, up to the end of the log; `OffsetInHole` is raised where one begins.
+
+        Many batches may come at once. A view keeps the bytes around it in memory: copy what is kept for long.
+        """
         return self._log.batches(query)
+
+    async def _know_all(self) -> None:
+        try:
+            async with asyncio.timeout(_KNOW_SECONDS):
+                await self._log.scanner.done.wait()
+                if self.settings.has_store and not self._preparation.is_reconciled:
+                    await self._preparation.know_archive()
+        except TimeoutError:
+            raise StoreUnavailable("the data directory and the archive have not been looked through yet") from None
 
     async def _known(self, path: str, topic_id: str | None) -> Segment:
         """As it is known; before it is taken for unknown, the archive is looked at if that was not done yet."""

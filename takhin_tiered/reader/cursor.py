@@ -111,6 +111,10 @@ class Cursor:
         self._pass_batches(before)
         return Block(self._buffer[begin : self._at], first.header.base_offset, self._last + 1)
 
+    def passed(self, next_offset: int) -> None:
+        """Note that somebody else read the log up to before this offset."""
+        self._last = next_offset - 1
+
     def push_back(self, batch: RawBatch) -> None:
         """Give this batch once more: it was the last one that `next` gave."""
         self._kept = batch
@@ -126,6 +130,15 @@ class Cursor:
                 break
             at, last = after, base + last_delta
         self._at, self._last = at, last
+
+    @property
+    def log_format(self) -> str:
+        return self._format
+
+    @property
+    def position(self) -> int:
+        """Where the batch begins that `next` gives."""
+        return self._position + self._at if self._kept is None else self._kept.header.position
 
     @property
     def next_offset(self) -> int:

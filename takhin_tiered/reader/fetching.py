@@ -14,13 +14,17 @@ from typing import Protocol
 
 from takhin_tiered.codec.chunks import ChunkCutter
 from takhin_tiered.concurrency import in_thread
+from takhin_tiered.cost.usage import Purpose
 from takhin_tiered.errors import Damaged, ObjectMissing, StoreUnavailable, TakhinError
+from takhin_tiered.machine import reuse_blocks
 from takhin_tiered.metrics import Metrics
 from takhin_tiered.pace import Pace
 from takhin_tiered.reader.archived import ArchivedFile
 from takhin_tiered.reader.memory import Chunk, ChunkName, Memory
-from takhin_tiered.store import ReadableStore
+from takhin_tiered.store import ReadableStore, counted_as
 
+_REUSED = 16 << 20
+"""More than a chunk: reading in order takes a twentieth less time than with blocks that are mapped anew."""
 Numbered = tuple[int, Chunk]
 
 OnDamage = Callable[[ArchivedFile, Damaged], Awaitable[TakhinError]]
@@ -75,6 +79,7 @@ class Fetcher:
         self.store, self.memory, self.cache = store, memory, cache
         self.metrics, self.pace, self.on_damage = metrics, pace, on_damage
         self.flights: set[asyncio.Task[None]] = set()
+        self._has_begun = False
         # A descriptor of ``/dev/null``: bytes are looked at on their way to it.
         self.nothing = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
 
@@ -91,6 +96,9 @@ class Fetcher:
 
         The first one waits for its room, unless the caller is not ``patient``. ``is_scan``: see `StoredChunks.offer`.
         """
+        if not self._has_begun:
+            self._has_begun = True
+            reuse_blocks(_REUSED)
         joined: list[Chunk] = []
         new: list[Numbered] = []
         for number in numbers:
@@ -207,7 +215,8 @@ class _Flight:
             cutter.update(piece)
 
         start, end = ranges[0][0], ranges[-1][1]
-        await fetcher.store.fetch_into(file.key, fetcher.nothing, start=start, end=end, seen=take)
+        with counted_as(Purpose.READ):
+            await fetcher.store.fetch_into(file.key, fetcher.nothing, start=start, end=end, seen=take)
         # What came last is told to the loop, but may not have been heard yet.
         await asyncio.sleep(0)
         for number, chunk in chunks[cutter.complete :]:

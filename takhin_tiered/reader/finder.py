@@ -21,10 +21,14 @@ _MOST_KEPT = 100_000
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """The offsets of a log that can be read: from ``start`` to before ``end``. There may be holes in between."""
+    """The offsets of a log that can be read: from ``start`` to before ``end``. There may be holes in between.
+
+    ``log_end``: behind the last record that stands there, which no consumer may see yet.
+    """
 
     start: int
     end: int
+    log_end: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,22 +77,38 @@ class Finder:
         elif last.active:
             # Without a high watermark nothing tells which of its records may be read.
             mark = last.id.base_offset if mark is None else mark
-        end = end if mark is None else min(end, mark)
-        return Bounds(first.id.base_offset, max(end, first.id.base_offset))
+        start = first.id.base_offset
+        return Bounds(start, max(start, end if mark is None else min(end, mark)), max(start, end))
 
     def find(self, partition: Partition, offset: int, label: str | None = None) -> Found | None:
         """The segment that holds the offset, or would hold it; None below the first one."""
         segment = self.catalog.at_or_below(partition, offset, label)
+        if segment is not None and segment.is_others:
+            # Others may remove it at any time: where segments overlap, what this replica relies on counts.
+            below = self.catalog.at_or_below(partition, segment.id.base_offset - 1, label)
+            is_mine = below is not None and not below.is_others and below.id.label == segment.id.label
+            if below is not None and is_mine and (self._end_of(below) or 0) > offset:
+                segment = below
         return None if segment is None else self._found(segment, label)
 
     def next(self, found: Found, label: str | None = None) -> Found | None:
         """The segment behind this one."""
-        segment = self.catalog.above(found.segment.id.place.partition, found.segment.id.base_offset, label)
+        segment = self._above(found.segment, label)
         return None if segment is None else self._found(segment, label)
+
+    def _above(self, segment: Segment, label: str | None) -> Segment | None:
+        """The segment behind this one, without those of others that have the same offsets."""
+        partition, end = segment.id.place.partition, 0 if segment.is_others else self._end_of(segment) or 0
+        above = self.catalog.above(partition, segment.id.base_offset, label)
+        while (
+            above is not None and above.is_others and above.id.label == segment.id.label and above.id.base_offset < end
+        ):
+            above = self.catalog.above(partition, above.id.base_offset, label)
+        return above
 
     def _found(self, segment: Segment, label: str | None) -> Found:
         partition = segment.id.place.partition
-        above = self.catalog.above(partition, segment.id.base_offset, label)
+        above = self._above(segment, label)
         following = None if above is None else above.id.base_offset
         end = self._end_of(segment)
         if following is None:

@@ -12,11 +12,12 @@ from typing import NamedTuple
 
 from takhin_tiered.catalog.catalog import Catalog
 from takhin_tiered.concurrency import in_thread
-from takhin_tiered.engine.clock import Clock
+from takhin_tiered.engine.heating import Heating
 from takhin_tiered.engine.naming import named_incarnation
 from takhin_tiered.engine.scanning import Scanner
 from takhin_tiered.errors import OffsetInHole, OffsetOutOfRange, PartitionNotFound, SegmentChanged, SegmentNotFound
-from takhin_tiered.formats.records import Record, as_bytes
+from takhin_tiered.formats.batch import Bytes
+from takhin_tiered.formats.records import Record
 from takhin_tiered.reader.finder import Bounds, Finder, Found
 from takhin_tiered.reader.indexes import IndexCache
 from takhin_tiered.reader.opened import LocalOpened, OpenedSegment
@@ -25,25 +26,39 @@ from takhin_tiered.reader.prefetching import Prefetching
 from takhin_tiered.reader.query import Isolation, RecordPage, RecordQuery
 from takhin_tiered.reader.reader import Reader
 from takhin_tiered.reader.records import Reading, SegmentReader
+from takhin_tiered.reader.seeking import OffsetAndTimestamp
 from takhin_tiered.reader.transactions import Aborted
 from takhin_tiered.segments.names import FileKind, Partition
 
 _PAGE_BYTES = 16 << 20
 """Keys, values and headers of a page: what a caller has in memory at once, but for a single larger batch."""
-_TRIES = 4
-
-
-class _Part(NamedTuple):
-    """A place in one segment, the offset up to which it is read, and what tells which batches were aborted."""
-
-    reading: Reading
-    end: int
-    aborted: Aborted | None
+TRIES = 4
 
 
 @dataclass(slots=True)
-class _Log:
-    """Where a query is answered from: the log of one incarnation, of which ``end`` is not given."""
+class Meter:
+    """Bytes that were read."""
+
+    size: int = 0
+
+
+class Part(NamedTuple):
+    """A place in one segment, the offset up to which it is read, and what tells which batches were aborted.
+
+    ``at`` is the record that was looked for by its time. Whoever reads adds its bytes to ``meter``.
+    """
+
+    source: OpenedSegment
+    reading: Reading
+    end: int
+    aborted: Aborted | None
+    at: OffsetAndTimestamp | None
+    meter: Meter
+
+
+@dataclass(slots=True)
+class OpenLog:
+    """Where a query is answered from: the log of one incarnation, up to before ``end``."""
 
     partition: Partition
     label: str
@@ -72,7 +87,7 @@ class LogReader:
 
     catalog: Catalog
     scanner: Scanner
-    clock: Clock
+    heating: Heating
     finder: Finder
     reader: Reader
     indexes: IndexCache
@@ -84,8 +99,8 @@ class LogReader:
         Raises `PartitionNotFound`, `OffsetOutOfRange`, `OffsetInHole`, and what reading a segment raises.
         """
         page = _Page(max_records)
-        for tries_left in reversed(range(_TRIES)):
-            log = await self._log_of(query, again=tries_left < _TRIES - 1)
+        for tries_left in reversed(range(TRIES)):
+            log = await self.open_log(query, again=tries_left < TRIES - 1)
             try:
                 return await self._page(query, log, page)
             except (SegmentChanged, SegmentNotFound):
@@ -95,20 +110,20 @@ class LogReader:
             query = _after(query, page.next_offset)
         raise AssertionError
 
-    async def batches(self, query: RecordQuery) -> AsyncGenerator[bytes, None]:
+    async def batches(self, query: RecordQuery) -> AsyncGenerator[Bytes, None]:
         """Whole batches as they stand in the log, to its end. `OffsetInHole` at a hole, and else as `page`.
 
         The first one may begin below the offset. With `Isolation.READ_COMMITTED` those of aborted transactions, and
-        control batches, are left out.
+        control batches, are left out. A view keeps the bytes around it in memory: copy what is kept for long.
         """
-        tries_left, next_offset = _TRIES, None
+        tries_left, next_offset = TRIES, None
         while True:
-            log = await self._log_of(query, again=tries_left < _TRIES)
+            log = await self.open_log(query, again=tries_left < TRIES)
             try:
                 async with aclosing(self._batches(query, log)) as batches:
                     async for data, behind in batches:
-                        yield as_bytes(data)
-                        tries_left, next_offset = _TRIES, behind
+                        yield data
+                        tries_left, next_offset = TRIES, behind
                 return
             except (SegmentChanged, SegmentNotFound):
                 tries_left -= 1
@@ -116,14 +131,31 @@ class LogReader:
                     raise
             query = _after(query, next_offset)
 
-    async def _page(self, query: RecordQuery, log: _Log, page: _Page) -> RecordPage:
+    async def offset_at(self, query: RecordQuery) -> OffsetAndTimestamp | None:
+        """The first record that is not older than the query's timestamp; None if all that may be read are older.
+
+        This is Kafka's rule: it may be a control record. Raises as `page`.
+        """
+        for tries_left in reversed(range(TRIES)):
+            log = await self.open_log(query, again=tries_left < TRIES - 1)
+            try:
+                async with aclosing(self.parts(query, log, is_lookup=True)) as parts:
+                    part = await anext(parts, None)
+                    return part.at if part is not None and part.reading.offset < log.end else None
+            except (SegmentChanged, SegmentNotFound):
+                if not tries_left:
+                    raise
+        raise AssertionError
+
+    async def _page(self, query: RecordQuery, log: OpenLog, page: _Page) -> RecordPage:
         try:
-            async with aclosing(self._parts(query, log)) as parts:
+            async with aclosing(self.parts(query, log)) as parts:
                 async for part in parts:
                     async with aclosing(
                         part.reading.records(last_stable=part.end, aborted=part.aborted, most=page.most)
                     ) as batches:
                         async for batch in batches:
+                            part.meter.size += batch.header.size
                             wanted = page.most - len(page.records)
                             page.records += batch.records[:wanted]
                             if len(batch.records) > wanted:
@@ -138,17 +170,18 @@ class LogReader:
             return RecordPage(page.records, page.next_offset if hole.missing_from is None else hole.missing_from)
         return RecordPage(page.records, max(log.end, query.offset or 0))
 
-    async def _batches(self, query: RecordQuery, log: _Log) -> AsyncGenerator[tuple[memoryview, int], None]:
+    async def _batches(self, query: RecordQuery, log: OpenLog) -> AsyncGenerator[tuple[memoryview, int], None]:
         """One batch or more at a time, and the offset behind them."""
-        async with Prefetching(self.reader) as prefetching, aclosing(self._parts(query, log, prefetching)) as parts:
+        async with Prefetching(self.reader) as prefetching, aclosing(self.parts(query, log, prefetching)) as parts:
             async for part in parts:
                 async with aclosing(
                     _all_of(part) if part.aborted is None else _committed_of(part, part.aborted)
                 ) as some:
                     async for each in some:
+                        part.meter.size += len(each[0])
                         yield each
 
-    async def _log_of(self, query: RecordQuery, *, again: bool) -> _Log:
+    async def open_log(self, query: RecordQuery, *, again: bool) -> OpenLog:
         partition = query.topic, query.partition
         await self.scanner.look_at(partition, again=again)
         label = self.catalog.lineage(partition).current
@@ -161,17 +194,22 @@ class LogReader:
                 hint="takhin-tiered ls --partitions lists all partitions",
             )
         if query.isolation is Isolation.READ_UNCOMMITTED:
-            return _Log(partition, label, bounds, bounds.end, is_committed=False)
+            return OpenLog(partition, label, bounds, bounds.end, is_committed=False)
         if query.offset is not None:
             # An offset that is not there is told before anything is read.
-            await self._at_offset(query.offset, _Log(partition, label, bounds, bounds.end, is_committed=True))
+            await self._at_offset(query.offset, OpenLog(partition, label, bounds, bounds.end, is_committed=True))
         end = await self.outcomes.last_stable_offset(partition, label, bounds)
-        return _Log(partition, label, bounds, end, is_committed=True)
+        return OpenLog(partition, label, bounds, end, is_committed=True)
 
-    async def _parts(
-        self, query: RecordQuery, log: _Log, prefetching: Prefetching | None = None
-    ) -> AsyncGenerator[_Part, None]:
-        """What is to be read, segment after segment."""
+    async def parts(
+        self,
+        query: RecordQuery,
+        log: OpenLog,
+        prefetching: Prefetching | None = None,
+        *,
+        is_lookup: bool = False,
+    ) -> AsyncGenerator[Part, None]:
+        """What is to be read, segment after segment. It counts as one read of each, a lookup as none."""
         offset = query.offset
         if offset is None:
             found = await self._at_time(query.timestamp or 0, log, 0)
@@ -182,21 +220,26 @@ class LogReader:
             near_end = None
             if prefetching is not None and following is not None and following.segment.id.base_offset < log.end:
                 near_end = prefetching.of(following.segment.id)
-            self.catalog.touch(found.segment.id, self.clock.now())
             async with self.reader.open_segment(found.segment.id, near_end=near_end) as source:
                 segment = SegmentReader(source, await indexes_of(self.indexes, source), _known_up_to(found, source))
                 if offset is None:
-                    at = await segment.at_time(query.timestamp or 0)
-                    reading = None if at is None else at[1]
+                    found_at = await segment.at_time(query.timestamp or 0)
+                    at, reading = (None, None) if found_at is None else found_at
                     if reading is not None:
                         await self._require_none_missing_before(found, reading.offset, log)
                 else:
-                    reading = await segment.at_offset(offset)
+                    at, reading = None, await segment.at_offset(offset)
                 if reading is not None:
                     offset = reading.offset
                     aborted = self.outcomes.aborted_from(found, log.label) if log.is_committed else None
                     end = log.end if found.following is None else min(log.end, found.following)
-                    yield _Part(reading, end, aborted)
+                    if not is_lookup:
+                        self.heating.note(found.segment.id)
+                    meter = Meter()
+                    try:
+                        yield Part(source, reading, end, aborted, at, meter)
+                    finally:
+                        self.heating.note_more(found.segment.id, meter.size)
                     offset = max(offset, min(reading.next_offset, end))
             if offset is not None:
                 _require_read_to_its_end(found, offset, log)
@@ -212,7 +255,7 @@ class LogReader:
             if found is None:
                 raise _changed(log, offset)
 
-    async def _at_offset(self, offset: int, log: _Log) -> Found | None:
+    async def _at_offset(self, offset: int, log: OpenLog) -> Found | None:
         """The segment of the offset; None at the end of the log."""
         name = _name(log)
         if offset < log.bounds.start:
@@ -236,7 +279,7 @@ class LogReader:
             raise hole_behind(found, offset)
         return found
 
-    async def _at_time(self, timestamp: int, log: _Log, from_offset: int) -> Found | None:
+    async def _at_time(self, timestamp: int, log: OpenLog, from_offset: int) -> Found | None:
         """The first segment from a base on that may have a record not older than this, in milliseconds."""
         while True:
             segment = await in_thread(
@@ -258,7 +301,7 @@ class LogReader:
                 return found
             from_offset = base + 1
 
-    async def _require_none_missing_before(self, found: Found, offset: int, log: _Log) -> None:
+    async def _require_none_missing_before(self, found: Found, offset: int, log: OpenLog) -> None:
         """The first record that is not older may be one that is missing, if nothing older stands behind the hole."""
         base = found.segment.id.base_offset
         if offset > base or base <= log.bounds.start:
@@ -288,20 +331,20 @@ def _known_up_to(found: Found, source: OpenedSegment) -> int:
     return -1 if found.records_end is None else found.records_end - 1
 
 
-def _require_read_to_its_end(found: Found, offset: int, log: _Log) -> None:
+def _require_read_to_its_end(found: Found, offset: int, log: OpenLog) -> None:
     """Where only the records tell where a segment ends, they have been read: up to before ``offset``."""
     if found.following is not None and not found.is_end_known and offset < min(found.following, log.end):
         raise hole_behind(replace(found, end=offset))
 
 
-async def _all_of(part: _Part) -> AsyncGenerator[tuple[memoryview, int], None]:
+async def _all_of(part: Part) -> AsyncGenerator[tuple[memoryview, int], None]:
     """Many batches at a time: each by itself would cost more than to read it."""
     async with aclosing(part.reading.blocks(before=part.end)) as blocks:
         async for block in blocks:
             yield block.data, block.next_offset
 
 
-async def _committed_of(part: _Part, aborted: Aborted) -> AsyncGenerator[tuple[memoryview, int], None]:
+async def _committed_of(part: Part, aborted: Aborted) -> AsyncGenerator[tuple[memoryview, int], None]:
     async with aclosing(part.reading.batches()) as batches:
         async for batch in batches:
             header = batch.header
@@ -322,9 +365,9 @@ def hole_behind(found: Found, offset: int | None = None) -> OffsetInHole:
     )
 
 
-def _name(log: _Log) -> str:
+def _name(log: OpenLog) -> str:
     return f"{log.partition[0]}-{log.partition[1]}"
 
 
-def _changed(log: _Log, offset: int) -> SegmentChanged:
+def _changed(log: OpenLog, offset: int) -> SegmentChanged:
     return SegmentChanged(f"the log of {_name(log)} changed at offset {offset} while it was read", hint="Read it again")

@@ -15,6 +15,7 @@ from takhin_tiered.vault.proof import load_manifest
 
 _BYTES_EACH = 2048
 _BYTES_PER_CHUNK = 160
+_CHUNKS_PER_PART = 5
 
 _Stamp = tuple[int, float] | None
 
@@ -89,7 +90,8 @@ class Manifests:
 
     def _keep(self, identity: SegmentId, stamp: _Stamp, manifest: Manifest) -> None:
         self._forget(identity)
-        chunks = sum(len(file.chunks) for file in manifest.files.values() if file.chunks is not None)
+        chunks = _CHUNKS_PER_PART * len(manifest.log.parts)
+        chunks += sum(len(file.chunks) for file in manifest.files.values() if file.chunks is not None)
         known = self._known[identity] = _Known(stamp, manifest, _BYTES_EACH + chunks * _BYTES_PER_CHUNK)
         self._weight += known.weight
         while self._weight > self._limit and len(self._known) > 1:

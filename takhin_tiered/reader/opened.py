@@ -11,6 +11,7 @@ from takhin_tiered.errors import RangeNotSatisfiable
 from takhin_tiered.reader.archived import Proof
 from takhin_tiered.reader.local import LocalFile, LocalSegment
 from takhin_tiered.reader.source import SegmentFile, SegmentSource
+from takhin_tiered.reader.spliced import SplicedReader
 from takhin_tiered.reader.window import ArchivedReader
 from takhin_tiered.segments.manifest import Manifest
 from takhin_tiered.segments.names import FileKind, SegmentId
@@ -49,8 +50,8 @@ class OpenedSegment(SegmentSource, Protocol):
 @dataclass(frozen=True, slots=True)
 class ArchivedSegment:
     manifest: Manifest
-    make: Callable[[FileKind], ArchivedReader]
-    _made: dict[FileKind, ArchivedReader] = field(default_factory=dict)
+    make: Callable[[FileKind], ArchivedReader | SplicedReader]
+    _made: dict[FileKind, ArchivedReader | SplicedReader] = field(default_factory=dict)
 
     @property
     def id(self) -> SegmentId:
@@ -137,6 +138,10 @@ def tag_of(manifest: Manifest, kind: FileKind) -> str:
     return f"{file.plain_sha256}{part}"
 
 
+def _nobody(_: int) -> None:
+    """Nobody wants to know."""
+
+
 @dataclass(frozen=True, slots=True)
 class OpenRange:
     """Bytes ``start`` to ``end`` (exclusive) of a file of ``size`` bytes.
@@ -159,16 +164,20 @@ class OpenRange:
     start: int
     end: int
     _file: OpenedFile = field(repr=False)
+    told: Callable[[int], None] = field(default=_nobody, repr=False)
+    """Is called with the number of bytes that are about to be read."""
 
     def __aiter__(self) -> AsyncGenerator[bytes, None]:
         return self.pieces(self.start, self.end)
 
     def pieces(self, start: int, end: int) -> AsyncGenerator[bytes, None]:
         """Other bytes of the same file."""
+        self.told(end - start)
         return self._file.pieces(start, end)
 
     async def read(self) -> bytes:
         """All of it, in memory."""
+        self.told(self.end - self.start)
         return await self._file.read(self.start, self.end)
 
 

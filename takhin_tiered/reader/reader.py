@@ -13,17 +13,27 @@ from takhin_tiered.catalog.catalog import Catalog
 from takhin_tiered.codec.keys import KeyRing
 from takhin_tiered.concurrency import in_thread
 from takhin_tiered.disk.files import DataDirs, OpenFile
-from takhin_tiered.errors import CatalogError, Damaged, SegmentChanged, SegmentNotFound, StoreError, TakhinError
+from takhin_tiered.errors import (
+    CatalogError,
+    Damaged,
+    ObjectMissing,
+    SegmentChanged,
+    SegmentNotFound,
+    StoreError,
+    TakhinError,
+)
 from takhin_tiered.reader.archived import ArchivedFile, Proof, chunked_file, is_proven_by_chunks
 from takhin_tiered.reader.fetching import Fetcher
 from takhin_tiered.reader.local import open_local
 from takhin_tiered.reader.manifests import Manifests
 from takhin_tiered.reader.opened import ArchivedSegment, LocalOpened, OpenedSegment, OpenRange, range_of
+from takhin_tiered.reader.spliced import SplicedReader
 from takhin_tiered.reader.whole import WholeObjects
 from takhin_tiered.reader.window import ArchivedReader
 from takhin_tiered.segments.manifest import Manifest
 from takhin_tiered.segments.model import Segment
 from takhin_tiered.segments.names import FileKind, SegmentId
+from takhin_tiered.vault.proof import is_that_of, log_of
 
 _LOOKS = 3
 _QUARANTINE_SECONDS = 5.0
@@ -129,7 +139,8 @@ class Reader:
                 return local
             manifest = await self._manifest(identity)
             if manifest is not None:
-                return ArchivedSegment(manifest, partial(self._archived, manifest, near_end=near_end))
+                spliced = await self._logs_of(manifest)
+                return ArchivedSegment(manifest, partial(self._reader_of, manifest, spliced, near_end))
         segment = self.catalog.get(identity)
         if segment is None:
             raise SegmentNotFound(
@@ -186,6 +197,29 @@ class Reader:
             async with asyncio.timeout(_TAG_SECONDS):
                 return await self.manifests.get(identity)
         return None
+
+    async def _logs_of(self, manifest: Manifest) -> list[Manifest]:
+        """The manifests of the logs that the parts of this one are of."""
+        found: list[Manifest] = []
+        for part in manifest.log.parts:
+            known = await self._manifest(part.id)
+            if known is None or not is_that_of(part, known.log):
+                try:
+                    known = await log_of(self.fetcher.store, part)
+                except ObjectMissing as missing:
+                    error = Damaged(missing.message, segment=manifest.id.path, key=part.key, hint=missing.hint)
+                    await self._quarantine(manifest.id, error)
+                    raise error from missing
+            found.append(known)
+        return found
+
+    def _reader_of(
+        self, manifest: Manifest, logs_of_parts: list[Manifest], near_end: Callable[[], None], kind: FileKind
+    ) -> ArchivedReader | SplicedReader:
+        if kind is not FileKind.LOG or not manifest.log.parts:
+            return self._archived(manifest, kind, near_end=near_end)
+        readers = [self._archived(each, FileKind.LOG, near_end=_nothing) for each in logs_of_parts]
+        return SplicedReader(manifest.log.parts, readers, near_end)
 
     def _archived(self, manifest: Manifest, kind: FileKind, *, near_end: Callable[[], None]) -> ArchivedReader:
         if is_proven_by_chunks(manifest, kind):

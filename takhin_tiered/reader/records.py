@@ -44,6 +44,28 @@ class Reading:
         """Behind what was read."""
         return self._cursor.next_offset
 
+    @property
+    def log_format(self) -> str:
+        return self._cursor.log_format
+
+    @property
+    def position(self) -> int:
+        """Where the next batch begins in the log, in bytes."""
+        return self._cursor.position
+
+    def passed(self, next_offset: int) -> None:
+        """Somebody else read the log up to before this offset."""
+        self._cursor.passed(next_offset)
+
+    async def require_end(self, position: int) -> None:
+        """Return if no batch stands at this position, as at the end of a log; `Damaged` if there should be one."""
+        last = self.next_offset
+        with damage_of(self._segment):
+            await self._cursor.begin(position, position)
+            self._cursor.passed(last)
+            if await self._cursor.next() is None:
+                self._cursor.passed(last)
+
     async def batches(self) -> AsyncGenerator[RawBatch, None]:
         """Whole batches, control batches too. The first one may begin below the offset."""
         while True:

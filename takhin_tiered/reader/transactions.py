@@ -7,7 +7,7 @@ that has its marker, which may be a later one than the segment of its records.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
-from typing import Protocol
+from typing import Literal, Protocol
 
 from takhin_tiered.formats.batch import Batch
 from takhin_tiered.formats.transactions import AbortedTransaction
@@ -53,17 +53,22 @@ class Aborted:
         self._all_read = False
 
     async def has(self, batch: Batch) -> bool:
+        return await self.transaction_of(batch) is not None
+
+    async def transaction_of(self, batch: Batch) -> AbortedTransaction | None:
+        """The aborted transaction of a batch; None if it has none, or one that was committed."""
         if not batch.is_transactional or batch.is_control:
-            return False
+            return None
         while (answer := self._known(batch.producer_id, batch.base_offset)) is None:
             await self._read_on()
-        return answer
+        return answer or None
 
-    def _known(self, producer: int, offset: int) -> bool | None:
+    def _known(self, producer: int, offset: int) -> AbortedTransaction | Literal[False] | None:
+        """False if the batch's transaction was committed; None if what has been read does not tell."""
         for each in self._transactions.get(producer, ()):
             if offset <= each.last_offset:
                 # A producer has one transaction at a time: before a later aborted one, this one had ended.
-                return each.first_offset <= offset
+                return each if each.first_offset <= offset else False
         # Where it had ended by a place up to which all indexes were read, it was not aborted.
         ended = (
             self._all_read

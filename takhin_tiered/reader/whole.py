@@ -9,6 +9,7 @@ from typing import Protocol
 
 from takhin_tiered.codec.checksums import Hasher
 from takhin_tiered.codec.chunks import ChunkSums
+from takhin_tiered.cost.usage import Purpose
 from takhin_tiered.errors import ObjectMissing
 from takhin_tiered.reader.archived import ArchivedFile, name_of, proven_file, unproven_file
 from takhin_tiered.reader.fetching import Fetcher
@@ -16,6 +17,7 @@ from takhin_tiered.reader.flights import Flights
 from takhin_tiered.segments.chunks import count_of
 from takhin_tiered.segments.manifest import Manifest, ManifestFile
 from takhin_tiered.segments.names import FileKind
+from takhin_tiered.store import counted_as
 
 Checksums = tuple[int, ...]
 
@@ -90,6 +92,7 @@ class WholeObjects:
             hasher.update(piece)
             pieces.update(piece)
 
-        await fetcher.store.fetch_into(file.key, fetcher.nothing, seen=take)
+        with counted_as(Purpose.READ):
+            await fetcher.store.fetch_into(file.key, fetcher.nothing, seen=take)
         is_right = (hasher.size, hasher.checksum().sha256) == (file.size, file.sha256)
         return pieces.checksums() if is_right else None

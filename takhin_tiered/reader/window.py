@@ -10,8 +10,8 @@ from takhin_tiered.reader.archived import ArchivedFile, Proof
 from takhin_tiered.reader.fetching import Fetcher
 from takhin_tiered.reader.memory import Chunk
 
-_AHEAD = 3
-"""Chunks beside the one that is read, if there is room for them in memory."""
+_AHEAD, _FAR_AHEAD = 3, 7
+"""Chunks beside the one that is read, if there is room for them in memory: of a scan more, as each GET costs."""
 _SCAN = 32 << 20
 """A reader that has read so many bytes in order reads on, and hardly again: the cache is spared the rest."""
 PIECE = 256 << 10
@@ -130,10 +130,10 @@ class ArchivedReader:
         if number not in self._held:
             # Whoever waits for room in memory holds none of it: two readers never wait for each other.
             self.close()
-            missing = range(number, min(last, number + _AHEAD) + 1)
+            missing = range(number, min(last, number + self._ahead) + 1)
             self._held.update(zip(missing, await self._want(missing), strict=False))
         await self._fetch_ahead(number, last)
-        if number + _AHEAD >= self._file.count - 1 and last == self._file.count - 1 and not self._is_near_end:
+        if number + self._ahead >= self._file.count - 1 and last == self._file.count - 1 and not self._is_near_end:
             self._is_near_end = True
             self._near_end()
         return await self._held[number].wait()
@@ -143,19 +143,27 @@ class ArchivedReader:
         ahead = number + 1
         while ahead in self._held:
             ahead += 1
-        until = min(last, number + _AHEAD)
-        if ahead > until or ahead - number > _AHEAD // 2 + 1:
+        until = min(last, number + self._ahead)
+        if ahead > until or ahead - number > self._ahead // 2 + 1:
             return
         wanted = [each for each in range(ahead, until + 1) if each not in self._held]
         self._held.update(zip(wanted, await self._want(wanted, patient=False), strict=False))
 
     async def _want(self, numbers: Sequence[int], *, patient: bool = True) -> list[Chunk]:
-        return await self._fetcher.want(self._file, numbers, patient=patient, is_scan=self._in_order > _SCAN)
+        return await self._fetcher.want(self._file, numbers, patient=patient, is_scan=self._is_scan)
+
+    @property
+    def _is_scan(self) -> bool:
+        return self._in_order > _SCAN
+
+    @property
+    def _ahead(self) -> int:
+        return _FAR_AHEAD if self._is_scan else _AHEAD
 
     def _let_go(self, number: int) -> None:
         """Of chunks that were passed, that are too far ahead after a jump, and that were dropped."""
         for each, chunk in list(self._held.items()):
-            if each < number or each > number + _AHEAD or chunk.is_dropped:
+            if each < number or each > number + self._ahead or chunk.is_dropped:
                 self._memory.leave(self._held.pop(each))
 
     def _rest(self) -> None:

@@ -3,6 +3,9 @@
 A topic that was deleted and created again has the same names and other records. So has a truncated log, from the
 truncation on; below it, it is still the same log. The incarnation that was archived first has the plain keys and no
 label. A later one is labelled with its topic ID, or with ``~N``.
+
+Where replicas share the archive, one that rolled its segments at other offsets has a log of its own from there on. It
+is labelled with the replica's identifier, and is never the current one of another replica.
 """
 
 from __future__ import annotations
@@ -10,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from takhin_tiered.segments.names import MAX_OFFSET, PLAIN
+from takhin_tiered.segments.names import MAX_OFFSET, PLAIN, replica_label, replica_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,17 +87,19 @@ class Lineage:
         of_topic = [found for found in self.incarnations if name and found.topic_id == name]
         if of_topic:
             current = [found for found in of_topic if found.label == self.current]
-            return (current or [_last_of(of_topic)])[0].label
+            return (current or [_last_of([each for each in of_topic if not replica_of(each.label)] or of_topic)])[
+                0
+            ].label
         if name == PLAIN:
             return ""
         return name if name and name in self._labels else None
 
-    def with_topic(self, topic_id: str, *, is_archived: bool) -> Lineage:
+    def with_topic(self, topic_id: str, *, is_archived: bool, replica: str = "") -> Lineage:
         """The disk shows a log of this topic. ``is_archived``: the current incarnation is in the archive."""
         here = self.get(self.current)
         if here.topic_id == topic_id:
             return self if self.is_seen else replace(self, is_seen=True)
-        of_topic = [found for found in self.incarnations if found.topic_id == topic_id]
+        of_topic = [found for found in self._ours(replica) if found.topic_id == topic_id]
         if of_topic:
             return replace(self, current=_last_of(of_topic).label, is_seen=True, is_decided=False)
         if not here.topic_id or (not here.label and not is_archived):
@@ -102,23 +107,30 @@ class Lineage:
             return replace(self._put(replace(here, topic_id=topic_id)), is_seen=True)
         return replace(self._put(Incarnation(topic_id, topic_id)), current=topic_id, is_seen=True, is_decided=False)
 
-    def with_branch(self, base_offset: int, *, topic_id: str = "", is_other_topic: bool = False) -> Lineage:
+    def with_branch(
+        self, base_offset: int, *, topic_id: str = "", is_other_topic: bool = False, replica: str = ""
+    ) -> Lineage:
         """From this base offset on, the disk differs from what was archived under the same names.
 
-        ``is_other_topic``: the archived segments have no topic ID, and the present ID is not theirs.
+        ``is_other_topic``: the archived segments have no topic ID, and the present ID is not theirs. ``replica``: the
+        one whose disk this is, where others archive the same log.
         """
         old = self.label_of(base_offset)
         here = self.get(self.current)
         if here.label != old and here.follows == old and not here.archived_at:
             # The same branch was detected at a higher offset before, and nothing of it is archived yet.
             return self._put(replace(here, from_offset=base_offset))
-        label = topic_id if is_other_topic and topic_id and topic_id not in self._labels else self._free_label()
+        if replica and replica_of(here.label) == replica and here.follows == old and base_offset < here.from_offset:
+            # It is one log, whatever of it was archived first.
+            return replace(self._put(replace(here, from_offset=base_offset)), is_decided=True)
+        is_free = is_other_topic and topic_id and topic_id not in self._labels
+        label = topic_id if is_free else self._free_label(replica)
         fresh = Incarnation(label, topic_id, follows=old, from_offset=base_offset)
         branched = replace(self._put(fresh), current=label, is_seen=True, is_decided=True)
         return branched._put(replace(self.get(old), topic_id="")) if is_other_topic and topic_id else branched  # noqa: SLF001
 
-    def learned(self, found: Incarnation) -> Lineage:
-        """Merge what a manifest says about its incarnation."""
+    def learned(self, found: Incarnation, replica: str = "") -> Lineage:
+        """Merge what a manifest says about its incarnation; ``replica`` is the one whose disk this is."""
         on_disk, known = self.get(self.current), self.get(found.label)
         is_first = not known.archived_at or found.archived_at < known.archived_at
         merged = Incarnation(
@@ -129,20 +141,25 @@ class Lineage:
             found.archived_at if is_first else known.archived_at,
         )
         lineage = self._put(merged)
+        ours = lineage._ours(replica)  # noqa: SLF001
         if not self.is_seen:
-            return replace(lineage, current=_last_of(lineage.incarnations).label)
+            return replace(lineage, current=_last_of(ours).label)
         here = lineage.get(self.current)
         if here.topic_id != on_disk.topic_id and on_disk.topic_id:
             # These keys belong to another topic than the one on the disk, which is not archived yet.
-            return lineage.with_topic(on_disk.topic_id, is_archived=True)
+            return lineage.with_topic(on_disk.topic_id, is_archived=True, replica=replica)
         if self.is_decided:
             return lineage
-        last = _last_of([each for each in lineage.incarnations if each.topic_id == here.topic_id])
+        last = _last_of([each for each in ours if each.topic_id == here.topic_id])
         return replace(lineage, current=last.label) if last.archived_at > here.archived_at > 0 else lineage
 
     def with_current(self, label: str) -> Lineage:
         """A restore placed a segment of this incarnation on a disk that had nothing of the partition."""
         return replace(self, current=label, is_seen=True, is_decided=True)
+
+    def _ours(self, replica: str) -> list[Incarnation]:
+        """Those that may stand on the disk of this replica."""
+        return [each for each in self.incarnations if replica_of(each.label) in ("", replica)]
 
     @property
     def _labels(self) -> set[str]:
@@ -155,9 +172,10 @@ class Lineage:
             )
         return replace(self, incarnations=(*self.incarnations, new))
 
-    def _free_label(self) -> str:
-        taken = self._labels
-        return next(label for number in range(1, len(taken) + 2) if (label := f"~{number}") not in taken)
+    def _free_label(self, replica: str) -> str:
+        taken, numbers = self._labels, range(1, len(self._labels) + 2)
+        labels = (replica_label(replica, number) if replica else f"~{number}" for number in numbers)
+        return next(label for label in labels if label not in taken)
 
 
 def _last_of(incarnations: Sequence[Incarnation]) -> Incarnation:

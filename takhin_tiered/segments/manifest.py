@@ -21,12 +21,14 @@ from takhin_tiered.segments.chunks import Chunks, Encoding, parse_chunks
 from takhin_tiered.segments.lineage import Incarnation
 from takhin_tiered.segments.model import NO_FILES, Archive, LocalFiles
 from takhin_tiered.segments.names import FileKind, SegmentId, parse_object_key
+from takhin_tiered.segments.splice import Part, parse_parts
 
-PLAIN_VERSION, VERSION = 2, 3
+PLAIN_VERSION, ENCODED_VERSION, VERSION = 2, 3, 4
 """2 added transaction indexes, producer snapshots and topic IDs; a reader of version 1 would miss them.
 
-3 has files whose objects are compressed or encrypted; a reader of version 2 would place those bytes as they are. So a
-manifest is of version 2 unless it has such a file.
+3 has files whose objects are compressed or encrypted; a reader of version 2 would place those bytes as they are. 4 has
+a log that is made of parts of other logs; a reader of version 3 would look for an object of its own. So a manifest is
+of version 2 unless it has such a file.
 """
 _SHA256 = re.compile(r"[0-9a-f]{64}(-[1-9][0-9]*)?")
 _CHECKSUM = re.compile(rb',\s*"crc32c": "([0-9a-f]{8})"\s*}\s*\Z')
@@ -39,7 +41,8 @@ class ManifestFile:
     """One archived file. ``sha256`` is hexadecimal, or ``<digest of digests>-<parts>`` with a part size.
 
     ``size``, ``sha256`` and ``part_size`` are those of the object. With an ``encoding`` the file's are other ones.
-    ``chunks`` is None in manifests of earlier releases.
+    ``chunks`` is None in manifests of earlier releases. A log with ``parts`` has no object of its own: they are its
+    bytes, and no object stands under ``key``.
     """
 
     key: str
@@ -50,6 +53,12 @@ class ManifestFile:
     mode: int
     chunks: Chunks | None = None
     encoding: Encoding | None = None
+    parts: tuple[Part, ...] = ()
+
+    @property
+    def stored_size(self) -> int:
+        """Bytes of its own object."""
+        return 0 if self.parts else self.size
 
     @property
     def plain_size(self) -> int:
@@ -77,6 +86,8 @@ class ManifestFile:
             document |= self.encoding.to_json()
         if self.chunks is not None:
             document["chunks"] = self.chunks.to_json()
+        if self.parts:
+            document["parts"] = [part.to_json() for part in self.parts]
         return document
 
     @classmethod
@@ -92,6 +103,7 @@ class ManifestFile:
             mode=int(entry["mode"], 8),
             chunks=chunks,
             encoding=encoding,
+            parts=parse_parts(entry, size),
         )
 
 
@@ -130,8 +142,7 @@ class Manifest:
     @property
     def version(self) -> int:
         """Of its form: as it was read, or as it has to be written."""
-        needed = VERSION if any(file.encoding is not None for file in self.files.values()) else PLAIN_VERSION
-        return self.written_by or needed
+        return self.written_by or max((_version(file) for file in self.files.values()), default=PLAIN_VERSION)
 
     @property
     def size(self) -> int:
@@ -141,7 +152,12 @@ class Manifest:
     @property
     def stored_size(self) -> int:
         """Bytes of its objects."""
-        return sum(file.size for file in self.files.values())
+        return sum(file.stored_size for file in self.files.values())
+
+    @property
+    def objects(self) -> list[str]:
+        """The keys of its own objects."""
+        return [file.key for file in self.files.values() if not file.parts]
 
     @property
     def log(self) -> ManifestFile:
@@ -261,6 +277,12 @@ class Manifest:
         return manifest
 
 
+def _version(file: ManifestFile) -> int:
+    if file.parts:
+        return VERSION
+    return PLAIN_VERSION if file.encoding is None else ENCODED_VERSION
+
+
 def _whole_number(value: object) -> int | None:
     if value is None or (isinstance(value, int) and not isinstance(value, bool)):
         return value
@@ -296,6 +318,10 @@ def _require_sense(identity: SegmentId, kind: FileKind, file: ManifestFile) -> N
     """Only keys of this segment and valid values: the manifest decides what is written to disk. `ValueError`."""
     if parse_object_key(file.key) != (identity, kind):
         raise ValueError(f"{file.key!r} is not a key of {identity.path}")
+    if file.parts and kind is not FileKind.LOG:
+        raise ValueError(f"the {kind} is made of parts")
+    if any(part.id == identity or (part.id.place.partition != identity.place.partition) for part in file.parts):
+        raise ValueError("a part is of this segment itself, or of another partition")
     if not _SHA256.fullmatch(file.sha256) or ("-" in file.sha256) != bool(file.part_size):
         raise ValueError(f"{file.sha256!r} is not a SHA-256")
     if not 0 <= file.mode <= 0o7777:

@@ -84,7 +84,8 @@ class Archive:
     ``size`` is that of the files, which a restore takes of the disk; ``encoded_size`` is that of the objects, None
     where it is the same. ``proven`` is the status of the local files when they were last verified to equal the
     archived ones: a file that differs from it is never unlinked. ``last_offset`` is that of the last record, and
-    ``last_timestamp`` the largest of all records, in milliseconds; -1 if unknown.
+    ``last_timestamp`` the largest of all records, in milliseconds; -1 if unknown. ``held``: this daemon relies on it;
+    else it is that of another replica, which may remove it at any time.
     """
 
     generation: int
@@ -95,6 +96,7 @@ class Archive:
     last_offset: int = -1
     encoded_size: int | None = None
     last_timestamp: int = -1
+    held: bool = True
 
     @property
     def stored_size(self) -> int:
@@ -107,7 +109,8 @@ class Intent:
     """An object that is about to be written. It identifies what an interrupted upload leaves.
 
     ``sha256`` and ``part_size`` are as in a manifest; an empty ``sha256`` matches any bytes. ``since`` is seconds
-    since the epoch.
+    since the epoch. ``is_earlier``: an earlier release may have written it, which meant to remove superseded
+    generations without a manifest of their own. Those are kept.
     """
 
     key: str
@@ -116,6 +119,7 @@ class Intent:
     sha256: str
     part_size: int
     since: float
+    is_earlier: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +153,11 @@ class Segment:
     def archive_only(self) -> bool:
         """Whether it is in the archive, and nothing of it is local."""
         return self.in_archive and not self.local
+
+    @property
+    def is_others(self) -> bool:
+        """Whether nothing of it is local, and only other replicas rely on the archived copy."""
+        return self.archive is not None and not self.archive.held and not self.local
 
     @property
     def is_proven(self) -> bool:

@@ -6,7 +6,8 @@ the 20-digit offset of its first record. Source: Apache Kafka, ``LogFileUtils`` 
 
 A topic that was deleted and created again has the same names and other records: another incarnation. The
 incarnation that was archived first has the plain keys; a later one has a label in its keys, its topic ID, or
-``~N`` where there is none, or where the log was truncated under the same ID.
+``~N`` where there is none, or where the log was truncated under the same ID. Where replicas share the archive, the
+label of a log that only one of them has begins with what names that replica: ``~ID.N``.
 """
 
 from __future__ import annotations
@@ -22,15 +23,20 @@ MAX_OFFSET = 2**63 - 1
 MAX_PARTITION = 2**31 - 1
 
 _PARTITION_DIR = re.compile(r"([a-zA-Z0-9._-]{1,249})-(0|[1-9][0-9]{0,9})")
-_ANY_LABEL = r"[A-Za-z0-9_-]{22}|~[1-9][0-9]*"
+_REPLICA = r"~[0-9a-f]{32}\.[1-9][0-9]*"
+_ANY_LABEL = rf"[A-Za-z0-9_-]{{22}}|~[1-9][0-9]*|{_REPLICA}"
 PLAIN = "~0"
 """The name, for people, of the incarnation without a label, if it has no topic ID either."""
 _LABEL = rf"(?:({_ANY_LABEL})/)?"
 _LABEL_ALONE = re.compile(_ANY_LABEL)
+_REPLICA_LABEL = re.compile(_REPLICA)
 _OBJECT_KEY = re.compile(
     rf"([^/]+)/{_LABEL}([0-9]{{20}})(?:\.g([1-9][0-9]*))?\.(log|index|timeindex|txnindex|snapshot)"
 )
 _MANIFEST_KEY = re.compile(rf"([^/]+)/{_LABEL}([0-9]{{20}})(?:\.g([1-9][0-9]*))?\.manifest\.json")
+_REPLICA = r"[A-Za-z0-9_-]{1,64}"
+_ADOPTION_KEY = re.compile(rf"([^/]+)/{_LABEL}([0-9]{{20}})\.adopted\.({_REPLICA})\.json")
+_MARK_KEY = re.compile(rf"([^/]+)/{_LABEL}([0-9]{{20}})\.deleting\.({_REPLICA})\.({_REPLICA})\.json")
 
 TEMP_SUFFIX = ".takhin-tmp"
 """Suffix of unfinished files of this program; brokers ignore it."""
@@ -118,6 +124,24 @@ class SegmentId:
         return f"{self._folder}/{self.base_offset:020d}.g{generation}.manifest.json"
 
     @property
+    def superseded_prefix(self) -> str:
+        """What the keys of the manifests of all superseded generations begin with."""
+        return f"{self.stem}g"
+
+    @property
+    def stem(self) -> str:
+        """What every key of the segment begins with, and no key of another one."""
+        return f"{self._folder}/{self.base_offset:020d}."
+
+    def adoption_key(self, replica: str) -> str:
+        """The key of a replica's adoption record."""
+        return f"{self.stem}adopted.{replica}.json"
+
+    def mark_key(self, replica: str, nonce: str) -> str:
+        """The key of a replica's deletion mark, by the nonce of its process."""
+        return f"{self.stem}deleting.{replica}.{nonce}.json"
+
+    @property
     def full_path(self) -> str:
         """Its path, with the incarnation's label if it has one: ``orders-0/….log@~1``."""
         return f"{self.path}@{self.label}" if self.label else self.path
@@ -190,15 +214,55 @@ def parse_object_key(key: str) -> tuple[SegmentId, FileKind] | None:
     return (identity, FileKind(match[5])) if match and identity else None
 
 
+def parse_adoption_key(key: str) -> tuple[SegmentId, str] | None:
+    """The segment and the replica whose adoption record this key holds, or None."""
+    match = _ADOPTION_KEY.fullmatch(key)
+    identity = _segment_of(match)
+    return (identity, match[4]) if match and identity else None
+
+
+def parse_mark_key(key: str) -> tuple[SegmentId, str, str] | None:
+    """The segment, the replica and the nonce of its process, whose deletion mark this key holds, or None."""
+    match = _MARK_KEY.fullmatch(key)
+    identity = _segment_of(match)
+    return (identity, match[4], match[5]) if match and identity else None
+
+
+def parts_record(replica: str) -> str:
+    """The name in the adoption records of segments that logs of this replica have parts of."""
+    return f"{replica}-parts"
+
+
+def is_replica_name(name: str) -> bool:
+    """Whether it may stand in the keys of records."""
+    return re.fullmatch(_REPLICA, name) is not None
+
+
+def segment_of(key: str) -> SegmentId | None:
+    """The segment that an object or a manifest of any generation belongs to; None for all other keys."""
+    found = parse_object_key(key)
+    return found[0] if found else _segment_of(_MANIFEST_KEY.fullmatch(key))
+
+
 def generation_of(key: str) -> int:
     """The generation in an object's key; 1 where the key names none."""
     match = _OBJECT_KEY.fullmatch(key)
     return int(match[4]) if match and match[4] else 1
 
 
+def replica_label(replica: str, number: int) -> str:
+    """The label of the ``number``-th log that only this replica has."""
+    return f"~{replica}.{number}"
+
+
+def replica_of(label: str) -> str:
+    """The identifier of the replica whose own log has this label; empty for the labels that all replicas share."""
+    return label[1:33] if _REPLICA_LABEL.fullmatch(label) else ""
+
+
 def is_ours(key: str) -> bool:
     """Whether this program writes objects with such a key. A bucket may hold objects of others too."""
-    return parse_object_key(key) is not None or _segment_of(_MANIFEST_KEY.fullmatch(key)) is not None
+    return segment_of(key) is not None or parse_adoption_key(key) is not None or parse_mark_key(key) is not None
 
 
 def _segment_of(match: re.Match[str] | None) -> SegmentId | None:

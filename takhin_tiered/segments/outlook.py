@@ -17,13 +17,16 @@ from takhin_tiered.segments.policy import Policy
 @dataclass(frozen=True, slots=True)
 class Outlook:
     """``compacted``: how each compacted partition was recognised. ``due``: why a segment has to be archived whatever
-    its age. ``unsafe``: why it must not be archived yet. ``clock_ahead``: seconds by which the clock may be ahead;
-    ages are reduced by it.
+    its age. ``unsafe``: why it must not be archived yet. ``pressed``: why a segment leaves the disk before its age.
+    ``opens_at``: when the next window to archive in opens; None while one is open. ``clock_ahead``: seconds by which
+    the clock may be ahead; ages are reduced by it.
     """
 
     compacted: Mapping[Partition, str] = field(default_factory=dict)
     due: Mapping[SegmentId, str] = field(default_factory=dict)
     unsafe: Mapping[SegmentId, str] = field(default_factory=dict)
+    pressed: Mapping[SegmentId, str] = field(default_factory=dict)
+    opens_at: float | None = None
     clock_ahead: float = 0.0
 
 

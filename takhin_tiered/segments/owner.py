@@ -16,6 +16,9 @@ class Party:
     ``id`` belongs to the state directory and survives restarts; a copied disk has the same one. ``nonce`` is new at
     each start. ``pid`` and ``started`` are valid within ``machine`` (see `takhin_tiered.machine`), ``directories``
     (device and inode of each data directory) within the kernel's ``boot``. Earlier releases lack some fields.
+
+    ``shared``: no process, but the word that the prefix is shared by replicas. ``opening``: a process that is about to
+    say so.
     """
 
     id: str = ""
@@ -28,6 +31,8 @@ class Party:
     directories: tuple[str, ...] = ()
     data_dir: str = ""
     answered: str = ""
+    shared: bool = False
+    opening: bool = False
 
     @classmethod
     def parse(cls, data: bytes) -> Self | None:
@@ -52,11 +57,33 @@ class Party:
 
     @property
     def description(self) -> str:
+        if self.shared:
+            return "the daemons of several replicas"
         return f"process {self.pid} on {self.host or 'an unknown host'}, for {self.data_dir or 'an unknown directory'}"
 
     def was_of_same_directory(self, other: Self) -> bool:
         """Whether both use the same directories on the same boot, so that the lock on them decides who is alive."""
         return bool(self.boot and self.directories) and (self.boot, self.directories) == (other.boot, other.directories)
+
+
+@dataclass(frozen=True, slots=True)
+class OwnerKeys:
+    """Where the record of an owner stands, who challenges it, what it answers, and who was the owner last."""
+
+    owner: str = "takhin-tiered.owner.json"
+    challenge: str = "takhin-tiered.challenge.json"
+    answer: str = "takhin-tiered.answer.json"
+    last: str = "takhin-tiered.last-owner.json"
+
+
+OF_PREFIX = OwnerKeys()
+
+
+def keys_of_replica(identifier: str) -> OwnerKeys:
+    """Those of one of the replicas that share a prefix."""
+    return OwnerKeys(
+        *(f"takhin-tiered.{what}.{identifier}.json" for what in ("owner", "challenge", "answer", "last-owner"))
+    )
 
 
 def _like(default: Any, value: Any) -> Any:

@@ -13,10 +13,13 @@ from itertools import groupby
 from takhin_tiered.segments.model import NO_FILES, LocalFiles, Segment, State, Tier
 from takhin_tiered.segments.names import SegmentId
 from takhin_tiered.segments.outlook import Outlook
-from takhin_tiered.segments.policy import Policy, classify
+from takhin_tiered.segments.policy import UNREAD, Policy, Usage, classify
 
 _WITHOUT_A_LOG = {"archived", "quarantined", "leftover", "read_only"}
 _EMPTY_OUTLOOK = Outlook()
+# What is archived whatever the hour: else the broker would delete it, or the disk would fill.
+_URGENT = {"before_retention", "disk_pressure"}
+_CHANGED = "its files changed after they were archived: compare, and archive again if they differ"
 
 
 class Verb(StrEnum):
@@ -27,6 +30,10 @@ class Verb(StrEnum):
     EVICT = "evict"
     EXPIRE = "expire"
     KEEP = "keep"
+
+    @property
+    def uploads(self) -> bool:
+        return self in {Verb.ARCHIVE, Verb.COPY}
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +54,11 @@ class Step:
     local: LocalFiles = NO_FILES
     reason_code: str = ""
     again: bool = False
+
+    @property
+    def waits_for_window(self) -> bool:
+        """Whether it is only done while a window to archive in is open."""
+        return self.verb.uploads and self.reason_code not in _URGENT
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,22 +90,25 @@ def make_plan(
     work_only: bool = False,
     outlook: Outlook = _EMPTY_OUTLOOK,
     is_current: Callable[[SegmentId], bool] = lambda _: True,
+    usage: Usage = UNREAD,
 ) -> Plan:
     """Decide for each segment, in the order given; ``work_only`` omits the kept ones.
 
     ``restored`` are the restored ones among them: they share the local cache. ``outlook`` is what the local Kafka
     broker is about to do. ``is_current``: whether a segment belongs to the current incarnation of its partition; the
-    others are kept.
+    others are kept. ``usage``: how they are read.
     """
-    crowded = over_cache_size(restored, policy, now)
+    crowded = over_cache_size(restored, policy, now, usage)
     steps = (
-        _earlier(segment, policy, now)
+        _earlier(segment, policy, now, usage)
         if newer is None
-        else _expired(segment, policy, now - outlook.clock_ahead, newer)
-        or _decide(segment, policy, now, crowded, outlook)
+        else _expired(segment, policy, now - outlook.clock_ahead, newer, usage)
+        or _in_window(
+            _decide(segment, policy.of(segment.id.topic), now, crowded, outlook, usage=usage), policy, outlook
+        )
         for segment, newer in _with_newer_bytes(segments, is_current)
     )
-    decided = _without_gaps(steps) if policy.kafka and policy.may_unlink else steps
+    decided = _without_gaps(steps) if policy.kafka and policy.unlinks_somewhere else steps
     return Plan(tuple(step for step in decided if not (work_only and step.verb is Verb.KEEP)), now)
 
 
@@ -115,23 +130,43 @@ def _without_gaps(steps: Iterable[Step]) -> Iterator[Step]:
 
 
 def explain(
-    segment: Segment, policy: Policy, now: float, *, crowded: set[SegmentId], outlook: Outlook, is_current: bool
+    segment: Segment,
+    policy: Policy,
+    now: float,
+    *,
+    crowded: set[SegmentId],
+    outlook: Outlook,
+    is_current: bool,
+    usage: Usage = UNREAD,
 ) -> Step:
     """The plan for one segment, except that retention by size is not applied."""
     if not is_current:
-        return _earlier(segment, policy, now)
-    return _expired(segment, policy, now - outlook.clock_ahead, 0) or _decide(segment, policy, now, crowded, outlook)
+        return _earlier(segment, policy, now, usage)
+    return _expired(segment, policy, now - outlook.clock_ahead, 0, usage) or _in_window(
+        _decide(segment, policy.of(segment.id.topic), now, crowded, outlook, usage=usage), policy, outlook
+    )
 
 
-def _decide(segment: Segment, policy: Policy, now: float, crowded: set[SegmentId], outlook: Outlook) -> Step:
-    tier = classify(segment, policy, now)
+def _in_window(step: Step, policy: Policy, outlook: Outlook) -> Step:
+    if outlook.opens_at is None or not step.waits_for_window:
+        return step
+    opens = policy.windows.describe(outlook.opens_at)
+    reason = f"{step.reason}; outside the windows to archive in, the next one opens {opens}"
+    return Step(step.id, Verb.KEEP, reason, step.tier, reason_code="outside_window")
+
+
+def _decide(
+    segment: Segment, policy: Policy, now: float, crowded: set[SegmentId], outlook: Outlook, *, usage: Usage
+) -> Step:
+    """``policy`` is the topic's."""
+    tier = classify(segment, policy, now, usage)
 
     def keep(reason: str, code: str) -> Step:
         return Step(segment.id, Verb.KEEP, reason, tier, reason_code=code)
 
-    def evict(reason: str) -> Step:
+    def evict(reason: str, code: str = "evict") -> Step:
         return Step(
-            segment.id, Verb.EVICT, reason, tier, frees=segment.local.size, local=segment.local, reason_code="evict"
+            segment.id, Verb.EVICT, reason, tier, frees=segment.local.size, local=segment.local, reason_code=code
         )
 
     if not segment.local:
@@ -165,35 +200,66 @@ def _decide(segment: Segment, policy: Policy, now: float, crowded: set[SegmentId
     if not segment.settled:
         return keep("changed since the last scan", "unsettled")
     if segment.id in crowded and segment.is_proven:
-        return evict("restored segments exceed the local cache; this one is the least recently read")
+        return evict("restored segments exceed the local cache; this one is read the least")
     left = segment.lease_until - (now - outlook.clock_ahead) if segment.restored else 0.0
     if left > 0:
         if segment.is_proven:
             who = f", by {segment.lease_by}" if segment.lease_by else ""
             return keep(f"restored{who}, its lease ends in {_hours(left)}", "leased")
         # Rewritten since it was restored: its age decides, as if it had no lease.
-        tier = classify(replace(segment, lease_until=0.0), policy, now)
-    if tier is not Tier.COLD:
-        return keep(f"{tier}, last modified {_hours(now - segment.mtime)} ago", str(tier))
+        tier = classify(replace(segment, lease_until=0.0), policy, now, usage)
+    pressed = outlook.pressed.get(segment.id, "")
+    if tier is Tier.HOT and usage.is_hot(segment.id) and not pressed:
+        return _read_much(segment, policy, now, usage.reason(segment.id), keep)
+    aged = f"{tier}, last modified {_hours(now - segment.mtime)} ago{_because(tier, policy)}"
+    if tier is Tier.WARM and policy.warm_copy and not pressed:
+        return _warm(segment, policy, aged, keep)
+    if tier is not Tier.COLD and not pressed:
+        return keep(aged, str(tier))
     if segment.is_proven:
         if policy.trims:
-            return keep("archived; to be freed by the broker", "trim")
+            early = f" early: {pressed}" if pressed else policy.because("archive.mode")
+            return keep(f"archived; to be freed by the broker{early}", "disk_pressure" if pressed else "trim")
         if policy.keep_local:
-            return keep("copied to the archive; mode copy keeps local files", "copied")
+            mode = policy.because("archive.mode")
+            return keep(f"copied to the archive; mode copy keeps local files{mode}", "copied")
         if policy.broker_running:
             return keep("copied to the archive; local files stay while Kafka runs", "copied")
+        if tier is not Tier.COLD:
+            return evict(f"{aged}; already archived, and leaves early: {pressed}", "disk_pressure")
         return evict("archived, and its lease has ended" if segment.restored else "cold, already archived")
     if not policy.auto_archive:
         return keep("cold, but automatic archiving is off", "manual")
     size = segment.local.size
-    reason = f"cold, last modified {_hours(now - segment.mtime)} ago"
+    reason, code = (f"{aged}; early: {pressed}", "disk_pressure") if pressed else (aged, "cold")
     if again := segment.state is State.LOCAL and segment.archive is not None:
-        reason = "its files changed after they were archived: compare, and archive again if they differ"
+        reason = _CHANGED
     if not policy.may_unlink or left > 0:
         # A lease keeps the files on the disk; what the broker rewrote is archived all the same.
         reason += "; to be freed by the broker" if policy.trims else ""
-        return Step(segment.id, Verb.COPY, reason, tier, size, 0, segment.local, "cold", again=again)
-    return Step(segment.id, Verb.ARCHIVE, reason, tier, size, size, segment.local, "cold", again=again)
+        return Step(segment.id, Verb.COPY, reason, tier, size, 0, segment.local, code, again=again)
+    return Step(segment.id, Verb.ARCHIVE, reason, tier, size, size, segment.local, code, again=again)
+
+
+def _warm(segment: Segment, policy: Policy, age: str, keep: Callable[[str, str], Step]) -> Step:
+    """It is uploaded, and its files stay: when it is cold, nothing is left to upload."""
+    if segment.is_proven:
+        return keep(f"{age}; copied to the archive, its files stay until it is cold", "warm")
+    if not policy.auto_archive:
+        return keep(f"{age}; automatic archiving is off", "manual")
+    again = segment.archive is not None
+    reason = f"{age}: to be copied to the archive" if not again else _CHANGED
+    return Step(segment.id, Verb.COPY, reason, Tier.WARM, segment.local.size, 0, segment.local, "warm", again=again)
+
+
+def _read_much(segment: Segment, policy: Policy, now: float, reason: str, keep: Callable[[str, str], Step]) -> Step:
+    """It stays. Where older ones are copied, so is this one: a lost disk would take it, however much it is read."""
+    is_copied = segment.is_proven or now - segment.mtime < policy.warm_age
+    if is_copied or not policy.warm_copy or not policy.auto_archive:
+        return keep(reason, "hot")
+    again = segment.archive is not None
+    reason = f"{reason}; to be copied to the archive" if not again else _CHANGED
+    return Step(segment.id, Verb.COPY, reason, Tier.HOT, segment.local.size, 0, segment.local, "warm", again=again)
 
 
 def _with_newer_bytes(
@@ -211,42 +277,51 @@ def _with_newer_bytes(
                 yield segment, None
 
 
-def _earlier(segment: Segment, policy: Policy, now: float) -> Step:
+def _earlier(segment: Segment, policy: Policy, now: float, usage: Usage) -> Step:
     """Only an explicit command removes what is archived of an earlier incarnation."""
     reason = "in the archive, from an earlier incarnation of its topic"
-    return Step(segment.id, Verb.KEEP, reason, classify(segment, policy, now), reason_code="archived")
+    return Step(segment.id, Verb.KEEP, reason, classify(segment, policy, now, usage), reason_code="archived")
 
 
-def _expired(segment: Segment, policy: Policy, now: float, newer: int) -> Step | None:
+def _expired(segment: Segment, policy: Policy, now: float, newer: int, usage: Usage) -> Step | None:
     """The step that ends a segment's retention in the archive; never for one that has a local copy."""
     if segment.state is not State.ARCHIVED or segment.local or not policy.enabled or segment.archive is None:
         return None
+    policy = policy.of(segment.id.topic)
     age, size = policy.max_age(segment.id.topic), policy.max_size(segment.id.topic)
-    tier = classify(segment, policy, now)
+    tier = classify(segment, policy, now, usage)
     # Kafka's cleaner leaves a modification time of 0 if a source file was gone: that is not an age.
     modified = segment.mtime if segment.mtime > 0 else segment.archive.archived_at
     if age is not None and now - modified > age:
-        reason = f"its retention of {_hours(age)} is over: last modified {_hours(now - modified)} ago"
+        which = policy.because("retention.hours")
+        reason = f"its retention of {_hours(age)}{which} is over: last modified {_hours(now - modified)} ago"
         return Step(segment.id, Verb.EXPIRE, reason, tier, reason_code="retention")
     if size is not None and newer >= size:
-        reason = f"newer segments reach its partition's retention of {size} bytes"
+        reason = f"newer segments reach its partition's retention of {size} bytes{policy.because('retention.bytes')}"
         return Step(segment.id, Verb.EXPIRE, reason, tier, reason_code="retention")
     return None
 
 
-def over_cache_size(restored: Iterable[Segment], policy: Policy, now: float) -> set[SegmentId]:
-    """Restored segments that exceed the cache: least recently used first, and none within its lease."""
-    if not policy.may_unlink:
+def over_cache_size(restored: Iterable[Segment], policy: Policy, now: float, usage: Usage = UNREAD) -> set[SegmentId]:
+    """Restored segments that exceed the cache: those that are read the least first, and none within its lease."""
+    if not policy.unlinks_somewhere:
         return set()
-    copies = list(restored)
+    copies = [segment for segment in restored if policy.of(segment.id.topic).may_unlink]
     over = [segment for segment in copies if now >= segment.lease_until]
     kept, leave = sum(segment.local.size for segment in copies if now < segment.lease_until), set()
-    for segment in sorted(over, key=lambda segment: segment.last_access, reverse=True):
+    for segment in sorted(over, key=lambda each: (usage.rate(each.id), each.last_access), reverse=True):
         if kept + segment.local.size > policy.cache_size:
             leave.add(segment.id)
         else:
             kept += segment.local.size
     return leave
+
+
+def _because(tier: Tier, policy: Policy) -> str:
+    """The override that made a segment of this tier so."""
+    if tier is Tier.COLD:
+        return policy.because("cold.age.hours")
+    return policy.because("warm.age.hours") or (policy.because("cold.age.hours") if tier is Tier.WARM else "")
 
 
 def _hours(seconds: float) -> str:

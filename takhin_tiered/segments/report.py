@@ -5,14 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from takhin_tiered.segments.cost import saved_monthly
+from takhin_tiered.cost.planning import PlanCost
 from takhin_tiered.segments.coverage import Coverage
 from takhin_tiered.segments.lineage import Incarnation
 from takhin_tiered.segments.model import Segment, State
 from takhin_tiered.segments.names import Partition
 from takhin_tiered.segments.plan import Plan, Step
-from takhin_tiered.segments.policy import Policy, classify
+from takhin_tiered.segments.policy import UNREAD, Policy, Usage, classify
 from takhin_tiered.segments.results import PlannedStep, PlanResult
+from takhin_tiered.segments.retrieval import Retrieval
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +25,9 @@ class SegmentInfo:
     ``last_failure`` is the last failed attempt, ``quarantine`` is why the archived object is not trusted, and
     ``problem`` joins all three. ``last_offset`` is that of its last record, null if unknown. ``incarnation`` is the
     label in its keys, empty for the plain ones; ``is_current``: it belongs to the current incarnation of its
-    partition. ``reason`` says, for people, why it stays or is moved; ``reason_code`` is stable, for programs.
+    partition. ``retrieval_expected_at``: when a segment that was requested from an archive class such as GLACIER can be
+    read, at most, by the usual times; null for all others. ``reason`` says, for people, why it stays or is moved;
+    ``reason_code`` is stable, for programs.
     """
 
     segment_path: str
@@ -56,6 +59,8 @@ class SegmentInfo:
     is_current: bool
     reason: str
     reason_code: str
+    retrieval_requested_at: str | None
+    retrieval_expected_at: str | None
 
     @property
     def cursor(self) -> str:
@@ -64,16 +69,24 @@ class SegmentInfo:
 
 
 def describe_segment(
-    segment: Segment, policy: Policy, now: float, incarnation: Incarnation, step: Step, *, is_current: bool
+    segment: Segment,
+    policy: Policy,
+    now: float,
+    incarnation: Incarnation,
+    step: Step,
+    *,
+    is_current: bool,
+    usage: Usage = UNREAD,
+    retrieval: Retrieval | None = None,
 ) -> SegmentInfo:
-    """``step`` is the segment's step in the next plan."""
+    """``step`` is the segment's step in the next plan; ``retrieval`` is there while it is waited for."""
     archived = segment.archive
     return SegmentInfo(
         segment_path=segment.id.path,
         topic=segment.id.topic,
         partition=segment.id.partition,
         base_offset=segment.id.base_offset,
-        policy=str(classify(segment, policy, now)),
+        policy=str(classify(segment, policy, now, usage)),
         state=str(segment.state),
         is_archived=segment.state is State.ARCHIVED,
         in_archive=segment.in_archive,
@@ -98,6 +111,8 @@ def describe_segment(
         is_current=is_current,
         reason=step.reason,
         reason_code=step.reason_code,
+        retrieval_requested_at=iso_time(retrieval.requested_at) if retrieval else None,
+        retrieval_expected_at=iso_time(retrieval.expected_at) if retrieval else None,
     )
 
 
@@ -134,12 +149,12 @@ def describe_partition(
     )
 
 
-def describe_plan(plan: Plan) -> PlanResult:
+def describe_plan(plan: Plan, cost: PlanCost) -> PlanResult:
     return PlanResult(
         made_at=iso_time(plan.made_at),
         bytes_uploaded=plan.bytes_uploaded,
         bytes_freed=plan.bytes_freed,
-        saved_usd_monthly=round(saved_monthly(plan.bytes_freed), 6),
+        saved_usd_monthly=cost.saved_monthly,
         segments=tuple(
             PlannedStep(
                 segment_path=step.id.full_path,
@@ -152,6 +167,7 @@ def describe_plan(plan: Plan) -> PlanResult:
             )
             for step in plan.steps
         ),
+        cost=cost,
     )
 
 

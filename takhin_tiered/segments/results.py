@@ -11,6 +11,8 @@ from functools import cache
 from types import NoneType, UnionType
 from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
+from takhin_tiered.cost.planning import PlanCost
+
 
 @dataclass(frozen=True, slots=True)
 class FailedSegment:
@@ -64,12 +66,55 @@ class LostSegment:
     seen_at: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class Consumer:
+    """A connection to the Kafka endpoint, and where it reads: ``offset`` is the next one, ``bytes`` what it has got."""
+
+    client_id: str
+    address: str
+    user: str
+    topic: str
+    partition: int
+    offset: int
+    bytes: int
+    at: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class FleetStatus:
+    """This node's part of the shared catalog. Empty ``problem``: the table has what this node knows, as of
+    ``synced_at``; that is None where no process is there to tell.
+    """
+
+    mode: str
+    table: str
+    node: str
+    problem: str = ""
+    problem_since: str | None = None
+    synced_at: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RequestedSegment:
+    """A segment that is retrieved from an archive class such as GLACIER, and restored then.
+
+    ``expected_at`` is when it can be read, at most, by the usual times of its storage class.
+    """
+
+    segment_path: str
+    storage_class: str
+    requested_at: str | None
+    expected_at: str | None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Status:
     """The state of the storage. Times are ISO 8601 in UTC, or None; sizes are bytes.
 
     ``archived_segments`` are only in the archive. ``damaged_segments`` have a log in which damage was found.
     ``store_down_since`` is the start of the present outage. ``store_reachable`` is None if no store is configured.
+    ``requested`` are the first of the ``requested_segments``, which are waited for, by when they are expected.
+    ``consumers`` read through the Kafka endpoint now. ``fleet`` is None without a shared catalog.
     """
 
     version: str
@@ -105,6 +150,10 @@ class Status:
     lost_segments: int
     lost: tuple[LostSegment, ...]
     headroom_seconds: float | None
+    requested_segments: int = 0
+    requested: tuple[RequestedSegment, ...] = ()
+    consumers: tuple[Consumer, ...] = ()
+    fleet: FleetStatus | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,11 +188,14 @@ class PlannedStep:
 
 @dataclass(frozen=True, slots=True)
 class PlanResult:
+    """``cost`` is None from a release that did not tell it; ``saved_usd_monthly`` is the same figure in short."""
+
     made_at: str | None
     bytes_uploaded: int
     bytes_freed: int
     saved_usd_monthly: float
     segments: tuple[PlannedStep, ...]
+    cost: PlanCost | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,13 +224,17 @@ class RekeyResult:
 
 @dataclass(frozen=True, slots=True)
 class VerifiedSegment:
-    """``problem`` is empty if the archive matches the manifest. ``exact_path`` names the incarnation too."""
+    """``problem`` is empty if the archive matches the manifest. ``exact_path`` names the incarnation too.
+
+    ``skipped`` says what was not read back, as it lies in an archive class such as GLACIER; empty where all was.
+    """
 
     segment_path: str
     exact_path: str
     size_bytes: int
     problem: str
     may_lack_files: bool
+    skipped: str = ""
 
 
 @dataclass(frozen=True, slots=True)

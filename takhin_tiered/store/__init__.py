@@ -8,6 +8,7 @@ from pathlib import Path
 
 from takhin_tiered.config import Settings
 from takhin_tiered.store.base import Capabilities, Notes, ObjectInfo, ObjectStore, ReadableStore
+from takhin_tiered.store.counting import RequestCounter, counted_as
 from takhin_tiered.store.deadlines import Deadlines
 from takhin_tiered.store.directory import DirectoryStore
 from takhin_tiered.store.fallback import FallbackStore
@@ -24,22 +25,28 @@ __all__ = [
     "ObjectStore",
     "ObservedStore",
     "ReadableStore",
+    "RequestCounter",
     "StoreHealth",
+    "counted_as",
     "is_outage",
     "open_store",
 ]
 
 
 @asynccontextmanager
-async def open_store(settings: Settings, notes: Notes | None = None) -> AsyncIterator[ObjectStore]:
+async def open_store(
+    settings: Settings, notes: Notes | None = None, counter: RequestCounter | None = None
+) -> AsyncIterator[ObjectStore]:
     """The store that the configuration names, over those that it only reads.
 
-    What a server can do is remembered in ``notes``.
+    What a server can do is remembered in ``notes``; what is asked of it is counted in ``counter``.
     """
+    counter = counter or RequestCounter()
     if settings.directory_path is not None:
-        others = [DirectoryStore(Path(path), to_read=True) for path in settings.read_prefixes]
+        others = [DirectoryStore(Path(path), to_read=True, counter=counter) for path in settings.read_prefixes]
         # Who only observes need not be able to write.
-        yield _over(DirectoryStore(settings.directory_path, to_read=not settings.enabled), others)
+        own = DirectoryStore(settings.directory_path, to_read=not settings.enabled, counter=counter)
+        yield _over(own, others)
         return
     # Imported here, as the SDK takes half a second that the directory store need not wait for.
     from takhin_tiered.store.s3 import open_s3
@@ -55,11 +62,11 @@ async def open_store(settings: Settings, notes: Notes | None = None) -> AsyncIte
         demands=Demands(
             sse=settings.sse,
             kms_key=settings.s3_sse_kms_key,
-            cold_class=settings.s3_class_cold,
             requester_pays=settings.s3_requester_pays,
             checksum=settings.s3_checksum,
         ),
         notes=notes,
+        counter=counter,
     ) as store:
         yield _over(store, [store.to_read(prefix) for prefix in settings.read_prefixes])
 

@@ -14,10 +14,6 @@ from takhin_tiered.codec.checksums import Checksum, Source
 from takhin_tiered.errors import StoreUnavailable
 from takhin_tiered.store.landing import Seen, unseen
 
-OWNER_KEY = "takhin-tiered.owner.json"
-CHALLENGE_KEY = "takhin-tiered.challenge.json"
-ANSWER_KEY = "takhin-tiered.answer.json"
-LAST_OWNER_KEY = "takhin-tiered.last-owner.json"
 STORE_KEY = "takhin-tiered.store.json"
 PROBE_KEY = "takhin-tiered.probe"
 
@@ -30,10 +26,6 @@ class Conflict(StoreUnavailable):
     """Another request for the same key came between: the write is to be tried again."""
 
 
-class NotReadable(StoreUnavailable):
-    """The object is there, in a storage class that has to be thawed before it can be read."""
-
-
 def is_of_the_prefix(key: str) -> bool:
     """Whether an object belongs to whoever writes under a prefix, rather than to an archived segment."""
     return key.startswith("takhin-tiered.") and "/" not in key
@@ -44,7 +36,8 @@ class ObjectInfo:
     """What the store says of an object: bytes, its SHA-256 (None where it keeps none), time of writing.
 
     ``sha256`` has the form of `Checksum.sha256`; ``modified`` is seconds since the epoch. ``read_only``: it stands
-    under a prefix that is only read, so a `delete` leaves it.
+    under a prefix that is only read, so a `delete` leaves it. ``storage_class`` is empty where the store tells none.
+    ``is_frozen``: it has to be retrieved before it is read, as only a `head` says; ``is_coming``: that was requested.
     """
 
     key: str
@@ -52,6 +45,9 @@ class ObjectInfo:
     sha256: str | None
     modified: float
     read_only: bool = False
+    storage_class: str = ""
+    is_frozen: bool = False
+    is_coming: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,14 +190,28 @@ class ReadableStore(Protocol):
         """Every object whose key starts with the prefix, by key; without checksums."""
         ...
 
+    async def retrieve(self, key: str, *, days: int, tier: str) -> None:
+        """Request that a frozen object can be read, for so many days from then on; no error if it was requested.
+
+        `NotSupported` where the store has nothing like it.
+        """
+        ...
+
 
 class ObjectStore(ReadableStore, Protocol):
     """One that is written to as well: by whoever owns its prefix."""
 
     async def put(
-        self, key: str, body: Source, *, size: int, checksum: Checksum, if_absent: bool = False
+        self,
+        key: str,
+        body: Source,
+        *,
+        size: int,
+        checksum: Checksum,
+        if_absent: bool = False,
+        storage_class: str = "",
     ) -> ObjectInfo:
-        """Store an object, whole or not at all.
+        """Store an object, whole or not at all; without a ``storage_class`` in the store's own.
 
         The store refuses bytes that are not those of ``checksum`` (`ObjectCorrupt`). With ``if_absent``
         it raises `ObjectExists` where there is an object already.
@@ -210,6 +220,16 @@ class ObjectStore(ReadableStore, Protocol):
 
     async def delete(self, keys: Sequence[str]) -> None:
         """Remove objects; one that is not there is no error."""
+        ...
+
+    async def change_class(self, key: str, storage_class: str, *, size: int, checksum: Checksum) -> None:
+        """Let the store copy an object onto itself, into another class. Key and bytes stay what they are.
+
+        At any moment the key has the whole object, in the one class or the other. Nothing is copied where the object is
+        not the expected one (`ObjectCorrupt`), is replaced meanwhile (`ObjectExists`), or is gone (`ObjectMissing`).
+        `NotSupported` where the store has no classes, or no such one; `InGlacier` where it would have to be retrieved
+        first.
+        """
         ...
 
     async def remove_stale_uploads(

@@ -23,6 +23,7 @@ from aiofiles.threadpool import wrap
 from takhin_tiered import filesystems
 from takhin_tiered.codec.checksums import READ_SIZE, Checksum, Hasher, Source
 from takhin_tiered.concurrency import in_bulk_thread, in_thread
+from takhin_tiered.cost.usage import Kind
 from takhin_tiered.errors import (
     BucketMissing,
     ObjectCorrupt,
@@ -33,7 +34,8 @@ from takhin_tiered.errors import (
     StoreFull,
     StoreUnavailable,
 )
-from takhin_tiered.store.base import ObjectInfo, StoreTime
+from takhin_tiered.store.base import NotSupported, ObjectInfo, StoreTime
+from takhin_tiered.store.counting import RequestCounter
 from takhin_tiered.store.landing import Seen, unseen, write_sparse
 from takhin_tiered.users import owner_hint
 
@@ -47,7 +49,8 @@ class DirectoryStore:
     One ``to_read`` may be mounted read-only.
     """
 
-    def __init__(self, root: Path, *, to_read: bool = False) -> None:
+    def __init__(self, root: Path, *, to_read: bool = False, counter: RequestCounter | None = None) -> None:
+        self._counter = counter or RequestCounter()
         self._root = root
         self._known: tuple[int, int] | None = None
         self._needs = os.R_OK | os.X_OK | (0 if to_read else os.W_OK)
@@ -107,7 +110,14 @@ class DirectoryStore:
         return None
 
     async def put(
-        self, key: str, body: Source, *, size: int, checksum: Checksum, if_absent: bool = False
+        self,
+        key: str,
+        body: Source,
+        *,
+        size: int,
+        checksum: Checksum,
+        if_absent: bool = False,
+        storage_class: str = "",  # noqa: ARG002 - there are none
     ) -> ObjectInfo:
         given_up = Event()
 
@@ -116,6 +126,7 @@ class DirectoryStore:
                 raise StoreUnavailable("the write was given up", key=key)
             return body(offset, length)
 
+        self._counter.requested(Kind.PUT)
         with _translated(key):
             return await in_bulk_thread(given_up.set, self._put, key, read, size, checksum, if_absent)
 
@@ -152,6 +163,7 @@ class DirectoryStore:
                 return None
             return ObjectInfo(key, status.st_size, None, status.st_mtime)
 
+        self._counter.requested(Kind.GET)
         with _translated(key):
             return await in_thread(look)
 
@@ -159,13 +171,17 @@ class DirectoryStore:
         # The stack closes it even where the caller is cancelled while a thread opens it.
         with _translated(key), ExitStack() as stack:
             file = wrap(await in_thread(lambda: stack.enter_context(self._open(key))))
-            return bytes(await file.read(limit))
+            data = bytes(await file.read(limit))
+        self._counter.requested(Kind.GET)
+        self._counter.received(len(data))
+        return data
 
     async def open(self, key: str, start: int = 0, end: int | None = None) -> AsyncGenerator[bytes, None]:
         with ExitStack() as stack:
             with _translated(key):
                 file = await in_thread(lambda: stack.enter_context(self._open(key)))
             at = start
+            self._counter.requested(Kind.GET)
             while end is None or at < end:
                 with _translated(key):
                     wanted = READ_SIZE if end is None else min(READ_SIZE, end - at)
@@ -173,14 +189,16 @@ class DirectoryStore:
                 if not piece:
                     return
                 at += len(piece)
+                self._counter.received(len(piece))
                 yield piece
 
     async def fetch_into(
         self, key: str, file: int, *, start: int = 0, end: int | None = None, seen: Seen = unseen
     ) -> None:
-        given_up = Event()
+        given_up, came = Event(), 0
 
         def work() -> None:
+            nonlocal came
             at, buffer = start, memoryview(bytearray(_FETCH_SIZE))
             with _translated(key):
                 source = self._open(key)
@@ -192,11 +210,16 @@ class DirectoryStore:
                         count = os.preadv(source.fileno(), [room], at)
                     if not count:
                         return
+                    came += count
                     seen(room[:count])
                     write_sparse(file, room[:count], at)
                     at += count
 
-        await in_bulk_thread(given_up.set, work)
+        self._counter.requested(Kind.GET)
+        try:
+            await in_bulk_thread(given_up.set, work)
+        finally:
+            self._counter.received(came)
 
     def _open(self, key: str) -> FileIO:
         self._require_mount()
@@ -206,6 +229,7 @@ class DirectoryStore:
             raise ObjectMissing("there is no such object", key=key) from error
 
     async def list(self, prefix: str = "") -> AsyncIterator[ObjectInfo]:
+        self._counter.requested(Kind.LIST)
         with _translated(""):
             for info in await in_thread(self._list, prefix):
                 yield info
@@ -224,6 +248,12 @@ class DirectoryStore:
                         found.append(ObjectInfo(key, status.st_size, None, status.st_mtime))
         return sorted(found, key=lambda info: info.key)
 
+    async def retrieve(self, key: str, *, days: int, tier: str) -> None:  # noqa: ARG002
+        raise NotSupported("there are no storage classes here", key=key)
+
+    async def change_class(self, key: str, storage_class: str, *, size: int, checksum: Checksum) -> None:  # noqa: ARG002
+        raise NotSupported("there are no storage classes here", key=key)
+
     async def delete(self, keys: Sequence[str]) -> None:
         def remove() -> None:
             self._require_mount()
@@ -233,6 +263,7 @@ class DirectoryStore:
                     path.unlink()
                     _fsync_directory(path.parent)
 
+        self._counter.requested(Kind.DELETE, number=len(keys))
         with _translated(""):
             await in_thread(remove)
 

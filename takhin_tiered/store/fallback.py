@@ -43,9 +43,18 @@ class FallbackStore:
         return await self._own.capabilities()
 
     async def put(
-        self, key: str, body: Source, *, size: int, checksum: Checksum, if_absent: bool = False
+        self,
+        key: str,
+        body: Source,
+        *,
+        size: int,
+        checksum: Checksum,
+        if_absent: bool = False,
+        storage_class: str = "",
     ) -> ObjectInfo:
-        return await self._own.put(key, body, size=size, checksum=checksum, if_absent=if_absent)
+        return await self._own.put(
+            key, body, size=size, checksum=checksum, if_absent=if_absent, storage_class=storage_class
+        )
 
     async def head(self, key: str) -> ObjectInfo | None:
         for store in self._that_may_have(key):
@@ -119,6 +128,18 @@ class FallbackStore:
             if not is_of_the_prefix(info.key):
                 return replace(info, read_only=True)
         return None
+
+    async def retrieve(self, key: str, *, days: int, tier: str) -> None:
+        *first, last = self._that_may_have(key)
+        for store in first:
+            try:
+                return await store.retrieve(key, days=days, tier=tier)
+            except ObjectMissing:
+                continue
+        return await last.retrieve(key, days=days, tier=tier)
+
+    async def change_class(self, key: str, storage_class: str, *, size: int, checksum: Checksum) -> None:
+        await self._own.change_class(key, storage_class, size=size, checksum=checksum)
 
     async def delete(self, keys: Sequence[str]) -> None:
         await self._own.delete(keys)

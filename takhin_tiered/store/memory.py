@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from takhin_tiered.codec.checksums import Checksum, Source, bytes_source, checksum_of
 from takhin_tiered.concurrency import in_thread
 from takhin_tiered.errors import ObjectCorrupt, ObjectExists, ObjectMissing
-from takhin_tiered.store.base import ObjectInfo, StoreTime
+from takhin_tiered.store.base import NotSupported, ObjectInfo, StoreTime
 from takhin_tiered.store.landing import Seen, unseen, write_sparse
 
 
@@ -39,7 +39,14 @@ class MemoryStore:
         return None
 
     async def put(
-        self, key: str, body: Source, *, size: int, checksum: Checksum, if_absent: bool = False
+        self,
+        key: str,
+        body: Source,
+        *,
+        size: int,
+        checksum: Checksum,
+        if_absent: bool = False,
+        storage_class: str = "",  # noqa: ARG002 - there are none
     ) -> ObjectInfo:
         data = await in_thread(body, 0, size)
         found = checksum_of(bytes_source(data), len(data), checksum.part_size)
@@ -81,6 +88,12 @@ class MemoryStore:
             if key.startswith(prefix):
                 _, info = self._objects[key]
                 yield ObjectInfo(key, info.size, None, info.modified)
+
+    async def retrieve(self, key: str, *, days: int, tier: str) -> None:  # noqa: ARG002
+        raise NotSupported("there are no storage classes here", key=key)
+
+    async def change_class(self, key: str, storage_class: str, *, size: int, checksum: Checksum) -> None:  # noqa: ARG002
+        raise NotSupported("there are no storage classes here", key=key)
 
     async def delete(self, keys: Sequence[str]) -> None:
         for key in keys:

@@ -17,7 +17,6 @@ from takhin_tiered.metrics import Metrics
 from takhin_tiered.store.base import (
     Capabilities,
     Conflict,
-    NotReadable,
     NotSupported,
     ObjectInfo,
     ObjectStore,
@@ -25,7 +24,7 @@ from takhin_tiered.store.base import (
 )
 from takhin_tiered.store.landing import Seen, unseen
 
-_ANSWERS = (Conflict, NotReadable, NotSupported)
+_ANSWERS = (Conflict, NotSupported)
 """What a store says of one request, while it may well serve others."""
 
 
@@ -48,7 +47,7 @@ class StoreHealth:
     def failed(self, error: StoreError) -> None:
         """The store cannot be used."""
         if self._error is None or self._error.code != error.code:
-            self.metrics.store_errors.labels(error.code).inc()
+            self.metrics.store_errors.labels(error.code).inc(1, logs.exemplar())
         if not self.down_since:
             self.down_since = self._clock()
             logs.logger().error("the store is down", error=str(error))
@@ -73,7 +72,7 @@ class StoreHealth:
     def attempt_failed(self, error: StoreError) -> None:
         """An attempt ended with this error. It counts, unless the store failed, which has counted by then."""
         if error is not self._error and not is_outage(error):
-            self.metrics.store_errors.labels(error.code).inc()
+            self.metrics.store_errors.labels(error.code).inc(1, logs.exemplar())
 
     def _up(self) -> None:
         if self.down_since:
@@ -133,10 +132,19 @@ class ObservedStore:
         return await self._inner.capabilities()
 
     async def put(
-        self, key: str, body: Source, *, size: int, checksum: Checksum, if_absent: bool = False
+        self,
+        key: str,
+        body: Source,
+        *,
+        size: int,
+        checksum: Checksum,
+        if_absent: bool = False,
+        storage_class: str = "",
     ) -> ObjectInfo:
         with self._asking(body):
-            return await self._inner.put(key, body, size=size, checksum=checksum, if_absent=if_absent)
+            return await self._inner.put(
+                key, body, size=size, checksum=checksum, if_absent=if_absent, storage_class=storage_class
+            )
 
     async def head(self, key: str) -> ObjectInfo | None:
         with self._asking():
@@ -162,6 +170,14 @@ class ObservedStore:
         with self._asking():
             async for info in self._inner.list(prefix):
                 yield info
+
+    async def retrieve(self, key: str, *, days: int, tier: str) -> None:
+        with self._asking():
+            await self._inner.retrieve(key, days=days, tier=tier)
+
+    async def change_class(self, key: str, storage_class: str, *, size: int, checksum: Checksum) -> None:
+        with self._asking():
+            await self._inner.change_class(key, storage_class, size=size, checksum=checksum)
 
     async def delete(self, keys: Sequence[str]) -> None:
         if keys:

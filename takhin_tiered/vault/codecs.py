@@ -26,7 +26,9 @@ class Codecs:
     def apply(self, settings: Settings, keys: KeyRing) -> None:
         self.chunk_size = int(settings.chunk_size_mb * (1 << 20))
         self.codec, self.level = settings.compression_codec, settings.compression_level
-        self.by_topic, self.keys = settings.compression_topics, keys
+        own = ((glob, each.compression_codec) for glob, each in settings.topics_overrides.items())
+        self.by_topic = (*((glob, codec) for glob, codec in own if codec), *settings.compression_topics)
+        self.keys = keys
 
     def level_for(self, topic: str) -> int:
         """zstd's level; 0 for no compression."""

@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import os
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 from takhin_tiered import work
-from takhin_tiered.codec.checksums import Checksum, Hasher
+from takhin_tiered.codec.checksums import Checksum, Hasher, bytes_source, checksum_of
 from takhin_tiered.codec.keys import KeyRing
-from takhin_tiered.errors import ObjectCorrupt, ObjectMissing
+from takhin_tiered.errors import ObjectCorrupt, ObjectExists, ObjectMissing
 from takhin_tiered.pace import Pace
 from takhin_tiered.segments.manifest import Manifest, ManifestFile
-from takhin_tiered.segments.names import SegmentId
+from takhin_tiered.segments.names import SegmentId, parse_superseded_key
+from takhin_tiered.segments.splice import Part
 from takhin_tiered.store import ObjectInfo, ReadableStore
 from takhin_tiered.vault.decoding import require_keys
+from takhin_tiered.vault.owned import OwnedPrefix
 
 _PACED_READ = 8 << 20
 MANIFEST_LIMIT = 64 << 20
 """Bytes: with a checksum for each chunk a manifest has many, at most."""
+
+
+class OtherBytes(Exception):
+    """An object that was to be written exists with other bytes: another generation has to be tried."""
 
 
 async def prove(
@@ -74,7 +81,14 @@ async def read_checksum(store: ReadableStore, key: str, part_size: int, pace: Pa
 
 
 async def prove_file(store: ReadableStore, identity: SegmentId, file: ManifestFile) -> None:
-    """`prove` for an object that a manifest names."""
+    """`prove` for an object that a manifest names, or for each whose log a part is of."""
+    for part in file.parts:
+        archived = (await log_of(store, part)).log
+        await prove(
+            store, archived.key, archived.size, Checksum(archived.sha256, archived.part_size), segment=part.id.path
+        )
+    if file.parts:
+        return
     await prove(store, file.key, file.size, Checksum(file.sha256, file.part_size), segment=identity.path)
 
 
@@ -89,8 +103,15 @@ async def prove_archived(store: ReadableStore, identity: SegmentId, keys: KeyRin
         raise ObjectMissing(f"the archive has no manifest {key}", segment=identity.path, key=key)
     for file in manifest.files.values():
         await prove_file(store, identity, file)
-    require_keys(manifest, keys)
+    await require_all_keys(store, manifest, keys)
     return manifest
+
+
+async def require_all_keys(store: ReadableStore, manifest: Manifest, keys: KeyRing) -> None:
+    """Return if its files can be decrypted, and the logs that its parts are of. `NoKey`, `WrongKey`, `StoreError`."""
+    require_keys(manifest, keys)
+    for part in manifest.log.parts:
+        require_keys(await log_of(store, part), keys)
 
 
 async def load_manifest(store: ReadableStore, identity: SegmentId) -> Manifest | None:
@@ -107,3 +128,58 @@ async def read_manifest(store: ReadableStore, identity: SegmentId, key: str) -> 
     `ObjectMissing`, `ObjectCorrupt` where it is none of this segment, and other `StoreError`.
     """
     return Manifest.from_json(await store.read(key, limit=MANIFEST_LIMIT), key=identity.manifest_key)
+
+
+async def superseded_of(store: ReadableStore, identity: SegmentId) -> AsyncIterator[Manifest]:
+    """The manifests of the segment's generations that a later one superseded, as the store lists them now.
+
+    `ObjectMissing` where one is gone meanwhile, `ObjectCorrupt` where it is none, and other `StoreError`.
+    """
+    async for info in store.list(identity.superseded_prefix):
+        if (superseded := parse_superseded_key(info.key)) is not None and superseded[0] == identity:
+            yield await read_manifest(store, identity, info.key)
+
+
+async def log_of(store: ReadableStore, part: Part) -> Manifest:
+    """The manifest of the generation whose log has the bytes that a part is of: the current one, or an earlier one.
+
+    `ObjectMissing` where the archive has no such log any more, `ObjectCorrupt` where a manifest is none.
+    """
+    manifest = await load_manifest(store, part.id)
+    latest = 0 if manifest is None else manifest.generation
+    for generation in range(latest - 1, 0, -1):
+        if manifest is not None and is_that_of(part, manifest.log):
+            break
+        try:
+            manifest = await read_manifest(store, part.id, part.id.superseded_key(generation))
+        except ObjectMissing:
+            continue
+    if manifest is None or not is_that_of(part, manifest.log):
+        raise ObjectMissing(
+            f"the archive has no log of segment {part.id.full_path} with SHA-256 {part.sha256}",
+            segment=part.id.path,
+            key=part.key,
+            hint="Somebody removed it, or stored other bytes: look for it in the bucket's versions or backups",
+        )
+    return manifest
+
+
+def is_that_of(part: Part, file: ManifestFile) -> bool:
+    """Whether this is an archived log with the bytes that a part is of."""
+    plain = (file.plain_size, file.plain_sha256, file.plain_part_size)
+    return not file.parts and plain == (part.size, part.sha256, part.part_size)
+
+
+async def put_proven(owned: OwnedPrefix, key: str, data: bytes, *, segment: str, if_absent: bool = False) -> None:
+    """Write a small object and prove it. `OtherBytes` where ``if_absent`` and another one stands there."""
+    checksum = checksum_of(bytes_source(data), len(data))
+    try:
+        answer = await owned.put(key, bytes_source(data), size=len(data), checksum=checksum, if_absent=if_absent)
+    except ObjectExists:
+        answer = None
+    try:
+        await prove(owned.store, key, len(data), checksum, answer=answer, segment=segment)
+    except ObjectCorrupt as error:
+        if answer is None:
+            raise OtherBytes from error
+        raise

@@ -10,11 +10,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 from takhin_tiered import logs, work
 from takhin_tiered.catalog.catalog import Catalog
-from takhin_tiered.codec.checksums import bytes_source, checksum_of
 from takhin_tiered.concurrency import all_of, in_thread
 from takhin_tiered.disk.access import disk_errors, open_partition
 from takhin_tiered.disk.files import DataDirs
@@ -23,65 +22,26 @@ from takhin_tiered.errors import (
     ObjectCorrupt,
     ObjectExists,
     ObjectMissing,
+    SegmentBusy,
     SegmentChanged,
+    SegmentShared,
     StoreError,
     TakhinError,
 )
 from takhin_tiered.metrics import Metrics
 from takhin_tiered.pace import Pace
 from takhin_tiered.points import reached
-from takhin_tiered.segments.manifest import Manifest, ManifestFile
+from takhin_tiered.segments.manifest import ManifestFile
 from takhin_tiered.segments.model import Intent
 from takhin_tiered.segments.names import FileKind, SegmentId
+from takhin_tiered.segments.retrieval import SMALLEST_IN_CLASS
 from takhin_tiered.vault.encoding import Encoder, as_it_is, close_all
-from takhin_tiered.vault.opened import Content, OpenSegment
 from takhin_tiered.vault.orphans import settle_held
 from takhin_tiered.vault.owned import OwnedPrefix
-from takhin_tiered.vault.proof import prove, prove_file
-from takhin_tiered.vault.stored import Stored, StoredSource
+from takhin_tiered.vault.proof import OtherBytes, load_manifest, prove, prove_file, put_proven
+from takhin_tiered.vault.stored import StoredSource
+from takhin_tiered.vault.writing import Writing, entries_of, is_bound, kept, replaces, spliced_log
 from takhin_tiered.verbs import for_each, resumed
-
-
-class OtherBytes(Exception):
-    """An object that was to be written exists with other bytes: another generation has to be tried."""
-
-
-@dataclass(slots=True, eq=False)
-class Writing:
-    """An open segment on its way into the vault.
-
-    ``content`` is what its files hold; ``draft`` is its manifest, without files. ``existing`` is the committed one, and
-    ``distrusted`` is what is known to be damaged of it. In the end ``manifest`` is the committed one, a new one or
-    the existing one where that says all this already, or ``error`` tells why there is none.
-    """
-
-    opened: OpenSegment
-    content: Content
-    draft: Manifest
-    existing: Manifest | None
-    generation: int
-    distrusted: frozenset[FileKind]
-    work: work.Work
-    manifest: Manifest | None = None
-    error: TakhinError | OtherBytes | None = None
-    entries: dict[FileKind, ManifestFile] = field(default_factory=dict)
-    # What is to be stored of the files that the archive does not have.
-    stored: dict[FileKind, Stored] = field(default_factory=dict)
-    # Keys that this attempt stored, and whether its manifest was sent: it may be committed from then on.
-    made: list[str] = field(default_factory=list)
-    is_sent: bool = False
-
-    @property
-    def id(self) -> SegmentId:
-        return self.opened.identity
-
-    @property
-    def is_to_do(self) -> bool:
-        return self.error is None
-
-    @property
-    def missing(self) -> list[FileKind]:
-        return [kind for kind in self.opened.files if kind not in self.entries]
 
 
 class Writer:
@@ -125,10 +85,11 @@ class Writer:
 
     async def _write(self, writings: Sequence[Writing]) -> None:
         await self._each(writings, self._find_archived, lambda each: each.existing is not None)
+        await self._each(writings, self._splice, lambda each: bool(each.parts) and FileKind.LOG in each.missing)
         await self._encode([each for each in writings if each.error is None and each.missing])
         await self._intend([each for each in writings if each.error is None and each.missing])
         await self._each(writings, self._store_missing, lambda each: bool(each.missing))
-        await self._each(writings, self._keep_superseded, _replaces)
+        await self._each(writings, self._keep_superseded, replaces)
         await self._require_unchanged(writings)
         await self._each(writings, self._commit)
 
@@ -148,7 +109,7 @@ class Writer:
         Not once a manifest was sent: it may have been stored even where the answer was an error.
         """
         made = [key for each in writings if not each.is_sent for key in each.made]
-        with suppress(StoreError, HeldElsewhere):
+        with suppress(StoreError, HeldElsewhere, SegmentShared, SegmentBusy):
             if made:
                 await self._owned.delete(made)
                 self._catalog.settle(made)
@@ -160,7 +121,7 @@ class Writer:
             if archived is not None:
                 writing.entries[kind] = archived
         existing = writing.existing
-        if existing is not None and any(_is_bound(file) for file in _kept(writing).values()):
+        if existing is not None and any(is_bound(file) for file in kept(writing).values()):
             # Encrypted chunks are bound to the topic ID of their manifest.
             writing.draft = replace(writing.draft, topic_id=existing.topic_id)
 
@@ -171,7 +132,7 @@ class Writer:
         checksum = writing.content.checksums[kind]
         size = writing.opened.size(kind)
         is_same = (archived.plain_size, archived.plain_sha256) == (size, checksum.sha256)
-        if is_same and kind not in writing.distrusted:
+        if (is_same or kind in writing.accepted) and kind not in writing.distrusted:
             try:
                 await prove_file(self._owned.store, writing.id, archived)
                 return archived
@@ -183,6 +144,17 @@ class Writer:
         if writing.generation == writing.existing.generation:
             raise OtherBytes
         return None
+
+    async def _splice(self, writing: Writing) -> None:
+        """Name the log's bytes where they stand already, once the store proves them; else it is stored."""
+        spliced = spliced_log(writing)
+        try:
+            await prove_file(self._owned.store, writing.id, spliced)
+        except (ObjectMissing, ObjectCorrupt) as error:
+            logs.logger().error("an archived log that has these bytes is bad: they are stored again", error=str(error))
+            return
+        writing.entries[FileKind.LOG] = spliced
+        reached("archive.spliced")
 
     async def _encode(self, writings: Sequence[Writing]) -> None:
         """Make what is to be stored of each: its files as they are, or their encoded bytes."""
@@ -257,7 +229,14 @@ class Writer:
         source = StoredSource(writing.id, stored, self._pace)
         async with self._requests:
             try:
-                answer = await self._owned.put(key, source, size=size, checksum=checksum, if_absent=True)
+                answer = await self._owned.put(
+                    key,
+                    source,
+                    size=size,
+                    checksum=checksum,
+                    if_absent=True,
+                    storage_class=writing.storage_class if size >= SMALLEST_IN_CLASS else "",
+                )
                 writing.made.append(key)
                 if stored.encoding is None:
                     # Bytes that the kernel sent by itself are not counted yet.
@@ -275,6 +254,11 @@ class Writer:
                 raise
             try:
                 await prove(self._owned.store, key, size, checksum, answer=answer, segment=path)
+            except ObjectMissing as error:
+                if answer is None and self._owned.is_shared:
+                    # It stood there a moment ago. Its replica removed it: the manifest of another one stands by now.
+                    raise OtherBytes from error
+                raise
             except ObjectCorrupt as error:
                 if answer is None:
                     # Not ours: an object found there later must not be taken for one that a broken upload left.
@@ -329,64 +313,45 @@ class Writer:
 
     async def _commit(self, writing: Writing) -> None:
         """Write the manifest: the first one only where there is none, a later one over the one before."""
-        entries = _entries(writing)
+        entries = entries_of(writing)
         if writing.existing is not None and entries == writing.existing.files:
             writing.manifest = writing.existing
             return
         reached("archive.before.manifest")
         manifest = replace(writing.draft, files=entries, generation=writing.generation, archived_at=self._stamp())
-        writing.is_sent = True
-        is_first = writing.existing is None
-        await self._put_small(writing, writing.id.manifest_key, manifest.to_json(), if_absent=is_first)
+        key, data = writing.id.manifest_key, manifest.to_json()
+        if writing.existing is None:
+            writing.is_sent = True
+            try:
+                await self._put_small(writing, key, data, if_absent=True)
+            except OtherBytes:
+                await self._lose_to_another(writing)
+                raise
+        else:
+            async with self._owned.replacing(writing.existing, manifest):
+                writing.is_sent = True
+                await self._put_small(writing, key, data, if_absent=False)
         writing.manifest = manifest
+
+    async def _lose_to_another(self, writing: Writing) -> None:
+        """Where the manifest of another replica stands, of a later generation: it names nothing of this attempt.
+
+        And while this replica holds the segment, nobody takes that manifest away: ours is never committed.
+        """
+        if not self._owned.is_shared:
+            return
+        manifest = await load_manifest(self._owned.store, writing.id)
+        if manifest is None or manifest.generation <= writing.generation:
+            return
+        named = {file.key for file in manifest.files.values()}
+        writing.made = [key for key in writing.made if key not in named]
+        writing.is_sent = False
+        reached("archive.outrun")
 
     async def _put_small(self, writing: Writing, key: str, data: bytes, *, if_absent: bool) -> None:
         """Write an object and prove it. `OtherBytes` where ``if_absent`` and another one stands there."""
         async with self._requests:
             await put_proven(self._owned, key, data, segment=writing.id.path, if_absent=if_absent)
-
-
-async def put_proven(owned: OwnedPrefix, key: str, data: bytes, *, segment: str, if_absent: bool = False) -> None:
-    """Write a small object and prove it. `OtherBytes` where ``if_absent`` and another one stands there."""
-    checksum = checksum_of(bytes_source(data), len(data))
-    try:
-        answer = await owned.put(key, bytes_source(data), size=len(data), checksum=checksum, if_absent=if_absent)
-    except ObjectExists:
-        answer = None
-    try:
-        await prove(owned.store, key, len(data), checksum, answer=answer, segment=segment)
-    except ObjectCorrupt as error:
-        if answer is None:
-            raise OtherBytes from error
-        raise
-
-
-def _entries(writing: Writing) -> dict[FileKind, ManifestFile]:
-    entries = {kind: writing.entries[kind] for kind in FileKind if kind in writing.entries}
-    return {**_kept(writing), **entries}
-
-
-def _kept(writing: Writing) -> dict[FileKind, ManifestFile]:
-    """What the new manifest takes over from the committed one."""
-    existing = writing.existing
-    if existing is None:
-        return {}
-    if writing.entries.get(FileKind.LOG) == existing.log:
-        # An index that is gone from the disk is still that of this log: the archive keeps it.
-        missing = writing.missing
-        return {kind: file for kind, file in existing.files.items() if kind not in missing}
-    return {kind: file for kind, file in existing.files.items() if file == writing.entries.get(kind)}
-
-
-def _is_bound(file: ManifestFile) -> bool:
-    return file.encoding is not None and file.encoding.encryption is not None
-
-
-def _replaces(writing: Writing) -> bool:
-    """Whether the manifest that is to be written is of a later generation than the committed one."""
-    if writing.existing is None or writing.existing.generation == writing.generation:
-        return False
-    return _entries(writing) != writing.existing.files
 
 
 def changed(identity: SegmentId, when: str) -> SegmentChanged:

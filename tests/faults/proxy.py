@@ -22,13 +22,16 @@ _HEAD_LIMIT = 1 << 20
 
 
 class Kind(StrEnum):
-    """LATENCY waits ``seconds``. STORED_503: the server carried the request out, and the answer is 503 all the same.
+    """LATENCY waits ``seconds``, HELD until ``released`` is set. STORED_503: the server carried the request out, and
+    the answer is 503 all the same.
 
     PAGE is a success with words of an error in it, and nothing carried out. WHOLE asks the server for no range.
     LONGER and SHORTER tell a ``Content-Length`` ten bytes off; HANG_BODY sends half of a body, and then nothing.
+    THROTTLED is DynamoDB's refusal.
     """
 
     LATENCY = "latency"
+    HELD = "held"
     ERROR_500 = "500"
     SLOW_DOWN = "503"
     DENIED = "403"
@@ -45,8 +48,12 @@ class Kind(StrEnum):
     LONGER = "longer"
     SHORTER = "shorter"
     STORED_503 = "stored-503"
+    THROTTLED = "throttled"
 
 
+_THROTTLED = (
+    '{"__type": "com.amazonaws.dynamodb.v20120810#ProvisionedThroughputExceededException", "message": "by the proxy"}'
+)
 _REFUSALS = {
     Kind.ERROR_500: (500, "InternalError"),
     Kind.SLOW_DOWN: (503, "SlowDown"),
@@ -54,12 +61,14 @@ _REFUSALS = {
     Kind.PAGE: (200, "InternalError"),
     Kind.FROZEN: (403, "InvalidObjectState"),
     Kind.FULL: (507, "XMinioStorageFull"),
+    Kind.THROTTLED: (400, _THROTTLED),
 }
 
 
 @dataclass(eq=False)
 class Fault:
-    """One fault. Empty texts match every request; ``key`` and ``query`` are parts of path and query.
+    """One fault. Empty texts match every request; ``key`` and ``query`` are parts of path and query. For DynamoDB,
+    whose path is always the same, ``key`` is a part of the operation's name, such as ``PutItem``.
 
     The first ``skip`` requests that match pass; then ``count`` of them are struck, or all where it is None.
     ``hits`` counts those that were.
@@ -73,6 +82,7 @@ class Fault:
     count: int | None = None
     seconds: float = 0.0
     hits: int = 0
+    released: asyncio.Event = field(default_factory=asyncio.Event)
     _passed: int = 0
 
     def strikes(self, method: str, path: str, query: str) -> bool:
@@ -155,10 +165,12 @@ class Proxy:
         parts = urlsplit(target)
         self.seen.append((method, target))
         self.heads.append(head)
-        fault = self._fault(method, unquote(parts.path), unquote(parts.query))
+        fault = self._fault(method, unquote(parts.path) + head.get("x-amz-target"), unquote(parts.query))
         kind = fault.kind if fault else None
         if fault is not None and kind is Kind.LATENCY:
             await asyncio.sleep(fault.seconds)
+        if fault is not None and kind is Kind.HELD:
+            await fault.released.wait()
         if kind is Kind.RESET:
             _reset(writer)
             return False
@@ -342,7 +354,10 @@ async def _body(head: Head, reader: asyncio.StreamReader, *, is_answer: bool) ->
 async def _refuse(writer: asyncio.StreamWriter, method: str, status: int, code: str, *, name: str = "") -> None:
     error = f"<Error><Code>{code}</Code><Message>by the proxy</Message></Error>"
     body = f'<?xml version="1.0" encoding="UTF-8"?>{code if code.startswith("<") else error}'.encode()
-    headers = [("Content-Type", "application/xml"), ("Content-Length", str(len(body)))]
+    is_json = code.startswith("{")
+    body = code.encode() if is_json else body
+    kind = "application/x-amz-json-1.0" if is_json else "application/xml"
+    headers = [("Content-Type", kind), ("Content-Length", str(len(body)))]
     head = Head(f"HTTP/1.1 {status} Said", headers + ([("Server", name)] if name else []))
     writer.write(head.to_bytes() + (b"" if method == "HEAD" else body))
     await writer.drain()

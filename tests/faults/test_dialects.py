@@ -16,7 +16,7 @@ import pytest
 
 from takhin_tiered import ObjectCorrupt, ObjectExists, StoreDenied, StoreUnavailable, TakhinError, TieredStorage
 from takhin_tiered.codec.checksums import Checksum, bytes_source, checksum_of
-from takhin_tiered.store.base import Check
+from takhin_tiered.store.base import PROBE_KEY, Check
 from takhin_tiered.store.s3 import S3Store, open_s3
 from takhin_tiered.store.s3.calls import Demands
 from takhin_tiered.vault.proof import prove
@@ -64,11 +64,11 @@ async def opened(bucket: Bucket, between: Proxy, **how: Any) -> AsyncIterator[S3
         yield store
 
 
-async def put(store: S3Store, key: str, data: bytes, *, part_size: int = 0, if_absent: bool = False) -> str | None:
+async def put(store: S3Store, key: str, data: bytes, *, part_size: int = 0, **how: Any) -> str | None:
     """What the store says of its SHA-256."""
     source = bytes_source(data)
     checksum = checksum_of(source, len(data), part_size)
-    info = await store.put(key, source, size=len(data), checksum=checksum, if_absent=if_absent)
+    info = await store.put(key, source, size=len(data), checksum=checksum, **how)
     assert info.sha256 in {None, checksum.sha256}
     return info.sha256
 
@@ -170,8 +170,8 @@ async def test_a_weak_server_that_lets_nobody_delete_is_asked_once(broker: Broke
         async with proxy(weak.endpoint) as between:
             between.dialect = deny
             await require_archived(broker, weak, between)
-            # Two questions, each of which may take two requests.
-            assert probes(between) <= 4
+            # Two questions, each of which may take two requests; and the second one once more, under a key of its own.
+            assert probes(between) <= 7
 
 
 # --- Checksums -------------------------------------------------------------------------------------------------------
@@ -341,6 +341,30 @@ async def test_without_conditions_what_is_there_is_not_written_over(
             await put(store, "k", b"second", if_absent=True)
         assert bucket.read("k") == data
         assert (await store.capabilities()).conditional_writes is False
+
+
+async def test_a_probe_that_another_process_left_says_nothing_of_the_server(bucket: Bucket) -> None:
+    """Daemons that start together ask at the same moment, and keys that may not delete leave their probe there."""
+    async with proxy(bucket.endpoint) as between, opened(bucket, between) as store:
+        bucket.write(PROBE_KEY, b"?")
+        assert (await store.capabilities()).conditional_writes is True
+
+
+async def test_a_question_that_gets_no_answer_says_nothing_of_the_server(bucket: Bucket) -> None:
+    def taken_away(_method: str, path: str, _query: str, head: Head) -> tuple[int, str] | None:
+        if not head.get("if-none-match"):
+            return None
+        if PROBE_KEY in path:
+            return (403, "AccessDenied")
+        # Before its second write: as another process does.
+        bucket.delete("k")
+        return None
+
+    async with proxy(bucket.endpoint) as between, opened(bucket, between) as store:
+        between.dialect = taken_away
+        await put(store, "k", b"first", if_absent=True)
+        between.dialect = lambda *_: None
+        assert (await store.capabilities()).conditional_writes is True
 
 
 async def test_a_conflict_is_tried_again(bucket: Bucket) -> None:
@@ -526,13 +550,13 @@ async def test_a_policy_that_demands_encryption_names_the_setting(broker: Broker
 
 
 async def test_every_new_object_has_what_is_demanded(bucket: Bucket) -> None:
-    demands = Demands(sse="aws:kms", kms_key="arn:key", cold_class="STANDARD_IA", requester_pays=True)
+    demands = Demands(sse="aws:kms", kms_key="arn:key", requester_pays=True)
     segment, manifest = "orders-0/00000000000000000000.log", "orders-0/00000000000000000000.manifest.json"
     async with proxy(bucket.endpoint) as between, opened(bucket, between, demands=demands) as store:
         # The first goes by the SDK, the others straight.
-        for key in (segment, manifest):
-            await put(store, key, b"x", if_absent=True)
-        await put(store, segment + "2", os.urandom(PART + 10), part_size=PART)
+        await put(store, segment, b"x", if_absent=True, storage_class="STANDARD_IA")
+        await put(store, manifest, b"x", if_absent=True)
+        await put(store, segment + "2", os.urandom(PART + 10), part_size=PART, storage_class="GLACIER_IR")
         await store.head(segment)
         await store.delete([segment, manifest])
         new = [head for head in between.heads if is_new(head)]
@@ -541,6 +565,7 @@ async def test_every_new_object_has_what_is_demanded(bucket: Bucket) -> None:
         assert {head.get("x-amz-request-payer") for head in between.heads} == {"requester"}
         classes = {head.first.split(" ")[1].rpartition("/")[2]: head.get("x-amz-storage-class") for head in new}
         assert classes["00000000000000000000.log"] == "STANDARD_IA"
+        assert classes["00000000000000000000.log2?uploads"] == "GLACIER_IR"
         assert classes["00000000000000000000.manifest.json"] == ""
 
 

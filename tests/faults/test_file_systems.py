@@ -338,6 +338,7 @@ int fdatasync(int fd) {
 """
 
 
+@pytest.mark.long
 def test_nothing_can_be_flushed_anywhere(broker: Broker, tmp_path: Path) -> None:
     """The database of the catalog neither: a whole process on a file system that answers EINVAL."""
     if (compiler := shutil.which("cc")) is None:

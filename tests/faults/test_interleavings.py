@@ -109,8 +109,18 @@ class MortalStore:
     async def wants_md5(self) -> bool:
         return await self._store.wants_md5()
 
-    async def put(self, key: str, source: Any, *, size: int, checksum: Checksum, if_absent: bool = False) -> ObjectInfo:
-        return await self._ask(lambda: self._store.put(key, source, size=size, checksum=checksum, if_absent=if_absent))
+    async def put(
+        self,
+        key: str,
+        body: Any,
+        *,
+        size: int,
+        checksum: Checksum,
+        if_absent: bool = False,
+        storage_class: str = "",
+    ) -> ObjectInfo:
+        how: dict[str, Any] = {"if_absent": if_absent, "storage_class": storage_class}
+        return await self._ask(lambda: self._store.put(key, body, size=size, checksum=checksum, **how))
 
     async def head(self, key: str) -> ObjectInfo | None:
         return await self._ask(lambda: self._store.head(key))

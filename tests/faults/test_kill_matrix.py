@@ -10,8 +10,6 @@ import json
 import os
 import re
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,7 +20,9 @@ import pytest
 
 from takhin_tiered import Settings
 from tests.decoding import keys_in, plain_of
+from tests.faults.test_class_kills import OF_CLASSES
 from tests.faults.test_reader import CACHE
+from tests.faults.test_replicas_apart import APART
 from tests.faults.truth import OF_THE_PREFIX, TALLY, Folder
 from tests.support import (
     COLD,
@@ -32,8 +32,8 @@ from tests.support import (
     Bucket,
     daemon,
     directory_settings,
-    environment,
     store_settings,
+    to_point,
     wait_until,
 )
 
@@ -59,6 +59,7 @@ REWRITTEN = [*ARCHIVE, "archive.superseded.kept", *EVICT]
 SCENARIOS = {
     "fresh": [*ARCHIVE, *EVICT],
     "to be encoded": [*ENCODE, *ARCHIVE, *EVICT],
+    "warm": ARCHIVE,
     "encoded": RESTORE,
     "copied": EVICT,
     # Of the other files the archive has these bytes already.
@@ -84,7 +85,9 @@ CASES = [
 FULL = os.environ.get("TAKHIN_TEST_TORTURE") == "full"
 # A sample in the everyday run; the whole matrix is `make torture`.
 ALWAYS = [("to be encoded", "archive.encoding", 2), ("to be encoded", "archive.log.stored", 1)]
-CHOSEN = CASES if FULL else [*STARTS[1:], *ALWAYS, *CASES[6::27]]
+SAMPLE = [*STARTS[1:], *CASES[6::41]]
+# Every day the ones that must not be missed; a sample of the others in the long run.
+CHOSEN = CASES if FULL else [*ALWAYS, *(pytest.param(*case, marks=pytest.mark.long) for case in SAMPLE)]
 STORES = ["directory", "s3"] if FULL else ["directory"]
 
 
@@ -100,17 +103,7 @@ class Scene:
     key_file: Path
 
     def run(self, *arguments: str, point: str = "", nth: int = 1, **changes: Any) -> int:
-        program = str(Path(__file__).with_name("kill_launcher.py"))
-        variables = {**environment(self.settings(**changes)), "TORTURE_POINT": point, "TORTURE_NTH": str(nth)}
-        variables["PYTHONPATH"] = str(Path(__file__).parents[2])
-        ended = subprocess.run(
-            [sys.executable, program, *arguments],
-            env=variables,
-            capture_output=True,
-            text=True,
-            timeout=90,
-            check=False,
-        )
+        ended = to_point(self.settings(**changes), *arguments, point=point, nth=nth)
         assert "Traceback" not in ended.stderr, ended.stderr
         self.output = ended.stdout
         return ended.returncode
@@ -124,6 +117,9 @@ class Scene:
             "encryption_key_file": self.key_file,
             "chunk_size_mb": 1 / 16,
         }
+        if scenario == "warm":
+            # Copied before it is cold: nothing leaves the disk.
+            return ["run", "--once"], {"warm_copy": True, "warm_age_hours": COLD / 2, "cold_age_hours": 2 * COLD}
         if scenario == "to be encoded":
             return ["run", "--once"], encoding
         if scenario == "encoded":
@@ -276,9 +272,14 @@ def test_every_point_of_the_program_is_among_those_tried() -> None:
         for expanded in ([point.replace("{kind}", kind) for kind in KINDS])
     }
     # Those of a trim need a broker, in tests/kafka/test_trim.py, and one other incarnations: test_incarnations.py.
-    elsewhere = {"trim.proven", "trim.asked", "restore.adopted", *CACHE}
+    elsewhere = {"trim.proven", "trim.asked", "restore.adopted", *CACHE, *OF_CLASSES}
     # In test_rekey.py.
     elsewhere |= {"rekey.before.manifest", "rekey.manifest.stored"}
+    # Where replicas share the prefix, in test_replica_kills.py.
+    elsewhere |= {point for point in points if point.startswith("replicas.")} | {"expire.released", *APART}
+    # In test_replica_leftovers.py.
+    elsewhere.add("archive.outrun")
     tried = {point for _, point, _ in CASES} | elsewhere
-    assert points == tried
+    # Those of hybrid tables are in test_hybrid_kills.py, those of the fleet's catalog in test_fleet_commands.py.
+    assert {point for point in points if not point.startswith(("hybrid.", "fleet."))} == tried
     print(f"{len(tried)} points, {len(CASES)} kills in {len(SCENARIOS)} states")

@@ -132,6 +132,9 @@ class Checker:
         return lost
 
 
+_LONGER = 10.0 if FULL else 0.0
+
+
 @pytest.fixture(params=["directory", "s3"] if FULL else ["directory"])
 def world(request: pytest.FixtureRequest, broker: Broker, tmp_path: Path) -> Iterator[tuple[LiveBroker, Any, Store]]:
     changes: dict[str, Any] = {"archive_interval_minutes": 0.002, "restore_lease_hours": 1 / 3600}
@@ -150,6 +153,7 @@ def world(request: pytest.FixtureRequest, broker: Broker, tmp_path: Path) -> Ite
     live.join()
 
 
+@pytest.mark.long
 @pytest.mark.timeout(3600)
 def test_random_kills_lose_nothing(world: tuple[LiveBroker, Any, Store], tmp_path: Path) -> None:
     live, settings, store = world
@@ -164,7 +168,9 @@ def test_random_kills_lose_nothing(world: tuple[LiveBroker, Any, Store], tmp_pat
             else:
                 api = running.wait_serving()
                 until = time.monotonic() + chance.uniform(0.0, 1.5)
-                while time.monotonic() < until:
+                # On a busy machine longer: kills that meet no restore show little.
+                at_last = until + _LONGER
+                while time.monotonic() < (until if restored > number // 4 else at_last):
                     paths = list(live.closed) or [""]
                     with suppress(httpx.HTTPError):
                         body = {"segment_path": chance.choice(paths)}

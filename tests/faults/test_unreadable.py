@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from takhin_tiered import Settings, StoreError, StoreUnavailable, TieredStorage, Verdict
-from takhin_tiered.store.base import NotReadable
 from tests.faults.proxy import Fault, Kind, Proxy
 from tests.support import Broker, Bucket, command, find_minio, minio, parts, store_settings
 
@@ -99,16 +98,15 @@ async def test_a_store_that_lists_and_gives_nothing_ends_the_work(
         assert quarantined(storage) == set()
 
 
-async def test_what_has_to_be_thawed_is_not_damaged(broker: Broker, bucket: Bucket, between: Proxy) -> None:
+async def test_what_has_to_be_retrieved_first_is_not_damaged(broker: Broker, bucket: Bucket, between: Proxy) -> None:
     closed = broker.segments("orders-0", 2)
     async with TieredStorage.open(settings_for(broker, bucket, between)) as storage:
         await storage.run_cycle()
         between.faults.append(Fault(Kind.FROZEN, "GET", closed[0]))
         found = await verified(storage, deep=True)
-        assert "thawed" in found[closed[0]].problem
-        assert not found[closed[1]].problem
-        with pytest.raises(NotReadable):
-            await storage.scrub_segment(closed[0])
+        assert [bool(found[path].skipped) for path in closed] == [True, False]
+        assert not any(found[path].problem for path in closed)
+        assert "has to be retrieved" in (await storage.scrub_segment(closed[0])).skipped
         await storage.scrub()
         assert quarantined(storage) == set()
 

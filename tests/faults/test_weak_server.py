@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from takhin_tiered import HeldElsewhere, ObjectCorrupt, ObjectExists, TieredStorage
+from takhin_tiered import ConfigError, HeldElsewhere, ObjectCorrupt, ObjectExists, TieredStorage
 from takhin_tiered.codec.checksums import Checksum, bytes_source, checksum_of
 from takhin_tiered.store.s3 import open_s3
 from tests.conftest import new_bucket
@@ -30,6 +30,15 @@ def weak_endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture
 def weak(weak_endpoint: str) -> Iterator[Bucket]:
     yield from new_bucket(weak_endpoint)
+
+
+async def test_replicas_do_not_share_what_conditional_writes_do_not_protect(broker: Broker, weak: Bucket) -> None:
+    closed = broker.segments("orders-0", 1)
+    async with TieredStorage.open(store_settings(broker, weak, fleet_replicas="adopt")) as storage:
+        with pytest.raises(ConfigError, match="no conditional writes"):
+            await storage.run_cycle()
+    assert broker.is_whole(closed[0])
+    assert weak.keys() == []
 
 
 async def test_an_upload_is_proven_by_its_md5_and_not_read_back(broker: Broker, weak: Bucket) -> None:

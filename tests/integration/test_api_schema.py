@@ -41,6 +41,7 @@ def broker_served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Br
         assert "Traceback" not in Path(home / "log").read_text()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("mode", list(GenerationMode), ids=lambda mode: mode.name.lower())
 def test_no_request_makes_the_daemon_fail(broker_served: tuple[Broker, str], mode: GenerationMode) -> None:
     broker, address = broker_served

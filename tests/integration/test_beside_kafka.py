@@ -77,6 +77,14 @@ async def test_where_no_mode_is_set_nothing_is_deleted_beside_kafka(kafka: Broke
     assert all(kafka.is_whole(path) for path in paths)
 
 
+async def test_move_for_some_topics_is_refused_while_kafka_runs(kafka: Broker) -> None:
+    kafka.segments()
+    settings = settings_of(kafka, topics_overrides={"orders-*": {"archive.mode": "move"}})
+    with running_kafka(kafka.root), pytest.raises(ConfigError, match=r"overrides, orders-\*, is move, and an Apache"):
+        async with TieredStorage.open(settings):
+            pass
+
+
 async def test_move_is_refused_while_kafka_runs(kafka: Broker) -> None:
     kafka.segments()
     with running_kafka(kafka.root), pytest.raises(ConfigError, match=r"archive\.mode is move") as refused:

@@ -14,6 +14,8 @@ import pytest
 from takhin_tiered import Settings
 from tests.support import HOUR, WARM, Broker, Bucket, command, daemon, directory_settings, store_settings
 
+pytestmark = pytest.mark.long
+
 
 def everything(root: Path) -> dict[str, tuple[int, bytes]]:
     return {
@@ -65,7 +67,7 @@ def test_the_same_commands_work_with_and_without_a_daemon(
         assert (found["total_segments"], found["archived_segments"], found["store_reachable"]) == (5, 1, True)
         assert "5: " in run(settings, "status")
         plan = json.loads(run(settings, "plan", "--json"))
-        assert set(plan) == {"made_at", "bytes_uploaded", "bytes_freed", "saved_usd_monthly", "segments"}
+        assert set(plan) == {"made_at", "bytes_uploaded", "bytes_freed", "saved_usd_monthly", "segments", "cost"}
         assert {step["action"] for step in plan["segments"]} == {"keep"}
         assert "2 archived segments verified" in run(settings, "verify", "--deep")
         partitions = json.loads(run(settings, "ls", "--partitions", "orders-*", "--json"))["partitions"]

@@ -19,6 +19,7 @@ import pytest
 
 from takhin_tiered import TieredStorage
 from takhin_tiered.api.app import make_app
+from takhin_tiered.api.tokens import Tokens
 from takhin_tiered.codec.keys import KeyRing
 from tests.chunked import RING, Objects, use_keys
 from tests.support import Broker, Daemon, command, daemon, directory_settings, disk_cache, parts, wait_until
@@ -190,8 +191,8 @@ async def in_process(
         await storage.archive_segment(path)
         objects = Objects.of_directory(store)
         objects.cut(path, chunk, level=level, ring=ring)
-        transport = httpx.ASGITransport(make_app(storage, dict), raise_app_exceptions=False)
-        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        transport = httpx.ASGITransport(make_app(storage, dict, Tokens(storage.settings)), raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
             yield client, storage, objects, path
 
 
@@ -211,8 +212,8 @@ async def test_errors_before_the_first_byte_have_a_status_of_their_own(broker: B
     shutil.rmtree(tmp_path / "data.takhin-tiered" / "cache")
     async with TieredStorage.open(directory_settings(broker, store)) as storage:
         use_keys(storage, RING)
-        transport = httpx.ASGITransport(make_app(storage, dict), raise_app_exceptions=False)
-        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        transport = httpx.ASGITransport(make_app(storage, dict, Tokens(storage.settings)), raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
             store.rename(tmp_path / "away")
             down = await client.get(url)
             assert down.status_code == 503
@@ -267,7 +268,7 @@ def test_a_client_that_goes_away_ends_the_reading(served: Served) -> None:
         return sum(served.large in name for name in names)
 
     with socket.create_connection((host, int(port))) as client:
-        client.sendall(f"GET {PREFIX}/{served.large}/data HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        client.sendall(f"GET {PREFIX}/{served.large}/data HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
         assert client.recv(100)
         # It waits for this client.
         assert logs_open() == 1
@@ -300,7 +301,7 @@ async def test_a_client_that_goes_away_before_the_first_byte_cancels_the_get(bro
             "headers": [], "client": ("test", 1), "server": ("test", 80), "scheme": "http", "http_version": "1.1",
             "root_path": "", "asgi": {"version": "3.0"},
         }  # fmt: skip
-        asking = asyncio.create_task(make_app(storage, dict)(scope, messages.get, send))
+        asking = asyncio.create_task(make_app(storage, dict, Tokens(storage.settings))(scope, messages.get, send))
         await asyncio.wait_for(begun.wait(), 10)
         messages.put_nowait({"type": "http.disconnect"})
         await asyncio.wait_for(asking, 10)

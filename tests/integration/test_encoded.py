@@ -19,6 +19,7 @@ from crc32c import crc32c
 from pyzstd import SeekableZstdFile
 
 from takhin_tiered import ConfigError, Damaged, NoKey, Settings, TakhinError, TieredStorage, WrongKey
+from takhin_tiered.api.tokens import Tokens
 from takhin_tiered.reload import reload
 from tests.faults.truth import Folder, Store
 from tests.support import Broker, Bucket, command, directory_settings, environment, store_settings
@@ -459,7 +460,7 @@ async def test_a_reload_takes_the_keys_and_the_codec_of_now(folder: Place) -> No
         await storage.run_cycle()
         folder.keys["second"] = new_key()
         folder.write_keys("second", "first")
-        await reload(storage, lambda: folder.settings("both"))
+        await reload(storage, Tokens(storage.settings), lambda: folder.settings("both"))
         second = folder.broker.segments("orders-1", 1, size=100_000)
         await storage.run_cycle()
         entries = [folder.entry(path) for path in (*first, *second)]
@@ -476,7 +477,7 @@ async def test_a_key_file_that_became_bad_is_told_and_the_keys_before_stay(
     (path,) = folder.broker.segments("orders-0", 1, size=100_000)
     async with TieredStorage.open(folder.settings("key")) as storage:
         folder.key_file.write_text("nonsense\n")
-        await reload(storage, lambda: folder.settings("both", archive_concurrency=7))
+        await reload(storage, Tokens(storage.settings), lambda: folder.settings("both", archive_concurrency=7))
         told = "".join(capsys.readouterr())
         assert "the key file cannot be reloaded: the previous one stays in effect" in told
         assert "line 1" in told

@@ -22,6 +22,7 @@ from structlog.testing import capture_logs
 import takhin_tiered
 from takhin_tiered import TieredStorage
 from takhin_tiered.api.app import make_app
+from takhin_tiered.api.tokens import Tokens
 from takhin_tiered.segments.results import PlanResult, RebuildResult, Status, from_json, to_json
 from tests.support import WARM, Broker, Bucket, daemon, directory_settings, parts, store_settings, wait_until
 
@@ -34,9 +35,9 @@ async def serving(
 ) -> AsyncIterator[tuple[httpx.AsyncClient, TieredStorage]]:
     async with TieredStorage.open(directory_settings(broker, store, **changes)) as storage:
         transport = httpx.ASGITransport(
-            make_app(storage, lambda: {"catalog": "", "store": parts(storage).health.problem})
+            make_app(storage, lambda: {"catalog": "", "store": parts(storage).health.problem}, Tokens(storage.settings))
         )
-        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
             yield client, storage
 
 
@@ -183,6 +184,31 @@ async def test_the_token_guards_all_but_health(broker: Broker, tmp_path: Path) -
                 assert "TAKHIN_STORAGE_TIERED_API_TOKEN" in answer.json()["error"]
         good = await client.get(f"{PREFIX}/stats", headers={"Authorization": "Bearer secret"})
         assert good.status_code == 200
+
+
+async def test_a_token_for_reading_may_do_nothing_that_changes(broker: Broker, tmp_path: Path) -> None:
+    """Of all endpoints that there are."""
+    (path, *_) = broker.segments("orders-0", 1)
+    tokens = tmp_path / "tokens"
+    tokens.write_text(f"read {'r' * 32}\nadmin {'a' * 32}\n")
+    tokens.chmod(0o600)
+    reading = {"Authorization": f"Bearer {'r' * 32}"}
+    async with serving(broker, tmp_path / "store", api_tokens_file=tokens) as (client, _):
+        document = (await client.get("/openapi.json")).json()
+        refused = set()
+        for endpoint, methods in document["paths"].items():
+            for method in methods:
+                target = endpoint.replace("{segment_path}", path)
+                answer = await client.request(method, target, headers=reading, json={"segment_path": path})
+                if answer.status_code == 403:
+                    assert answer.json()["code"] == "forbidden"
+                    refused.add((method, endpoint))
+                else:
+                    assert answer.status_code != 401
+                    assert method in {"get", "head"} or endpoint in {f"{PREFIX}/plan", f"{PREFIX}/restore/plan"}
+        posts = {("post", f"{PREFIX}/{name}") for name in ("archive", "restore", "scrub", "verify", "rebuild", "rekey")}
+        assert refused >= posts
+        assert broker.is_whole(path)
 
 
 async def test_the_documentation_opens_without_a_token_and_loads_nothing_from_elsewhere(

@@ -248,6 +248,7 @@ def run(kafka: Kafka, *arguments: str, point: str = "") -> int:
     ).returncode
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("point", ["archive.intended", "archive.log.stored", "archive.before.manifest"])
 async def test_a_kill_in_the_first_archive_of_another_incarnation(kafka: Kafka, point: str) -> None:
     kafka.make_topic()

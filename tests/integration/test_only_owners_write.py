@@ -13,8 +13,8 @@ import pytest
 import takhin_tiered
 from takhin_tiered import HeldElsewhere, Settings, TieredStorage
 from takhin_tiered.engine import archive, copying, cycle, evict, expire, merged, scrub, steps, superseded
+from takhin_tiered.segments.owner import OF_PREFIX
 from takhin_tiered.store import DirectoryStore
-from takhin_tiered.store.base import OWNER_KEY
 from takhin_tiered.vault import orphans, writer
 from takhin_tiered.vault.owned import OwnedPrefix
 from tests.integration.test_ownership import owned, party
@@ -38,13 +38,14 @@ def test_a_verb_that_writes_takes_an_owned_prefix(verb: Callable[..., object]) -
 
 
 def test_only_ownership_makes_an_owned_prefix() -> None:
+    """But for the objects of hybrid tables, which have no owner: `hybrid.shelf` says why."""
     makers = {
         path.relative_to(ROOT).as_posix()
         for path in ROOT.rglob("*.py")
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == OwnedPrefix.__name__
     }
-    assert makers == {"vault/ownership.py"}
+    assert makers == {"vault/ownership.py", "hybrid/shelf.py"}
 
 
 def test_outside_the_vault_nobody_calls_what_writes_to_a_store() -> None:
@@ -104,7 +105,7 @@ async def test_a_scrub_through_the_api_against_a_foreign_owner_heals_nothing(dam
     before = damaged.objects
     with daemon(damaged.settings, tmp_path / "log") as running:
         running.wait_logged("cycle ended")
-        (tmp_path / "store" / OWNER_KEY).write_bytes(party("another").dump())
+        (tmp_path / "store" / OF_PREFIX.owner).write_bytes(party("another").dump())
         answer = running.request("POST", "/api/v1/tiered/scrub", json={"segment_path": damaged.path})
         assert answer.status_code >= 400
         assert "another" in answer.json()["error"] or "taken over" in answer.json()["error"]

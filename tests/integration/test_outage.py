@@ -9,6 +9,7 @@ import pytest
 
 from takhin_tiered import StoreUnavailable, TieredStorage
 from takhin_tiered.api.app import make_app
+from takhin_tiered.api.tokens import Tokens
 from tests.support import Broker, Bucket, daemon, free_port, ministack, store_settings, wait_until
 
 pytestmark = pytest.mark.long
@@ -27,8 +28,8 @@ async def test_a_failed_archive_on_a_dead_store_is_one_outage(broker: Broker) ->
     port = free_port()
     bucket = Bucket(f"http://127.0.0.1:{port}", "late-bucket")
     async with TieredStorage.open(store_settings(broker, bucket)) as storage:
-        app = make_app(storage, lambda: {"store": storage.store_trouble()})
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
+        app = make_app(storage, lambda: {"store": storage.store_trouble()}, Tokens(storage.settings))
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1") as client:
 
             async def archive(path: str) -> httpx.Response:
                 return await client.post("/api/v1/tiered/archive", json={"segment_path": path})

@@ -18,7 +18,7 @@ from takhin_tiered import HeldElsewhere, TieredStorage, machine
 from takhin_tiered.errors import ClaimGone, OwnerSilent
 from takhin_tiered.segments.owner import Party
 from takhin_tiered.store import DirectoryStore, ObjectStore
-from takhin_tiered.vault import claim
+from takhin_tiered.vault import challenging, claim
 from takhin_tiered.vault.claim import Claim, describe_self
 from tests.support import Broker, Bucket, command, daemon, directory_settings, store_settings, wait_until
 
@@ -43,9 +43,9 @@ def _fast(monkeypatch: pytest.MonkeyPatch) -> None:
 def fast(monkeypatch: pytest.MonkeyPatch) -> None:
     """Seconds instead of minutes."""
     monkeypatch.setattr(claim, "LOOK_EVERY", 0.05)
-    monkeypatch.setattr(claim, "SILENT_AFTER", 1.0)
+    monkeypatch.setattr(challenging, "SILENT_AFTER", 1.0)
     monkeypatch.setattr(claim, "SETTLES_IN", 0.1)
-    monkeypatch.setattr(claim, "LAST_ROUND", 0.5)
+    monkeypatch.setattr(challenging, "LAST_ROUND", 0.5)
 
 
 @pytest.fixture
@@ -114,7 +114,7 @@ async def test_a_silent_owner_is_taken_over_after_its_time_and_then_writes_nothi
     await silent.take()
     started = machine.uptime()
     assert await challenged(claim_of(store, party("b"))) is None
-    assert machine.uptime() - started >= claim.SILENT_AFTER
+    assert machine.uptime() - started >= challenging.SILENT_AFTER
     with pytest.raises(HeldElsewhere, match=r"taken over by .* for /b"):
         await silent.require(fresh=True)
     with pytest.raises(HeldElsewhere):
@@ -129,8 +129,8 @@ async def test_a_challenge_goes_on_in_the_next_process_of_the_challenger(store: 
     await claim_of(store, party("a")).take()
     with pytest.raises(OwnerSilent) as first:
         await claim_of(store, party("b"), words).take()
-    assert 0 < first.value.seconds <= claim.SILENT_AFTER
-    await asyncio.sleep(claim.SILENT_AFTER)
+    assert 0 < first.value.seconds <= challenging.SILENT_AFTER
+    await asyncio.sleep(challenging.SILENT_AFTER)
     await claim_of(store, party("b"), words).take()
 
 
@@ -139,7 +139,7 @@ async def test_a_challenge_of_another_boot_begins_anew(store: ObjectStore) -> No
     await claim_of(store, party("a")).take()
     with pytest.raises(OwnerSilent):
         await claim_of(store, party("b"), words).take()
-    await asyncio.sleep(claim.SILENT_AFTER)
+    await asyncio.sleep(challenging.SILENT_AFTER)
     with pytest.raises(OwnerSilent):
         await claim_of(store, replace(party("b"), boot="next"), words).take()
 
@@ -160,7 +160,7 @@ async def test_the_owner_of_an_earlier_release_says_that_it_lives_by_its_renewal
         at = time.time() + 30 * 86400
         while True:
             data = json.dumps({**record, "renewed_at": at}).encode()
-            await claim.put(store, OWNER, data, if_absent=False)
+            await challenging.put(store, OWNER, data, if_absent=False)
             await asyncio.sleep(0.2)
             at += 0.2
 
@@ -231,10 +231,10 @@ async def test_whether_another_owner_was_there_meanwhile_is_known(store: ObjectS
 
 
 async def test_a_record_that_cannot_be_read_is_challenged_like_any_other(store: ObjectStore) -> None:
-    await claim.put(store, OWNER, b"{", if_absent=False)
+    await challenging.put(store, OWNER, b"{", if_absent=False)
     started = machine.uptime()
     assert await challenged(claim_of(store, party("b"))) is None
-    assert machine.uptime() - started >= claim.SILENT_AFTER
+    assert machine.uptime() - started >= challenging.SILENT_AFTER
 
 
 async def test_an_idle_owner_only_reads(broker: Broker, bucket: Bucket) -> None:
@@ -276,6 +276,7 @@ async def test_what_another_owner_archived_meanwhile_is_learned(broker: Broker, 
         assert storage.is_segment_archived(closed[0])
 
 
+@pytest.mark.long
 def test_a_clone_of_a_running_daemon_deletes_nothing(broker: Broker, tmp_path: Path) -> None:
     closed = broker.segments("orders-0", 2)
     settings = directory_settings(broker, tmp_path / "store", archive_interval_minutes=0.01)

@@ -17,7 +17,7 @@ from takhin_tiered.catalog.catalog import Catalog
 from takhin_tiered.disk.files import DataDirs
 from takhin_tiered.errors import ClaimGone, ObjectExists, ObjectMissing, OwnerSilent, StoreError, StoreUnavailable
 from takhin_tiered.store import DirectoryStore
-from takhin_tiered.vault import claim
+from takhin_tiered.vault import challenging, claim
 from takhin_tiered.vault.identity import Identity
 from takhin_tiered.vault.ownership import Owned, Ownership
 from tests.integration.test_ownership import Words, challenged, claim_of, fast, party, watched
@@ -109,7 +109,7 @@ async def test_an_outage_for_both_is_no_silence_of_the_owner(root: Path) -> None
         await challenger.take()
     down = True
     async with watched(owner):
-        await asyncio.sleep(claim.SILENT_AFTER + 0.2)
+        await asyncio.sleep(challenging.SILENT_AFTER + 0.2)
         down = False
         with pytest.raises(HeldElsewhere):
             await challenger.take()
@@ -144,7 +144,7 @@ async def test_no_record_ends_the_watch(root: Path, key: str, data: bytes) -> No
     store = DirectoryStore(root)
     mine = claim_of(store, party("a"))
     await mine.take()
-    await claim.put(store, key, data, if_absent=False)
+    await challenging.put(store, key, data, if_absent=False)
     async with watched(mine) as watch:
         await asyncio.sleep(10 * claim.LOOK_EVERY)
         assert not watch.done()
@@ -172,7 +172,7 @@ async def test_without_a_name_of_the_boot_a_command_by_cron_takes_over_in_the_en
     await claim_of(DirectoryStore(root), nameless, words).take()
     with pytest.raises(OwnerSilent):
         await claim_of(DirectoryStore(root), nameless, words).take()
-    await asyncio.sleep(claim.SILENT_AFTER)
+    await asyncio.sleep(challenging.SILENT_AFTER)
     await claim_of(DirectoryStore(root), nameless, words).take()
 
 

@@ -118,7 +118,12 @@ async def require_truth(
 
 @pytest.mark.parametrize(
     ("how", "place"),
-    [*((how, "archived") for how in ENCODINGS), *(("both", place) for place in PLACES[1:]), ("plain", "mixed")],
+    [
+        *((how, "archived") for how in ENCODINGS),
+        ("plain", "mixed"),
+        ("both", "mixed"),
+        *(pytest.param("both", place, marks=pytest.mark.long) for place in PLACES[1:3]),
+    ],
 )
 async def test_every_offset_and_many_timestamps(broker: Broker, how: str, place: str) -> None:
     made = make_partition("orders-0", ENCODINGS.index(how) * 10 + PLACES.index(place))

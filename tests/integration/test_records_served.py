@@ -18,6 +18,7 @@ import pytest
 
 from takhin_tiered import Settings, TieredStorage
 from takhin_tiered.api.app import make_app
+from takhin_tiered.api.tokens import Tokens
 from takhin_tiered.reader.query import BATCHES, RecordQuery
 from tests.logs import TIME, Log, Row, batch
 from tests.partitions import Partition, Segment, Truth, decoded, make_partition
@@ -43,8 +44,10 @@ def settings_of(broker: Broker, **changes: Any) -> Settings:
 @asynccontextmanager
 async def serving(broker: Broker, **changes: Any) -> AsyncIterator[tuple[httpx.AsyncClient, TieredStorage]]:
     async with TieredStorage.open(settings_of(broker, **changes)) as storage:
-        transport = httpx.ASGITransport(make_app(storage, lambda: {"catalog": "", "store": ""}))
-        async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        transport = httpx.ASGITransport(
+            make_app(storage, lambda: {"catalog": "", "store": ""}, Tokens(storage.settings))
+        )
+        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
             yield client, storage
 
 

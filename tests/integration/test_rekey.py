@@ -118,6 +118,7 @@ async def test_a_daemon_does_it_and_reads_with_the_new_key(folder: Place, tmp_pa
     await cycle(folder.settings("both"))
     settings = with_new_key(folder)
     with daemon(settings, tmp_path / "log") as running:
+        running.wait_serving()
         done = command(settings, "rekey")
         assert (done.returncode, done.stderr) == (0, "")
         assert "3 manifests rewrapped" in done.stdout

@@ -12,6 +12,8 @@ import pytest
 from takhin_tiered import ConfigError, DiskError, DiskFull, HeldElsewhere, Settings, State, TieredStorage
 from tests.support import Broker, Bucket, command, daemon, directory_settings, parts, store_settings
 
+pytestmark = pytest.mark.long
+
 PARTITION = "orders-0"
 
 

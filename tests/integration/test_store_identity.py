@@ -13,6 +13,8 @@ from takhin_tiered import Settings, TieredStorage
 from takhin_tiered.errors import BucketMissing, DiskError, StoreChanged
 from tests.support import Broker, Bucket, command, daemon, directory_settings, parts, store_settings, wait_until
 
+pytestmark = pytest.mark.long
+
 STORE = "takhin-tiered.store.json"
 DAY = 86400.0
 

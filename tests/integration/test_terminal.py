@@ -7,6 +7,7 @@ import json
 import os
 import pty
 import re
+import signal
 import struct
 import subprocess
 import sys
@@ -80,6 +81,78 @@ def test_tables_lose_nothing_that_matters(broker: Broker, settings: Settings, wi
         assert all(path in plain(output) for path in paths)
 
 
+@pytest.mark.parametrize("width", [80, 200])
+def test_the_summaries_fit_the_terminal(broker: Broker, settings: Settings, width: int) -> None:
+    path = broker.segments(LONG, 2)[0]
+    assert command(settings, "run", "--once").returncode == 0
+    told = {
+        ("status",): ["ok", "hot", "cold", "2 segments", "there only", "━", "not running", "reachable", "unlinked"],
+        ("cost",): ["STANDARD", "all on disk", "Saved: $", "put", "spent on restores and reads", "there is no budget"],
+        ("history", path): ["copied", "evicted", "generation 1", "CORRELATION ID"],
+        ("restore", "-n", LONG): ["It costs about $"],
+    }
+    for arguments, words in told.items():
+        status, output = on_terminal(settings, *arguments, width=width)
+        lines = plain(output).splitlines()
+        assert status == 0, output
+        assert max(map(len, lines)) <= width
+        assert "…" not in output
+        together = " ".join(plain(output).split())
+        assert [word for word in words if word not in together] == [], arguments
+    _, coloured = on_terminal(settings, "status", width=width)
+    assert "\x1b[" in coloured
+    piped = command(settings, "status").stdout
+    assert "\x1b" not in piped
+    assert "━" not in piped
+    assert "segments        3: 1 hot, 0 warm, 2 cold" in piped
+
+
+def test_a_problem_is_red_on_a_terminal(broker: Broker, settings: Settings) -> None:
+    broker.segments("orders-0", 1)
+    assert command(settings, "run", "--once").returncode == 0
+    assert settings.directory_path is not None
+    settings.directory_path.rename(settings.directory_path.with_name("away"))
+    _, output = on_terminal(settings, "status", width=100)
+    assert "\x1b[1;31mPROBLEM" in output
+    assert "1 problem" in plain(output)
+
+
+def test_watch_draws_again_and_ends_with_ctrl_c(broker: Broker, settings: Settings) -> None:
+    broker.segments("orders-0", 1)
+    assert command(settings, "run", "--once").returncode == 0
+    leader, follower = pty.openpty()
+    fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 50, 100, 0, 0))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "takhin_tiered", "status", "--watch", "--every", "0.2"],
+        env={**environment(settings), "TERM": "xterm-256color"},
+        stdin=follower, stdout=follower, stderr=follower, start_new_session=True,
+    )  # fmt: skip
+    os.close(follower)
+    got = ""
+    try:
+        while got.count("Ctrl-C ends it") < 3:
+            got += os.read(leader, 65536).decode(errors="replace")
+        process.send_signal(signal.SIGINT)
+        while True:
+            got += os.read(leader, 65536).decode(errors="replace")
+    except OSError:  # the last process that had the terminal is gone
+        pass
+    finally:
+        process.kill()
+        os.close(leader)
+    assert process.wait(60) == 0, plain(got)
+    assert "Traceback" not in got
+    # The whole terminal, which is given back.
+    assert got.index("\x1b[?1049h") < got.rindex("\x1b[?1049l")
+
+
+@pytest.mark.parametrize("with_it", [[], ["--json"], ["--check"]], ids=" ".join)
+def test_watch_needs_a_terminal(settings: Settings, with_it: list[str]) -> None:
+    refused = command(settings, "status", "--watch", *with_it)
+    assert refused.returncode == 2
+    assert "--watch draws on a terminal" in " ".join(refused.stderr.replace("│", " ").split())
+
+
 def test_a_pipe_gets_every_path_on_one_line(broker: Broker, settings: Settings) -> None:
     (path,) = broker.segments(LONG, 1)
     for arguments in (["plan"], ["ls"], ["restore", "-n", LONG]):
@@ -129,7 +202,7 @@ def test_progress_is_told_in_bytes(broker: Broker, settings: Settings, tmp_path:
 
 EVERY = [
     [], ["run"], ["plan"], ["status"], ["ls"], ["archive"], ["restore"], ["verify"], ["rebuild"], ["doctor"], ["demo"],
-    ["config"], ["config", "check"], ["config", "show"], ["config", "example"],
+    ["cost"], ["history"], ["config"], ["config", "check"], ["config", "show"], ["config", "example"],
 ]  # fmt: skip
 
 
@@ -155,10 +228,10 @@ def test_version_and_completion(settings: Settings) -> None:
     assert "--install-completion" in command(settings, "-h").stdout
 
 
-def test_the_program_in_the_readme_runs_as_a_file(broker: Broker, settings: Settings, tmp_path: Path) -> None:
+def test_the_program_in_the_documents_runs_as_a_file(broker: Broker, settings: Settings, tmp_path: Path) -> None:
     closed = broker.segments("orders-0", 2)
-    readme = (Path(__file__).parents[2] / "README.md").read_text()
-    (code,) = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    page = (Path(__file__).parents[2] / "docs/http.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     (tmp_path / "program.py").write_text(code)
     (tmp_path / "takhin.yaml").write_text(
         f"storage: {{data: {{dir: {broker.root}}}, tiered: {{enabled: true, directory.path: {tmp_path / 'store'}}}}}"

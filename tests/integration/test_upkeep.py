@@ -15,6 +15,8 @@ from takhin_tiered import ObjectCorrupt, Settings, TieredStorage
 from takhin_tiered.pace import Pace
 from tests.support import HOUR, AtPoint, Broker, Bucket, command, daemon, parts, store_settings
 
+pytestmark = pytest.mark.long
+
 
 class Stopped(BaseException):
     """Stands for a process that ends here: nothing in the program catches it."""

@@ -47,6 +47,8 @@ HARMLESS = (
     "NetworkClient",
     # How Kafka tells that it has deleted a file twice.
     "because it does not exist",
+    # It flushes the directory of a partition that it moves, and has renamed that meanwhile.
+    "-future (Utils)",
 )
 
 SCALED_DOWN = {
@@ -122,6 +124,11 @@ class Kafka:
     @property
     def is_running(self) -> bool:
         return self._process is not None and self._process.poll() is None
+
+    @property
+    def process_id(self) -> int:
+        assert self._process is not None
+        return self._process.pid
 
     @property
     def log_text(self) -> str:

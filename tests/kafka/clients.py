@@ -120,7 +120,12 @@ class Clients:
         def committed() -> bool:
             try:
                 for future in self.admin.alter_consumer_group_offsets([where]).values():
-                    future.result(20)
+                    # A coordinator that is still loading says so for each partition, and raises nothing.
+                    errors = [each.error for each in future.result(20).topic_partitions if each.error is not None]
+                    if any(error.code() != KafkaError.COORDINATOR_LOAD_IN_PROGRESS for error in errors):
+                        raise KafkaException(errors[0])
+                    if errors:
+                        return False
             except KafkaException as error:
                 if not error.args[0].retriable():
                     raise

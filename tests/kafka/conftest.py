@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ pytest.importorskip("confluent_kafka", reason="make test-kafka installs the Kafk
 from tests.kafka.broker import VERSIONS, Kafka, find_jars
 from tests.kafka.clients import Clients
 from tests.kafka.program import Program
+from tests.kafka.recorded import Recording, shared
 
 NewKafka = Callable[..., Kafka]
 NewProgram = Callable[..., Program]
@@ -22,7 +24,7 @@ NewProgram = Callable[..., Program]
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "tests/kafka/" in str(item.path):
-            item.add_marker(pytest.mark.timeout(240))
+            item.add_marker(pytest.mark.timeout(480))
 
 
 @pytest.fixture(params=VERSIONS)
@@ -70,3 +72,14 @@ def new_program(tmp_path: Path, kafka: Kafka) -> NewProgram:
         return Program(tmp_path, kafka, **keys)
 
     return make
+
+
+@pytest.fixture(scope="session", params=VERSIONS)
+def recording(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Recording]:
+    """Topics of a broker of this release, for the tests of the endpoint. All processes of a run share it."""
+    wanted = str(request.param)
+    if shutil.which("javac") is None or find_jars(wanted) is None:
+        pytest.skip(f"there is no JDK, or there are no jars of Kafka {wanted}: see make test-kafka")
+    place = tmp_path_factory.getbasetemp()
+    with shared((place.parent if "PYTEST_XDIST_WORKER" in os.environ else place) / "recorded", wanted) as found:
+        yield found

@@ -60,6 +60,34 @@ def test_the_broker_frees_what_is_archived(kafka: Kafka, clients: Clients, new_p
     kafka.require_well()
 
 
+def test_under_disk_pressure_it_frees_what_is_not_cold_yet(
+    kafka: Kafka, clients: Clients, new_program: NewProgram
+) -> None:
+    """Of the topics in mode trim only: those in mode copy keep all that they have."""
+    for topic in ("orders", "kept"):
+        clients.create(topic)
+        clients.produce(topic, 6000)
+    directory = kafka.log_dir / "orders-0"
+    program = new_program(
+        archive_mode="copy",
+        broker_bootstrap=kafka.bootstrap,
+        cold_age_hours=1000,
+        warm_age_hours=500,
+        local_reserve_percent=99.9,
+        topics_overrides={"orders": {"archive.mode": "trim"}},
+    )
+    before, originals = disk_usage(directory), originals_of(program, "orders")
+    active = program.local("orders")[-1]
+    with program.daemon() as daemon:
+        daemon.wait(lambda: clients.offsets("orders")[0] == active, "the trim")
+        daemon.wait(lambda: disk_usage(directory) < before / 3, "the space that the broker frees")
+        daemon.wait_cycles(2)
+    require_proven(program, "orders", active, originals)
+    assert clients.offsets("kept")[0] == 0
+    assert program.archived("kept") == set()
+    kafka.require_well()
+
+
 def test_a_lagging_group_holds_it_back(kafka: Kafka, clients: Clients, new_program: NewProgram) -> None:
     """DeleteRecords cannot be undone: unless the group is to be ignored, it stops at its committed offset."""
     clients.create("orders")

@@ -39,7 +39,7 @@ def test_a_constraints_file_has_names_and_versions_only(file: Path) -> None:
 
 @pytest.mark.parametrize("file", LISTS, ids=lambda file: file.name if file else "pyproject.toml")
 def test_each_dependency_has_a_lower_and_an_upper_bound(file: Path | None) -> None:
-    listed = read_list(file) if file else declared("test", "kafka", "bench")
+    listed = read_list(file) if file else declared("test", "kafka", "browser", "bench")
     unbounded = [
         str(requirement)
         for requirement in listed
@@ -51,7 +51,7 @@ def test_each_dependency_has_a_lower_and_an_upper_bound(file: Path | None) -> No
 
 @pytest.mark.parametrize("file", LISTS, ids=lambda file: file.name if file else "pyproject.toml")
 def test_the_bounds_admit_the_exact_version(file: Path | None) -> None:
-    listed = read_list(file) if file else declared("test", "kafka", "bench")
+    listed = read_list(file) if file else declared("test", "kafka", "browser", "bench")
     versions = read_constraints(PROGRAMS[file] if file else CONSTRAINTS)
     wrong = [
         f"{requirement} does not admit {versions.get(canonicalize_name(requirement.name))}"
@@ -97,7 +97,9 @@ def test_the_hook_before_a_commit_is_a_target_of_make() -> None:
 
 def declared(*extras: str) -> list[Requirement]:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    assert set(project["optional-dependencies"]) == {"test", "kafka", "bench"}, "an extra that nothing here looks at"
+    assert set(project["optional-dependencies"]) == {"test", "kafka", "browser", "bench"}, (
+        "an extra that nothing here looks at"
+    )
     lines = [*project["dependencies"], *(line for extra in extras for line in project["optional-dependencies"][extra])]
     return [Requirement(line) for line in lines]
 

@@ -1,4 +1,4 @@
-"""What ships besides the package agrees with it: example settings, unit, image, compose file, alerts."""
+"""What ships besides the package agrees with it: example settings, unit, image, compose file."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import os
 import re
 import shlex
 import tomllib
-from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -15,16 +14,13 @@ import pytest
 import yaml
 from pydantic import SecretStr
 
+from takhin_tiered import config, config_sources
 from takhin_tiered.config import Settings
 from takhin_tiered.errors import ConfigError
-from takhin_tiered.metrics import Metrics
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / "configs"
 TOKEN_VARIABLE = "TAKHIN_STORAGE_TIERED_API_TOKEN"
-PROMQL_WORDS = {"and", "or", "unless", "by", "without", "on", "ignoring", "group_left", "group_right", "offset", "bool"}
-# Prometheus makes this one itself, for each scrape.
-PROMETHEUS_OWN = {"up"}
 
 
 @pytest.fixture(autouse=True)
@@ -34,14 +30,15 @@ def no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_every_key_is_in_the_reference_file_with_its_default() -> None:
-    written = dict(flatten(read_yaml(CONFIGS / "takhin.yaml")))
+    written = config_sources.read_yaml(CONFIGS / "takhin.yaml", config._TABLES)
     settings = Settings.load(CONFIGS / "takhin.yaml")
+    bare = Settings(data_dir="/var/lib/takhin/data")
 
     assert set(written) == set(keys()), "the file and Settings name other keys"
     assert written.pop("storage.data.dir") == "/var/lib/takhin/data"
     for key in written:
         name = keys()[key]
-        assert shown(getattr(settings, name)) == shown(Settings.model_fields[name].default), key
+        assert shown(getattr(settings, name)) == shown(getattr(bare, name)), key
 
 
 def test_the_reference_file_moves_nothing() -> None:
@@ -65,7 +62,6 @@ def test_the_production_example_takes_its_token_from_the_environment(monkeypatch
     assert settings.has_store
     assert settings.api_token.get_secret_value() == "a-token"
     assert settings.source("storage.tiered.api.token") == TOKEN_VARIABLE
-    assert not settings.without_effect()
 
 
 def test_the_unit_and_the_production_example_agree(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,7 +114,7 @@ def test_what_the_image_copies_is_not_ignored() -> None:
 
 def test_the_services_of_the_compose_file() -> None:
     services = read_yaml(ROOT / "docker-compose.yml")["services"]
-    assert set(services) == {"minio", "create-bucket", "takhin-tiered", "prometheus"}
+    assert set(services) == {"minio", "create-bucket", "takhin-tiered", "prometheus", "grafana"}
     for name, service in services.items():
         for port in service.get("ports", ()):
             assert port.startswith("127.0.0.1:"), f"{name} is open to other machines"
@@ -136,37 +132,6 @@ def test_the_settings_of_the_compose_file_are_valid(monkeypatch: pytest.MonkeyPa
     assert settings.api_token.get_secret_value()
 
 
-def test_prometheus_scrapes_the_job_that_the_alerts_watch() -> None:
-    config = read_yaml(CONFIGS / "prometheus.yml")
-    for rules in config["rule_files"]:
-        assert (CONFIGS / rules).is_file()
-    [job] = config["scrape_configs"]
-    [expression] = [rule["expr"] for rule in read_rules() if rule["alert"] == "TakhinTieredDown"]
-    assert f'job="{job["job_name"]}"' in expression
-
-
-def test_every_metric_in_the_alerts_is_exported() -> None:
-    exported = exported_names()
-    for rule in read_rules():
-        used = metric_names(rule["expr"])
-        assert used, rule["alert"]
-        assert used <= exported | PROMETHEUS_OWN, f"{rule['alert']}: {used - exported - PROMETHEUS_OWN}"
-
-
-def test_every_alert_is_tested_by_promtool_both_ways() -> None:
-    cases = [
-        case for test in read_yaml(CONFIGS / "alerts_test.yml")["tests"] for case in test.get("alert_rule_test", ())
-    ]
-    alerts = {rule["alert"] for rule in read_rules()}
-    assert {case["alertname"] for case in cases if case.get("exp_alerts")} == alerts
-    assert {case["alertname"] for case in cases if not case.get("exp_alerts")} == alerts
-
-
-def test_names_are_found_in_expressions() -> None:
-    expression = 'sum by (job) (increase(tiered_a_total{result="failure"}[3h])) > 1.5e3 and tiered_b offset 6h'
-    assert metric_names(expression) == {"tiered_a_total", "tiered_b"}
-
-
 def keys() -> dict[str, str]:
     return {str(field.validation_alias): name for name, field in Settings.model_fields.items()}
 
@@ -179,14 +144,6 @@ def read_yaml(path: Path) -> dict[str, Any]:
     document = yaml.safe_load(path.read_text())
     assert isinstance(document, dict)
     return document
-
-
-def flatten(value: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, inner in value.items():
-        if isinstance(inner, dict) and inner:
-            yield from flatten(inner, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", inner
 
 
 def read_unit() -> dict[str, list[str]]:
@@ -207,21 +164,3 @@ def read_scripts() -> dict[str, str]:
 
 def final_stage() -> str:
     return re.split(r"^FROM ", (ROOT / "Dockerfile").read_text(), flags=re.MULTILINE)[-1]
-
-
-def read_rules() -> list[dict[str, Any]]:
-    return [rule for group in read_yaml(CONFIGS / "alerts.yml")["groups"] for rule in group["rules"]]
-
-
-def metric_names(expression: str) -> set[str]:
-    """The metrics that a PromQL expression names: what is neither label, range, number, function nor operator."""
-    bare = re.sub(r"\{[^}]*\}|\[[^\]]*\]|\b(?:by|without|on|ignoring)\s*\([^)]*\)", " ", expression)
-    bare = re.sub(r"\boffset\s+\w+", " ", bare)
-    words = re.findall(r"(?<![\w.])[a-zA-Z_:][\w:]*(?!\w|\s*\()", bare)
-    return {word for word in words if word not in PROMQL_WORDS}
-
-
-def exported_names() -> set[str]:
-    """Every name that may have samples: those that it has now, and those of labelled metrics without any yet."""
-    text = Metrics().render().decode()
-    return set(re.findall(r"^# TYPE (\S+)", text, re.MULTILINE)) | set(re.findall(r"^([a-z]\w*)", text, re.MULTILINE))

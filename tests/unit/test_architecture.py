@@ -16,19 +16,25 @@ LEVELS = [
     {"__main__"},
     {"cli"},
     {"daemon"},
-    {"api", "lifecycle", "upkeep"},
-    {"dump", "reload"},
+    {"reload"},
+    {"api", "dashboard", "fleet", "hybrid", "kafka", "upkeep"},
+    {"lifecycle"},
+    {"dump"},
     {"tiered_storage"},
     {"reader"},
     {"engine"},
     {"vault"},
     {"verbs"},
     {"broker", "catalog", "disk", "store"},
-    {"codec", "filesystems"},
+    {"aws"},
+    {"bulk", "codec", "filesystems", "heat"},
+    {"config_reference"},
     {"config_example"},
-    {"config", "logs", "metrics", "concurrency", "machine", "pace", "points", "work"},
+    {"config", "logs", "metrics", "concurrency", "database", "machine", "pace", "points", "trend", "work", "batches"},
+    {"config_heat", "config_limits", "config_listeners", "config_prices", "config_store", "config_tables"},
     {"config_sources", "config_values"},
-    {"segments", "formats"},
+    {"segments", "formats", "private_file", "tls", "browsers", "guesses"},
+    {"cost"},
     {"errors", "users"},
 ]
 PARTS = {
@@ -104,11 +110,10 @@ def test_there_is_no_circle_within_a_room() -> None:
         visit(module, ())
 
 
-def test_only_requests_to_s3_know_the_aws_library() -> None:
+def test_only_the_room_of_aws_and_requests_to_s3_know_the_library() -> None:
     knowing = {module for module, tree in modules().items() if {room(name) for name in imported(tree)} & AWS}
-    assert knowing == {
-        f"store.s3.{name}" for name in ("receiving", "requests", "calls", "client", "credentials", "expect")
-    }
+    in_store = {f"store.s3.{name}" for name in ("receiving", "requests", "calls", "client", "expect")}
+    assert knowing == {*in_store, "aws.credentials", "aws.session", "aws.dynamodb", "aws.parsing"}
     speaking = {module for module, tree in modules().items() if "aiohttp" in {room(name) for name in imported(tree)}}
     ours = {f"store.s3.{name}" for name in ("receiving", "body", "requests", "calls", "expect")}
     assert speaking == {*ours, "cli.remote"}
@@ -120,6 +125,15 @@ def test_only_who_opens_an_s3_store_loads_the_aws_library() -> None:
     modules = subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True, check=True).stdout.split()
     assert {"takhin_tiered.store.directory"} <= set(modules)
     assert {name.partition(".")[0] for name in modules} & {*AWS, "_awscrt"} == set()
+
+
+def test_who_has_only_segments_loads_nothing_of_tables() -> None:
+    entries = "daemon", "cli.main", "cli.run", "cli.doctor", "cli.tables"
+    loaded = f"import sys, {', '.join(f'takhin_tiered.{entry}' for entry in entries)}; print(*sys.modules)"
+    modules = subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True, check=True).stdout.split()
+    assert "takhin_tiered.daemon" in modules
+    rooms = ("takhin_tiered.fleet", "takhin_tiered.hybrid", "takhin_tiered.aws")
+    assert [name for name in modules if name.startswith((*rooms, "aiobotocore"))] == []
 
 
 def test_only_one_room_knows_the_kafka_library() -> None:

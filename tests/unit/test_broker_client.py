@@ -8,7 +8,8 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from takhin_tiered.broker.assignments import Assignment, by_leader, by_topic, in_pieces
+from takhin_tiered.batches import in_batches
+from takhin_tiered.broker.assignments import Assignment, by_leader, by_topic
 from takhin_tiered.broker.client import open_broker
 from takhin_tiered.broker.responses import bounded, error_for, raise_for, trim_error, trim_result
 from takhin_tiered.errors import BrokerDenied, BrokerError, BrokerUnavailable, ConfigError, TrimRefused
@@ -159,4 +160,4 @@ def test_partitions_are_asked_about_in_groups() -> None:
     assert [(leader, len(partitions)) for leader, partitions in pieces] == [(0, 500), (0, 100), (1, 500), (1, 100)]
     assert {partition for _, partitions in pieces for partition in partitions} == set(assignments) - {("b", 0)}
     assert by_topic([(("a", 0), 5), (("b", 1), 6), (("a", 2), 7)]) == [("a", [(0, 5), (2, 7)]), ("b", [(1, 6)])]
-    assert list(in_pieces([], 2)) == []
+    assert list(in_batches([], 2)) == []

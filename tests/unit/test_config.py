@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -103,6 +104,12 @@ def test_the_defaults_are_those_of_the_contract(load: Load) -> None:
         "storage.tiered.archive.before.retention": "true",
         "storage.tiered.archive.superseded.keep.hours": "0",
         "storage.tiered.trim.ignore.groups": "",
+        "storage.tiered.fleet.table": "",
+        "storage.tiered.fleet.region": "",
+        "storage.tiered.fleet.endpoint": "",
+        "storage.tiered.fleet.mode": "local",
+        "storage.tiered.fleet.replicas": "own",
+        "storage.tiered.hybrid.tables": "",
         "storage.tiered.s3.prefixes.read": "",
         "storage.tiered.broker.bootstrap": "",
         "storage.tiered.broker.client": "",
@@ -200,13 +207,6 @@ def test_the_section_itself_has_no_value(load: Load, text: str) -> None:
     assert "unknown key storage.tiered " in complaint(load, DATA + text)
 
 
-@pytest.mark.parametrize("key", ["api.tls.cert"])
-def test_keys_of_later_features_are_refused_not_ignored(load: Load, monkeypatch: pytest.MonkeyPatch, key: str) -> None:
-    assert f"storage.tiered.{key}" in complaint(load, DATA + f"storage.tiered.{key}: x\n")
-    monkeypatch.setenv("TAKHIN_STORAGE_TIERED_" + key.replace(".", "_").upper(), "x")
-    assert "is not supported by this version" in complaint(load, DATA)
-
-
 NONSENSE = [
     ("cold.age.hours", "0"), ("cold.age.hours", "-1"), ("cold.age.hours", ".nan"), ("cold.age.hours", ".inf"),
     ("cold.age.hours", "soon"), ("warm.age.hours", "-1"), ("warm.age.hours", ".nan"),
@@ -224,6 +224,11 @@ NONSENSE = [
     ("compression.codec", "gzip"), ("compression.level", "0"), ("compression.level", "23"),
     ("compression.topics", "{orders: lz4}"), ("compression.topics", "orders"), ("chunk.size.mb", "0.01"),
     ("chunk.size.mb", "65"), ("chunk.size.mb", ".nan"), ("encryption.key.file", "[a, b]"),
+    ("fleet.mode", "remote"), ("fleet.replicas", "share"), ("fleet.table", "a b"),
+    ("fleet.endpoint", "localhost"), ("fleet.node", "a/b"), ("hybrid.tables", "orders"),
+    ("hybrid.tables", "[{name: orders}]"),
+    ("hybrid.tables", "[{name: orders, partition_key: id, timestamp: at, key_template: '{sortKey}'}]"),
+    ("hybrid.tables", "[{name: takhin-tiered.tables, partition_key: id, timestamp: at}]"),
     ("s3.prefixes.read", "5"), ("retention.bytes", "{orders: -5}"), ("retention.bytes", "{orders: {eu: 5}}"),
 ]  # fmt: skip
 
@@ -321,15 +326,6 @@ def test_secrets_are_masked_wherever_settings_are_shown(load: Load) -> None:
     assert dict(settings.items())["storage.tiered.api.token"] == "**********"
     assert "hunter2" not in repr(settings) + str(settings) + settings.model_dump_json()
     assert dict(load(DATA).items())["storage.tiered.api.token"] == ""
-
-
-def test_keys_without_effect_are_told_when_they_are_set(load: Load) -> None:
-    assert load(DATA).without_effect() == []
-    assert load(BROKER).without_effect() == [
-        "storage.tiered.hot.min.access.hz",
-        "storage.tiered.hot.min.access.count",
-        "storage.tiered.tier.check.interval.minutes",
-    ]
 
 
 @pytest.mark.parametrize(
@@ -592,7 +588,7 @@ def test_the_files_that_are_shipped_are_valid(monkeypatch: pytest.MonkeyPatch) -
     every_key = Settings.load(shipped / "takhin.yaml")
     assert dict(every_key.items()) == dict(Settings(data_dir=every_key.data_dir).items())
     assert complaint_of(shipped / "takhin-production.yaml").endswith(
-        "set storage.tiered.api.token (TAKHIN_STORAGE_TIERED_API_TOKEN)"
+        "set storage.tiered.api.token (TAKHIN_STORAGE_TIERED_API_TOKEN) or storage.tiered.api.tokens.file"
     )
     monkeypatch.setenv("TAKHIN_STORAGE_TIERED_API_TOKEN", "long-and-secret")
     assert Settings.load(shipped / "takhin-production.yaml").has_store
@@ -709,3 +705,23 @@ def test_what_no_server_would_take_is_refused(tmp_path: Path, key: str, value: s
 )
 def test_hosts_that_are_taken(tmp_path: Path, host: str) -> None:
     assert Settings(data_dir=tmp_path, s3_endpoint=f"https://{host}").s3_endpoint == f"https://{host}"
+
+
+def test_hybrid_tables_are_a_list_in_yaml_and_json_in_the_environment(
+    load: Load, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = "[{name: orders, partition_key: customer, sort_key: id, timestamp: created_at, archive_after_days: 30}]"
+    (table,) = load(DATA + f"storage.tiered.hybrid.tables: {text}\n").hybrid_tables
+    assert (table.name, table.archive_after_days, table.template) == (
+        "orders",
+        30,
+        "{tableName}/{partitionKey}/{sortKey}",
+    )
+    shown = dict(load(DATA + f"storage.tiered.hybrid.tables: {text}\n").items())["storage.tiered.hybrid.tables"]
+    monkeypatch.setenv("TAKHIN_STORAGE_TIERED_HYBRID_TABLES", shown)
+    assert load(DATA).hybrid_tables == (table,)
+
+
+def test_a_node_is_named_like_its_host(load: Load) -> None:
+    assert re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", load(DATA).fleet_node)
+    assert load(DATA + "storage.tiered.fleet.node: broker-1\n").fleet_node == "broker-1"

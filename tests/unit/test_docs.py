@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import re
+from fnmatch import fnmatchcase
 from pathlib import Path
 
-from takhin_tiered.config_example import example
+from takhin_tiered.config_example import DESCRIPTIONS, example
+from takhin_tiered.config_reference import with_reference
 from takhin_tiered.metrics import Metrics
 
 ROOT = Path(__file__).parents[2]
 DOCS = sorted((ROOT / "docs").glob("*.md"))
 PAGES = [ROOT / "README.md", *DOCS]
+LINKED = [
+    *PAGES,
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "SECURITY.md",
+    ROOT / "CHANGELOG.md",
+    ROOT / "benchmarks" / "README.md",
+]
 
 
 def mentioned(pattern: str, pages: list[Path]) -> set[str]:
@@ -27,7 +36,7 @@ def headings(page: Path) -> set[str]:
 
 
 def test_relative_links_lead_to_files() -> None:
-    links = [(page, link) for page in PAGES for link in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text())]
+    links = [(page, link) for page in LINKED for link in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text())]
     relative = [(page, link) for page, link in links if "://" not in link]
     assert relative
     assert [f"{page.name}: {link}" for page, link in relative if not (page.parent / link).exists()] == []
@@ -44,7 +53,7 @@ def test_the_failure_model_names_every_kill_point() -> None:
 
 
 def test_links_to_headings_lead_to_headings() -> None:
-    links = [(page, *link) for page in PAGES for link in re.findall(r"\]\(([^)#\s]*)#([^)\s]+)\)", page.read_text())]
+    links = [(page, *link) for page in LINKED for link in re.findall(r"\]\(([^)#\s]*)#([^)\s]+)\)", page.read_text())]
     inside = [(page, file, anchor) for page, file, anchor in links if "://" not in file]
     assert inside
     wrong = [
@@ -58,6 +67,37 @@ def test_links_to_headings_lead_to_headings() -> None:
 def test_modules_and_test_files_that_are_named_exist() -> None:
     paths = mentioned(r"\b((?:takhin_tiered|tests)/[\w/]+\.py)\b", DOCS)
     assert {path for path in paths if not (ROOT / path).is_file()} == set()
+
+
+def test_the_architecture_has_every_room_in_its_tree() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    _, _, after = text.partition("```\ntakhin_tiered/\n")
+    named = re.findall(r"([a-z_0-9*]+(?:/|\.py))", after.partition("```")[0])
+    assert named
+    rooms = {
+        f"{path.name}/" if path.is_dir() else path.name
+        for path in (ROOT / "takhin_tiered").iterdir()
+        if path.suffix == ".py" or (path / "__init__.py").is_file()
+    } - {"__init__.py", "__main__.py"}
+    assert {room for room in rooms if not any(fnmatchcase(room, name) for name in named)} == set()
+
+
+def test_the_figures_of_the_readme_are_those_of_the_results() -> None:
+    readme = (ROOT / "README.md").read_text()
+    results = (ROOT / "benchmarks" / "results" / "minio" / "table.md").read_text()
+    rows = re.findall(r"^\| (.+?) ÷ (.+?) \| ([\d.]+) \| ([\d.]+) \|$", readme, re.MULTILINE)
+    assert len(rows) == 7
+    for ours, theirs, *figures in rows:
+        if ours.startswith("a cycle"):
+            scenario, peer = "cycle", r"find \| s5cmd run (mv)"
+        else:
+            verb, count, _, size, unit = ours.replace(",", "").split()
+            scenario, peer = f"{verb}-{count}x{size}{unit}", theirs.replace("`", "")
+        _, _, table = results.partition(f"## {scenario}\n")
+        (row,) = (line for line in table.partition("\n## ")[0].splitlines() if line.startswith(f"| {peer} | "))
+        # runs, wall time, its ratio, CPU, its ratio
+        cells = row.removeprefix(f"| {peer} | ").split(" | ")
+        assert [cells[2], cells[4]] == figures, scenario
 
 
 def test_tests_that_are_named_exist() -> None:
@@ -82,3 +122,15 @@ def test_settings_that_are_named_exist() -> None:
     names = mentioned(r"\bstorage\.tiered\.([a-z0-9]+(?:\.[a-z0-9]+)*)", PAGES)
     # A section is named too, such as storage.tiered.retention.
     assert {name for name in names if not any(f"{key}.".startswith(f"{name}.") for key in keys)} == set()
+
+
+def test_the_reference_of_settings_is_up_to_date() -> None:
+    page = (ROOT / "docs" / "configuration.md").read_text()
+    assert page == with_reference(page), "run `make configuration`"
+    assert [key for key in DESCRIPTIONS if f"| `{key}`<br>" not in page] == []
+
+
+def test_the_handbook_names_every_page() -> None:
+    first = ROOT / "docs" / "README.md"
+    linked = set(re.findall(r"\]\(([\w-]+\.md)", first.read_text()))
+    assert {page.name for page in DOCS} - {first.name} - linked == set()

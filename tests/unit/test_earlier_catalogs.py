@@ -8,6 +8,7 @@ from __future__ import annotations
 import lzma
 import sqlite3
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ import pytest
 from takhin_tiered.catalog.catalog import Catalog
 from takhin_tiered.catalog.journal import FILE_NAME, open_journal
 from takhin_tiered.errors import CatalogError
-from takhin_tiered.segments.model import Archive, FileStat, LocalFiles, Segment
+from takhin_tiered.segments.model import Archive, FileStat, Intent, LocalFiles, Segment
 from takhin_tiered.segments.names import SegmentId
 
 WRITTEN = Path(__file__).resolve().parents[1] / "data" / "catalog-e6a5cc4.db.xz"
@@ -48,6 +49,7 @@ MARKED = {
     named(9, "many"): Segment(named(9, "many"), archive=ARCHIVE, quarantine=UNKNOWN),
 }
 MANY = [MARKED.get(named(n, "many"), Segment(named(n, "many"), archive=ARCHIVE)) for n in range(100)]
+INTENT = Intent("orders-0/00000000000000000000.log", named(0), 5, "ab-2", 3, 4.5)
 
 
 @pytest.fixture
@@ -82,15 +84,26 @@ async def test_a_catalog_without_sizes_of_encoded_objects_is_read_as_it_is(tmp_p
         catalog = Catalog(journal)
         for segment in known:
             catalog.put(segment)
+        catalog.intend([INTENT])
         await catalog.flush()
     with closing(sqlite3.connect(tmp_path / FILE_NAME)) as database:
+        database.execute("ALTER TABLE intents DROP COLUMN is_earlier")
         database.execute("PRAGMA user_version = 5")
         database.commit()
     async with open_journal(tmp_path, read_only=read_only) as journal:
         catalog = Catalog(journal)
         await catalog.load()
         assert list(catalog.segments()) == known
-    assert version(tmp_path) == (5 if read_only else 6)
+        # It may mean what this release keeps, also where the same object is intended anew.
+        assert catalog.intents() == [replace(INTENT, is_earlier=True)]
+        catalog.intend([INTENT])
+        assert catalog.intents() == [replace(INTENT, is_earlier=True)]
+    assert version(tmp_path) == (5 if read_only else 7)
+    if not read_only:
+        async with open_journal(tmp_path) as journal:
+            catalog = Catalog(journal)
+            await catalog.load()
+            assert catalog.intents() == [replace(INTENT, is_earlier=True)]
 
 
 async def test_a_catalog_that_is_damaged_is_told_and_stays_as_it_is(state: Path) -> None:

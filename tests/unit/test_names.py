@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -16,10 +17,14 @@ from takhin_tiered.segments.names import (
     FileKind,
     SegmentId,
     is_ours,
+    is_replica_name,
+    parse_adoption_key,
     parse_file,
     parse_manifest_key,
+    parse_mark_key,
     parse_object_key,
     parse_partition,
+    segment_of,
 )
 
 ZERO = "00000000000000000000"
@@ -36,6 +41,31 @@ def test_a_name_is_read_as_it_is_written(identity: SegmentId, kind: FileKind, ge
     assert parse_partition(identity.directory) == (identity.topic, identity.partition)
     assert is_ours(identity.manifest_key)
     assert is_ours(identity.key(kind, generation))
+
+
+@given(identities, st.from_regex(r"[A-Za-z0-9_-]{1,64}", fullmatch=True), st.sampled_from(["", "~3"]))
+def test_the_records_of_replicas_stand_beside_their_segment(identity: SegmentId, name: str, label: str) -> None:
+    identity = replace(identity, label=label)
+    adoption, mark = identity.adoption_key(name), identity.mark_key(name, "n0nce")
+    assert is_replica_name(name)
+    assert parse_adoption_key(adoption) == (identity, name)
+    assert parse_mark_key(mark) == (identity, name, "n0nce")
+    for key in (adoption, mark):
+        assert is_ours(key)
+        assert key.startswith(identity.stem)
+        # No object, and no manifest: earlier releases leave it alone.
+        assert segment_of(key) is None
+    assert parse_adoption_key(mark) is None
+    assert parse_mark_key(adoption) is None
+    # A segment's adoption records are listed before its manifest.
+    assert adoption < identity.manifest_key
+
+
+@given(identities, st.sampled_from(FileKind), st.integers(1, 9))
+def test_keys_tell_their_segment(identity: SegmentId, kind: FileKind, generation: int) -> None:
+    keys = [identity.key(kind, generation), identity.manifest_key, identity.superseded_key(generation)]
+    assert [segment_of(key) for key in keys] == [identity] * 3
+    assert all(key.startswith(identity.stem) for key in keys)
 
 
 @given(st.text())

@@ -7,11 +7,13 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import astuple
 
 import pytest
 
 from takhin_tiered import machine
-from takhin_tiered.segments.owner import Party
+from takhin_tiered.segments.owner import OF_PREFIX, Party, keys_of_replica
+from takhin_tiered.store.base import is_of_the_prefix
 from tests.support import wait_until
 
 ME = Party(id="i", nonce="n", host="h", pid=7, boot="b", directories=("1:2",), data_dir="/d")
@@ -28,6 +30,20 @@ def test_records_of_other_releases_are_read() -> None:
         id="i", host="h", pid=7, machine="b/pid:[1]", data_dir="/d"
     )
     assert Party.parse(json.dumps({**json.loads(ME.dump()), "colour": "red"}).encode()) == ME
+
+
+def test_a_shared_prefix_has_a_marker_that_is_no_process() -> None:
+    marker = Party(nonce="n", shared=True)
+    assert Party.parse(marker.dump()) == marker
+    assert not marker.was_of_same_directory(marker)
+    assert not ME.shared
+    assert Party.parse(b'{"shared": 1}') is None
+
+
+def test_each_replica_has_keys_of_its_own_that_belong_to_the_prefix() -> None:
+    keys = astuple(keys_of_replica("a1")) + astuple(keys_of_replica("b2")) + astuple(OF_PREFIX)
+    assert len(set(keys)) == 12
+    assert all(is_of_the_prefix(key) for key in keys)
 
 
 @pytest.mark.parametrize("data", [b"", b"x", b"[]", b"1", b'{"id": 1}', b'{"pid": "7"}', b'{"directories": "1:2"}'])

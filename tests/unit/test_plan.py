@@ -7,6 +7,10 @@ from dataclasses import replace
 
 import pytest
 
+from takhin_tiered.cost.planning import Move, plan_cost
+from takhin_tiered.cost.prices import DEFAULT_PRICES
+from takhin_tiered.heat.rates import HotRule
+from takhin_tiered.heat.tracker import Tracker
 from takhin_tiered.segments.model import NO_FILES, Archive, FileStat, LocalFiles, Segment, Tier
 from takhin_tiered.segments.names import SegmentId
 from takhin_tiered.segments.plan import Plan, Step, Verb, make_plan
@@ -71,6 +75,63 @@ def test_a_cold_segment_is_archived_with_all_its_bytes() -> None:
         local=files(),
         reason_code="cold",
     )
+
+
+WARM_COPY = replace(POLICY, warm_copy=True)
+
+
+@pytest.mark.parametrize(
+    "policy", [WARM_COPY, replace(COPY, warm_copy=True), replace(COPY, trims=True, warm_copy=True)]
+)
+def test_a_warm_segment_is_copied_and_stays(policy: Policy) -> None:
+    step = decide(cold(age=500), policy)
+    assert (step.verb, step.reason_code, step.tier) == (Verb.COPY, "warm", Tier.WARM)
+    assert (step.uploads, step.frees, step.local) == (320, 0, files(500))
+    assert "warm, last modified 8 min ago" in step.reason
+    assert_kept(copied(age=500), "its files stay until it is cold", policy)
+    assert decide(cold(age=50), policy).reason_code == "hot"
+
+
+def test_a_warm_copy_leaves_the_disk_by_itself_when_it_is_cold() -> None:
+    assert decide(copied(age=1000), WARM_COPY).verb is Verb.EVICT
+    assert decide(copied(age=1000), WARM_COPY).uploads == 0
+
+
+def test_a_warm_copy_whose_files_changed_is_copied_again() -> None:
+    changed = replace(copied(age=500), local=files(400))
+    step = decide(changed, WARM_COPY)
+    assert (step.verb, step.reason_code, step.again) == (Verb.COPY, "warm", True)
+    assert "changed after they were archived" in step.reason
+
+
+def test_nothing_warm_is_copied_where_that_is_left_to_people_or_was_not_asked_for() -> None:
+    assert decide(cold(age=500), replace(WARM_COPY, auto_archive=False)).reason_code == "manual"
+    assert_kept(cold(age=500), "warm, last modified", POLICY)
+
+
+def test_what_is_read_much_is_copied_like_others_of_its_age_and_stays() -> None:
+    tracker = Tracker(HotRule(10.0, 0))
+    for _ in range(40):
+        tracker.note(SegmentId("orders", 0, 0), NOW)
+
+    def step_of(segment: Segment, policy: Policy) -> Step:
+        return make_plan([segment], [], policy, NOW, usage=tracker.at(NOW)).steps[0]
+
+    for age in (500, 5000):
+        step = step_of(cold(age=age), WARM_COPY)
+        assert (step.verb, step.reason_code, step.tier) == (Verb.COPY, "warm", Tier.HOT)
+        assert (step.uploads, step.frees, step.local) == (320, 0, files(age))
+        assert step.reason.startswith("hot: read ")
+        kept = step_of(copied(age=age), WARM_COPY)
+        assert (kept.verb, kept.reason_code) == (Verb.KEEP, "hot")
+    for segment, policy in (
+        (cold(age=50), WARM_COPY),
+        (cold(), POLICY),
+        (cold(), replace(WARM_COPY, auto_archive=False)),
+    ):
+        assert step_of(segment, policy).verb is Verb.KEEP
+    changed = step_of(replace(copied(age=500), local=files(400)), WARM_COPY)
+    assert (changed.verb, changed.again) == (Verb.COPY, True)
 
 
 def test_mode_copy_uploads_and_frees_nothing() -> None:
@@ -317,8 +378,10 @@ def test_an_empty_plan() -> None:
 
 
 def test_a_plan_in_json_tells_each_segment_with_its_reason() -> None:
-    told = to_json(describe_plan(plan([cold(0, size=10**9), archived(1)])))
-    assert told["saved_usd_monthly"] == pytest.approx(0.057, abs=1e-6)
+    made = plan([cold(0, size=10**9), archived(1)])
+    cost = plan_cost([Move(step.uploads, step.frees) for step in made.work], DEFAULT_PRICES, NOW)
+    told = to_json(describe_plan(made, cost))
+    assert told["saved_usd_monthly"] == told["cost"]["saved_monthly"] == pytest.approx(0.057, abs=1e-6)
     assert told["bytes_freed"] == told["bytes_uploaded"] == 10**9 + 20
     assert [(row["segment_path"], row["action"], row["reason"]) for row in told["segments"]] == [
         ("orders-0/00000000000000000000.log", "archive", "cold, last modified 83 min ago"),

@@ -35,6 +35,7 @@ def segments(draw: st.DrawFn) -> Segment:
         last_offset=st.integers(-1, 2**63 - 1),
         encoded_size=st.none() | st.integers(0, 2**63 - 1),
         last_timestamp=st.integers(-1, 2**63 - 1),
+        held=st.booleans(),
     )
     lease_until = draw(st.just(0.0) | times)
     return Segment(

@@ -6,6 +6,7 @@ import pytest
 
 from takhin_tiered.errors import (
     BucketMissing,
+    InGlacier,
     ObjectCorrupt,
     ObjectMissing,
     StoreChanged,
@@ -16,7 +17,6 @@ from takhin_tiered.errors import (
 )
 from takhin_tiered.metrics import Metrics
 from takhin_tiered.store import StoreHealth, is_outage
-from takhin_tiered.store.base import NotReadable
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ def test_only_what_contradicts_a_failure_ends_it(
 
 def test_an_object_that_is_bad_is_counted_with_the_attempt_and_is_no_outage(health: StoreHealth) -> None:
     health.answered()
-    for error in (ObjectCorrupt("bad"), ObjectMissing("gone"), StoreFull("full"), NotReadable("frozen")):
+    for error in (ObjectCorrupt("bad"), ObjectMissing("gone"), StoreFull("full"), InGlacier("frozen")):
         assert not is_outage(error)
         health.attempt_failed(error)
     assert counted(health, "object_corrupt") == counted(health, "object_missing") == counted(health, "store_full") == 1

@@ -84,7 +84,7 @@ def test_counts_are_those_of_a_recount_after_every_change(changes: list[tuple[Se
 def test_what_was_loaded_counts_like_what_was_put(begin: list[Segment], then: list[Segment], now: float) -> None:
     tallies = Tallies()
     rows = {segment.id: pack(segment) for segment in begin}
-    tallies.add([row for row in rows.values() if not is_special(head_of(row))])
+    tallies.add([row for row in rows.values() if not is_special(head_of(row))], (None, None))
     for segment in begin:
         if is_special(head_of(rows[segment.id])):
             tallies.replace(None, segment)

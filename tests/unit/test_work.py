@@ -37,6 +37,7 @@ policies = st.builds(
     include=st.sampled_from([("*",), ("a",)]),
     exclude=st.sampled_from([(), ("a",)]),
     retention_age=st.sampled_from([(), (("a", DAY),), (("*", DAY),)]),
+    warm_copy=st.booleans(),
     retention_size=st.sampled_from([(), (("b", 700),), (("*", 700),)]),
 )
 

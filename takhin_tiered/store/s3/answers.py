@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from takhin_tiered.codec.checksums import Checksum
 from takhin_tiered.errors import (
     BucketMissing,
+    InGlacier,
     ObjectCorrupt,
     ObjectExists,
     ObjectMissing,
@@ -19,7 +20,8 @@ from takhin_tiered.errors import (
     StoreFull,
     StoreUnavailable,
 )
-from takhin_tiered.store.base import Conflict, NotReadable, NotSupported
+from takhin_tiered.segments.retrieval import STANDARD_TIER, class_or_default, longest_retrieval, span_of
+from takhin_tiered.store.base import Conflict, NotSupported
 
 _DENIED = {
     "AccessDenied", "403", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken",
@@ -39,6 +41,7 @@ _FULL_HINT = "Make room in the store, or raise its quota. What is not archived y
 
 _UNKNOWN = {400, 405, 406, 415, 417, 501}
 """Statuses of a request that is refused as it is: for what it asks, or for one of its headers."""
+_NO_CAPACITY = "GlacierExpeditedRetrievalNotAvailable"
 _LATER = {"RequestTimeout", "SlowDown"}
 _DENIED_HINT = "Check the credentials, and that they allow s3:GetObject, PutObject, DeleteObject and ListBucket"
 _SKEWED_HINT = (
@@ -87,13 +90,14 @@ def meaning(answer: Mapping[str, Any], verb: str, key: str, address: str) -> Sto
         return EmptyRange(words, key=key)
     if code in {"PreconditionFailed", "412"}:
         return ObjectExists(words, key=key)
+    if code == "InvalidObjectState":
+        return in_glacier(key, str(answer.get("StorageClass") or answer["Error"].get("StorageClass") or ""))
+    if code == _NO_CAPACITY:
+        return NotSupported(words, key=key, hint="Try again, or set storage.tiered.s3.glacier.tier to Standard")
     if status == 409:
         return Conflict(words, key=key)
     if code in _CORRUPT:
         return ObjectCorrupt(words, key=key, hint="The bytes changed on their way; nothing was stored")
-    if code == "InvalidObjectState":
-        hint = "It lies in a storage class such as S3 Glacier: have it thawed there (s3:RestoreObject), and try again"
-        return NotReadable(words, key=key, hint=hint)
     if code in _FULL:
         return StoreFull(words, key=key, hint=_FULL_HINT)
     if code.startswith("KMS.") or "kms:" in words:
@@ -106,6 +110,20 @@ def meaning(answer: Mapping[str, Any], verb: str, key: str, address: str) -> Sto
     if status in _UNKNOWN and code not in _LATER:
         return NotSupported(words, key=key, hint=_SETTINGS_HINT if _is_of_settings(code, words) else "")
     return StoreUnavailable(words, key=key)
+
+
+def in_glacier(key: str, storage_class: str) -> InGlacier:
+    """The error of a read of an object that has to be retrieved first."""
+    where = storage_class or "an archive class such as GLACIER"
+    seconds = longest_retrieval(class_or_default(storage_class), STANDARD_TIER)
+    return InGlacier(
+        f"object {key} is in {where}, and has to be retrieved before it can be read",
+        key=key,
+        storage_class=storage_class,
+        seconds=seconds,
+        hint=f"takhin-tiered restore requests it, and restores the segment when it is there: in up to "
+        f"{span_of(seconds)}. To read it costs nothing meanwhile, and says this again",
+    )
 
 
 def _is_of_settings(code: str, words: str) -> bool:

@@ -8,9 +8,9 @@ from typing import Any
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.payload import Payload
 
+from takhin_tiered import bulk
 from takhin_tiered.codec.checksums import READ_SIZE, Source
 from takhin_tiered.concurrency import in_thread
-from takhin_tiered.store.s3 import wire
 
 # Written by the HTTP library itself, so that the answer cannot come before it knows that all was sent: it closes
 # a connection whose answer overtakes it.
@@ -48,7 +48,7 @@ class SourceBody(Payload):
     async def write(self, writer: AbstractStreamWriter) -> None:
         """All of it, whenever it is called: the HTTP library does so again where a connection was closed on it."""
         file = self._source.fileno() if hasattr(self._source, "fileno") else -1
-        connection = wire.bare_socket(writer.transport) if file >= 0 and self._length >= wire.WORTH_IT else None
+        connection = bulk.bare_socket(writer.transport) if file >= 0 and self._length >= bulk.WORTH_IT else None
         if connection is None:
             await self._write_chunks(writer, 0)
             return
@@ -67,7 +67,7 @@ class SourceBody(Payload):
         while at < end:
             offset, left = self._start + at, end - at
             try:
-                sent = await wire.send(transport, connection, file, offset, left, patience=self._patience)
+                sent = await bulk.send(transport, connection, file, offset, left, patience=self._patience)
             except OSError as error:
                 if error.errno != errno.EIO:
                     raise

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -25,8 +25,9 @@ from botocore.exceptions import (
 )
 
 from takhin_tiered.concurrency import is_cancelled
+from takhin_tiered.cost.usage import Kind
 from takhin_tiered.errors import ObjectExists, ObjectMissing, StoreDenied, StoreUnavailable
-from takhin_tiered.segments.names import parse_object_key
+from takhin_tiered.store.counting import RequestCounter
 from takhin_tiered.store.deadlines import Deadlines
 from takhin_tiered.store.s3.answers import Answer, address_of, meaning
 from takhin_tiered.store.s3.requests import AlreadyThere, NotThere, Requests
@@ -46,20 +47,31 @@ _CREDENTIALS = (
 
 @dataclass(frozen=True, slots=True)
 class Demands:
-    """What a bucket's policy, or its owner, demands of requests; `checksum` is what uploads may carry of it."""
+    """What a bucket's policy, or its owner, demands of requests; `checksum` is what uploads may carry of it.
+
+    ``cold_class`` gives the storage class of a topic, empty for the bucket's own.
+    """
 
     sse: str = ""
     kms_key: str = ""
-    cold_class: str = ""
     requester_pays: bool = False
     checksum: str = "sha256"
 
-    def of_new(self, key: str) -> dict[str, Any]:
-        """For a request that makes an object. A manifest, which is read often, stays in the bucket's own class."""
+    @property
+    def of_new(self) -> dict[str, Any]:
+        """For a request that makes an object."""
         wanted = {"ServerSideEncryption": self.sse, "SSEKMSKeyId": self.kms_key}
-        if self.cold_class and parse_object_key(key) is not None:
-            wanted["StorageClass"] = self.cold_class
         return {name: value for name, value in wanted.items() if value}
+
+
+def kind_of(operation: str) -> Kind:
+    """How an operation is billed. Source: Amazon S3 pricing, "Requests & data retrievals"."""
+    verb = operation.partition("_")[0]
+    if verb in {"delete", "abort"}:
+        return Kind.DELETE
+    if operation == "restore_object":
+        return Kind.THAW
+    return {"get": Kind.GET, "head": Kind.GET, "list": Kind.LIST}.get(verb, Kind.PUT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +86,10 @@ class Place:
 class Calls:
     """One prefix of one bucket."""
 
-    def __init__(self, requests: Requests, place: Place, deadlines: Deadlines, demands: Demands) -> None:
-        self.requests, self.deadlines, self.demands = requests, deadlines, demands
+    def __init__(
+        self, requests: Requests, place: Place, deadlines: Deadlines, demands: Demands, counter: RequestCounter
+    ) -> None:
+        self.requests, self.deadlines, self.demands, self._counter = requests, deadlines, demands, counter
         self.prefix = f"{place.prefix.strip('/')}/" if place.prefix.strip("/") else ""
         self.address = address_of(place.bucket, place.prefix, place.endpoint)
         self._place = place
@@ -85,7 +99,11 @@ class Calls:
 
     def under(self, prefix: str) -> Calls:
         """The same bucket's other prefix."""
-        return Calls(self.requests, replace(self._place, prefix=prefix), self.deadlines, self.demands)
+        return Calls(self.requests, replace(self._place, prefix=prefix), self.deadlines, self.demands, self._counter)
+
+    @property
+    def bucket(self) -> str:
+        return self._place.bucket
 
     def full(self, key: str) -> str:
         return self.prefix + key
@@ -94,23 +112,40 @@ class Calls:
         """What tells this place and its questions from any other, also where the SDK's own settings name the server."""
         return f"{await self.requests.endpoint()} {self._place.bucket} {self.prefix} {self.demands.checksum}"
 
-    async def send(self, verb: str, operation: str, key: str = "", *, size: int = 0, **arguments: Any) -> Answer:
-        """An operation on a key, or on the bucket where that is empty; the SDK's answer, and this project's errors."""
+    async def send(
+        self, verb: str, operation: str, key: str = "", *, size: int = 0, storage_class: str = "", **arguments: Any
+    ) -> Answer:
+        """An operation on a key, or on the bucket where that is empty; the SDK's answer, and this project's errors.
+
+        ``storage_class``: by which it is billed, where neither the request nor its answer names one.
+        """
         if key:
             arguments["Key"] = self.full(key)
         deadline = self.deadlines.operation(size)
         try:
             with self._translated(verb, key, deadline):
                 async with asyncio.timeout(deadline):
-                    return Answer(await self.requests.send(operation, self._always | arguments))
+                    answer = Answer(await self.requests.send(operation, self._always | arguments))
+            self._count(operation, {"StorageClass": storage_class, **arguments}, answer)
+            return answer
         except NotThere:
+            self._count(operation, arguments)
             raise ObjectMissing(f"there is no {key} in {self.address}", key=key) from None
         except AlreadyThere:
+            self._count(operation, arguments)
             raise ObjectExists(f"there is a {key} in {self.address} already", key=key) from None
         except asyncio.CancelledError:
             if is_cancelled():
                 raise
             raise StoreUnavailable(f"cannot {verb} in {self.address}: the request was given up", key=key) from None
+
+    def _count(self, operation: str, arguments: Mapping[str, Any], answer: Mapping[str, Any] | None = None) -> None:
+        """A request that was answered, as it is billed; one that the server could not serve is not."""
+        told = answer or {}
+        kind, storage_class = kind_of(operation), str(arguments.get("StorageClass") or told.get("StorageClass") or "")
+        self._counter.requested(kind, storage_class)
+        if operation == "get_object":
+            self._counter.received(int(told.get("ContentLength", 0)), storage_class)
 
     @contextmanager
     def _translated(self, verb: str, key: str, deadline: float) -> Iterator[None]:

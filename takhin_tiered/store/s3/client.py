@@ -12,17 +12,13 @@ from datetime import datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
 
-import aioboto3
 from aiobotocore.config import AioConfig
-from aiobotocore.session import get_session
-from botocore.exceptions import BotoCoreError
 from botocore.utils import parse_timestamp
 
+from takhin_tiered.aws.credentials import LiveCredentials
+from takhin_tiered.aws.session import UNUSABLE, USER_AGENT, new_sdk_session, verify_option, wrap
 from takhin_tiered.errors import StoreDenied
 from takhin_tiered.store.deadlines import Deadlines
-from takhin_tiered.store.s3.credentials import LiveCredentials
-
-USER_AGENT = "takhin-tiered"
 
 _HINT = (
     "Check AWS_PROFILE and the other AWS_ variables, the files ~/.aws/config and ~/.aws/credentials, "
@@ -56,16 +52,13 @@ class Client:
 
     async def _make(self, http_session_cls: Callable[..., Any]) -> Any:
         try:
-            sdk = get_session()
+            sdk = new_sdk_session(self.credentials)
             sdk.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=_time)
-            sdk.register_component("credential_provider", self.credentials)
-            session = aioboto3.Session(region_name=self._region or None, botocore_session=sdk)
-            # In the clear there are no certificates to be loaded: that takes a twentieth of a start.
-            verify = False if self._endpoint.startswith("http://") else None
+            session, verify = wrap(sdk, self._region), verify_option(self._endpoint)
             config = self._config(http_session_cls)
             connect = session.client("s3", endpoint_url=self._endpoint or None, verify=verify, config=config)
             return await self._stack.enter_async_context(connect)
-        except (BotoCoreError, ValueError, LookupError, TypeError, OSError) as error:
+        except UNUSABLE as error:
             raise StoreDenied(f"the AWS SDK cannot be used: {error}", hint=_HINT) from error
 
     def _config(self, http_session_cls: Callable[..., Any]) -> AioConfig:

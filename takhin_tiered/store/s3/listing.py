@@ -23,7 +23,8 @@ async def list_objects(calls: Calls, server: Server, prefix: str) -> AsyncIterat
         entries = page.pieces("Contents")
         for entry in entries:
             key = entry["Key"].removeprefix(calls.prefix)
-            yield ObjectInfo(key, entry["Size"], None, entry["LastModified"].timestamp())
+            modified = entry["LastModified"].timestamp()
+            yield ObjectInfo(key, entry["Size"], None, modified, storage_class=entry.get("StorageClass", ""))
         if not page.get("IsTruncated"):
             return
         before, last = last, entries[-1]["Key"] if entries else page.get("NextMarker", last)

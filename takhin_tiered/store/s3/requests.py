@@ -27,10 +27,11 @@ from botocore.auth import SIGNED_HEADERS_BLACKLIST, S3SigV4Auth, _host_from_url
 from botocore.exceptions import BotoCoreError, ClientError
 from botocore.handlers import add_expect_header
 
+from takhin_tiered.aws.credentials import LiveCredentials
+from takhin_tiered.aws.session import USER_AGENT
 from takhin_tiered.concurrency import is_cancelled
 from takhin_tiered.store.s3.answers import EmptyRange
-from takhin_tiered.store.s3.client import USER_AGENT, Client
-from takhin_tiered.store.s3.credentials import LiveCredentials
+from takhin_tiered.store.s3.client import Client
 from takhin_tiered.store.s3.expect import impatient
 
 _METHODS = {"put_object": "PUT", "get_object": "GET", "head_object": "HEAD"}
@@ -46,6 +47,14 @@ _HEADERS = {
     "SSEKMSKeyId": "x-amz-server-side-encryption-aws-kms-key-id",
     "ServerSideEncryption": "x-amz-server-side-encryption",
     "StorageClass": "x-amz-storage-class",
+}
+_TOLD = {
+    "x-amz-archive-status": "ArchiveStatus",
+    "x-amz-checksum-sha256": "ChecksumSHA256",
+    "x-amz-restore": "Restore",
+    "x-amz-server-side-encryption": "ServerSideEncryption",
+    "x-amz-server-side-encryption-aws-kms-key-id": "SSEKMSKeyId",
+    "x-amz-storage-class": "StorageClass",
 }
 _KNOWN = {*_HEADERS, "Bucket", "Key", "Body"}
 _EXPECT_ABOVE = 1 << 20
@@ -271,8 +280,9 @@ class Requests:
         if method == "PUT" and ("etag" not in headers or await response.content):
             return None
         answer: dict[str, Any] = {"ETag": headers.get("etag", "")}
-        if "x-amz-checksum-sha256" in headers:
-            answer["ChecksumSHA256"] = headers["x-amz-checksum-sha256"]
+        for header, name in _TOLD.items():
+            if header in headers:
+                answer[name] = headers[header]
         if method == "HEAD":
             answer["LastModified"] = parsedate_to_datetime(headers["last-modified"])
             answer["ContentLength"] = int(headers["content-length"])

@@ -26,6 +26,11 @@ class Parcel:
     body: Source
     size: int
     checksum: Checksum
+    storage_class: str = ""
+
+    @property
+    def in_class(self) -> dict[str, Any]:
+        return {"StorageClass": self.storage_class} if self.storage_class else {}
 
 
 async def put_object(calls: Calls, parcel: Parcel, check: Check, *, if_absent: bool) -> Any:
@@ -36,7 +41,8 @@ async def put_object(calls: Calls, parcel: Parcel, check: Check, *, if_absent: b
     answer = await calls.send(
         "put", "put_object", key, size=size,
         Body=SourceBody(parcel.body, 0, size, patience=calls.deadlines.read), ContentLength=size,
-        **_claim(check, checksum.header, checksum.md5, 0), **_condition(if_absent), **calls.demands.of_new(key),
+        **_claim(check, checksum.header, checksum.md5, 0), **_condition(if_absent), **parcel.in_class,
+        **calls.demands.of_new,
     )  # fmt: skip
     return {**answer, "ETags": [answer.get("ETag", "")]}
 
@@ -46,7 +52,7 @@ async def _put_parts(calls: Calls, parcel: Parcel, check: Check, *, if_absent: b
     form: dict[str, Any] = {"ChecksumAlgorithm": "SHA256", "ChecksumType": "COMPOSITE"}
     upload = await calls.send(
         "create upload", "create_multipart_upload", key,
-        **(form if check is Check.SHA256 else {}), **calls.demands.of_new(key),
+        **(form if check is Check.SHA256 else {}), **parcel.in_class, **calls.demands.of_new,
     )  # fmt: skip
     upload_id = upload["UploadId"]
     try:
@@ -58,7 +64,7 @@ async def _put_parts(calls: Calls, parcel: Parcel, check: Check, *, if_absent: b
         return {**answer, "ETags": [part["ETag"] for part in parts]}
     except BaseException:
         # Also when cancelled: an upload that nobody finishes is paid for until somebody aborts it.
-        await asyncio.shield(_abort_quietly(calls, key, upload_id))
+        await asyncio.shield(abort_quietly(calls, key, upload_id))
         raise
 
 
@@ -86,7 +92,7 @@ async def abort(calls: Calls, key: str, upload_id: str) -> None:
     await calls.send("abort upload", "abort_multipart_upload", key, UploadId=upload_id)
 
 
-async def _abort_quietly(calls: Calls, key: str, upload_id: str) -> None:
+async def abort_quietly(calls: Calls, key: str, upload_id: str) -> None:
     # What cannot be aborted now is found later, where the server lists unfinished uploads.
     try:
         await abort(calls, key, upload_id)

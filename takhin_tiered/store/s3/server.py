@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
 from typing import Any, Protocol
+from uuid import uuid4
 
 from takhin_tiered import logs
 from takhin_tiered.codec.checksums import Checksum, bytes_source, checksum_of
@@ -146,7 +147,8 @@ class Server:
         return self._known
 
     async def _find_conditional(self) -> None:
-        probe, check = _probe(PROBE_KEY), await self.checks()
+        # A key of its own: others ask at the same moment, and keys that may not delete leave their probe.
+        probe, check = _probe(f"{PROBE_KEY}-{uuid4().hex}"), await self.checks()
 
         async def send(*, if_absent: bool) -> Any:
             return await self._put(probe, check, if_absent=if_absent)
@@ -154,7 +156,7 @@ class Server:
         with suppress(ObjectExists):
             await self.put_if_absent(probe, send)
         # One that was never there with it: a single one is not deleted in a batch.
-        await self._delete([PROBE_KEY, f"{PROBE_KEY}-0"])
+        await self._delete([probe.key, f"{probe.key}-0"])
 
     async def _put_if_absent(self, parcel: Parcel, send: Send) -> Any:
         known = await self.now()
@@ -186,8 +188,27 @@ class Server:
         except StoreError:
             return
         if self._known.conditional_writes is None:
-            self.note(conditional_writes=False)
-            self._warn("takes conditional writes for ordinary ones")
+            # Another process may have removed the object in between.
+            refuses = await self._refuses_alone()
+            if self._known.conditional_writes is None and refuses is not None:
+                self.note(conditional_writes=refuses)
+                if not refuses:
+                    self._warn("takes conditional writes for ordinary ones")
+
+    async def _refuses_alone(self) -> bool | None:
+        """Whether it refuses a second write to a key that nobody else knows; None where it does not answer."""
+        probe, check = _probe(f"{PROBE_KEY}-{uuid4().hex}"), await self.checks()
+        try:
+            for _ in range(2):
+                await self._put(probe, check, if_absent=True)
+        except (ObjectExists, Conflict):
+            return True
+        except StoreError:
+            return None
+        finally:
+            with suppress(StoreError):
+                await self._delete([probe.key])
+        return False
 
     async def _conflicts_alone(self) -> bool:
         """Whether it speaks of a conflict even where nobody else can write, and nothing stands."""

@@ -14,12 +14,14 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 from takhin_tiered.codec.checksums import Checksum, Source, header_to_hex
-from takhin_tiered.errors import ObjectMissing, StoreDenied
-from takhin_tiered.store.base import Capabilities, Check, Notes, NotReadable, NotSupported, ObjectInfo, StoreTime
+from takhin_tiered.errors import InGlacier, ObjectMissing, StoreDenied
+from takhin_tiered.store.base import Capabilities, Check, Notes, NotSupported, ObjectInfo, StoreTime
+from takhin_tiered.store.counting import RequestCounter
 from takhin_tiered.store.deadlines import Deadlines
 from takhin_tiered.store.landing import Seen, unseen
 from takhin_tiered.store.s3.answers import EmptyRange, checksum_proven_by_md5, date_of, is_of_this_machine
 from takhin_tiered.store.s3.calls import Calls, Demands, Place
+from takhin_tiered.store.s3.classes import Wanted, change_class, is_coming, is_frozen, retrieve
 from takhin_tiered.store.s3.clearing import delete_objects, find_whether_listed, remove_uploads
 from takhin_tiered.store.s3.client import Client
 from takhin_tiered.store.s3.listing import list_objects, list_page
@@ -64,9 +66,16 @@ class S3Store:
         return None if date is None else StoreTime(date, is_independent=not is_ours)
 
     async def put(
-        self, key: str, body: Source, *, size: int, checksum: Checksum, if_absent: bool = False
+        self,
+        key: str,
+        body: Source,
+        *,
+        size: int,
+        checksum: Checksum,
+        if_absent: bool = False,
+        storage_class: str = "",
     ) -> ObjectInfo:
-        parcel = Parcel(key, body, size, checksum)
+        parcel = Parcel(key, body, size, checksum, storage_class)
         check = await self._server.checks()
         try:
             return await self._put_checked(parcel, check, if_absent=if_absent)
@@ -103,8 +112,15 @@ class S3Store:
             answer = await self._head(key)
         except ObjectMissing:
             return None
-        modified = answer["LastModified"].timestamp()
-        return ObjectInfo(key, answer["ContentLength"], await self._kept_checksum(answer), modified)
+        return ObjectInfo(
+            key,
+            answer["ContentLength"],
+            await self._kept_checksum(answer),
+            answer["LastModified"].timestamp(),
+            storage_class=answer.get("StorageClass", ""),
+            is_frozen=is_frozen(answer),
+            is_coming=is_coming(answer),
+        )
 
     async def _head(self, key: str) -> Any:
         """With the checksum, but from a server that refuses to be asked for one."""
@@ -133,6 +149,13 @@ class S3Store:
         async for info in list_objects(self._calls, self._server, prefix):
             yield info
 
+    async def retrieve(self, key: str, *, days: int, tier: str) -> None:
+        await retrieve(self._calls, await self._head(key), key, days=days, tier=tier)
+
+    async def change_class(self, key: str, storage_class: str, *, size: int, checksum: Checksum) -> None:
+        wanted = Wanted(key, storage_class, size, checksum)
+        await change_class(self._calls, await self._head(key), wanted, await self._server.checks())
+
     async def delete(self, keys: Sequence[str]) -> None:
         await delete_objects(self._calls, self._server, keys)
 
@@ -150,7 +173,7 @@ class S3Store:
             answer = await ask_for(self._calls, key, 0, 1)
         except ObjectMissing:
             return False
-        except (EmptyRange, NotReadable):
+        except (EmptyRange, InGlacier):
             return True
         async with answer["Body"]:
             return True
@@ -172,15 +195,17 @@ async def open_s3(
     deadlines: Deadlines | None = None,
     demands: Demands | None = None,
     notes: Notes | None = None,
+    counter: RequestCounter | None = None,
 ) -> AsyncIterator[S3Store]:
     """Credentials come from the SDK's own chain; an endpoint means path-style keys.
 
     Where the SDK cannot be used as its environment is, each request says so, and tries again. What is found out of the
-    server is kept in ``notes``.
+    server is kept in ``notes``, and what is asked of it is counted in ``counter``.
     """
     deadlines = deadlines or Deadlines()
     client = Client(region, endpoint, connections, deadlines)
-    calls = Calls(Requests(client), Place(bucket, prefix, endpoint), deadlines, demands or Demands())
+    counter = counter or RequestCounter()
+    calls = Calls(Requests(client), Place(bucket, prefix, endpoint), deadlines, demands or Demands(), counter)
     store = S3Store(calls, notes=notes)
     try:
         with suppress(StoreDenied):

@@ -1,25 +1,22 @@
-"""Bulk bytes between a file and a connection, moved by the kernel in a thread, while the event loop does other work.
+"""Large bodies of answers, received in a thread, while the event loop does other work.
 
 The HTTP library speaks the protocol; between the headers and the end of a large body it is passed by, over
-a duplicate of its socket. Only for connections in the clear: with TLS the bytes have to go through it.
+a duplicate of its socket, as `bulk` does it for what is sent.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
 import select
 import socket
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import suppress
 from typing import Any
 
+from takhin_tiered import bulk
 from takhin_tiered.codec.checksums import READ_SIZE
 from takhin_tiered.concurrency import in_bulk_thread, in_thread
 
-WORTH_IT = 256 << 10
 _BUFFER = 256 << 10
-_SEND_AT_ONCE = 4 << 20
 
 
 Sink = Callable[[memoryview], None]
@@ -31,25 +28,6 @@ Hand = Callable[[Sink, memoryview], Awaitable[None]]
 
 async def at_once(sink: Sink, piece: memoryview) -> None:
     sink(piece)
-
-
-def bare_socket(transport: Any) -> socket.socket | None:
-    """A duplicate of the connection's socket, to be closed by the caller; None where there is TLS on it."""
-    if transport is None or transport.is_closing() or transport.get_extra_info("sslcontext") is not None:
-        return None
-    connected = transport.get_extra_info("socket")
-    return None if connected is None else socket.socket(fileno=os.dup(connected.fileno()))
-
-
-async def send(transport: Any, connection: socket.socket, file: int, offset: int, size: int, *, patience: float) -> int:
-    """Send a piece of a file; returns how many bytes went, less than ``size`` only where the file ends early.
-
-    `TimeoutError` where the other side takes nothing for ``patience`` seconds; `OSError` from file or socket.
-    """
-    while transport.get_write_buffer_size():  # noqa: ASYNC110 - a transport has no event for it
-        # What was written before must be on its way: it is a few hundred bytes of headers.
-        await asyncio.sleep(0)
-    return await in_bulk_thread(lambda: _cut(connection), _send, connection, file, offset, size, patience)
 
 
 async def take_body(body: Any, length: int, sink: Sink, patience: float, hand: Hand = in_thread) -> None:
@@ -84,7 +62,9 @@ async def pieces_of(body: Any, length: int, patience: float) -> AsyncGenerator[b
                 left = length - len(arrived)
                 while left:
                     size = min(left, READ_SIZE)
-                    piece = await in_bulk_thread(lambda: _cut(connection), _receive_piece, connection, size, patience)
+                    piece = await in_bulk_thread(
+                        lambda: bulk.cut(connection), _receive_piece, connection, size, patience
+                    )
                     left -= len(piece)
                     yield piece
             finally:
@@ -93,8 +73,8 @@ async def pieces_of(body: Any, length: int, patience: float) -> AsyncGenerator[b
 
 def _connection_of(body: Any, length: int) -> socket.socket | None:
     """That on which a large body comes; None where it is left to the HTTP library."""
-    is_large = body.connection is not None and length >= WORTH_IT
-    return bare_socket(body.connection.transport) if is_large else None
+    is_large = body.connection is not None and length >= bulk.WORTH_IT
+    return bulk.bare_socket(body.connection.transport) if is_large else None
 
 
 def _take_over(body: Any, length: int) -> bytes:
@@ -126,30 +106,7 @@ async def receive(connection: socket.socket, sink: Sink, size: int, patience: fl
 
     What ``sink`` raises goes up.
     """
-    await in_bulk_thread(lambda: _cut(connection), _receive, connection, sink, size, patience)
-
-
-def _cut(connection: socket.socket) -> None:
-    """Nobody wants the rest: whoever waits in a thread gets an error now."""
-    with suppress(OSError):
-        connection.shutdown(socket.SHUT_RDWR)
-
-
-def _send(connection: socket.socket, file: int, offset: int, size: int, patience: float) -> int:
-    sent, to = 0, connection.fileno()
-    poller = select.poll()
-    poller.register(to, select.POLLOUT)
-    while sent < size:
-        try:
-            count = os.sendfile(to, file, offset + sent, min(size - sent, _SEND_AT_ONCE))
-        except BlockingIOError:
-            if not poller.poll(patience * 1000):
-                raise TimeoutError(f"nothing was taken for {patience:g} s") from None
-            continue
-        if not count:
-            break
-        sent += count
-    return sent
+    await in_bulk_thread(lambda: bulk.cut(connection), _receive, connection, sink, size, patience)
 
 
 def _receive(connection: socket.socket, sink: Sink, size: int, patience: float) -> None:

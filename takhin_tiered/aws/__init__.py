@@ -1,0 +1,1 @@
+"""The AWS SDK's session, for whatever speaks to AWS: S3, DynamoDB."""

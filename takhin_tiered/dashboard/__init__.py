@@ -1,0 +1,1 @@
+"""The dashboard: pages for a browser, rendered here, from the daemon alone."""

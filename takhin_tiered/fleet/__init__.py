@@ -1,0 +1,1 @@
+"""Many brokers, one archive: a catalog that they share on DynamoDB."""

@@ -1,0 +1,1 @@
+"""How often segments are read: decaying rates, in bounded memory, and what is promoted by them. Pure."""
