@@ -378,7 +378,9 @@ async def test_a_large_segment_comes_in_ranges_and_each_may_fail(
     monkeypatch.setattr("takhin_tiered.vault.stored.PART_SIZE", 5 << 20)
     monkeypatch.setattr("takhin_tiered.engine.incoming._RANGE_SIZE", 6 << 20)
     # No answer stays out here, and on a busy machine the server takes its time for 5 MiB.
-    monkeypatch.setattr("takhin_tiered.store.Deadlines", partial(Deadlines, connect=SHORT.connect, read=10.0, base=60.0))
+    monkeypatch.setattr(
+        "takhin_tiered.store.Deadlines", partial(Deadlines, connect=SHORT.connect, read=10.0, base=60.0)
+    )
     (path,) = broker.segments("big-0", 1, size=1000)
     broker.overwrite(path, os.urandom(23 << 20))
     truth = truth_in(broker, bucket)
