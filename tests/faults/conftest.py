@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from takhin_tiered.store.deadlines import Deadlines
+from takhin_tiered.vault import claim, releases, replicas
 from tests.faults.proxy import Proxy, proxy
 from tests.faults.truth import TALLY
 from tests.support import Broker, Bucket
@@ -44,6 +45,19 @@ def broker(broker: Broker) -> Broker:
     """Each of its segments has all of the files that there are."""
     broker.transactional = True
     return broker
+
+
+@pytest.fixture
+def nothing_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing that a killed replica sent arrives after it."""
+    for module in (releases, replicas):
+        monkeypatch.setattr(module, "LATE_AFTER", 0.0)
+
+
+@pytest.fixture
+def fast_replicas(nothing_late: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Replicas that do not wait for what cannot come here."""
+    monkeypatch.setattr(claim, "SETTLES_IN", 0.01)
 
 
 @pytest.fixture(autouse=True)

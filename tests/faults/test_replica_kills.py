@@ -19,7 +19,7 @@ from takhin_tiered.engine.report import CycleReport
 from takhin_tiered.errors import SegmentBusy, StoreUnavailable
 from takhin_tiered.segments.names import SegmentId
 from takhin_tiered.store import ObjectStore
-from takhin_tiered.vault import claim, releases, replicas
+from takhin_tiered.vault import releases, replicas
 from tests.faults.test_kill_matrix import ARCHIVE, EVICT
 from tests.replicas import Shared, replicas_of
 from tests.support import AtPoint, Broker, to_point
@@ -45,14 +45,7 @@ CASES = [
 FULL = os.environ.get("TAKHIN_TEST_TORTURE") == "full"
 CHOSEN = CASES if FULL else [*CASES[3::9], ("had an owner", "replicas.recorded", 2)]
 EXPIRED = {"retention_hours": 100.0}
-
-
-@pytest.fixture(autouse=True)
-def _fast(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(claim, "SETTLES_IN", 0.01)
-    # Nothing that a killed one sent arrives late here.
-    for module in (releases, replicas):
-        monkeypatch.setattr(module, "LATE_AFTER", 0.0)
+pytestmark = pytest.mark.usefixtures("fast_replicas")
 
 
 async def cycle(broker: Broker, shared: Shared, **changes: Any) -> CycleReport:

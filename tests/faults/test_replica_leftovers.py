@@ -22,7 +22,6 @@ from takhin_tiered.errors import ObjectExists
 from takhin_tiered.segments.model import Intent
 from takhin_tiered.segments.names import SegmentId
 from takhin_tiered.store import DirectoryStore
-from takhin_tiered.vault import claim, releases, replicas
 from tests.decoding import keys_in
 from tests.faults.test_kill_matrix import ARCHIVE, EVICT
 from tests.faults.test_replica_kills import HOLD, MARK
@@ -35,14 +34,7 @@ IN_VAIN = [(point, nth) for point in [*HOLD, *ARCHIVE[:-2]] for nth in (1, 2)]
 # Another one archives the segment while this one is about to commit its manifest. Killed afterwards.
 OUTRUN = ["archive.outrun", *MARK, "archive.committed", "archive.journaled", *EVICT]
 EXPIRED = {"retention_hours": 100.0}
-
-
-@pytest.fixture(autouse=True)
-def _fast(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(claim, "SETTLES_IN", 0.01)
-    # Nothing that a killed one sent arrives late here.
-    for module in (releases, replicas):
-        monkeypatch.setattr(module, "LATE_AFTER", 0.0)
+pytestmark = pytest.mark.usefixtures("fast_replicas")
 
 
 class Scene:

@@ -24,7 +24,7 @@ from takhin_tiered import OwnerSilent, TakhinError, TieredStorage, tiered_storag
 from takhin_tiered.codec.checksums import Checksum
 from takhin_tiered.engine.assembly import assemble
 from takhin_tiered.store import ObjectInfo, ObjectStore
-from takhin_tiered.vault import claim, releases, replicas, sharing
+from takhin_tiered.vault import claim, replicas, sharing
 from tests.decoding import keys_in
 from tests.replicas import Shared, replicas_of, settings_of
 from tests.support import Broker
@@ -202,11 +202,9 @@ async def _never() -> NoReturn:
 
 @pytest.mark.long
 @pytest.mark.timeout(3600)
+@pytest.mark.usefixtures("nothing_late")
 async def test_no_order_of_requests_loses_a_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(replicas, "LOOK_EVERY", 0.001)
-    # Nothing that a killed one sent arrives late here.
-    for module in (releases, replicas):
-        monkeypatch.setattr(module, "LATE_AFTER", 0.0)
     # A killed one seems to be alive here, as its process is this one: it is not waited for.
     monkeypatch.setattr(sharing, "WAIT_FOR_OPENING", 0.01)
     monkeypatch.setattr(claim, "LOOK_EVERY", 3600.0)
