@@ -19,15 +19,25 @@ LIFETIME_SECONDS = 12 * 3600
 _AT_MOST = 1000
 
 
+class Token(Protocol):
+    """One that is in effect; of the token itself only the digest is known."""
+
+    @property
+    def role(self) -> Literal["admin", "read"]: ...
+
+    @property
+    def digest(self) -> bytes: ...
+
+
 class Tokens(Protocol):
     """The tokens in effect; a reload may change them."""
 
     @property
     def is_needed(self) -> bool: ...
 
-    def role_of(self, given: str) -> Literal["admin", "read"] | None: ...
+    def with_digest(self, digest: bytes) -> Token | None: ...
 
-    def admit(self, given: str, client: str) -> object | None: ...
+    def admit(self, given: str, client: str) -> Token | None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +51,10 @@ class Visitor:
 
 @dataclass(frozen=True, slots=True)
 class _Session:
-    token: str = field(repr=False)
-    until: float = 0.0
+    """``digest`` is of the token: who reads our memory gets no token of sessions out of it."""
+
+    digest: bytes = field(repr=False)
+    until: float
 
 
 class Sessions:
@@ -59,11 +71,15 @@ class Sessions:
 
     def begin(self, token: str, request: Request, response: Response) -> bool:
         """Log in: the response sets the cookie. False for a token that is not known. `TooManyGuesses`."""
-        if self.is_needed and self._tokens.admit(token, request.client.host if request.client else "") is None:
+        if not self.is_needed:
+            # There is nothing to log in to; a token that is set later was not given here.
+            return True
+        found = self._tokens.admit(token, request.client.host if request.client else "")
+        if found is None:
             return False
         self._forget(request)
         identifier = secrets.token_urlsafe(32)
-        self._sessions[_digest(identifier)] = _Session(token, time.monotonic() + LIFETIME_SECONDS)
+        self._sessions[_digest(identifier)] = _Session(found.digest, time.monotonic() + LIFETIME_SECONDS)
         while len(self._sessions) > _AT_MOST:
             self._sessions.popitem(last=False)
         response.set_cookie(
@@ -71,7 +87,7 @@ class Sessions:
             identifier,
             max_age=LIFETIME_SECONDS,
             path="/",
-            secure=request.url.scheme == "https",
+            secure=_is_over_tls(request),
             httponly=True,
             samesite="strict",
         )
@@ -81,7 +97,7 @@ class Sessions:
         """Log out."""
         self._forget(request)
         response.delete_cookie(
-            cookie_name(request), path="/", secure=request.url.scheme == "https", httponly=True, samesite="strict"
+            cookie_name(request), path="/", secure=_is_over_tls(request), httponly=True, samesite="strict"
         )
 
     def _forget(self, request: Request) -> None:
@@ -95,11 +111,11 @@ class Sessions:
         session = self._sessions.get(name)
         if session is None:
             return None
-        role = self._tokens.role_of(session.token)
-        if role is None or time.monotonic() > session.until:
+        token = self._tokens.with_digest(session.digest)
+        if token is None or time.monotonic() > session.until:
             del self._sessions[name]
             return None
-        return Visitor(may_act=role == "admin", csrf=self._csrf(name), is_known=True)
+        return Visitor(may_act=token.role == "admin", csrf=self._csrf(name), is_known=True)
 
     def _csrf(self, name: str) -> str:
         return hmac.new(self._secret, name.encode(), hashlib.sha256).hexdigest()
@@ -113,6 +129,11 @@ def cookie_name(request: Request) -> str:
     port = request.headers.get("host", "").rpartition(":")[2]
     name = f"takhin_session_{port if port.isascii() and port.isdigit() else request.url.scheme}"
     return f"__Host-{name}" if request.url.scheme == "https" else name
+
+
+def _is_over_tls(request: Request) -> bool:
+    """Of a form. Behind a proxy that ends TLS only the browser tells; whoever lies to us here has its own cookie."""
+    return request.url.scheme == "https" or request.headers.get("origin", "").startswith("https://")
 
 
 def is_own_form(request: Request, visitor: Visitor | None, given: str) -> bool:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from types import FunctionType, ModuleType
 
 import pytest
 from hypothesis import given
@@ -12,6 +14,8 @@ from hypothesis import strategies as st
 from starlette.requests import Request
 from starlette.responses import Response
 
+from takhin_tiered.api.tokens import Tokens
+from takhin_tiered.config import Settings
 from takhin_tiered.dashboard.face import local_target
 from takhin_tiered.dashboard.looking import bars, strip_of
 from takhin_tiered.dashboard.sessions import Sessions, Visitor, is_own_form
@@ -25,6 +29,7 @@ from takhin_tiered.segments.names import SegmentId
 from takhin_tiered.segments.policy import Policy
 from takhin_tiered.trend import FILE, Sample, Trend
 
+ADMIN, READ = "admin-token-0123456789", "reading-token-0123456789"
 NOW = 1_800_000_000.0
 POLICY = Policy(
     enabled=True, auto_archive=True, keep_local=False, warm_age=100, cold_age=1000, lease=10, cache_size=1000
@@ -153,15 +158,11 @@ def test_neighbours_that_look_the_same_are_one_bar() -> None:
     assert strip_of([]).places == []
 
 
-class _Tokens:
-    is_needed = True
-
-    def role_of(self, given: str) -> Literal["read"] | None:
-        return "read" if given == "r" else None
-
-    def admit(self, given: str, client: str) -> object | None:
-        assert client == "10.0.0.1"
-        return self.role_of(given)
+def tokens_of(tmp_path: Path, *lines: str) -> Tokens:
+    file = tmp_path / "tokens"
+    file.write_text("".join(f"{line}\n" for line in lines))
+    file.chmod(0o600)
+    return Tokens(Settings(data_dir=tmp_path, api_tokens_file=file))
 
 
 def request(**headers: str) -> Request:
@@ -172,12 +173,12 @@ def request(**headers: str) -> Request:
     })  # fmt: skip
 
 
-def test_sessions_are_bounded_and_the_oldest_goes_first() -> None:
-    sessions = Sessions(_Tokens())
+def test_sessions_are_bounded_and_the_oldest_goes_first(tmp_path: Path) -> None:
+    sessions = Sessions(tokens_of(tmp_path, f"read {READ}"))
     cookies = []
     for _ in range(1001):
         answer = Response()
-        assert sessions.begin("r", request(), answer)
+        assert sessions.begin(READ, request(), answer)
         cookies.append(answer.headers["set-cookie"].partition(";")[0])
     assert sessions.visitor(request(cookie=cookies[0])) is None
     visitor = sessions.visitor(request(cookie=cookies[-1]))
@@ -187,6 +188,46 @@ def test_sessions_are_bounded_and_the_oldest_goes_first() -> None:
     assert other is not None
     assert other.csrf != visitor.csrf
     assert sessions.visitor(request(cookie="takhin_session_http=guess")) is None
+
+
+def test_a_session_keeps_no_token_and_ends_with_it(tmp_path: Path) -> None:
+    tokens = tokens_of(tmp_path, f"admin {ADMIN}", f"read {READ}")
+    sessions, answer = Sessions(tokens), Response()
+    assert sessions.begin(ADMIN, request(), answer)
+    assert not any(isinstance(each, str) and ADMIN in each for each in reachable(sessions))
+    own = request(cookie=answer.headers["set-cookie"].partition(";")[0])
+    visitor = sessions.visitor(own)
+    assert visitor is not None
+    assert visitor.may_act
+    # A reload may give a token another role, or drop it.
+    tokens.known = tokens_of(tmp_path, f"read {ADMIN}").known
+    visitor = sessions.visitor(own)
+    assert visitor is not None
+    assert not visitor.may_act
+    tokens.known = tokens_of(tmp_path, f"read {READ}").known
+    assert sessions.visitor(own) is None
+    tokens.known = tokens_of(tmp_path, f"admin {ADMIN}").known
+    assert sessions.visitor(own) is None, "it has ended"
+
+
+def reachable(start: object) -> Iterator[object]:
+    """Everything that an object holds, but for modules and classes, which hold everything."""
+    seen, todo = set[int](), [start]
+    while todo:
+        each = todo.pop()
+        if id(each) not in seen and not isinstance(each, (type, ModuleType, FunctionType)):
+            seen.add(id(each))
+            yield each
+            todo += gc.get_referents(each)
+
+
+@pytest.mark.parametrize(("origin", "is_secure"), [("https://h", True), ("http://h", False), ("null", False)])
+def test_behind_a_proxy_the_browser_tells_that_it_came_by_tls(tmp_path: Path, origin: str, is_secure: bool) -> None:
+    sessions, answer = Sessions(tokens_of(tmp_path, f"read {READ}")), Response()
+    assert sessions.begin(READ, request(origin=origin, host="h"), answer)
+    assert ("Secure" in answer.headers["set-cookie"]) is is_secure
+    own = request(cookie=answer.headers["set-cookie"].partition(";")[0], host="h")
+    assert sessions.visitor(own) is not None, "a page is asked for without an origin"
 
 
 @pytest.mark.parametrize(

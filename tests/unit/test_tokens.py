@@ -25,16 +25,18 @@ def settings(tmp_path: Path, lines: str | None = None, own: str = "") -> Setting
     return Settings(data_dir=tmp_path, api_token=SecretStr(own), api_tokens_file=path)
 
 
-def test_without_tokens_whoever_comes_may_do_everything(tmp_path: Path) -> None:
+def test_without_tokens_none_is_needed(tmp_path: Path) -> None:
     tokens = Tokens(settings(tmp_path))
-    assert (tokens.is_needed, tokens.role_of(""), tokens.role_of("x")) == (False, "admin", "admin")
+    assert (tokens.is_needed, tokens.find(""), tokens.find("x")) == (False, None, None)
 
 
 def test_each_token_has_its_role_and_its_name(tmp_path: Path) -> None:
     tokens = Tokens(settings(tmp_path, LINES, OWN))
     assert tokens.is_needed
-    roles = {given: tokens.role_of(given) for given in (OWN, ADMIN, READ, "", "x", READ + " ", ADMIN.upper())}
-    assert roles == {OWN: "admin", ADMIN: "admin", READ: "read", "": None, "x": None, READ + " ": None, "A" * 32: None}
+    found = {given: tokens.find(given) for given in (OWN, ADMIN, READ, "", "x", READ + " ", ADMIN.upper())}
+    roles = {given: token.role for given, token in found.items() if token is not None}
+    assert roles == {OWN: "admin", ADMIN: "admin", READ: "read"}
+    assert all(token is None or tokens.with_digest(token.digest) is token for token in found.values())
     assert [token.name for token in tokens.known] == ["api.token", "ops", "line 4"]
     assert not any(secret in repr(tokens.known) for secret in (OWN, ADMIN, READ))
 
