@@ -10,6 +10,9 @@ from pydantic_settings import BaseSettings
 from takhin_tiered.config_values import Address, OptionalPath, setting
 
 TOKENS_FILE = "storage.tiered.api.tokens.file"
+API_TLS = "storage.tiered.api.tls"
+SHORTEST_TOKEN = 16
+"""So many characters has a token at least that others than this machine's users may try."""
 
 _LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 
@@ -32,9 +35,19 @@ class Listeners(BaseSettings):
     kafka_tls_cert: OptionalPath = setting("storage.tiered.kafka.tls.cert", None)
     kafka_tls_key: OptionalPath = setting("storage.tiered.kafka.tls.key", None)
 
+    @property
+    def has_short_token(self) -> bool:
+        """Those of the file are never short: it would be refused."""
+        return 0 < len(self.api_token.get_secret_value()) < SHORTEST_TOKEN
+
     @model_validator(mode="after")
     def _check_listeners(self) -> Self:
         has_token = bool(self.api_token.get_secret_value()) or self.api_tokens_file is not None
+        if self.api_host not in _LOOPBACK and self.has_short_token:
+            raise ValueError(
+                f"storage.tiered.api.token has less than {SHORTEST_TOKEN} characters, and storage.tiered.api.host is "
+                f"{self.api_host}, which is not loopback: it could be guessed. openssl rand -hex 32 makes a good one"
+            )
         if self.api_host not in _LOOPBACK and not has_token:
             raise ValueError(
                 f"storage.tiered.api.host is {self.api_host}, which is not loopback: set storage.tiered.api.token "

@@ -50,11 +50,15 @@ class Guesses:
 
 
 def _place(client: str) -> str:
-    """Whoever has one address of IPv6 has 2^64 of them."""
+    """Whoever has one address of IPv6 has 2^64 of them; whoever is on this machine may talk from any of 127.0.0.0/8."""
     try:
         address = ipaddress.ip_address(client)
     except ValueError:
         return client
-    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is None:
+    if isinstance(address, ipaddress.IPv6Address):
+        address = address.ipv4_mapped or address
+    if address.is_loopback:
+        return "loopback"
+    if isinstance(address, ipaddress.IPv6Address):
         return str(ipaddress.ip_network((address, 64), strict=False))
-    return client
+    return str(address)

@@ -13,11 +13,10 @@ from fastapi import FastAPI
 from takhin_tiered import logs
 from takhin_tiered.api.tokens import Tokens
 from takhin_tiered.config import Settings
+from takhin_tiered.config_listeners import API_TLS
 from takhin_tiered.errors import ConfigError
 from takhin_tiered.lifecycle import GRACE_SECONDS
 from takhin_tiered.tls import renew, tls_context
-
-_TLS = "storage.tiered.api.tls"
 
 
 class Server(uvicorn.Server):
@@ -36,14 +35,14 @@ class Security:
         self.tokens = Tokens(settings)
         self.tls: ssl.SSLContext | None = None
         if settings.api_tls_cert is not None and settings.api_tls_key is not None:
-            self.tls = tls_context(settings.api_tls_cert, settings.api_tls_key, _TLS)
+            self.tls = tls_context(settings.api_tls_cert, settings.api_tls_key, API_TLS)
 
     def renew_certificate(self, settings: Settings) -> None:
         """Raises nothing: with files that cannot be used the previous ones stay in effect. Blocking."""
         if self.tls is None or settings.api_tls_cert is None or settings.api_tls_key is None:
             return
         try:
-            renew(self.tls, settings.api_tls_cert, settings.api_tls_key, _TLS)
+            renew(self.tls, settings.api_tls_cert, settings.api_tls_key, API_TLS)
         except (ConfigError, OSError) as error:
             logs.logger().error("the API keeps its previous certificate", error=str(error))
 
@@ -56,6 +55,8 @@ def make_server(app: FastAPI, tls: ssl.SSLContext | None) -> Server:
         log_config=None,
         access_log=False,
         server_header=False,
+        # Whoever talks from loopback could name any address as its own, and would never run out of guesses.
+        proxy_headers=False,
         timeout_graceful_shutdown=int(GRACE_SECONDS),
         timeout_keep_alive=30,
         ssl_context_factory=None if tls is None else lambda _config, _default: tls,

@@ -15,14 +15,13 @@ from pathlib import Path
 from typing import Literal, NamedTuple, cast, get_args
 
 from takhin_tiered.config import Settings
-from takhin_tiered.config_listeners import TOKENS_FILE
+from takhin_tiered.config_listeners import SHORTEST_TOKEN, TOKENS_FILE
 from takhin_tiered.errors import ConfigError
 from takhin_tiered.guesses import Guesses
 from takhin_tiered.private_file import read_private
 
 Role = Literal["admin", "read"]
 _FORM = "A line is: admin TOKEN, or: read TOKEN, and a name without spaces behind it if wanted"
-_SHORTEST = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,9 +114,9 @@ def _parsed(text: str, path: Path) -> Iterator[_Line]:
         role, *rest = line.split()
         if role not in get_args(Role) or not 1 <= len(rest) <= 2:
             raise ConfigError(f"{where} is not a role and a token", hint=_FORM)
-        if len(rest[0]) < _SHORTEST or not rest[0].isascii():
+        if len(rest[0]) < SHORTEST_TOKEN or not rest[0].isascii():
             raise ConfigError(
-                f"{where} has a token of less than {_SHORTEST} characters, or other characters than ASCII",
+                f"{where} has a token of less than {SHORTEST_TOKEN} characters, or other characters than ASCII",
                 hint="openssl rand -hex 32 makes a good one",
             )
         yield _Line(cast("Role", role), rest[1] if len(rest) > 1 else f"line {number}", rest[0])

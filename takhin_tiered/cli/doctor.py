@@ -21,6 +21,7 @@ from takhin_tiered.cli.running import settings_of
 from takhin_tiered.cli.status import daemon_text, problems_of
 from takhin_tiered.cli.stdout import end_at_once
 from takhin_tiered.config import Settings, find_config
+from takhin_tiered.config_listeners import SHORTEST_TOKEN
 from takhin_tiered.engine.asking import BrokerAddress, connected
 from takhin_tiered.errors import ConfigError, ObjectMissing, StoreError, TakhinError
 from takhin_tiered.lifecycle import run_in_loop
@@ -91,6 +92,11 @@ def _configuration(context: typer.Context, settings: Settings) -> Iterator[Findi
         yield Finding(
             "warning", "configuration", "tiered storage is not enabled: nothing is moved",
             "Set storage.tiered.enabled: true once takhin-tiered plan shows what you want",
+        )  # fmt: skip
+    if settings.has_short_token:
+        yield Finding(
+            "warning", "configuration", f"storage.tiered.api.token has less than {SHORTEST_TOKEN} characters",
+            "Others could guess it: openssl rand -hex 32 makes a good one",
         )  # fmt: skip
     for line in directory_text(settings):
         if line.startswith("Warning: "):

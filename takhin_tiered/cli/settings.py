@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from takhin_tiered import logs
+from takhin_tiered.api.tokens import load_tokens
 from takhin_tiered.cli.broker import directory_text, try_broker
 from takhin_tiered.cli.findings import Finding, failures, run_abandonable, run_check
 from takhin_tiered.cli.output import console, error_console, print_table
@@ -18,8 +19,10 @@ from takhin_tiered.cli.probe import check_data_dirs, check_disk, check_state_dir
 from takhin_tiered.cli.running import exit_on_failures, finish, settings_of
 from takhin_tiered.config import Settings, find_config
 from takhin_tiered.config_example import example
+from takhin_tiered.config_listeners import API_TLS, SHORTEST_TOKEN
 from takhin_tiered.errors import TakhinError
 from takhin_tiered.store import open_store
+from takhin_tiered.tls import tls_context
 from takhin_tiered.vault.codecs import load_keys
 
 
@@ -29,7 +32,7 @@ def config_check(
         bool, typer.Option("--connect", help="Check the store, its permissions, the disk and the broker too.")
     ] = False,
 ) -> None:
-    """Validate the settings and the key file, and report the broker found in the data directories.
+    """Validate the settings and the files that they name, and report the broker found in the data directories.
 
     With --connect it writes one small object to the store, reads it and removes it.
     """
@@ -39,7 +42,15 @@ def config_check(
             error_console().print(f"Warning: storage.data.dir {path} is not a directory on this machine")
     for line in directory_text(settings):
         error_console().print(line)
+    if settings.has_short_token:
+        error_console().print(
+            f"Warning: storage.tiered.api.token has less than {SHORTEST_TOKEN} characters: other users of this machine "
+            "could guess it"
+        )
     load_keys(settings)
+    load_tokens(settings)
+    if settings.api_tls_cert is not None and settings.api_tls_key is not None:
+        tls_context(settings.api_tls_cert, settings.api_tls_key, API_TLS)
     if connect:
         logs.configure_for_command("error")
         finish(_connect(settings))

@@ -16,6 +16,7 @@ import pytest
 from pydantic import SecretStr
 
 from takhin_tiered.config import Settings
+from takhin_tiered.guesses import AT_ONCE
 from tests.support import Broker, Daemon, command, daemon, directory_settings, wait_until
 
 pytestmark = pytest.mark.long
@@ -159,7 +160,46 @@ def test_what_cannot_be_used_ends_the_start_with_2(broker: Broker, tmp_path: Pat
     else:
         (tmp_path / "tokens").write_text("admin x\n")
         how["api_tokens_file"] = tmp_path / "tokens"
-    ended = command(directory_settings(broker, tmp_path / "store", **how), "run")
-    assert ended.returncode == 2
     told = "storage.tiered.api.tokens.file" if fault == "tokens" else "storage.tiered.api.tls.cert and .key name PEM"
-    assert told in ended.stderr
+    for arguments in (["run"], ["config", "check"]):
+        ended = command(directory_settings(broker, tmp_path / "store", **how), *arguments)
+        assert ended.returncode == 2
+        assert told in ended.stderr
+
+
+def test_a_short_token_is_pointed_out_where_it_is_allowed(broker: Broker, tmp_path: Path) -> None:
+    for token in ("short-secret", "x" * 16, ""):
+        checked = command(directory_settings(broker, tmp_path / "store", api_token=token), "config", "check")
+        assert checked.returncode == 0
+        told = "Warning: storage.tiered.api.token has less than 16 characters" in checked.stderr
+        assert told is (token == "short-secret")
+        assert "short-secret" not in checked.stderr + checked.stdout
+
+
+def test_nobody_names_another_address_as_its_own(
+    broker: Broker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not on loopback, and not where the server's own variable asks for it: else nobody would run out of guesses."""
+    monkeypatch.setenv("FORWARDED_ALLOW_IPS", "*")
+    path = broker.segments("orders-0", 1, age_hours=0)[0]
+    with served(broker, tmp_path, api_token=ADMIN) as (running, _):
+        named = {"X-Forwarded-For": "192.0.2.1", "X-Forwarded-Proto": "https"}
+        right = {"Authorization": f"Bearer {ADMIN}", **named}
+        archived = running.request("POST", "/api/v1/tiered/archive", headers=right, json={"segment_path": path})
+        assert archived.status_code == 200
+        form = {"token": ADMIN, "next": "/"}
+        entered = running.request("POST", "/dashboard/login", headers={"Sec-Fetch-Site": "none", **named}, data=form)
+        assert "__Host-" not in entered.headers["set-cookie"]
+        statuses = [
+            running.request(
+                "GET",
+                "/api/v1/tiered/stats",
+                headers={"Authorization": f"Bearer wrong-{number}", "X-Forwarded-For": f"192.0.2.{number}"},
+            ).status_code
+            for number in range(AT_ONCE + 20)
+        ]
+        assert statuses[:AT_ONCE] == [401] * AT_ONCE
+        assert 429 in statuses
+        assert running.stop() == 0
+    lines = [json.loads(line) for line in running.log.read_text().splitlines()]
+    assert {line["client"] for line in lines if "client" in line} == {"127.0.0.1"}

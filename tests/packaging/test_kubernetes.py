@@ -139,7 +139,7 @@ def check_pod(
         if each["name"].startswith("TAKHIN_"):
             assert each["name"] in NAMES
             monkeypatch.setenv(each["name"], each["value"].replace("$(POD_NAME)", "kafka-0"))
-    monkeypatch.setenv("TAKHIN_STORAGE_TIERED_API_TOKEN", "a-token")
+    monkeypatch.setenv("TAKHIN_STORAGE_TIERED_API_TOKEN", "a-token-0123456789")
     settings = Settings.load(file)
     assert settings.enabled
     assert settings.has_store

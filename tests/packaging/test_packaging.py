@@ -21,6 +21,7 @@ from takhin_tiered.errors import ConfigError
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / "configs"
 TOKEN_VARIABLE = "TAKHIN_STORAGE_TIERED_API_TOKEN"
+TOKEN = "a-token-0123456789"
 
 
 @pytest.fixture(autouse=True)
@@ -56,16 +57,16 @@ def test_the_production_example_takes_its_token_from_the_environment(monkeypatch
     with pytest.raises(ConfigError, match=r"storage\.tiered\.api\.token"):
         Settings.load(CONFIGS / "takhin-production.yaml")
 
-    monkeypatch.setenv(TOKEN_VARIABLE, "a-token")
+    monkeypatch.setenv(TOKEN_VARIABLE, TOKEN)
     settings = Settings.load(CONFIGS / "takhin-production.yaml")
     assert settings.enabled
     assert settings.has_store
-    assert settings.api_token.get_secret_value() == "a-token"
+    assert settings.api_token.get_secret_value() == TOKEN
     assert settings.source("storage.tiered.api.token") == TOKEN_VARIABLE
 
 
 def test_the_unit_and_the_production_example_agree(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(TOKEN_VARIABLE, "a-token")
+    monkeypatch.setenv(TOKEN_VARIABLE, TOKEN)
     settings = Settings.load(CONFIGS / "takhin-production.yaml")
     unit = read_unit()
     [writable] = unit["ReadWritePaths"]

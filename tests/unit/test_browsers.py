@@ -92,3 +92,20 @@ def test_a_network_of_ipv6_is_one_address_and_memory_is_bounded() -> None:
     for number in range(5000):
         guesses.note(f"10.1.{number // 256}.{number % 256}")
     assert not is_shut(guesses, "2001:db8::ffff"), "the oldest are forgotten first"
+
+
+@pytest.mark.parametrize(
+    "of_one",
+    [
+        # Whoever is on this machine may talk from any of them.
+        ["127.0.0.1", "127.0.0.2", "127.255.255.254", "::1", "::ffff:127.0.0.3"],
+        ["192.0.2.1", "::ffff:192.0.2.1"],
+    ],
+)
+def test_who_has_many_addresses_has_the_guesses_of_one(of_one: list[str]) -> None:
+    for address in of_one:
+        guesses = Guesses(Clock())
+        for number in range(AT_ONCE):
+            guesses.note(of_one[number % len(of_one)])
+        assert is_shut(guesses, address)
+        assert not is_shut(guesses, "192.0.2.2")

@@ -288,12 +288,20 @@ def test_the_archive_is_not_inside_the_data_directory(load: Load) -> None:
 def test_an_api_that_others_can_reach_needs_a_token(load: Load, host: str) -> None:
     text = DATA + f"storage.tiered.api.host: {host}\n"
     assert "set storage.tiered.api.token" in complaint(load, text)
-    assert load(text + "storage.tiered.api.token: long-and-secret\n").api_token.get_secret_value() == "long-and-secret"
+    assert load(text + f"storage.tiered.api.token: {'x' * 16}\n").api_token.get_secret_value() == "x" * 16
+    # A short one is soon guessed, also where a file has long ones.
+    for also in ("", "storage.tiered.api.tokens.file: /etc/takhin/tokens\n"):
+        told = complaint(load, f"{text}{also}storage.tiered.api.token: short-secret-01\n")
+        assert "storage.tiered.api.token has less than 16 characters" in told
+        assert "short-secret" not in told
+    assert load(f"{text}storage.tiered.api.tokens.file: /etc/takhin/tokens\n").api_token.get_secret_value() == ""
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "'::1'", "localhost"])
 def test_loopback_needs_no_token(load: Load, host: str) -> None:
-    assert load(DATA + f"storage.tiered.api.host: {host}\n").api_token.get_secret_value() == ""
+    text = DATA + f"storage.tiered.api.host: {host}\n"
+    assert load(text).api_token.get_secret_value() == ""
+    assert load(text + "storage.tiered.api.token: short\n").api_token.get_secret_value() == "short"
 
 
 @pytest.mark.parametrize("endpoint", ["minio:9000", "ftp://minio", "http://", "http:///path", "//minio"])
@@ -590,7 +598,7 @@ def test_the_files_that_are_shipped_are_valid(monkeypatch: pytest.MonkeyPatch) -
     assert complaint_of(shipped / "takhin-production.yaml").endswith(
         "set storage.tiered.api.token (TAKHIN_STORAGE_TIERED_API_TOKEN) or storage.tiered.api.tokens.file"
     )
-    monkeypatch.setenv("TAKHIN_STORAGE_TIERED_API_TOKEN", "long-and-secret")
+    monkeypatch.setenv("TAKHIN_STORAGE_TIERED_API_TOKEN", "long-and-secret-0")
     assert Settings.load(shipped / "takhin-production.yaml").has_store
 
 
