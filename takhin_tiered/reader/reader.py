@@ -16,6 +16,7 @@ from takhin_tiered.disk.files import DataDirs, OpenFile
 from takhin_tiered.errors import (
     CatalogError,
     Damaged,
+    InGlacier,
     ObjectMissing,
     SegmentChanged,
     SegmentNotFound,
@@ -69,6 +70,10 @@ class Reader:
         opened = await self._open(identity, near_end or _nothing)
         try:
             yield opened
+        except InGlacier as error:
+            # The store names an object, which for a spliced log is another segment's: this one is to be restored.
+            error.segment = identity.full_path
+            raise
         finally:
             if isinstance(opened, ArchivedSegment):
                 opened.close()

@@ -192,6 +192,8 @@ async def test_every_read_says_so_at_once_and_requests_nothing(
             await storage.read_records(RecordQuery("orders", 0, offset=0), 10)
         assert not told.value.is_requested
         assert told.value.seconds == 5 * 3600
+        assert told.value.segment == frozen[0]
+        assert told.value.seconds == 5 * 3600
         assert "takhin-tiered restore" in told.value.hint
         [data] = parts_of(await handler(storage)(asked((0, 0)), Client("here")))
         # The one error that every Kafka client shows, without asking again for ever.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Annotated
 
@@ -11,9 +12,11 @@ from starlette.responses import Response
 
 from takhin_tiered.dashboard.face import Face, link
 from takhin_tiered.dashboard.words import Shown, shown
-from takhin_tiered.errors import InvalidQuery, OffsetOutOfRange, TakhinError
+from takhin_tiered.errors import InGlacier, InvalidQuery, OffsetOutOfRange, SegmentNotFound, TakhinError
 from takhin_tiered.formats.records import Record
 from takhin_tiered.reader.query import Isolation, RecordPage, RecordQuery
+from takhin_tiered.segments.names import SegmentId
+from takhin_tiered.segments.report import SegmentInfo
 
 _ON_A_PAGE = 50
 _PATH = "/dashboard/records"
@@ -45,6 +48,12 @@ def record_views(routes: APIRouter, face: Face) -> None:
         logs = [each for each in found if wanted in {each.topic_id, each.incarnation} or (each.current and not wanted)]
         return min((first for each in logs for first, _ in (*each.local, *each.archived)), default=0)
 
+    def _segment(path: str) -> SegmentInfo | None:
+        """None where it is gone meanwhile."""
+        with suppress(SegmentNotFound):
+            return storage.segment(SegmentId.parse(path).exact_path)
+        return None
+
     @routes.get(_PATH)
     async def records(  # noqa: PLR0917 - the framework gives them by name
         request: Request,
@@ -63,7 +72,7 @@ def record_views(routes: APIRouter, face: Face) -> None:
             "isolation": isolation,
             "topic_id": topic_id.strip(),
         }
-        page, problem, elsewhere, status = None, "", None, 200
+        page, problem, elsewhere, frozen, status = None, "", None, None, 200
         if asked["topic"]:
             try:
                 page = await storage.read_records(_query(asked, await _first(asked)), _ON_A_PAGE)
@@ -71,6 +80,8 @@ def record_views(routes: APIRouter, face: Face) -> None:
                 problem, status = str(error), error.http_status
                 if isinstance(error, OffsetOutOfRange) and error.next_offset is not None:
                     elsewhere = error.next_offset
+                if isinstance(error, InGlacier) and error.segment:
+                    frozen = _segment(error.segment)
         return face.page(
             request,
             "records",
@@ -81,6 +92,7 @@ def record_views(routes: APIRouter, face: Face) -> None:
             page=page,
             problem=problem,
             more=_more(asked, page),
+            frozen=frozen,
             elsewhere=link(_PATH, **asked | {"offset": elsewhere, "time": ""}) if elsewhere is not None else None,
         )
 
