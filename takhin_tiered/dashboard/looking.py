@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import socket
 import time
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import groupby
+from itertools import groupby, pairwise
 from math import ceil
 
 from takhin_tiered.engine.strips import Cell
@@ -20,6 +21,9 @@ from takhin_tiered.tiered_storage import TieredStorage
 
 COUNT_SECONDS = 0.3
 """A page waits so long at most for counts; what is not counted by then is shown as such."""
+_GAP_PERCENT = 2.5
+_GAPS_PERCENT = 40.0
+"""So much of a strip is a hole, and all of them at most."""
 _ADVICE = {
     "store": "Files stay on the disk until the store answers, and the daemon tries again by itself. Check the "
     "endpoint, the network and the credentials; takhin-tiered config check --connect tells more",
@@ -96,37 +100,69 @@ def bars(parts: Sequence[tuple[str, float, str]]) -> list[Bar]:
 
 @dataclass(frozen=True, slots=True)
 class Strip:
-    """A log as bars above each other: where its segments are, how they are read, which have a problem."""
+    """A log as bars above each other: where its segments are, how they are read, which have a problem.
+
+    ``holes`` are gaps between them; one may stand for several, ``hole_count`` is of all.
+    """
 
     places: list[Bar]
     heat: list[Bar]
     troubles: list[Bar]
+    holes: list[Bar]
     segments: int
     troubled: int
+    hole_count: int
     reads: float
 
 
-def strip_of(cells: Sequence[Cell]) -> Strip:
-    """Neighbours that look the same are one bar."""
+def strip_of(cells: Sequence[Cell], holes: Sequence[Sequence[int]] = ()) -> Strip:
+    """Neighbours that look the same are one bar. ``holes`` are the missing ranges, each [first, last], in order."""
     most = max((cell.rate for cell in cells), default=0.0)
+    # By where they are, counted in cells from the left.
+    gaps = {at: list(group) for at, group in groupby(holes, key=lambda hole: _gap_at(cells, hole[0]))}
+    places = list(gaps)
+    gap = min(_GAP_PERCENT, _GAPS_PERCENT / max(1, len(gaps)))
+    unit = (100 - gap * len(gaps)) / max(1, len(cells))
 
     def joined(names: Sequence[str]) -> list[Bar]:
-        found, x, unit = [], 0, 100 / max(1, len(names))
+        found, start = [], 0
         for name, group in groupby(names):
-            width = len(list(group))
-            if name:
-                found.append(Bar(name, round(x * unit, 3), round(width * unit, 3), ""))
-            x += width
+            end = start + len(list(group))
+            edges = [start, *(at for at in places if start < at < end), end]
+            found += [
+                Bar(name, round(one * unit + gap * bisect_right(places, one), 3), round((other - one) * unit, 3), "")
+                for one, other in pairwise(edges)
+                if name
+            ]
+            start = end
         return found
 
     return Strip(
         places=joined([f"place-{cell.place}" for cell in cells]),
         heat=joined([f"heat-{ceil(4 * cell.rate / most) if most else 0}" for cell in cells]),
         troubles=joined(["trouble" if cell.troubled else "" for cell in cells]),
+        holes=[
+            Bar("hole", round(at * unit + gap * number, 3), round(gap, 3), _told(gaps[at]))
+            for number, at in enumerate(places)
+        ],
         segments=sum(cell.segments for cell in cells),
         troubled=sum(cell.troubled for cell in cells),
+        hole_count=len(holes),
         reads=sum(cell.rate for cell in cells),
     )
+
+
+def _gap_at(cells: Sequence[Cell], first: int) -> float:
+    """Behind the cell in which the hole begins; in its midst, where it has segments behind the hole too."""
+    number = bisect_right(cells, first, key=lambda cell: cell.first)
+    return number - 0.5 if number and first < cells[number - 1].last else number
+
+
+def _told(holes: Sequence[Sequence[int]]) -> str:
+    first, last = holes[0][0], holes[-1][1]
+    if len(holes) == 1:
+        return f"offsets {first} to {last} are nowhere"
+    return f"{len(holes)} holes: offsets {first} to {last}"
 
 
 def has_problem(info: SegmentInfo) -> bool:

@@ -142,6 +142,34 @@ def test_a_topic_shows_its_offsets_its_hole_and_its_heat(browser: Browser, tmp_p
         assert strip.locator("rect.place-local").count() == 1
 
 
+@pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 360)])
+def test_a_hole_is_drawn_and_not_by_its_colour_alone(browser: Browser, tmp_path: Path, scheme: str, width: int) -> None:
+    made = Scene(tmp_path)
+    for file in (made.broker.root / "payments-0").glob(f"{made.payments[1].split('/')[1][:20]}.*"):
+        file.unlink()
+    how = {"color_scheme": scheme, "viewport": {"width": width, "height": 800}}
+    with made.running() as running, watched(browser, running.api, **how) as seen:
+        for path in ("/dashboard/topics/payments", "/dashboard/topics/payments/0"):
+            page = seen.open(path)
+            strip = page.get_by_role("img", name="payments-0:")
+            expect(strip).to_have_attribute("aria-label", re.compile("1 hole$"))
+            # A gap in the bars, with a cross in it.
+            [gap] = [rect.bounding_box() for rect in strip.locator(".hole rect").all()]
+            bars = [rect.bounding_box() for rect in strip.locator("rect[class^=place]").all()]
+            assert gap is not None
+            assert gap["width"] >= 5
+            assert len(bars) >= 2
+            for bar in bars:
+                assert bar is not None
+                assert bar["x"] + bar["width"] < gap["x"] + 0.5 or bar["x"] > gap["x"] + gap["width"] - 0.5
+            assert strip.locator(".hole line").count() == 2
+            assert strip.locator(".hole line").first.evaluate("line => getComputedStyle(line).stroke") != "none"
+            expect(page.get_by_text("hole: offsets that are nowhere")).to_be_visible()
+            assert faults(page) == []
+            assert page.evaluate("document.documentElement.scrollWidth") <= width
+            page.close()
+
+
 def test_transfers_show_their_progress_and_speed(browser: Browser, tmp_path: Path) -> None:
     """With an upload that is held back, and the daemon stopped in the midst of it, with the page open."""
     made = Scene(tmp_path, throttle_upload_mbps=0.01, archive_concurrency=2)

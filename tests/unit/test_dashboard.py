@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import sys
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from types import FunctionType, ModuleType
 
@@ -156,6 +157,40 @@ def test_neighbours_that_look_the_same_are_one_bar() -> None:
     assert [bar.name for bar in strip.heat] == ["heat-0", "heat-1", "heat-4", "heat-0"]
     assert [(bar.name, bar.x) for bar in strip.troubles] == [("trouble", 75)]
     assert strip_of([]).places == []
+
+
+def cell_at(first: int, last: int, place: str = "local") -> Cell:
+    return Cell(place, "hot", first, last, 1 if first == last else 2, 0, 100, 0.0, "")
+
+
+def test_a_hole_is_a_gap_where_its_offsets_would_be() -> None:
+    """Between two cells, or within one that stands for several segments; several at one place are one gap."""
+    cells = [cell_at(0, 0), cell_at(10, 10), cell_at(40, 80)]
+    strip = strip_of(cells, [[20, 39], [50, 59], [60, 79]])
+    assert [bar.label for bar in strip.holes] == ["offsets 20 to 39 are nowhere", "2 holes: offsets 50 to 79"]
+    assert strip.hole_count == 3
+    whole = sorted([*strip.places, *strip.holes], key=lambda bar: bar.x)
+    assert [bar.name for bar in whole] == ["place-local", "hole", "place-local", "hole", "place-local"]
+    # A cell is as wide as before, but for the gaps.
+    assert [round(bar.width / whole[0].width, 2) for bar in whole[::2]] == [1, 0.25, 0.25]
+    assert strip_of(cells).holes == []
+
+
+@given(st.integers(2, 150), st.data())
+def test_with_any_holes_the_parts_of_a_strip_stand_beside_each_other(count_: int, data: st.DataObject) -> None:
+    cells = cells_of(log_of(count_), POLICY, NOW, Tracker().at(NOW))
+    places = data.draw(st.sets(st.integers(0, count_ - 2)))
+    # What a segment of ten offsets lacks at its end.
+    found = strip_of(cells, [[10 * place + 5, 10 * place + 9] for place in sorted(places)])
+    assert found.hole_count == len(places)
+    for row in (found.places, found.heat):
+        whole = sorted([*row, *found.holes], key=lambda bar: bar.x)
+        assert sum(bar.width for bar in whole) == pytest.approx(100, abs=0.2)
+        for one, other in pairwise(whole):
+            assert one.x + one.width == pytest.approx(other.x, abs=0.01)
+        assert min(bar.width for bar in whole) > 0.2
+        assert sum(bar.width for bar in found.holes) < 41
+    assert not found.holes or (found.holes[0].x > 0 and found.holes[-1].x + found.holes[-1].width < 100)
 
 
 def tokens_of(tmp_path: Path, *lines: str) -> Tokens:

@@ -109,16 +109,15 @@ def topic_views(routes: APIRouter, face: Face) -> None:
             number=number,
             row=row,
             cells=cells,
-            strips={name: strip_of(found) for name, found in cells.items()},
+            strips={each.incarnation: strip_of(cells[each.incarnation], each.holes) for each in row.shown},
             tier_bars=_tier_bars(row.summary),
             ranges_shown=_RANGES_SHOWN,
         )
 
     async def _row(partition: Partition) -> PartitionRow:
         shown = sorted(await storage.incarnations(partition), key=lambda each: not each.current)
-        return PartitionRow(
-            partition, storage.summary(partition), shown, strip_of(await in_thread(storage.strip, partition))
-        )
+        strip = strip_of(await in_thread(storage.strip, partition), shown[0].holes if shown else ())
+        return PartitionRow(partition, storage.summary(partition), shown, strip)
 
 
 def _tier_bars(found: Summary) -> object:
