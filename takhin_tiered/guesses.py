@@ -30,7 +30,7 @@ class Guesses:
 
     def require(self, client: str) -> None:
         """Before a token is looked at: else the right one would stand out by its quick answer."""
-        if self._left(_place(client)) > AT_ONCE - 1:
+        if self._left(place_of(client)) > AT_ONCE - 1:
             raise TooManyGuesses(
                 f"{AT_ONCE} wrong tokens came from this address: tokens from it are not looked at now",
                 hint="Stop what sends a wrong token, and try again in a few seconds",
@@ -38,7 +38,7 @@ class Guesses:
 
     def note(self, client: str) -> None:
         """A wrong one came."""
-        place = _place(client)
+        place = place_of(client)
         self._wrong[place] = self._left(place) + 1, self._clock()
         self._wrong.move_to_end(place)
         if len(self._wrong) > _PLACES_AT_MOST:
@@ -49,7 +49,7 @@ class Guesses:
         return max(0.0, wrong - (self._clock() - at) / _FORGOTTEN_EACH_SECONDS)
 
 
-def _place(client: str) -> str:
+def place_of(client: str) -> str:
     """Whoever has one address of IPv6 has 2^64 of them; whoever is on this machine may talk from any of 127.0.0.0/8."""
     try:
         address = ipaddress.ip_address(client)

@@ -1,6 +1,7 @@
 """What changes while a page is open: numbers and transfers, sent each second over server-sent events.
 
-The streams are few, and end with the session, with the daemon, or after an hour: the browser then asks again.
+The streams are few, of all and of one visitor: one that gives way to a newer one says so. They end with the session,
+with the daemon, or after an hour: the browser then asks again.
 """
 
 from __future__ import annotations
@@ -17,10 +18,10 @@ from starlette.types import Receive, Scope, Send
 from takhin_tiered.dashboard import words
 from takhin_tiered.dashboard.actions import Actions
 from takhin_tiered.dashboard.looking import troubles
+from takhin_tiered.dashboard.places import Place, Places
 from takhin_tiered.metrics import value_of
 from takhin_tiered.tiered_storage import TieredStorage
 
-STREAMS_AT_MOST = 32
 _EACH_SECONDS = 1.0
 _HEARTBEAT_SECONDS = 15.0
 _LONGEST_SECONDS = 3600.0
@@ -33,26 +34,25 @@ _SMOOTH = 0.4
 class Stream(StreamingResponse):
     """Has its place among the streams from when it is made, so that many at once are no more than there may be."""
 
-    def __init__(self, live: Live, is_welcome: Callable[[], bool]) -> None:
+    def __init__(self, live: Live, place: Place, is_welcome: Callable[[], bool]) -> None:
         super().__init__(
-            live.events(is_welcome),
+            live.events(place, is_welcome),
             media_type="text/event-stream",
             headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"},
         )
-        self._live = live
-        live.streams += 1
+        self._places, self._place = live.places, place
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await super().__call__(scope, receive, send)
         finally:
-            self._live.streams -= 1
+            self._places.leave(self._place)
 
 
 class Live:
     def __init__(self, storage: TieredStorage, actions: Actions) -> None:
         self._storage, self._actions = storage, actions
-        self.streams = 0
+        self.places = Places()
         self._made_at = self._troubled_at = float("-inf")
         self._news: dict[str, Any] = {}
         self._troubles = 0
@@ -60,16 +60,17 @@ class Live:
         self._rates = [0.0, 0.0]
         self._done: dict[tuple[str, str, float], tuple[float, int, float]] = {}
 
-    def open(self, is_welcome: Callable[[], bool]) -> Stream | None:
-        """None where there are as many as there may be."""
-        return None if self.streams >= STREAMS_AT_MOST else Stream(self, is_welcome)
+    def open(self, owner: str, at_most: int, is_welcome: Callable[[], bool]) -> Stream | None:
+        """None where there are as many as there may be; ``at_most`` are of this owner."""
+        place = self.places.take(owner, at_most)
+        return None if place is None else Stream(self, place, is_welcome)
 
-    async def events(self, is_welcome: Callable[[], bool]) -> AsyncGenerator[str, None]:
+    async def events(self, place: Place, is_welcome: Callable[[], bool]) -> AsyncGenerator[str, None]:
         """Until the end; each is sent only if it tells something new."""
         began = sent_at = time.monotonic()
         last = ""
         yield "retry: 3000\n\n"
-        while not self._storage.stopping.is_set() and time.monotonic() - began < _LONGEST_SECONDS and is_welcome():
+        while self._goes_on(began) and is_welcome() and not place.gives_way.is_set():
             text = json.dumps(self.news(), separators=(",", ":"))
             if text != last:
                 yield f"data: {text}\n\n"
@@ -77,14 +78,21 @@ class Live:
             elif time.monotonic() - sent_at > _HEARTBEAT_SECONDS:
                 yield ": still here\n\n"
                 sent_at = time.monotonic()
-            await self._pause()
+            await self._pause(place)
+        if place.gives_way.is_set():
+            # The page asks again when somebody looks at it: at once, it would take the place of the next one.
+            yield "event: paused\ndata: {}\n\n"
 
-    async def _pause(self) -> None:
+    def _goes_on(self, began: float) -> bool:
+        return not self._storage.stopping.is_set() and time.monotonic() - began < _LONGEST_SECONDS
+
+    async def _pause(self, place: Place) -> None:
+        ends = [asyncio.ensure_future(event.wait()) for event in (self._storage.stopping, place.gives_way)]
         try:
-            async with asyncio.timeout(_EACH_SECONDS):
-                await self._storage.stopping.wait()
-        except TimeoutError:
-            return
+            await asyncio.wait(ends, timeout=_EACH_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for each in ends:
+                each.cancel()
 
     def news(self) -> dict[str, Any]:
         """The same for all streams, made once a second at most."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
+from takhin_tiered.dashboard.places import OF_A_SESSION
 from tests.browser.conftest import ADMIN, READ, Scene, watched
+from tests.browser.test_views import faults
 from tests.support import WARM, Broker, Bucket, daemon, store_settings
 
 
@@ -123,6 +126,33 @@ def test_a_reader_sees_no_buttons(browser: Browser, tmp_path: Path) -> None:
         page.goto(f"{seen.address}/dashboard/segments/{made.cold[0]}")
         expect(page.get_by_role("heading", name="Facts")).to_be_visible()
         assert page.get_by_role("link", name="Restore…").count() == 0
+
+
+def test_of_many_pages_of_one_session_the_oldest_is_paused_until_somebody_goes_on(
+    browser: Browser, tmp_path: Path
+) -> None:
+    made = with_tokens(tmp_path)
+    with made.running() as running, watched(browser, running.api) as seen:
+        first = seen.open("/dashboard/transfers")
+        log_in(first, READ)
+        pages = [first, *(seen.open("/dashboard/transfers") for _ in range(OF_A_SESSION - 1))]
+        for page in pages:
+            expect(page.locator("[data-connection]")).to_have_text("live")
+            expect(page.get_by_role("button", name="Go live here")).to_be_hidden()
+        pages.append(seen.open("/"))
+        for page in pages[1:]:
+            expect(page.locator("[data-connection]")).to_have_text("live")
+        expect(first.locator("[data-connection]")).to_have_text(re.compile("paused"))
+        assert faults(first) == []
+        # Another session has its own.
+        with watched(browser, running.api) as other:
+            page = other.open("/")
+            log_in(page, ADMIN)
+            expect(page.locator("[data-connection]")).to_have_text("live")
+        first.get_by_role("button", name="Go live here").click()
+        expect(first.locator("[data-connection]")).to_have_text("live")
+        expect(pages[1].locator("[data-connection]")).to_have_text(re.compile("paused"))
+        expect(pages[2].locator("[data-connection]")).to_have_text("live")
 
 
 def with_tokens(tmp_path: Path) -> Scene:

@@ -20,11 +20,13 @@ from takhin_tiered import TieredStorage
 from takhin_tiered.api.app import make_app
 from takhin_tiered.api.tokens import Tokens
 from takhin_tiered.concurrency import in_thread
+from takhin_tiered.config import Settings
 from takhin_tiered.dashboard.dashboard import Dashboard
-from takhin_tiered.dashboard.live import STREAMS_AT_MOST
+from takhin_tiered.dashboard.places import OF_A_SESSION, STREAMS_AT_MOST
+from takhin_tiered.errors import InGlacier
 from takhin_tiered.segments.listing import PartitionListing
 from takhin_tiered.trend import Sample, Trend
-from tests.support import WARM, Broker, Daemon, daemon, directory_settings, parts
+from tests.support import WARM, Broker, Bucket, Daemon, daemon, directory_settings, parts, store_settings
 
 pytestmark = pytest.mark.long
 
@@ -32,16 +34,26 @@ ADMIN, READ = "admin-token-0123456789", "reading-token-0123456789"
 FORM = {"Sec-Fetch-Site": "same-origin"}
 
 
+def tokens_file(home: Path) -> Path:
+    file = home / "tokens"
+    file.write_text(f"admin {ADMIN}\nread {READ}\n")
+    file.chmod(0o600)
+    return file
+
+
 @asynccontextmanager
 async def serving(
     broker: Broker, store: Path, *, with_tokens: bool = False, **changes: Any
 ) -> AsyncIterator[tuple[httpx.AsyncClient, TieredStorage, FastAPI]]:
     if with_tokens:
-        file = store.parent / "tokens"
-        file.write_text(f"admin {ADMIN}\nread {READ}\n")
-        file.chmod(0o600)
-        changes["api_tokens_file"] = file
-    async with TieredStorage.open(directory_settings(broker, store, **changes)) as storage:
+        changes["api_tokens_file"] = tokens_file(store.parent)
+    async with serving_with(directory_settings(broker, store, **changes)) as served:
+        yield served
+
+
+@asynccontextmanager
+async def serving_with(settings: Settings) -> AsyncIterator[tuple[httpx.AsyncClient, TieredStorage, FastAPI]]:
+    async with TieredStorage.open(settings) as storage:
         tokens = Tokens(storage.settings)
         app = make_app(storage, lambda: {"catalog": ""}, tokens)
         dashboard = Dashboard(storage, tokens)
@@ -283,6 +295,24 @@ async def test_records_are_read_where_they_are(broker: Broker, tmp_path: Path) -
             assert (await client.get("/dashboard/records", params={"topic": "orders", **wrong})).status_code == 400
 
 
+async def test_records_in_an_archive_class_lead_to_their_segment(broker: Broker, bucket: Bucket) -> None:
+    path, _ = broker.segments("orders-0", 2, size=200_000)
+    async with serving_with(store_settings(broker, bucket, s3_class_cold="GLACIER")) as (client, storage, _):
+        assert (await storage.run_cycle()).evicted == 2
+        refused = await client.get("/dashboard/records", params={"topic": "orders"})
+        assert refused.status_code == 409
+        assert "A restore requests it" in refused.text
+        [target] = re.findall(r'<section class="card alert".*?href="([^"]+)"', refused.text, re.DOTALL)
+        there = await client.get(unescape(target))
+        assert there.status_code == 200
+        assert re.search(f"<code>{re.escape(path)}(@~0)?</code>", there.text)
+        assert "Restore…" in there.text
+        with pytest.raises(InGlacier):
+            await storage.restore_segment(path)
+        again = await client.get("/dashboard/records", params={"topic": "orders"})
+        assert "It was requested, and is expected by" in again.text
+
+
 async def test_filters_and_pages_of_segments(broker: Broker, tmp_path: Path) -> None:
     broker.segments("orders-0", 130, size=500)
     archived = broker.segments("payments-0", 1, age_hours=WARM)[0]
@@ -301,24 +331,53 @@ async def test_filters_and_pages_of_segments(broker: Broker, tmp_path: Path) -> 
         assert "No segment has a problem" in (await client.get("/dashboard/segments?problem=true")).text
 
 
-async def test_streams_are_few_and_end_with_the_daemon(broker: Broker, tmp_path: Path) -> None:
+async def test_streams_are_few_the_oldest_of_a_session_gives_way_and_all_end_with_the_daemon(
+    broker: Broker, tmp_path: Path
+) -> None:
     broker.segments("orders-0", 2)
-    with daemon(directory_settings(broker, tmp_path / "store"), tmp_path / "log") as running:
+    file = tokens_file(tmp_path)
+    with daemon(directory_settings(broker, tmp_path / "store", api_tokens_file=file), tmp_path / "log") as running:
         api = running.wait_serving()
         limits = httpx.Limits(max_connections=None)
         async with httpx.AsyncClient(base_url=api, trust_env=False, limits=limits, timeout=20) as client:
-            streams = [client.build_request("GET", "/dashboard/events") for _ in range(STREAMS_AT_MOST)]
-            answers = [await client.send(request, stream=True) for request in streams]
+
+            async def session() -> dict[str, str]:
+                client.cookies.clear()
+                entered = await log_in(client, READ)
+                client.cookies.clear()
+                return {"Cookie": entered.headers["set-cookie"].partition(";")[0]}
+
+            async def opened(own: dict[str, str]) -> httpx.Response:
+                return await client.send(client.build_request("GET", "/dashboard/events", headers=own), stream=True)
+
+            first, late = await session(), await session()
+            async with client.stream("GET", "/dashboard/events", headers=first) as answer:
+                await until_total(answer, "3")
+            answers = [await opened(first) for _ in range(OF_A_SESSION + 1)]
+            assert await until_ended(answers.pop(0)) == "event: paused"
+            while len(answers) < STREAMS_AT_MOST:
+                own = await session()
+                answers += [await opened(own) for _ in range(OF_A_SESSION)]
+            # All are taken. Who comes late gets its share of them, from those who have most, and no more.
+            answers += [await opened(late) for _ in range(OF_A_SESSION - 1)]
+            gone = [answers[number * OF_A_SESSION] for number in range(OF_A_SESSION - 1)]
+            assert {await until_ended(answer) for answer in gone} == {"event: paused"}
+            answers = [answer for answer in answers if answer not in gone]
             assert {answer.status_code for answer in answers} == {200}
-            await until_total(answers[0], "3")
-            refused = await client.get("/dashboard/events")
+            refused = await client.get("/dashboard/events", headers=late)
             assert (refused.status_code, refused.headers["retry-after"]) == (503, "30")
-            await answers.pop().aclose()
-            await until_answered(client)
+            await answers.pop(0).aclose()
+            await until_answered(client, late)
             stopping = asyncio.create_task(in_thread(stop, running))
             assert await stopping == 0
             for answer in answers:
                 await answer.aclose()
+
+
+async def until_ended(answer: httpx.Response) -> str:
+    """The last event of a stream."""
+    async with asyncio.timeout(20):
+        return [line async for line in answer.aiter_lines() if line.startswith("event: ")][-1]
 
 
 async def until_total(answer: httpx.Response, total: str) -> None:
@@ -330,11 +389,11 @@ async def until_total(answer: httpx.Response, total: str) -> None:
     raise AssertionError("the stream ended")
 
 
-async def until_answered(client: httpx.AsyncClient) -> None:
+async def until_answered(client: httpx.AsyncClient, own: dict[str, str]) -> None:
     """A stream that was closed leaves its place to the next one."""
     async with asyncio.timeout(20):
         while True:
-            async with client.stream("GET", "/dashboard/events") as answer:
+            async with client.stream("GET", "/dashboard/events", headers=own) as answer:
                 if answer.status_code == 200:
                     return
             await asyncio.sleep(0.05)

@@ -17,15 +17,23 @@ function size(bytes) {
 
 function follow(address) {
   const connection = document.querySelector("[data-connection]");
+  const resume = document.querySelector("[data-resume]");
   const tell = (state, text) => {
     connection.dataset.connection = state;
     connection.textContent = text;
+    resume.hidden = state !== "paused";
   };
   let stream = null;
   const begin = () => {
+    stream?.close();
     stream = new EventSource(address);
     stream.onopen = () => tell("open", "live");
     stream.onmessage = (event) => show(JSON.parse(event.data));
+    // Newer pages took its place. It takes one back when somebody looks at it, not by itself: they would push each other out.
+    stream.addEventListener("paused", () => {
+      stream.close();
+      tell("paused", "live updates are paused: other pages have them");
+    });
     stream.onerror = () => {
       tell("closed", "not live");
       // A refusal ends it for good: ask again later.
@@ -37,6 +45,8 @@ function follow(address) {
     stream?.close();
     if (!document.hidden) begin();
   });
+  resume.addEventListener("click", begin);
+  addEventListener("focus", () => resume.hidden || begin());
   addEventListener("pagehide", () => stream?.close());
   begin();
 }

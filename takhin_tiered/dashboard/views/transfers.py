@@ -7,7 +7,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from takhin_tiered.dashboard.face import Face
-from takhin_tiered.dashboard.live import STREAMS_AT_MOST, Live
+from takhin_tiered.dashboard.live import Live
+from takhin_tiered.dashboard.places import OF_A_SESSION, OF_AN_ADDRESS, STREAMS_AT_MOST
+from takhin_tiered.dashboard.sessions import Visitor
+from takhin_tiered.guesses import place_of
 
 
 def transfer_views(routes: APIRouter, face: Face, live: Live) -> None:
@@ -26,8 +29,13 @@ def transfer_views(routes: APIRouter, face: Face, live: Live) -> None:
 
     @routes.get("/dashboard/events")
     async def events(request: Request) -> Response:
-        if (stream := live.open(lambda: face.sessions.visitor(request) is not None)) is not None:
+        visitor: Visitor = request.state.visitor
+        client = request.client.host if request.client else ""
+        # The secret of its forms is known of no other session.
+        owner, at_most = (visitor.csrf, OF_A_SESSION) if visitor.is_known else (place_of(client), OF_AN_ADDRESS)
+        stream = live.open(owner, at_most, lambda: face.sessions.visitor(request) is not None)
+        if stream is not None:
             return stream
-        refusal = face.failure(request, 503, "busy", f"{STREAMS_AT_MOST} pages are open already")
+        refusal = face.failure(request, 503, "busy", f"{STREAMS_AT_MOST} pages are live already")
         refusal.headers["Retry-After"] = "30"
         return refusal
