@@ -89,7 +89,7 @@ class StatusReporter:
 def stats_now(catalog: Catalog, situation: Situation, clock: Clock) -> Stats:
     """Over all segments, by the tiers that they have now."""
     now = clock.now()
-    return catalog.stats(situation.policy, now, situation.tracker.hot(now))
+    return catalog.stats(situation.policy, now, situation.tracker.hot(now), sure=clock.sure_now())
 
 
 def first_expected(requested: Iterable[Retrieval]) -> tuple[RequestedSegment, ...]:

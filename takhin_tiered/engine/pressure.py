@@ -42,7 +42,7 @@ class PressureReader:
         ahead = self.clock.ahead()
         without = replace(outlook, opens_at=policy.windows.opens_at(now), clock_ahead=ahead)
         usage = self.situation.tracker.at(now)
-        crowded = over_cache_size(self.catalog.restored(), policy, now, usage)
+        crowded = over_cache_size(self.catalog.restored(), policy, usage, sure=now - ahead)
 
         def log_start(partition: Partition) -> int:
             told = view.offsets.get(partition)
@@ -66,7 +66,7 @@ class PressureReader:
             ),
             policy,
             missing,
-            now=now,
+            sure=now - ahead,
             device_of=self._device_of,
             is_led=is_led,
             log_start=log_start,

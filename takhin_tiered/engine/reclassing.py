@@ -182,8 +182,8 @@ class ClassChanger:
         if self._change_of(identity.topic) != change:
             return False
         # What is read much is dear to read in a class of what is not, and cannot be promoted from some.
-        usage = usage_now(self.situation, self.clock)
-        return classify(segment, self.situation.policy, self.clock.now() - self.clock.ahead(), usage) is Tier.COLD
+        usage, sure = usage_now(self.situation, self.clock), self.clock.sure_now()
+        return classify(segment, self.situation.policy, sure, usage, sure=sure) is Tier.COLD
 
     async def _change_one(self, owned: OwnedPrefix, identity: SegmentId, keys: list[str], change: _Change) -> None:
         try:

@@ -220,11 +220,11 @@ class _Unread:
 UNREAD: Usage = _Unread()
 
 
-def classify(segment: Segment, policy: Policy, now: float, usage: Usage = UNREAD) -> Tier:
+def classify(segment: Segment, policy: Policy, now: float, usage: Usage = UNREAD, *, sure: float) -> Tier:
     """By age since the last modification and its topic's rules. A restored segment is hot for its lease, one that is
-    read much, too, and the active one always.
+    read much, too, and the active one always. ``sure`` is as in `Segment.lease_left`.
     """
-    if segment.active or (segment.restored and now < segment.lease_until):
+    if segment.active or segment.lease_left(sure):
         return Tier.HOT
     policy, age = policy.of(segment.id.topic), now - segment.mtime
     if age < policy.warm_age or usage.is_hot(segment.id):
