@@ -10,7 +10,7 @@ from decimal import Decimal
 from takhin_tiered import logs
 from takhin_tiered.catalog.journal import Journal
 from takhin_tiered.config import Settings
-from takhin_tiered.cost.prices import Prices, exact
+from takhin_tiered.cost.prices import GB, Prices, exact
 from takhin_tiered.cost.retrieving import retrieval_cost
 from takhin_tiered.cost.usage import Purpose, Usage
 from takhin_tiered.errors import OverBudget
@@ -36,7 +36,7 @@ class Spending:
         self.policy = settings.policy
         self.budget = exact(settings.budget_restore_monthly)
         self._counter, self._journal, self._may_write = counter, journal, may_write
-        # By month: estimates of restores that were running in a process that was killed.
+        # By month: estimates of restores that ran in a process that was killed, and what was retrieved in vain.
         self._broken: dict[str, Decimal] = {}
         self._running = 0
         # Of restores since none ran: what was spent on restores before, and their estimates.
@@ -95,6 +95,16 @@ class Spending:
         size = segment.archive.stored_size
         own = class_of_object(self.policy.of(segment.id.topic).class_when_cold, size)
         return retrieval_cost(self.prices, storage_class or own, size)
+
+    async def lose(self, segment: Segment | None, storage_class: str) -> None:
+        """Count as spent what was retrieved from an archive class, and never read: no byte that comes tells of it."""
+        if segment is None or segment.archive is None:
+            return
+        amount = self.prices.of(storage_class).retrieval * segment.archive.stored_size / GB
+        month = self.usage.month
+        self._broken[month] = self._broken.get(month, _NOTHING) + amount
+        self._saved = -1
+        await self.save()
 
     @asynccontextmanager
     async def restoring(
