@@ -288,7 +288,9 @@ class TieredStorage(Plans, Reads, Retrieves, Shares, Looks, Costs, Maintenance, 
 
     def status(self) -> Status:
         """Statistics, the last cycle, the store: what a person asks first."""
-        return self._parts.status.describe(self.settings, self.headroom_seconds, self.consumers(), self._fleet_status())
+        return self._parts.status.describe(
+            self.settings, self.headroom_seconds, self.consumers(), self._fleet_status(), self.restore_budget()
+        )
 
     def stats(self) -> Stats:
         return stats_now(self._catalog, self._parts.situation, self._clock)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from takhin_tiered.concurrency import in_thread
 from takhin_tiered.cost.planning import Move, PlanCost, plan_cost
 from takhin_tiered.cost.prices import STANDARD, Prices
-from takhin_tiered.cost.report import CostReport, Held, dollars, held_of, report
+from takhin_tiered.cost.report import CostReport, Held, RestoreBudget, dollars, held_of, report
 from takhin_tiered.cost.retrieving import Quote
 from takhin_tiered.segments.model import Tier
 from takhin_tiered.segments.plan import Verb
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from takhin_tiered.catalog.catalog import Catalog
     from takhin_tiered.catalog.tallies import Stats
     from takhin_tiered.engine.clock import Clock
+    from takhin_tiered.engine.restores import Restores
     from takhin_tiered.engine.spending import Spending
     from takhin_tiered.metrics import Metrics
     from takhin_tiered.segments.model import Segment
@@ -46,6 +47,7 @@ class Costs:
     if TYPE_CHECKING:
         _catalog: Catalog
         _clock: Clock
+        _restores: Restores
         spending: Spending
 
         @property
@@ -66,7 +68,12 @@ class Costs:
             prices=spending.prices,
             budget=spending.budget,
             spent=spending.spent,
+            waiting=self._restores.waiting_cost(),
         )
+
+    def restore_budget(self) -> RestoreBudget | None:
+        """What is left of the month's; None where none is set."""
+        return self.cost().restore_budget if self.spending.budget else None
 
     def plan_cost(self, plan: Plan) -> PlanCost:
         """What the plan costs once, what it saves a month, and when it has paid for itself."""
@@ -85,14 +92,16 @@ class Costs:
 
     def quote_restore(self, segments: Iterable[Segment]) -> Quote:
         """What it will cost to take these out of the store, and whether the month's budget allows it."""
-        spending = self.spending
-        cost, spent, budget = sum(map(spending.cost_of, segments), Decimal(0)), spending.spent, spending.budget
+        some = list(segments)
+        spending, waiting = self.spending, self._restores.waiting_cost({segment.id for segment in some})
+        cost, spent, budget = sum(map(self._restores.cost_of, some), Decimal(0)), spending.spent, spending.budget
         return Quote(
             cost=dollars(cost),
             budget_monthly=dollars(budget),
             budget_spent=dollars(spent),
-            budget_left=dollars(max(Decimal(0), budget - spent)) if budget else None,
-            over_budget=bool(budget and cost and spent + cost > budget),
+            budget_left=dollars(max(Decimal(0), budget - spent - waiting)) if budget else None,
+            over_budget=bool(budget and cost and spent + waiting + cost > budget),
+            budget_waiting=dollars(waiting),
         )
 
     def held(self) -> dict[str, Held]:
@@ -114,6 +123,7 @@ class Costs:
         metrics.saved.set(found.saved_monthly)
         metrics.restore_spent.set(found.restore_budget.spent)
         metrics.restore_budget.set(found.restore_budget.monthly)
+        metrics.restore_budget_used_up.set(found.restore_budget.used_up)
 
     async def refresh_cost(self) -> None:
         """What `cost` does not work out itself where there are many segments. Called from time to time."""
