@@ -20,7 +20,6 @@ from takhin_tiered.segments.retrieval import SMALLEST_IN_CLASS, class_of_object,
 if TYPE_CHECKING:
     from takhin_tiered.catalog.catalog import Catalog
     from takhin_tiered.catalog.tallies import Stats
-    from takhin_tiered.engine.clock import Clock
     from takhin_tiered.engine.restores import Restores
     from takhin_tiered.engine.spending import Spending
     from takhin_tiered.metrics import Metrics
@@ -46,7 +45,6 @@ class Costs:
 
     if TYPE_CHECKING:
         _catalog: Catalog
-        _clock: Clock
         _restores: Restores
         spending: Spending
 
@@ -83,12 +81,21 @@ class Costs:
     def _move_of(self, step: Step, now: float) -> Move:
         rules = self.spending.policy.of(step.id.topic)
         known = self._catalog.get(step.id) if step.verb is Verb.EXPIRE else None
-        if known is None or known.archive is None:
-            storage_class = class_of_object(rules.class_of(step.tier), step.uploads)
-            return Move(step.uploads, step.frees, storage_class=storage_class)
-        size, is_cold = known.archive.stored_size, now - known.mtime >= rules.cold_age
-        storage_class = class_of_object(rules.class_when_cold if is_cold else rules.class_of(Tier.WARM), size)
-        return Move(step.uploads, step.frees, size, max(0.0, now - known.archive.archived_at), storage_class)
+        if known is not None and known.archive is not None:
+            size, storage_class = known.archive.stored_size, self.spending.class_of(step.id, known.archive)
+            return Move(step.uploads, step.frees, size, max(0.0, now - known.archive.archived_at), storage_class)
+        storage_class = class_of_object(rules.class_of(step.tier), step.uploads)
+        later = class_of_object(rules.class_of(Tier.COLD), step.uploads)
+        is_changed = rules.class_of(Tier.COLD) and rules.auto_archive and later != storage_class
+        # How old it is that was not looked at: as a warm one that was just copied.
+        age = rules.warm_age if step.local.log is None else now - step.local.log.mtime_ns / 1e9
+        return Move(
+            step.uploads,
+            step.frees,
+            storage_class=storage_class,
+            later_class=later if is_changed else "",
+            changes_in=max(0.0, rules.cold_age - age),
+        )
 
     def quote_restore(self, segments: Iterable[Segment]) -> Quote:
         """What it will cost to take these out of the store, and whether the month's budget allows it."""
@@ -136,12 +143,12 @@ class Costs:
         return self.spending.policy.names_classes or bool(self.spending.prices.of(STANDARD).minimum_bytes)
 
     def _look_through(self) -> _Found:
-        policy, prices, now = self.spending.policy, self.spending.prices, self._clock.now()
+        policy, prices = self.spending.policy, self.spending.prices
         found: defaultdict[str, Held] = defaultdict(Held)
         for place in self._catalog.places():
             rules = policy.of(place.topic)
-            cold, warm = self._catalog.stored_sizes(place, round((now - rules.cold_age) * 1e9))
-            for sizes, storage_class in ((cold, rules.class_when_cold), (warm, rules.class_of(Tier.WARM))):
+            cold, warm = self._catalog.stored_sizes(place, rules.cold_age, self.spending.walks.of(rules))
+            for sizes, storage_class in ((cold, rules.class_of(Tier.COLD)), (warm, rules.class_of(Tier.WARM))):
                 name = class_or_default(storage_class)
                 found[name] += held_of([size for size in sizes if size >= SMALLEST_IN_CLASS], prices.of(name))
                 small = [size for size in sizes if size < SMALLEST_IN_CLASS]

@@ -141,11 +141,6 @@ class Policy:
         return self.class_cold if tier is Tier.COLD else self.class_warm
 
     @property
-    def class_when_cold(self) -> str:
-        """The class in which cold segments stand: without one of their own, warm copies stay in theirs."""
-        return self.class_cold or (self.class_warm if self.warm_copy else "")
-
-    @property
     def names_classes(self) -> bool:
         """Whether objects of any topic are put in another class than STANDARD."""
         names = [self.class_warm, self.class_cold]

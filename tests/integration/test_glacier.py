@@ -112,6 +112,17 @@ async def test_the_budget_knows_the_class_that_a_lifecycle_rule_chose(broker: Br
         await freeze(bucket, *paths)
         with pytest.raises(InGlacier):
             await storage.restore_segment(paths[0])
+        # What waits is not spent yet, and not left either: 0.0003 - 0.0002 for a segment that costs 0.0002.
+        waits, other = [parts(storage).catalog.get(SegmentId.parse(path)) for path in paths]
+        assert waits is not None
+        assert other is not None
+        quote = storage.quote_restore([waits])
+        assert quote.budget_waiting == 0
+        assert quote.cost == pytest.approx(0.0002, rel=0.05)
+        quote = storage.quote_restore([other])
+        assert quote.budget_waiting == pytest.approx(0.0002, rel=0.05)
+        assert quote.budget_left == pytest.approx(0.0001, rel=0.1)
+        assert storage.cost().restore_budget.waiting == quote.budget_waiting
         with pytest.raises(OverBudget):
             await storage.restore_segment(paths[1])
         with pytest.raises(OverBudget):
