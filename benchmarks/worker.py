@@ -65,7 +65,7 @@ async def metadata() -> dict[str, Any]:
         found = {
             "lookup": _nanoseconds(storage._parts.catalog.get, identities),
             "lookup by path": _nanoseconds(storage.is_segment_archived, paths),
-            "policy check": _nanoseconds(lambda segment: classify(segment, policy, now), segments),
+            "policy check": _nanoseconds(lambda segment: classify(segment, policy, now, sure=now), segments),
             "policy check by path": _nanoseconds(storage.segment_policy, paths),
             "access update": _nanoseconds(storage.update_access_time, paths),
             "stats": _nanoseconds(lambda _: storage.stats(), paths),

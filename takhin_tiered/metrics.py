@@ -230,6 +230,11 @@ class CostMetrics:
             "What they may cost in a month; 0: there is no limit.",
             registry=registry,
         )
+        self.restore_budget_used_up = Gauge(
+            "tiered_storage_restore_budget_used_up",
+            "1 while what is left of it does not pay for a restore of average size.",
+            registry=registry,
+        )
 
 
 class FleetMetrics:

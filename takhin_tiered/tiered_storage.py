@@ -279,8 +279,8 @@ class TieredStorage(Plans, Reads, Retrieves, Shares, Looks, Costs, Maintenance, 
 
     def segment_policy(self, path: str) -> Tier:
         """Hot, warm or cold, as it stands now."""
-        now, situation = self._clock.now(), self._parts.situation
-        return classify(known_segment(self._catalog, path), situation.policy, now, situation.tracker.at(now))
+        now, situation, segment = self._clock.now(), self._parts.situation, known_segment(self._catalog, path)
+        return classify(segment, situation.policy, now, situation.tracker.at(now), sure=self._clock.sure_now())
 
     def is_segment_archived(self, path: str) -> bool:
         """Whether the segment is in the archive only."""
@@ -288,7 +288,9 @@ class TieredStorage(Plans, Reads, Retrieves, Shares, Looks, Costs, Maintenance, 
 
     def status(self) -> Status:
         """Statistics, the last cycle, the store: what a person asks first."""
-        return self._parts.status.describe(self.settings, self.headroom_seconds, self.consumers(), self._fleet_status())
+        return self._parts.status.describe(
+            self.settings, self.headroom_seconds, self.consumers(), self._fleet_status(), self.restore_budget()
+        )
 
     def stats(self) -> Stats:
         return stats_now(self._catalog, self._parts.situation, self._clock)

@@ -30,6 +30,7 @@ from takhin_tiered.catalog.record import (
 from takhin_tiered.catalog.survey import stored_sizes
 from takhin_tiered.catalog.tallies import AgesOf, as_all
 from takhin_tiered.logs import running_operation
+from takhin_tiered.segments.classes import Walk
 from takhin_tiered.segments.events import events_between
 from takhin_tiered.segments.lineage import Lineage
 from takhin_tiered.segments.listing import NOTHING_SEEN, PartitionListing, has_log, local_files
@@ -108,9 +109,9 @@ class Catalog(Branches):
         """Stop writing to the journal: for a read-only process."""
         self._journal = None
 
-    def stored_sizes(self, place: Place, until_ns: int) -> tuple[list[int], list[int]]:
-        """Bytes in the store of each archived copy: of segments that were modified until then, and of later ones."""
-        return stored_sizes(list(self.packed(place).values()), until_ns)
+    def stored_sizes(self, place: Place, cold_age: float, walk: Walk) -> tuple[list[int], list[int]]:
+        """Bytes in the store of each archived copy: of those in the class of cold ones, and of the others."""
+        return stored_sizes(list(self.packed(place).values()), cold_age, walk)
 
     def local_partitions(self) -> list[Partition]:
         """The partitions that had a log on disk at the last scan."""

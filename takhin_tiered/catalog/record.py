@@ -242,7 +242,7 @@ def is_special(head: bytes) -> bool:
 class Form:
     """The layout of rows with certain flags, up to their texts: indexes into the fields that ``reader`` unpacks.
 
-    ``archive_size``, ``stored_size`` and ``mtime`` are -1 if absent.
+    ``archive_size``, ``stored_size``, ``archived_at`` and ``mtime`` are -1 if absent.
     """
 
     reader: struct.Struct
@@ -251,6 +251,7 @@ class Form:
     archive_size: int
     stored_size: int
     mtime: int
+    archived_at: int
     archived_only: bool
     quarantined: bool
     damaged: bool
@@ -262,19 +263,20 @@ def form_of(head: bytes) -> Form:
     present, proven = flags >> LOCAL_SHIFT & ALL_KINDS, flags >> _PROVEN_SHIFT & ALL_KINDS
     has_log, has_archive, is_encoded = bool(present & 1), bool(flags & _ARCHIVED), bool(flags & _ENCODED)
     sizes = present.bit_count()
-    # Read the size of each file and of the archive, and the time of the log and of the archive; skip the rest.
+    # Read the size of each file and of the archive, and the times of the log and of the archive; skip the rest.
     local = "qq8x" + "q16x" * (sizes - 1) if has_log else "q16x" * sizes
     if has_archive:
-        local += "4xqq16x" + "q" * is_encoded + "8x" * bool(flags & _TIMED)
+        local += "4xqqd8x" + "q" * is_encoded + "8x" * bool(flags & _TIMED)
     rest = f"{24 * proven.bit_count() + 8 * bool(flags & _LEASED) + 8 * bool(flags & _READ)}x"
     first_archived = sizes + has_log
     return Form(
         reader=struct.Struct(f"<{FLAGS.size}x{local}{rest}"),
-        fields=sizes + has_log + (2 + is_encoded) * has_archive,
+        fields=sizes + has_log + (3 + is_encoded) * has_archive,
         local_sizes=(0, *range(2, sizes + 1)) if has_log else tuple(range(sizes)),
         archive_size=first_archived if has_archive else -1,
-        stored_size=-1 if not has_archive else first_archived + 2 * is_encoded,
+        stored_size=-1 if not has_archive else first_archived + 3 * is_encoded,
         mtime=1 if has_log else first_archived + 1 if has_archive else -1,
+        archived_at=first_archived + 2 if has_archive else -1,
         archived_only=has_archive and not has_log,
         quarantined=bool(flags & _QUARANTINED),
         damaged=bool(flags & _DAMAGED),

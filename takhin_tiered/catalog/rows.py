@@ -239,10 +239,10 @@ class Rows:
         with self._guard:
             return self._tallies.later_than(moment)
 
-    def stats(self, policy: Policy, now: float, hot: Iterable[SegmentId] = ()) -> Stats:
-        """``hot`` are segments that are hot whatever their age."""
+    def stats(self, policy: Policy, now: float, hot: Iterable[SegmentId] = (), *, sure: float) -> Stats:
+        """``hot`` are segments that are hot whatever their age; ``sure`` is as in `Segment.lease_left`."""
         with self._guard:
-            return self._tallies.stats(policy, now, filter(None, map(self.get, hot)))
+            return self._tallies.stats(policy, now, filter(None, map(self.get, hot)), sure=sure)
 
     @property
     def quarantined(self) -> int:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from itertools import chain
 
 from takhin_tiered.catalog import record
+from takhin_tiered.segments.classes import Walk, stands_in_cold
 
 # Larger batches are no faster, and need more memory.
 _AT_ONCE = 4096
@@ -41,10 +42,10 @@ def survey(rows: Sequence[bytes]) -> Survey:
     return found
 
 
-def stored_sizes(rows: Sequence[bytes], until_ns: int) -> tuple[list[int], list[int]]:
-    """Bytes in the store of each archived copy: of segments that were modified until then, and of later ones."""
-    older: list[int] = []
-    newer: list[int] = []
+def stored_sizes(rows: Sequence[bytes], cold_age: float, walk: Walk) -> tuple[list[int], list[int]]:
+    """Bytes in the store of each archived copy: of those in the class of cold ones, and of the others."""
+    cold: list[int] = []
+    others: list[int] = []
     for at in range(0, len(rows), _AT_ONCE):
         some = rows[at : at + _AT_ONCE]
         for head in set(map(record.head_of, some)):
@@ -54,9 +55,12 @@ def stored_sizes(rows: Sequence[bytes], until_ns: int) -> tuple[list[int], list[
             whole = b"".join([row[: form.reader.size] for row in some if row.startswith(head)])
             values = list(chain.from_iterable(form.reader.iter_unpack(whole)))
             sizes, times = values[form.stored_size :: form.fields], values[form.mtime :: form.fields]
-            older += [size for size, time in zip(sizes, times, strict=True) if time <= until_ns]
-            newer += [size for size, time in zip(sizes, times, strict=True) if time > until_ns]
-    return older, newer
+            archived = values[form.archived_at :: form.fields]
+            for size, time, archived_at in zip(sizes, times, archived, strict=True):
+                cold_at = time / 1e9 + cold_age
+                is_cold = stands_in_cold(archived_at=archived_at, cold_at=cold_at, size=size, walk=walk)
+                (cold if is_cold else others).append(size)
+    return cold, others
 
 
 def _add(found: Survey, form: record.Form, rows: list[bytes]) -> None:

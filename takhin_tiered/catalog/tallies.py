@@ -100,8 +100,8 @@ class Tallies:
             self._times_of(ages_of(topic)).new += survey(rows).mtimes
         self.sort()
 
-    def stats(self, policy: Policy, now: float, hot: Iterable[Segment] = ()) -> Stats:
-        """``hot`` are segments that are hot whatever their age."""
+    def stats(self, policy: Policy, now: float, hot: Iterable[Segment] = (), *, sure: float) -> Stats:
+        """``hot`` are segments that are hot whatever their age; ``sure`` is as in `Segment.lease_left`."""
         cold = warm = 0
         for (own_warm_age, own_cold_age), each in self._times.items():
             times = each.sort()
@@ -109,10 +109,10 @@ class Tallies:
             cold += of_these
             to_warm = times.bisect_right(now - (policy.warm_age if own_warm_age is None else own_warm_age))
             warm += max(0, to_warm - of_these)
-        restored = [classify(segment, policy, now) for segment in self._restored.values()]
+        restored = [classify(segment, policy, now, sure=sure) for segment in self._restored.values()]
         cold += restored.count(Tier.COLD)
         warm += restored.count(Tier.WARM)
-        by_age = [classify(segment, policy, now) for segment in hot]
+        by_age = [classify(segment, policy, now, sure=sure) for segment in hot]
         cold -= by_age.count(Tier.COLD)
         warm -= by_age.count(Tier.WARM)
         return Stats(

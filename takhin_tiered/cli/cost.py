@@ -55,6 +55,7 @@ def _month_rows(found: CostReport) -> list[tuple[str, str]]:
     requests = ", ".join(f"{each.requests} {each.kind}" for each in found.requests if each.requests)
     budget = found.restore_budget
     spent = f"{dollars(budget.spent)} spent on restores and reads"
+    spent += f", {dollars(budget.waiting)} for what waits for an archive class" if budget.waiting else ""
     left = (
         "; there is no budget"
         if budget.left is None

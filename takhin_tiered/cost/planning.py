@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
 
-from takhin_tiered.cost.prices import GB, STANDARD, Prices
+from takhin_tiered.cost.prices import GB, STANDARD, ClassPrices, Prices
 from takhin_tiered.cost.report import Held, dollars, held_of, storage_cost
 
 _DAYS_OF_MONTH = 30
@@ -16,6 +16,7 @@ _PART = 16 << 20
 _IN_PARTS_ABOVE = 64 << 20
 _INDEXES = 2
 _MANIFEST_GETS = 2
+_LOOKS_BEFORE_CHANGE = 2
 _DAY = 86400.0
 _NEVER = 1200
 
@@ -24,7 +25,8 @@ _NEVER = 1200
 class Move:
     """What a step does with a segment: ``uploads`` bytes to the store, ``frees`` of the disk, ``removes`` of the store.
 
-    ``stored_for``: seconds that what it removes has stood there. ``storage_class`` is that of the log.
+    ``stored_for``: seconds that what it removes has stood there. ``storage_class`` is that of the log, and
+    ``later_class`` the one that it is changed to, if it is, after ``changes_in`` seconds.
     """
 
     uploads: int = 0
@@ -32,11 +34,14 @@ class Move:
     removes: int = 0
     stored_for: float = 0.0
     storage_class: str = STANDARD
+    later_class: str = ""
+    changes_in: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class PlanCost:
-    """US dollars. ``cost_once``: requests, and what is billed for objects that leave before their minimum duration.
+    """US dollars. ``cost_once``: requests, and what is billed for objects that leave, or change their class, before the
+    minimum duration of the class that they are in. The change of class that follows an upload is counted with it.
 
     ``saved_monthly`` is below 0 where bytes are only copied. ``payback_months``: after so many the saving exceeds the
     cost, in the calendar month ``pays_off_in`` (2026-12); both None where nothing is saved.
@@ -66,11 +71,17 @@ def plan_cost(moves: Iterable[Move], prices: Prices, made_at: float) -> PlanCost
             looks = _INDEXES + _MANIFEST_GETS
             requests += puts + others + 1 + looks
             once += (of.put * puts + standard.put * others + of.get + standard.get * looks) / 1000
+            if move.later_class:
+                later = prices.of(move.later_class)
+                # A copy is made in as many requests as an upload. The manifest is read; the object is looked at twice
+                # in the class that it is in, and then in the new one.
+                requests += puts + 1 + _LOOKS_BEFORE_CHANGE + 1
+                once += (later.put * puts + standard.get + of.get * _LOOKS_BEFORE_CHANGE + later.get) / 1000
+                once += _rest_of_minimum(of, held_of([move.uploads], of), move.changes_in)
         if move.removes:
             held = held_of([move.removes], of)
             removed[move.storage_class] += held
-            left = max(Decimal(0), of.minimum_days - Decimal(repr(move.stored_for)) / Decimal(_DAY))
-            once += of.storage * (held.bytes + held.short) / GB * left / _DAYS_OF_MONTH
+            once += _rest_of_minimum(of, held, move.stored_for)
     saved = prices.disk * freed / GB
     saved += _storage(removed, prices) - _storage(uploaded, prices)
     months = once / saved if saved > 0 else None
@@ -83,6 +94,12 @@ def plan_cost(moves: Iterable[Move], prices: Prices, made_at: float) -> PlanCost
         payback_months=None if months is None else round(float(months), 2),
         pays_off_in=None if months is None else _month_after(made_at, float(months)),
     )
+
+
+def _rest_of_minimum(of: ClassPrices, held: Held, stored_for: float) -> Decimal:
+    """What is billed for the days that lack to the minimum duration."""
+    left = max(Decimal(0), of.minimum_days - Decimal(repr(stored_for)) / Decimal(_DAY))
+    return of.storage * (held.bytes + held.short) / GB * left / _DAYS_OF_MONTH
 
 
 def puts_of_log(size: int) -> int:

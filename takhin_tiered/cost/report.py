@@ -52,12 +52,15 @@ class RequestCost:
 class RestoreBudget:
     """Dollars of the current month. ``spent``: by restores, promotions and reads in place, running ones included.
 
-    ``monthly`` is 0 where there is no limit, and ``left`` is None then.
+    ``waiting`` is what restores will cost that wait for an archive class. ``monthly`` is 0 where there is no limit, and
+    ``left`` is None then. ``used_up``: what is left does not pay for a restore of average size.
     """
 
     monthly: float
     spent: float
     left: float | None
+    waiting: float = 0.0
+    used_up: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,10 +103,12 @@ def report(
     prices: Prices,
     budget: Decimal = Decimal(0),
     spent: Decimal = Decimal(0),
+    waiting: Decimal = Decimal(0),
 ) -> CostReport:
     """``local_bytes`` stand on the disk, ``total_bytes`` are those of all segments, each counted once.
 
-    ``spent``: of the restore ``budget``, with what running restores will cost.
+    ``spent``: of the restore ``budget``, with what running restores will cost. ``waiting``: what those will cost that
+    wait for an archive class.
     """
     hot = prices.disk * local_bytes / GB
     costs = {name: storage_cost(each, prices.of(name), prices.of(STANDARD)) for name, each in held.items()}
@@ -111,6 +116,7 @@ def report(
     all_local = prices.disk * total_bytes / GB
     saved = all_local - hot - cold
     segments, stored = sum(each.segments for each in held.values()), sum(each.bytes for each in held.values())
+    per_restore = _restores(held, prices) / segments if segments else Decimal(0)
     requests = tuple(RequestCost(kind, count, dollars(cost)) for kind, count, cost in usage.by_kind(prices))
     return CostReport(
         hot_storage_gb=gigabytes(local_bytes),
@@ -119,7 +125,7 @@ def report(
         cold_storage_cost_monthly=dollars(cold),
         total_cost_monthly=dollars(hot + cold),
         cost_savings_pct=round(float(100 * saved / all_local), 4) if all_local else 0.0,
-        retrieval_cost_per_restore=dollars(_restores(held, prices) / segments) if segments else 0.0,
+        retrieval_cost_per_restore=dollars(per_restore),
         all_local_gb=gigabytes(total_bytes),
         all_local_cost_monthly=dollars(all_local),
         saved_monthly=dollars(saved),
@@ -133,8 +139,15 @@ def report(
         received_gb=gigabytes(usage.received_bytes),
         retrieval_cost=dollars(usage.retrieval(prices)),
         egress_cost=dollars(usage.egress(prices)),
-        restore_budget=RestoreBudget(dollars(budget), dollars(spent), dollars(budget - spent) if budget else None),
+        restore_budget=budget_of(budget, spent, waiting, per_restore),
     )
+
+
+def budget_of(budget: Decimal, spent: Decimal, waiting: Decimal, per_restore: Decimal) -> RestoreBudget:
+    """``per_restore``: what a restore of average size costs."""
+    left = budget - spent - waiting
+    used_up = bool(budget) and (left <= 0 or left < per_restore)
+    return RestoreBudget(dollars(budget), dollars(spent), dollars(left) if budget else None, dollars(waiting), used_up)
 
 
 def billed_bytes(held: Held, of: ClassPrices) -> int:

@@ -18,7 +18,8 @@ _RANGES = 4
 class Quote:
     """What a restore will cost, about, before it is made: US dollars, with what the month's restore budget has left.
 
-    ``budget_left`` is None where there is no budget. ``over_budget``: it would be refused.
+    ``budget_left`` is None where there is no budget. ``over_budget``: it would be refused. ``budget_waiting``: what
+    other restores will cost that wait for an archive class. It is not left either.
     """
 
     cost: float
@@ -26,6 +27,7 @@ class Quote:
     budget_spent: float
     budget_left: float | None
     over_budget: bool
+    budget_waiting: float = 0.0
 
 
 def retrieval_cost(prices: Prices, storage_class: str, stored_bytes: int, segments: int = 1) -> Decimal:

@@ -186,7 +186,8 @@ def assemble(
         catalog, readable, clock, situation, limits, metrics, health, stopping, progress, archiver, evictor, expirer
     )
     holes = HoleCounter(catalog, metrics, coverage)
-    classes = ClassChanger(catalog, clock, situation, limits, metrics, stopping, journal if is_ours else None)
+    notes = journal if is_ours else None
+    classes = ClassChanger(catalog, clock, situation, limits, metrics, stopping, notes, spending.walks)
     retriever = Retriever(catalog, readable, clock, limits, metrics, journal)
     retriever.apply(settings.s3_glacier_tier, settings.s3_glacier_days)
     restores = Restores(catalog, restorer, spending, retriever, stopping)

@@ -12,11 +12,13 @@ from takhin_tiered import logs
 from takhin_tiered.catalog.catalog import Catalog
 from takhin_tiered.catalog.tallies import Stats
 from takhin_tiered.config import Settings
+from takhin_tiered.cost.report import RestoreBudget
 from takhin_tiered.disk.files import DataDirs
 from takhin_tiered.engine.clock import Clock
 from takhin_tiered.engine.guards import Guards, answering_soon
 from takhin_tiered.engine.history import CycleHistory
 from takhin_tiered.engine.live_broker import LiveBroker
+from takhin_tiered.engine.pressure import rooms_of
 from takhin_tiered.engine.scanning import future_segments
 from takhin_tiered.engine.situation import Situation
 from takhin_tiered.errors import CatalogError, StoreError, StoreUnavailable
@@ -49,6 +51,7 @@ class StatusReporter:
         headroom: float | None,
         consumers: tuple[Consumer, ...] = (),
         fleet: FleetStatus | None = None,
+        restore_budget: RestoreBudget | None = None,
     ) -> Status:
         """``headroom`` is what a daemon knows of how long the disk lasts, in seconds."""
         lost, health = self.history.lost(), self.health
@@ -83,13 +86,25 @@ class StatusReporter:
             consumers=consumers,
             fleet=fleet,
             headroom_seconds=self.history.headroom(headroom),
+            reserve_missing_bytes=self._reserve_missing(),
+            restore_budget=restore_budget,
         )
+
+    def _reserve_missing(self) -> int:
+        """What the last scan found, of another process too, and is missing still: room may have been made since."""
+        found, last = self.situation.outlook.reserve_missing, self.history.last_cycle
+        if found is None:
+            found = 0 if last is None else last.reserve_missing_bytes
+        reserve = self.situation.policy.reserve
+        if not found or not reserve:
+            return 0
+        return min(found, sum(room.missing(reserve) for room in rooms_of(self.data_dir).values()))
 
 
 def stats_now(catalog: Catalog, situation: Situation, clock: Clock) -> Stats:
     """Over all segments, by the tiers that they have now."""
     now = clock.now()
-    return catalog.stats(situation.policy, now, situation.tracker.hot(now))
+    return catalog.stats(situation.policy, now, situation.tracker.hot(now), sure=clock.sure_now())
 
 
 def first_expected(requested: Iterable[Retrieval]) -> tuple[RequestedSegment, ...]:

@@ -245,9 +245,8 @@ class Copier:
         draft = draft_manifest(self.catalog, policy, opened, content)
         parts = await self.splicer.find(opened, content, task.runs) if existing is None else ()
         await copying.uses.hold(owned, parts or (existing.log.parts if existing is not None else ()))
-        tier = classify(
-            replace(task.known, lease_until=0.0), policy, self.clock.now(), usage_now(self.situation, self.clock)
-        )
+        usage, sure = usage_now(self.situation, self.clock), self.clock.sure_now()
+        tier = classify(replace(task.known, lease_until=0.0), policy, self.clock.now(), usage, sure=sure)
         writing = Writing(
             opened,
             content,

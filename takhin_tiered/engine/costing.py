@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from takhin_tiered.concurrency import in_thread
 from takhin_tiered.cost.planning import Move, PlanCost, plan_cost
 from takhin_tiered.cost.prices import STANDARD, Prices
-from takhin_tiered.cost.report import CostReport, Held, dollars, held_of, report
+from takhin_tiered.cost.report import CostReport, Held, RestoreBudget, dollars, held_of, report
 from takhin_tiered.cost.retrieving import Quote
 from takhin_tiered.segments.model import Tier
 from takhin_tiered.segments.plan import Verb
@@ -20,7 +20,7 @@ from takhin_tiered.segments.retrieval import SMALLEST_IN_CLASS, class_of_object,
 if TYPE_CHECKING:
     from takhin_tiered.catalog.catalog import Catalog
     from takhin_tiered.catalog.tallies import Stats
-    from takhin_tiered.engine.clock import Clock
+    from takhin_tiered.engine.restores import Restores
     from takhin_tiered.engine.spending import Spending
     from takhin_tiered.metrics import Metrics
     from takhin_tiered.segments.model import Segment
@@ -45,7 +45,7 @@ class Costs:
 
     if TYPE_CHECKING:
         _catalog: Catalog
-        _clock: Clock
+        _restores: Restores
         spending: Spending
 
         @property
@@ -66,7 +66,12 @@ class Costs:
             prices=spending.prices,
             budget=spending.budget,
             spent=spending.spent,
+            waiting=self._restores.waiting_cost(),
         )
+
+    def restore_budget(self) -> RestoreBudget | None:
+        """What is left of the month's; None where none is set."""
+        return self.cost().restore_budget if self.spending.budget else None
 
     def plan_cost(self, plan: Plan) -> PlanCost:
         """What the plan costs once, what it saves a month, and when it has paid for itself."""
@@ -76,23 +81,34 @@ class Costs:
     def _move_of(self, step: Step, now: float) -> Move:
         rules = self.spending.policy.of(step.id.topic)
         known = self._catalog.get(step.id) if step.verb is Verb.EXPIRE else None
-        if known is None or known.archive is None:
-            storage_class = class_of_object(rules.class_of(step.tier), step.uploads)
-            return Move(step.uploads, step.frees, storage_class=storage_class)
-        size, is_cold = known.archive.stored_size, now - known.mtime >= rules.cold_age
-        storage_class = class_of_object(rules.class_when_cold if is_cold else rules.class_of(Tier.WARM), size)
-        return Move(step.uploads, step.frees, size, max(0.0, now - known.archive.archived_at), storage_class)
+        if known is not None and known.archive is not None:
+            size, storage_class = known.archive.stored_size, self.spending.class_of(step.id, known.archive)
+            return Move(step.uploads, step.frees, size, max(0.0, now - known.archive.archived_at), storage_class)
+        storage_class = class_of_object(rules.class_of(step.tier), step.uploads)
+        later = class_of_object(rules.class_of(Tier.COLD), step.uploads)
+        is_changed = rules.class_of(Tier.COLD) and rules.auto_archive and later != storage_class
+        # How old it is that was not looked at: as a warm one that was just copied.
+        age = rules.warm_age if step.local.log is None else now - step.local.log.mtime_ns / 1e9
+        return Move(
+            step.uploads,
+            step.frees,
+            storage_class=storage_class,
+            later_class=later if is_changed else "",
+            changes_in=max(0.0, rules.cold_age - age),
+        )
 
     def quote_restore(self, segments: Iterable[Segment]) -> Quote:
         """What it will cost to take these out of the store, and whether the month's budget allows it."""
-        spending = self.spending
-        cost, spent, budget = sum(map(spending.cost_of, segments), Decimal(0)), spending.spent, spending.budget
+        some = list(segments)
+        spending, waiting = self.spending, self._restores.waiting_cost({segment.id for segment in some})
+        cost, spent, budget = sum(map(self._restores.cost_of, some), Decimal(0)), spending.spent, spending.budget
         return Quote(
             cost=dollars(cost),
             budget_monthly=dollars(budget),
             budget_spent=dollars(spent),
-            budget_left=dollars(max(Decimal(0), budget - spent)) if budget else None,
-            over_budget=bool(budget and cost and spent + cost > budget),
+            budget_left=dollars(max(Decimal(0), budget - spent - waiting)) if budget else None,
+            over_budget=bool(budget and cost and spent + waiting + cost > budget),
+            budget_waiting=dollars(waiting),
         )
 
     def held(self) -> dict[str, Held]:
@@ -114,6 +130,7 @@ class Costs:
         metrics.saved.set(found.saved_monthly)
         metrics.restore_spent.set(found.restore_budget.spent)
         metrics.restore_budget.set(found.restore_budget.monthly)
+        metrics.restore_budget_used_up.set(found.restore_budget.used_up)
 
     async def refresh_cost(self) -> None:
         """What `cost` does not work out itself where there are many segments. Called from time to time."""
@@ -126,12 +143,12 @@ class Costs:
         return self.spending.policy.names_classes or bool(self.spending.prices.of(STANDARD).minimum_bytes)
 
     def _look_through(self) -> _Found:
-        policy, prices, now = self.spending.policy, self.spending.prices, self._clock.now()
+        policy, prices = self.spending.policy, self.spending.prices
         found: defaultdict[str, Held] = defaultdict(Held)
         for place in self._catalog.places():
             rules = policy.of(place.topic)
-            cold, warm = self._catalog.stored_sizes(place, round((now - rules.cold_age) * 1e9))
-            for sizes, storage_class in ((cold, rules.class_when_cold), (warm, rules.class_of(Tier.WARM))):
+            cold, warm = self._catalog.stored_sizes(place, rules.cold_age, self.spending.walks.of(rules))
+            for sizes, storage_class in ((cold, rules.class_of(Tier.COLD)), (warm, rules.class_of(Tier.WARM))):
                 name = class_or_default(storage_class)
                 found[name] += held_of([size for size in sizes if size >= SMALLEST_IN_CLASS], prices.of(name))
                 small = [size for size in sizes if size < SMALLEST_IN_CLASS]

@@ -124,6 +124,7 @@ class Cycle:
                 began = time.monotonic()
                 try:
                     found = await self.scanner.scan()
+                    report.reserve_missing = self.situation.outlook.reserve_missing or 0
                     for listing in found.unreadable:
                         report.failures.append((listing.directory, f"the partition cannot be read: {listing.problem}"))
                     for listing in found.unfinished:

@@ -1,7 +1,8 @@
 """Expire: remove from the archive what its retention no longer holds, the manifest first.
 
 Intents for the objects are journaled first. Without its manifest a segment is not archived, and its objects are
-orphans. So the removal of orphans finishes an expire that was killed.
+orphans. So the removal of orphans finishes an expire that was killed. What a superseded generation names stays, if that
+generation stays: see `takhin_tiered.vault.generations.leaving_with`.
 
 Where replicas share the prefix, this one's adoption record goes before that. What others rely on stays then, and only
 the catalog forgets it.
@@ -21,13 +22,14 @@ from takhin_tiered.engine.clock import Clock
 from takhin_tiered.engine.read_only import REASON, ReadOnlyPrefixes
 from takhin_tiered.engine.refresh import refresh, require_known
 from takhin_tiered.engine.relying import Reliance
+from takhin_tiered.engine.removing import remove_manifests, remove_objects
 from takhin_tiered.errors import SegmentRefused, SegmentShared
 from takhin_tiered.points import reached
-from takhin_tiered.segments.manifest import Manifest
-from takhin_tiered.segments.model import Intent, State
+from takhin_tiered.segments.model import State
 from takhin_tiered.segments.names import SegmentId
 from takhin_tiered.segments.splice import Part
 from takhin_tiered.store import ReadableStore
+from takhin_tiered.vault.generations import Leaving, leaving_with
 from takhin_tiered.vault.owned import OwnedPrefix
 from takhin_tiered.vault.proof import load_manifest
 from takhin_tiered.verbs import verb
@@ -58,7 +60,7 @@ class Expirer:
         `SegmentRefused` where it has a local file, as it is in use then, and where it stands under a read-only prefix.
         """
         with verb("expire", identity.path):
-            parts: tuple[Part, ...] = ()
+            parts: frozenset[Part] = frozenset()
             async with self.catalog.lock(identity):
                 segment = require_known(await refresh(self.catalog, self.data_dir, identity), identity)
                 _require_current(self.catalog, identity)
@@ -70,19 +72,15 @@ class Expirer:
                     raise SegmentRefused(f"segment {identity.path} {REASON}", segment=identity.path)
                 manifest = await load_manifest(self.store, identity)
                 if manifest is not None:
-                    parts = manifest.log.parts
-                    now = self.clock.stamp_now()
+                    leaving = await leaving_with(self.store, manifest)
+                    parts = leaving.parts
                     if owned.is_shared and segment.archive is not None:
                         self.catalog.put(replace(segment, archive=replace(segment.archive, held=False)))
-                    self.catalog.intend(
-                        Intent(file.key, identity, file.size, file.sha256, file.part_size, now)
-                        for file in manifest.files.values()
-                        if not file.parts
-                    )
+                    self.catalog.intend(leaving.intents(self.clock.stamp_now()))
                     await self.catalog.flush()
                     reached("expire.intended")
                     _require_current(self.catalog, identity)
-                    await self._remove(owned, manifest)
+                    await self._remove(owned, leaving)
                 elif owned.is_shared:
                     await owned.release(identity)
                 if (
@@ -100,21 +98,20 @@ class Expirer:
             for shared in {part.id for part in parts}:
                 await self.reliance.drop(owned, shared)
 
-    async def _remove(self, owned: OwnedPrefix, manifest: Manifest) -> None:
-        identity, keys = manifest.id, manifest.objects
+    async def _remove(self, owned: OwnedPrefix, leaving: Leaving) -> None:
+        identity = leaving.id
         if owned.is_shared:
             # First: else of two that expire it at once each would leave it to the other.
             await owned.release(identity)
             reached("expire.released")
         try:
-            await owned.delete([identity.manifest_key])
+            await remove_manifests(owned, self.catalog, leaving, gives_up_parts=False)
         except SegmentShared as error:
             logs.logger().info("other replicas still rely on it", key=error.key)
-            self.catalog.settle(keys)
+            # What only a superseded generation named has its intent until the removal of orphans has judged it.
+            self.catalog.settle(leaving.manifest.objects)
             place = identity.place
             self.catalog.withdrawn[place] = max(identity.base_offset, self.catalog.withdrawn.get(place, -1))
             return
-        reached("expire.manifest.deleted")
-        await owned.delete(keys)
-        reached("expire.objects.deleted")
-        self.catalog.settle(keys)
+        await remove_objects(owned, leaving, gives_up_parts=False)
+        self.catalog.settle(leaving.keys)

@@ -124,7 +124,8 @@ class Looks:
         places = {Place(*partition, at) for at, _, _ in self._catalog.lineage(partition).chain(label)}
         step = 1 + sum(map(self._catalog.count, places)) // _STRIP_AT_MOST
         log = self._catalog.log_of(partition, label, lambda _: next(number) % step == 0)
-        return cells_of(log, looking.situation.policy, looking.clock.now(), usage_now(looking.situation, looking.clock))
+        policy, clock = looking.situation.policy, looking.clock
+        return cells_of(log, policy, clock.now(), usage_now(looking.situation, clock), sure=clock.sure_now())
 
     async def count(self, seconds: float, within: Sequence[Partition] | None = None) -> bool:
         """Bring `summary` up to date, of all or some partitions. True if all is.

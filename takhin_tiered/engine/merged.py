@@ -7,21 +7,20 @@ from dataclasses import dataclass
 from takhin_tiered import logs
 from takhin_tiered.catalog.catalog import Catalog
 from takhin_tiered.engine.expire import Expirer
-from takhin_tiered.engine.superseded import SupersededRemover
-from takhin_tiered.errors import SegmentBusy, SegmentShared
+from takhin_tiered.engine.superseded import SupersededRemover, remove_generation
+from takhin_tiered.errors import ObjectCorrupt, ObjectMissing, SegmentBusy, SegmentShared
 from takhin_tiered.segments.manifest import Manifest
-from takhin_tiered.segments.names import generation_of
+from takhin_tiered.vault.generations import superseded_of
 from takhin_tiered.vault.owned import OwnedPrefix
 
 
 async def forget_compacted(owned: OwnedPrefix, old: Manifest, new: Manifest) -> None:
-    """Remove the generation that compaction has replaced, but for objects that the new one names."""
-    still = {file.key for file in new.files.values()}
-    own = [key for key in old.objects if generation_of(key) == old.generation]
-    keys = [key for key in own if key not in still]
+    """Remove the generation that compaction has replaced, but for objects that another one names."""
+    stays = [new]
     try:
-        await owned.delete([*keys, old.id.superseded_key(old.generation)])
-    except (SegmentShared, SegmentBusy) as error:
+        stays += [each async for each in superseded_of(owned.store, old.id) if each.generation != old.generation]
+        await remove_generation(owned, old, stays)
+    except (SegmentShared, SegmentBusy, ObjectCorrupt, ObjectMissing) as error:
         logs.logger().warning("what compaction replaced is kept", generation=old.generation, error=str(error))
         return
     logs.logger().info("removed what compaction replaced", generation=old.generation)

@@ -100,9 +100,10 @@ class SegmentInfos:
         """``crowded`` are the restored segments that outgrow the cache, where they are known already."""
         policy, now, is_current = self.situation.policy, self.clock.now(), self.catalog.is_current(segment.id)
         usage = usage_now(self.situation, self.clock)
+        sure = self.clock.sure_now()
         if crowded is None:
             # A copy may only be too much once its lease is over. Only then are all others counted.
-            crowded = self.crowded_out() if segment.restored and now >= segment.lease_until else set()
+            crowded = self.crowded_out() if segment.restored and not segment.lease_left(sure) else set()
         step = explain(
             segment,
             policy,
@@ -117,13 +118,21 @@ class SegmentInfos:
             step = replace(step, reason=retrieval.reason, reason_code="requested")
         incarnation = incarnation_of(self.catalog, segment.id)
         return describe_segment(
-            segment, policy, now, incarnation, step, is_current=is_current, usage=usage, retrieval=retrieval
+            segment,
+            policy,
+            now,
+            incarnation,
+            step,
+            is_current=is_current,
+            usage=usage,
+            retrieval=retrieval,
+            sure=sure,
         )
 
     def crowded_out(self) -> set[SegmentId]:
         """The restored segments that do not fit the local cache."""
         usage = usage_now(self.situation, self.clock)
-        return over_cache_size(self.catalog.restored(), self.situation.policy, self.clock.now(), usage)
+        return over_cache_size(self.catalog.restored(), self.situation.policy, usage, sure=self.clock.sure_now())
 
     def list(
         self,
@@ -136,11 +145,12 @@ class SegmentInfos:
     ) -> Iterator[SegmentInfo]:
         """Known segments in order, those behind ``after``; each as it stands now. None: whatever it is."""
         now, crowded, usage = self.clock.now(), self.crowded_out(), usage_now(self.situation, self.clock)
+        sure = self.clock.sure_now()
         within = partial(has_incarnation, self.catalog, topic_id)
         for segment in self.catalog.segments(topic=topic, after=after, within=within):
             if state is not None and segment.state is not state:
                 continue
-            if tier is not None and classify(segment, self.situation.policy, now, usage) is not tier:
+            if tier is not None and classify(segment, self.situation.policy, now, usage, sure=sure) is not tier:
                 continue
             if topic_id and not is_of(self.catalog, segment, topic_id):
                 continue

@@ -30,19 +30,16 @@ class PressureReader:
         """The same outlook with what leaves early; after a scan, blocking."""
         policy, view = self.situation.policy, self.situation.view
         frees = policy.enabled and (policy.unlinks_somewhere or policy.trims_somewhere)
-        if not policy.reserve or not frees:
-            self.metrics.reserve_missing_bytes.set(0)
-            return outlook
-        rooms = rooms_of(self.data_dir)
+        rooms = rooms_of(self.data_dir) if policy.reserve and frees else {}
         missing = {device: room.missing(policy.reserve) for device, room in rooms.items()}
         if not any(missing.values()):
             self.metrics.reserve_missing_bytes.set(0)
-            return outlook
+            return replace(outlook, reserve_missing=0)
         now = self.clock.now()
         ahead = self.clock.ahead()
         without = replace(outlook, opens_at=policy.windows.opens_at(now), clock_ahead=ahead)
         usage = self.situation.tracker.at(now)
-        crowded = over_cache_size(self.catalog.restored(), policy, now, usage)
+        crowded = over_cache_size(self.catalog.restored(), policy, usage, sure=now - ahead)
 
         def log_start(partition: Partition) -> int:
             told = view.offsets.get(partition)
@@ -66,12 +63,13 @@ class PressureReader:
             ),
             policy,
             missing,
-            now=now,
+            sure=now - ahead,
             device_of=self._device_of,
             is_led=is_led,
             log_start=log_start,
         )
-        self.metrics.reserve_missing_bytes.set(sum(left.values()))
+        total = sum(left.values())
+        self.metrics.reserve_missing_bytes.set(total)
         for device, size in left.items():
             logs.logger().warning(
                 "the reserve of the disk cannot be met: nothing else may leave",
@@ -80,7 +78,8 @@ class PressureReader:
                 hint="Make room, or see takhin-tiered plan for why the other segments stay",
             )
         reasons = {device: room.describe(policy.reserve) for device, room in rooms.items()}
-        return replace(outlook, pressed={identity: reasons[device] for identity, device in chosen.items()})
+        pressed = {identity: reasons[device] for identity, device in chosen.items()}
+        return replace(outlook, pressed=pressed, reserve_missing=total)
 
     def _device_of(self, partition: Partition) -> int | None:
         try:

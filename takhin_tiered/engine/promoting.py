@@ -130,11 +130,11 @@ class Promoter:
         return is_wanted and self.heating.tracker.is_rested(identity, now)
 
     def _choose(self, archived: list[Segment], now: float) -> Choice:
-        usage, policy = self.heating.tracker.at(now), self.situation.policy
+        usage, policy, sure = self.heating.tracker.at(now), self.situation.policy, self.clock.sure_now()
         copies = [segment for segment in self.catalog.restored() if self._may_leave(segment)]
 
         def described(segment: Segment, size: int) -> Candidate:
-            may_leave = now >= segment.lease_until and segment.is_proven and not segment.active
+            may_leave = not segment.lease_left(sure) and segment.is_proven and not segment.active
             stays = not may_leave or not self.catalog.is_current(segment.id)
             return Candidate(segment.id, size, usage.rate(segment.id), stays=stays)
 

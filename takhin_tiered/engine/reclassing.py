@@ -19,6 +19,7 @@ from takhin_tiered import logs
 from takhin_tiered.catalog.catalog import Catalog
 from takhin_tiered.codec.checksums import bytes_source, checksum_of
 from takhin_tiered.concurrency import all_of
+from takhin_tiered.engine.class_walks import ClassWalks
 from takhin_tiered.engine.clock import Clock
 from takhin_tiered.engine.limits import Limits
 from takhin_tiered.engine.situation import Situation, usage_now
@@ -33,6 +34,7 @@ from takhin_tiered.errors import (
 )
 from takhin_tiered.metrics import Metrics
 from takhin_tiered.points import reached
+from takhin_tiered.segments.classes import Walk
 from takhin_tiered.segments.model import Segment, Tier
 from takhin_tiered.segments.names import SegmentId, parse_object_key
 from takhin_tiered.segments.policy import classify
@@ -73,6 +75,7 @@ class ClassChanger:
     metrics: Metrics
     stopping: asyncio.Event
     notes: Notes | None
+    walks: ClassWalks
 
     async def change(self, owned: OwnedPrefix) -> None:
         """Change the classes of cold segments, if that is due. It ends after a part of the cycle's interval.
@@ -85,9 +88,12 @@ class ClassChanger:
         for change in sorted({self._change_of(topic) for topic in {place.topic for place in self.catalog.places()}}):
             if not change.target or change.source == change.target or not await self._is_due(change):
                 continue
+            began = self.clock.sure_now()
             largest = await self._largest(owned, change)
-            if largest is not None and not await self._change_all(owned, change, largest):
-                return
+            if largest is not None:
+                if not await self._change_all(owned, change, largest):
+                    return
+                await self.walks.note(change.source, change.target, Walk(began, largest))
             await self._note(change)
 
     def _change_of(self, topic: str) -> _Change:
@@ -182,8 +188,8 @@ class ClassChanger:
         if self._change_of(identity.topic) != change:
             return False
         # What is read much is dear to read in a class of what is not, and cannot be promoted from some.
-        usage = usage_now(self.situation, self.clock)
-        return classify(segment, self.situation.policy, self.clock.now() - self.clock.ahead(), usage) is Tier.COLD
+        usage, sure = usage_now(self.situation, self.clock), self.clock.sure_now()
+        return classify(segment, self.situation.policy, sure, usage, sure=sure) is Tier.COLD
 
     async def _change_one(self, owned: OwnedPrefix, identity: SegmentId, keys: list[str], change: _Change) -> None:
         try:

@@ -19,13 +19,14 @@ from weakref import WeakValueDictionary
 from takhin_tiered import logs
 from takhin_tiered.catalog.catalog import Catalog
 from takhin_tiered.engine.clock import Clock
+from takhin_tiered.engine.removing import remove_manifests, remove_objects
 from takhin_tiered.errors import SegmentBusy, SegmentShared
 from takhin_tiered.points import reached
 from takhin_tiered.segments.manifest import Manifest
-from takhin_tiered.segments.model import Intent
 from takhin_tiered.segments.names import MAX_OFFSET, Place, SegmentId, parts_record, replica_of
 from takhin_tiered.segments.splice import Part
 from takhin_tiered.store import ReadableStore
+from takhin_tiered.vault.generations import leaving_with
 from takhin_tiered.vault.owned import OwnedPrefix
 from takhin_tiered.vault.proof import load_manifest
 
@@ -108,23 +109,21 @@ class Reliance:
 
     async def _remove(self, owned: OwnedPrefix, manifest: Manifest) -> None:
         """Its retention is over for all replicas. The manifest goes first; see `takhin_tiered.engine.expire`."""
-        identity, now = manifest.id, self.clock.stamp_now()
-        self.catalog.intend(
-            Intent(file.key, identity, file.size, file.sha256, file.part_size, now)
-            for file in manifest.files.values()
-            if not file.parts
-        )
+        identity = manifest.id
+        leaving = await leaving_with(self.store, manifest)
+        self.catalog.intend(leaving.intents(self.clock.stamp_now()))
         await self.catalog.flush()
         try:
-            await owned.delete([identity.manifest_key], gives_up_parts=True)
-            await owned.delete(manifest.objects, gives_up_parts=True)
+            await remove_manifests(owned, self.catalog, leaving, gives_up_parts=True)
+            await remove_objects(owned, leaving, gives_up_parts=True)
         except (SegmentShared, SegmentBusy) as error:
             logs.logger().info("another replica relies on it", segment=identity.full_path, key=error.key)
+            self.catalog.settle(manifest.objects)
         else:
+            self.catalog.settle(leaving.keys)
             if (known := self.catalog.get(identity)) is not None and not known.local:
                 self.catalog.remove(identity)
             logs.logger().info("removed what no replica relies on any more", segment=identity.full_path)
-        self.catalog.settle(manifest.objects)
         await self.catalog.flush()
 
     def _lock(self, identity: SegmentId) -> asyncio.Lock:

@@ -17,7 +17,7 @@ class CycleReport:
     ``evicted`` are all that left the disk, just archived or before.
 
     ``bytes_freed`` are those of unlinked files. Their space is free once whoever has them open, as a live broker
-    does, closes them.
+    does, closes them. ``reserve_missing`` is as in `Outlook`.
     """
 
     started_at: float
@@ -31,6 +31,7 @@ class CycleReport:
     bytes_freed: int = 0
     trimmed: int = 0
     failures: list[tuple[str, str]] = field(default_factory=list)
+    reserve_missing: int = 0
 
     @property
     def failed(self) -> bool:
@@ -50,6 +51,7 @@ class CycleReport:
             bytes_freed=self.bytes_freed,
             trimmed=self.trimmed,
             failures=tuple(FailedSegment(path, error) for path, error in self.failures),
+            reserve_missing_bytes=self.reserve_missing,
         )
 
 

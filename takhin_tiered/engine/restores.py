@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import AbstractAsyncContextManager
 from decimal import Decimal
 from functools import partial
@@ -22,7 +22,15 @@ from takhin_tiered.engine.refresh import unknown
 from takhin_tiered.engine.restore import Restorer, ToRestore
 from takhin_tiered.engine.retrieving import Progress, Retriever
 from takhin_tiered.engine.spending import Spending
-from takhin_tiered.errors import InGlacier, ObjectCorrupt, ObjectMissing, SegmentConflict, StoreError, TakhinError
+from takhin_tiered.errors import (
+    InGlacier,
+    ObjectCorrupt,
+    ObjectMissing,
+    OverBudget,
+    SegmentConflict,
+    StoreError,
+    TakhinError,
+)
 from takhin_tiered.segments.model import Segment
 from takhin_tiered.segments.names import Place, SegmentId
 from takhin_tiered.segments.retrieval import Retrieval
@@ -92,7 +100,7 @@ class Restores:
 
         `InGlacier` where it was requested from an archive class, now or before: it is restored once it can be read.
         """
-        await self._retriever.require(wanted.id)
+        await self._require(wanted.id)
         try:
             segment = await self._restore(wanted)
         except InGlacier as error:
@@ -106,8 +114,25 @@ class Restores:
 
     async def request(self, wanted: ToRestore) -> None:
         """See `Retrieves.request_retrieval`."""
-        await self._retriever.require(wanted.id)
+        await self._require(wanted.id)
         await self._request(wanted)
+
+    async def _require(self, identity: SegmentId) -> None:
+        """Return if the segment was not requested, or can be read. `InGlacier` says when it is expected."""
+        retrieval = self._retriever.pending.get(identity)
+        if retrieval is None:
+            return
+        match await self._retriever.look(retrieval):
+            case Progress.COMING:
+                raise self._retriever.not_yet(retrieval)
+            case Progress.GONE | Progress.LAPSED:
+                await self._give_up(retrieval)
+
+    async def _give_up(self, retrieval: Retrieval) -> None:
+        """What was retrieved for nothing is paid for all the same."""
+        if retrieval.sent and not retrieval.only_manifest:
+            await self._spending.lose(self._catalog.get(retrieval.id), retrieval.storage_class)
+        await self._retriever.forget([retrieval.id])
 
     @property
     def is_waiting(self) -> bool:
@@ -139,9 +164,16 @@ class Restores:
         match await self._retriever.look(retrieval):
             case Progress.COMING:
                 return False
+            case Progress.UNREQUESTED:
+                await self._request_rest(retrieval)
+                return False
+            case Progress.LAPSED:
+                log.warning("a requested segment is given up: its retrieved copy has lapsed; ask for it again")
+                await self._give_up(retrieval)
+                return False
             case Progress.GONE:
-                log.warning("a requested segment is not restored: it is on the disk, was removed, or was not fetched")
-                await self._retriever.forget([identity])
+                log.warning("a requested segment is not restored: it is on the disk, or was removed")
+                await self._give_up(retrieval)
                 return False
         # What it costs was admitted when it was requested.
         wanted = ToRestore(
@@ -160,6 +192,24 @@ class Restores:
         await self._retriever.forget([identity])
         return True
 
+    async def _request_rest(self, retrieval: Retrieval) -> None:
+        """Request what was noted and never sent, or what a retrieved manifest names, if the budget allows it."""
+        wanted = ToRestore(
+            retrieval.id,
+            retrieval.lease,
+            retrieval.log,
+            retrieval.correlation,
+            retrieval.by,
+            over_budget=retrieval.over_budget,
+        )
+        try:
+            await self._request(wanted)
+        except InGlacier:
+            return
+        except OverBudget as error:
+            logs.logger().warning("a requested segment is given up", error=str(error))
+            await self._retriever.forget([retrieval.id])
+
     async def _request(self, wanted: ToRestore, because: InGlacier | None = None) -> None:
         await self._retriever.request(wanted, partial(self._within_budget, wanted), because=because)
 
@@ -177,15 +227,22 @@ class Restores:
 
         ``storage_class`` is the one in which it was found, as a lifecycle rule may have moved it.
         """
-        pending = self._retriever.pending
-        waiting = [(self._catalog.get(each), pending[each].storage_class) for each in pending if each != wanted.id]
-        storage_class = storage_class or (pending[wanted.id].storage_class if wanted.id in pending else "")
         return self._spending.restoring(
             wanted.id.path,
-            self._spending.cost_of(self._catalog.get(wanted.id), storage_class),
+            self.cost_of(self._catalog.get(wanted.id), storage_class),
             over_budget=wanted.over_budget,
-            waiting=sum((self._spending.cost_of(*each) for each in waiting), Decimal(0)),
+            waiting=self.waiting_cost({wanted.id}),
         )
+
+    def cost_of(self, segment: Segment | None, storage_class: str = "") -> Decimal:
+        """See `Spending.cost_of`; of what waits for an archive class, by the one that it was requested from."""
+        retrieval = None if segment is None else self._retriever.pending.get(segment.id)
+        return self._spending.cost_of(segment, storage_class or (retrieval.storage_class if retrieval else ""))
+
+    def waiting_cost(self, but: Collection[SegmentId] = ()) -> Decimal:
+        """Dollars for the restores that wait for an archive class, but for these."""
+        waiting = [self._catalog.get(each) for each in self._retriever.pending if each not in but]
+        return sum(map(self.cost_of, waiting), Decimal(0))
 
     async def _fetch(self, wanted: ToRestore, known: Segment | None) -> Segment:
         if known is not None and known.archive is not None and known.archive.size <= SMALL:

@@ -2,6 +2,9 @@
 
 That takes minutes to days. So a restore is not held up: it is told when to expect the segment, and the daemon restores
 it then. What was requested is in the journal before the request is sent, so that a restart goes on waiting.
+
+Nothing is paid for that the budget did not allow: what was noted and never sent, and what only a retrieved manifest
+names, asks it again. What lapsed before it was restored is given up. It was paid for, and a person has to ask anew.
 """
 
 from __future__ import annotations
@@ -9,7 +12,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from takhin_tiered import logs
@@ -22,12 +25,13 @@ from takhin_tiered.engine.restore import ToRestore
 from takhin_tiered.errors import InGlacier, InvalidSegmentPath, ObjectMissing
 from takhin_tiered.metrics import Metrics
 from takhin_tiered.points import reached
-from takhin_tiered.segments.names import SegmentId
+from takhin_tiered.segments.names import SegmentId, parse_manifest_key
 from takhin_tiered.segments.retrieval import (
     DEEP_ARCHIVE,
     GLACIER,
     STANDARD_TIER,
     Retrieval,
+    days_needed,
     longest_retrieval,
     minute_of,
     pause_before_look,
@@ -36,15 +40,20 @@ from takhin_tiered.store import ObjectInfo, ReadableStore
 from takhin_tiered.vault.proof import load_manifest, log_of
 
 _PREFIX = "retrieval:"
-_DAY = 86400.0
+_SHORTEST = 86400.0
+"""Seconds for which nothing lapses that was requested: copies are asked for in days."""
 Admit = Callable[[str], AbstractAsyncContextManager[None]]
 
 
 class Progress(StrEnum):
     COMING = "coming"
     READABLE = "readable"
+    UNREQUESTED = "unrequested"
+    """Something has to be requested that was not: the budget has to be asked."""
+    LAPSED = "lapsed"
+    """It was retrieved, and not restored while it could be read."""
     GONE = "gone"
-    """Nothing is to be restored any more, or what was brought back has lapsed."""
+    """Nothing is to be restored any more."""
 
 
 @dataclass(slots=True)
@@ -78,17 +87,6 @@ class Retriever:
             self.pending[retrieval.id] = retrieval
         self._tell()
 
-    async def require(self, identity: SegmentId) -> None:
-        """Return if the segment was not requested, or can be read. `InGlacier` says when it is expected."""
-        retrieval = self.pending.get(identity)
-        if retrieval is None:
-            return
-        match await self.look(retrieval):
-            case Progress.COMING:
-                raise self._not_yet(retrieval)
-            case Progress.GONE:
-                await self.forget([identity])
-
     async def require_readable(self, identity: SegmentId) -> None:
         """`InGlacier` where something would have to be retrieved before the segment can be restored."""
         for info in await self._frozen(identity):
@@ -112,28 +110,35 @@ class Retriever:
             return
         storage_class = next((info.storage_class for info in frozen if info.storage_class), GLACIER)
         before, now = self.pending.get(wanted.id), self.clock.now()
-        since = before.requested_at if before is not None else now
+        # The pauses between looks grow from then on, also where a server refuses a request again and again.
+        goes_on = before is not None and now - before.requested_at < _SHORTEST and not _is_next(before, frozen)
+        since = before.requested_at if before is not None and goes_on else now
         retrieval = Retrieval(
             wanted.id,
             storage_class,
             since,
-            since + longest_retrieval(storage_class, self._tier_for(storage_class)),
+            since + max(longest_retrieval(info.storage_class, self._tier_for(info.storage_class)) for info in frozen),
             wanted.lease,
             wanted.log,
             wanted.by,
             wanted.correlation,
+            over_budget=wanted.over_budget,
+            only_manifest=_is_manifest(frozen),
         )
         async with admit(storage_class):
             await self._note(retrieval)
             reached("retrieve.journaled")
             await self._send(frozen)
+            await self._note(replace(retrieval, sent=True))
         self._next_look[wanted.id] = now + pause_before_look(retrieval, now)
-        raise self._not_yet(retrieval)
+        raise self.not_yet(retrieval)
 
     async def _send(self, frozen: Sequence[ObjectInfo]) -> None:
+        classes = {info.storage_class for info in frozen}
+        days = days_needed(self.days, classes, self.tier, before_others=_is_manifest(frozen))
         for info in frozen:
             if not info.is_coming:
-                await self.store.retrieve(info.key, days=self.days, tier=self._tier_for(info.storage_class))
+                await self.store.retrieve(info.key, days=days, tier=self._tier_for(info.storage_class))
                 logs.logger().info("requested an object", key=info.key, storage_class=info.storage_class)
                 reached("retrieve.requested")
 
@@ -144,7 +149,7 @@ class Retriever:
         return sorted(found, key=lambda each: (each.id.place, -each.id.base_offset))
 
     async def look(self, retrieval: Retrieval) -> Progress:
-        """How far it is, by the store's word. What was noted and never sent is sent now."""
+        """How far it is, by the store's word."""
         now = self.clock.now()
         self._next_look[retrieval.id] = now + pause_before_look(retrieval, now)
         segment = self.catalog.get(retrieval.id)
@@ -156,11 +161,11 @@ class Retriever:
             return Progress.GONE
         if not frozen:
             return Progress.READABLE
-        if any(not info.is_coming for info in frozen):
-            if now > retrieval.expected_at + self.days * _DAY:
-                return Progress.GONE
-            await self._send(frozen)
-        return Progress.COMING
+        if all(info.is_coming for info in frozen):
+            return Progress.COMING
+        if not retrieval.sent or _is_next(retrieval, frozen) or now - retrieval.requested_at < _SHORTEST:
+            return Progress.UNREQUESTED
+        return Progress.LAPSED
 
     async def forget(self, identities: Iterable[SegmentId]) -> None:
         for identity in identities:
@@ -204,7 +209,7 @@ class Retriever:
         """The deep archive knows no expedited retrieval."""
         return STANDARD_TIER if storage_class == DEEP_ARCHIVE and self.tier == "Expedited" else self.tier
 
-    def _not_yet(self, retrieval: Retrieval) -> InGlacier:
+    def not_yet(self, retrieval: Retrieval) -> InGlacier:
         path = retrieval.id.path
         return InGlacier(
             f"segment {path} is in {retrieval.storage_class}: it was requested at {minute_of(retrieval.requested_at)}, "
@@ -215,6 +220,16 @@ class Retriever:
             seconds=max(0.0, retrieval.expected_at - self.clock.now()),
             is_requested=True,
         )
+
+
+def _is_manifest(frozen: Sequence[ObjectInfo]) -> bool:
+    """Whether it is a manifest alone: what it names is not known yet."""
+    return all(parse_manifest_key(info.key) is not None for info in frozen)
+
+
+def _is_next(retrieval: Retrieval, frozen: Sequence[ObjectInfo]) -> bool:
+    """Whether the manifest came, and has told what else has to be retrieved."""
+    return retrieval.only_manifest and not _is_manifest(frozen)
 
 
 def _name(identity: SegmentId) -> str:

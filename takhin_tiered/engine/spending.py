@@ -10,12 +10,14 @@ from decimal import Decimal
 from takhin_tiered import logs
 from takhin_tiered.catalog.journal import Journal
 from takhin_tiered.config import Settings
-from takhin_tiered.cost.prices import Prices, exact
+from takhin_tiered.cost.prices import GB, Prices, exact
 from takhin_tiered.cost.retrieving import retrieval_cost
 from takhin_tiered.cost.usage import Purpose, Usage
+from takhin_tiered.engine.class_walks import ClassWalks
 from takhin_tiered.errors import OverBudget
-from takhin_tiered.segments.model import Segment
-from takhin_tiered.segments.retrieval import class_of_object
+from takhin_tiered.segments.classes import class_of_log
+from takhin_tiered.segments.model import Archive, Segment
+from takhin_tiered.segments.names import SegmentId
 from takhin_tiered.store import RequestCounter, counted_as
 
 _NAME = "spending"
@@ -35,8 +37,9 @@ class Spending:
         self.prices: Prices = settings.prices
         self.policy = settings.policy
         self.budget = exact(settings.budget_restore_monthly)
+        self.walks = ClassWalks(journal, may_write=may_write)
         self._counter, self._journal, self._may_write = counter, journal, may_write
-        # By month: estimates of restores that were running in a process that was killed.
+        # By month: estimates of restores that ran in a process that was killed, and what was retrieved in vain.
         self._broken: dict[str, Decimal] = {}
         self._running = 0
         # Of restores since none ran: what was spent on restores before, and their estimates.
@@ -48,6 +51,7 @@ class Spending:
         self.policy = settings.policy
 
     async def load(self) -> None:
+        await self.walks.load()
         text = await self._journal.get_meta(_NAME) if self._journal is not None else None
         if text is None:
             return
@@ -88,13 +92,27 @@ class Spending:
     def cost_of(self, segment: Segment | None, storage_class: str = "") -> Decimal:
         """Dollars for a restore; nothing where its log is on the disk, or the catalog knows of no archived copy.
 
-        ``storage_class`` is the one in which it was found; else it is that of cold segments of its topic.
+        ``storage_class`` is the one in which it was found; else it is as `class_of` has it.
         """
         if segment is None or segment.archive is None or segment.local.log is not None:
             return _NOTHING
         size = segment.archive.stored_size
-        own = class_of_object(self.policy.of(segment.id.topic).class_when_cold, size)
-        return retrieval_cost(self.prices, storage_class or own, size)
+        return retrieval_cost(self.prices, storage_class or self.class_of(segment.id, segment.archive), size)
+
+    def class_of(self, identity: SegmentId, archive: Archive) -> str:
+        """The storage class in which the log of an archived copy stands, by what was asked of the store."""
+        rules = self.policy.of(identity.topic)
+        return class_of_log(archive, rules, self.walks.of(rules))
+
+    async def lose(self, segment: Segment | None, storage_class: str) -> None:
+        """Count as spent what was retrieved from an archive class, and never read: no byte that comes tells of it."""
+        if segment is None or segment.archive is None:
+            return
+        amount = self.prices.of(storage_class).retrieval * segment.archive.stored_size / GB
+        month = self.usage.month
+        self._broken[month] = self._broken.get(month, _NOTHING) + amount
+        self._saved = -1
+        await self.save()
 
     @asynccontextmanager
     async def restoring(

@@ -31,20 +31,21 @@ class Cell:
     before: str
 
 
-def cells_of(log: Sequence[Segment], policy: Policy, now: float, usage: Usage) -> list[Cell]:
+def cells_of(log: Sequence[Segment], policy: Policy, now: float, usage: Usage, *, sure: float) -> list[Cell]:
+    """``sure`` is as in `Segment.lease_left`."""
     bounds = [round(number * len(log) / CELLS) for number in range(CELLS + 1)]
     if len(log) <= CELLS:
         bounds = list(range(len(log) + 1))
     return [
-        _cell(log[start:end], log[start - 1].id.exact_path if start else "", policy, now, usage)
+        _cell(log[start:end], log[start - 1].id.exact_path if start else "", policy, now, usage, sure=sure)
         for start, end in pairwise(bounds)
         if end > start
     ]
 
 
-def _cell(some: Sequence[Segment], before: str, policy: Policy, now: float, usage: Usage) -> Cell:
+def _cell(some: Sequence[Segment], before: str, policy: Policy, now: float, usage: Usage, *, sure: float) -> Cell:
     places = [segment.state for segment in some]
-    tiers = [classify(segment, policy, now, usage) for segment in some]
+    tiers = [classify(segment, policy, now, usage, sure=sure) for segment in some]
     return Cell(
         place=max(State, key=places.count),
         tier=max(Tier, key=tiers.count),

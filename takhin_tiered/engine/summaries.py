@@ -107,14 +107,14 @@ class Summaries:
 
     def _count(self, partition: Partition) -> Summary:
         found, policy, now = Summary(), self.situation.policy, self.clock.now()
-        usage = usage_now(self.situation, self.clock)
+        usage, sure = usage_now(self.situation, self.clock), self.clock.sure_now()
         for place in self._places(partition):
             for number, (base, row) in enumerate(self.catalog.packed(place).items()):
                 if number % _COUNTED_AT_ONCE == 0:
                     # Let the event loop have the interpreter.
                     time.sleep(0)
                 segment = unpack(place.segment(base), row)
-                size, tier = segment.size, classify(segment, policy, now, usage)
+                size, tier = segment.size, classify(segment, policy, now, usage, sure=sure)
                 found.segments += 1
                 if tier is Tier.HOT:
                     found.hot += 1

@@ -27,11 +27,12 @@ from takhin_tiered.engine.turns import Turn
 from takhin_tiered.errors import ObjectCorrupt, ObjectMissing, StoreError, TakhinError
 from takhin_tiered.points import reached
 from takhin_tiered.segments.manifest import Manifest
-from takhin_tiered.segments.names import SegmentId, generation_of, parse_superseded_key
-from takhin_tiered.store import ObjectInfo, ReadableStore
+from takhin_tiered.segments.names import SegmentId
+from takhin_tiered.store import ReadableStore
 from takhin_tiered.vault.codecs import Codecs
+from takhin_tiered.vault.generations import list_superseded, named_by, read_superseded
 from takhin_tiered.vault.owned import OwnedPrefix
-from takhin_tiered.vault.proof import prove_archived, read_manifest
+from takhin_tiered.vault.proof import load_manifest, prove_archived
 from takhin_tiered.verbs import verb
 
 
@@ -70,12 +71,13 @@ class SupersededRemover:
     async def remove_all(self, owned: OwnedPrefix, identity: SegmentId) -> None:
         """Remove all superseded generations of a segment that is archived no more, as compaction has merged it away."""
         async with self.catalog.lock(identity):
-            if self.catalog.get(identity) is not None:
+            if self.catalog.get(identity) is not None or await load_manifest(self.store, identity) is not None:
+                # Where its manifest stands, other replicas rely on it, or it is under a prefix that is only read.
                 return
-            found = await self._superseded(identity)
-            manifests = [await self._read(identity, n) for n, info in sorted(found.items()) if not info.read_only]
-            while manifests:
-                await self._remove_generation(owned, manifests.pop(0), manifests)
+            found = await list_superseded(self.store, identity)
+            manifests = {n: await read_superseded(self.store, identity, n) for n in sorted(found)}
+            for generation in [n for n, info in sorted(found.items()) if not info.read_only]:
+                await self._remove_generation(owned, manifests.pop(generation), manifests.values())
 
     async def _remove_of(self, owned: OwnedPrefix, identity: SegmentId, keep: float) -> int:
         with verb("remove superseded", identity.path):
@@ -87,12 +89,13 @@ class SupersededRemover:
                     # Nothing of an earlier incarnation is removed automatically.
                     return 0
                 now = self.clock.sure_now()
-                found = await self._superseded(identity)
+                found = await list_superseded(self.store, identity)
                 old = [n for n, info in found.items() if now - info.modified > keep and not info.read_only]
                 if not old:
                     return 0
                 current = await prove_archived(self.store, identity, self.codecs.keys)
-                manifests = {n: await self._read(identity, n) for n in found} | {current.generation: current}
+                manifests = {n: await read_superseded(self.store, identity, n) for n in found}
+                manifests[current.generation] = current
                 reached("superseded.proven")
                 removed = 0
                 for generation in sorted(old):
@@ -104,31 +107,21 @@ class SupersededRemover:
                     removed += 1
                 return removed
 
-    async def _superseded(self, identity: SegmentId) -> dict[int, ObjectInfo]:
-        """The segment's superseded generations, as the store lists their manifests now."""
-        found: dict[int, ObjectInfo] = {}
-        async for info in self.store.list(identity.superseded_prefix):
-            parsed = parse_superseded_key(info.key)
-            if parsed is not None and parsed[0] == identity:
-                found[parsed[1]] = info
-        return found
-
-    async def _read(self, identity: SegmentId, generation: int) -> Manifest:
-        """A superseded manifest; `ObjectCorrupt` where it is none of this generation."""
-        key = identity.superseded_key(generation)
-        manifest = await read_manifest(self.store, identity, key)
-        if manifest.generation != generation or any(generation_of(f.key) > generation for f in manifest.files.values()):
-            raise ObjectCorrupt(f"{key} is not the manifest of generation {generation}", segment=identity.path, key=key)
-        return manifest
-
     async def _remove_generation(self, owned: OwnedPrefix, old: Manifest, others: Iterable[Manifest]) -> None:
-        named = {file.key for other in others for file in other.files.values()}
-        files = [file for file in old.files.values() if file.key not in named and not file.parts]
-        await owned.delete([file.key for file in files])
-        reached("superseded.objects.deleted")
-        await owned.delete([old.id.superseded_key(old.generation)])
-        self.catalog.superseded -= 1
-        reached("superseded.manifest.deleted")
-        logs.logger().info(
-            "removed a superseded generation", generation=old.generation, bytes=sum(file.size for file in files)
-        )
+        size = await remove_generation(owned, old, others)
+        self.catalog.superseded = max(0, self.catalog.superseded - 1)
+        logs.logger().info("removed a superseded generation", generation=old.generation, bytes=size)
+
+
+async def remove_generation(owned: OwnedPrefix, old: Manifest, others: Iterable[Manifest]) -> int:
+    """Remove a superseded manifest, and what it names and ``others`` do not; returns how many bytes.
+
+    With the segment's lock held; ``others`` are all manifests of the segment that stay.
+    """
+    named = named_by(others)
+    files = [file for file in old.files.values() if not file.parts and file.key not in named]
+    await owned.delete([file.key for file in files])
+    reached("superseded.objects.deleted")
+    await owned.delete([old.id.superseded_key(old.generation)])
+    reached("superseded.manifest.deleted")
+    return sum(file.size for file in files)

@@ -123,8 +123,9 @@ class Trimmer:
             return False
         is_kept = segment.active or bool(segment.quarantine) or segment.state is State.LOCAL
         is_pressed = segment.id in self.situation.outlook.pressed
-        usage = self.situation.tracker.at(now)
-        return not is_kept and (is_pressed or classify(segment, self.situation.policy, now, usage) is Tier.COLD)
+        usage, sure = self.situation.tracker.at(now), self.clock.sure_now()
+        tier = classify(segment, self.situation.policy, now, usage, sure=sure)
+        return not is_kept and (is_pressed or tier is Tier.COLD)
 
     async def prove_run(self, owned: OwnedPrefix, run: list[Segment]) -> tuple[list[Segment], str]:
         """The segments up to the first that is not proven, and what is wrong with that one. They are held."""

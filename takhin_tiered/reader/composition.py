@@ -80,8 +80,8 @@ class CacheBound:
 
     def __call__(self, used: int) -> int:
         """``used``: what they have now. Above the reserve of the disk, which running restores draw on too."""
-        parts, now = self.parts, self.parts.clock.now()
-        restored = sum(each.local.size for each in parts.catalog.restored() if now >= each.lease_until)
+        parts, sure = self.parts, self.parts.clock.sure_now()
+        restored = sum(each.local.size for each in parts.catalog.restored() if not each.lease_left(sure))
         parts.metrics.restored_bytes.set(restored)
         try:
             disk = os.statvfs(self.directory)

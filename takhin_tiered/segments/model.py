@@ -190,3 +190,11 @@ class Segment:
     @property
     def restored(self) -> bool:
         return self.lease_until > 0 and self.local.log is not None
+
+    def lease_left(self, sure: float) -> float:
+        """Seconds for which its lease still holds; 0 where it has ended, or there is none.
+
+        ``sure`` is a time that has certainly passed (`Clock.sure_now`): a clock that jumps ahead ends no lease. Nothing
+        else compares a lease with a time.
+        """
+        return max(0.0, self.lease_until - sure) if self.restored else 0.0

@@ -19,7 +19,8 @@ class Outlook:
     """``compacted``: how each compacted partition was recognised. ``due``: why a segment has to be archived whatever
     its age. ``unsafe``: why it must not be archived yet. ``pressed``: why a segment leaves the disk before its age.
     ``opens_at``: when the next window to archive in opens; None while one is open. ``clock_ahead``: seconds by which
-    the clock may be ahead; ages are reduced by it.
+    the clock may be ahead; ages are reduced by it. ``reserve_missing``: bytes that are less free than the
+    reserve of the disks asks for, once all has left that may; None where nobody has looked.
     """
 
     compacted: Mapping[Partition, str] = field(default_factory=dict)
@@ -28,6 +29,7 @@ class Outlook:
     pressed: Mapping[SegmentId, str] = field(default_factory=dict)
     opens_at: float | None = None
     clock_ahead: float = 0.0
+    reserve_missing: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

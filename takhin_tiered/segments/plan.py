@@ -98,11 +98,12 @@ def make_plan(
     broker is about to do. ``is_current``: whether a segment belongs to the current incarnation of its partition; the
     others are kept. ``usage``: how they are read.
     """
-    crowded = over_cache_size(restored, policy, now, usage)
+    sure = now - outlook.clock_ahead
+    crowded = over_cache_size(restored, policy, usage, sure=sure)
     steps = (
-        _earlier(segment, policy, now, usage)
+        _earlier(segment, policy, now, usage, sure)
         if newer is None
-        else _expired(segment, policy, now - outlook.clock_ahead, newer, usage)
+        else _expired(segment, policy, sure, newer, usage)
         or _in_window(
             _decide(segment, policy.of(segment.id.topic), now, crowded, outlook, usage=usage), policy, outlook
         )
@@ -140,9 +141,10 @@ def explain(
     usage: Usage = UNREAD,
 ) -> Step:
     """The plan for one segment, except that retention by size is not applied."""
+    sure = now - outlook.clock_ahead
     if not is_current:
-        return _earlier(segment, policy, now, usage)
-    return _expired(segment, policy, now - outlook.clock_ahead, 0, usage) or _in_window(
+        return _earlier(segment, policy, now, usage, sure)
+    return _expired(segment, policy, sure, 0, usage) or _in_window(
         _decide(segment, policy.of(segment.id.topic), now, crowded, outlook, usage=usage), policy, outlook
     )
 
@@ -159,7 +161,8 @@ def _decide(
     segment: Segment, policy: Policy, now: float, crowded: set[SegmentId], outlook: Outlook, *, usage: Usage
 ) -> Step:
     """``policy`` is the topic's."""
-    tier = classify(segment, policy, now, usage)
+    sure = now - outlook.clock_ahead
+    tier = classify(segment, policy, now, usage, sure=sure)
 
     def keep(reason: str, code: str) -> Step:
         return Step(segment.id, Verb.KEEP, reason, tier, reason_code=code)
@@ -201,13 +204,12 @@ def _decide(
         return keep("changed since the last scan", "unsettled")
     if segment.id in crowded and segment.is_proven:
         return evict("restored segments exceed the local cache; this one is read the least")
-    left = segment.lease_until - (now - outlook.clock_ahead) if segment.restored else 0.0
-    if left > 0:
+    if left := segment.lease_left(sure):
         if segment.is_proven:
             who = f", by {segment.lease_by}" if segment.lease_by else ""
             return keep(f"restored{who}, its lease ends in {_hours(left)}", "leased")
         # Rewritten since it was restored: its age decides, as if it had no lease.
-        tier = classify(replace(segment, lease_until=0.0), policy, now, usage)
+        tier = classify(replace(segment, lease_until=0.0), policy, now, usage, sure=sure)
     pressed = outlook.pressed.get(segment.id, "")
     if tier is Tier.HOT and usage.is_hot(segment.id) and not pressed:
         return _read_much(segment, policy, now, usage.reason(segment.id), keep)
@@ -234,7 +236,7 @@ def _decide(
     reason, code = (f"{aged}; early: {pressed}", "disk_pressure") if pressed else (aged, "cold")
     if again := segment.state is State.LOCAL and segment.archive is not None:
         reason = _CHANGED
-    if not policy.may_unlink or left > 0:
+    if not policy.may_unlink or left:
         # A lease keeps the files on the disk; what the broker rewrote is archived all the same.
         reason += "; to be freed by the broker" if policy.trims else ""
         return Step(segment.id, Verb.COPY, reason, tier, size, 0, segment.local, code, again=again)
@@ -277,24 +279,25 @@ def _with_newer_bytes(
                 yield segment, None
 
 
-def _earlier(segment: Segment, policy: Policy, now: float, usage: Usage) -> Step:
+def _earlier(segment: Segment, policy: Policy, now: float, usage: Usage, sure: float) -> Step:
     """Only an explicit command removes what is archived of an earlier incarnation."""
     reason = "in the archive, from an earlier incarnation of its topic"
-    return Step(segment.id, Verb.KEEP, reason, classify(segment, policy, now, usage), reason_code="archived")
+    tier = classify(segment, policy, now, usage, sure=sure)
+    return Step(segment.id, Verb.KEEP, reason, tier, reason_code="archived")
 
 
-def _expired(segment: Segment, policy: Policy, now: float, newer: int, usage: Usage) -> Step | None:
+def _expired(segment: Segment, policy: Policy, sure: float, newer: int, usage: Usage) -> Step | None:
     """The step that ends a segment's retention in the archive; never for one that has a local copy."""
     if segment.state is not State.ARCHIVED or segment.local or not policy.enabled or segment.archive is None:
         return None
     policy = policy.of(segment.id.topic)
     age, size = policy.max_age(segment.id.topic), policy.max_size(segment.id.topic)
-    tier = classify(segment, policy, now, usage)
+    tier = classify(segment, policy, sure, usage, sure=sure)
     # Kafka's cleaner leaves a modification time of 0 if a source file was gone: that is not an age.
     modified = segment.mtime if segment.mtime > 0 else segment.archive.archived_at
-    if age is not None and now - modified > age:
+    if age is not None and sure - modified > age:
         which = policy.because("retention.hours")
-        reason = f"its retention of {_hours(age)}{which} is over: last modified {_hours(now - modified)} ago"
+        reason = f"its retention of {_hours(age)}{which} is over: last modified {_hours(sure - modified)} ago"
         return Step(segment.id, Verb.EXPIRE, reason, tier, reason_code="retention")
     if size is not None and newer >= size:
         reason = f"newer segments reach its partition's retention of {size} bytes{policy.because('retention.bytes')}"
@@ -302,13 +305,18 @@ def _expired(segment: Segment, policy: Policy, now: float, newer: int, usage: Us
     return None
 
 
-def over_cache_size(restored: Iterable[Segment], policy: Policy, now: float, usage: Usage = UNREAD) -> set[SegmentId]:
-    """Restored segments that exceed the cache: those that are read the least first, and none within its lease."""
+def over_cache_size(
+    restored: Iterable[Segment], policy: Policy, usage: Usage = UNREAD, *, sure: float
+) -> set[SegmentId]:
+    """Restored segments that exceed the cache: those that are read the least first, and none within its lease.
+
+    ``sure`` is as in `Segment.lease_left`.
+    """
     if not policy.unlinks_somewhere:
         return set()
     copies = [segment for segment in restored if policy.of(segment.id.topic).may_unlink]
-    over = [segment for segment in copies if now >= segment.lease_until]
-    kept, leave = sum(segment.local.size for segment in copies if now < segment.lease_until), set()
+    over = [segment for segment in copies if not segment.lease_left(sure)]
+    kept, leave = sum(segment.local.size for segment in copies if segment.lease_left(sure)), set()
     for segment in sorted(over, key=lambda each: (usage.rate(each.id), each.last_access), reverse=True):
         if kept + segment.local.size > policy.cache_size:
             leave.add(segment.id)

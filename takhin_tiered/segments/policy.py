@@ -141,11 +141,6 @@ class Policy:
         return self.class_cold if tier is Tier.COLD else self.class_warm
 
     @property
-    def class_when_cold(self) -> str:
-        """The class in which cold segments stand: without one of their own, warm copies stay in theirs."""
-        return self.class_cold or (self.class_warm if self.warm_copy else "")
-
-    @property
     def names_classes(self) -> bool:
         """Whether objects of any topic are put in another class than STANDARD."""
         names = [self.class_warm, self.class_cold]
@@ -220,11 +215,11 @@ class _Unread:
 UNREAD: Usage = _Unread()
 
 
-def classify(segment: Segment, policy: Policy, now: float, usage: Usage = UNREAD) -> Tier:
+def classify(segment: Segment, policy: Policy, now: float, usage: Usage = UNREAD, *, sure: float) -> Tier:
     """By age since the last modification and its topic's rules. A restored segment is hot for its lease, one that is
-    read much, too, and the active one always.
+    read much, too, and the active one always. ``sure`` is as in `Segment.lease_left`.
     """
-    if segment.active or (segment.restored and now < segment.lease_until):
+    if segment.active or segment.lease_left(sure):
         return Tier.HOT
     policy, age = policy.of(segment.id.topic), now - segment.mtime
     if age < policy.warm_age or usage.is_hot(segment.id):

@@ -86,7 +86,7 @@ def relieve(
     policy: Policy,
     missing: Mapping[int, int],
     *,
-    now: float,
+    sure: float,
     device_of: Callable[[Partition], int | None],
     is_led: Callable[[Partition], bool],
     log_start: Callable[[Partition], int],
@@ -95,6 +95,7 @@ def relieve(
 
     ``segments`` are those with local files, in order. ``decide`` is the plan without pressure, ``missing`` the bytes by
     device. In mode trim the broker frees what it leads (``is_led``), and what is below ``log_start`` leaves already.
+    ``sure`` is as in `Segment.lease_left`.
     """
     disks = {device: _Disk(size) for device, size in missing.items() if size > 0}
     for partition, group in groupby(segments, key=lambda segment: segment.id.place.partition):
@@ -109,10 +110,11 @@ def relieve(
         for segment in sorted(group, key=lambda segment: segment.id):
             if segment.local.log is None:
                 continue
-            is_leased = segment.restored and segment.lease_until > now
             step = decide(segment)
             log = (
-                None if is_leased else _log_of(segment, step, rules, start, may_trim=rules.trims and is_led(partition))
+                None
+                if segment.lease_left(sure)
+                else _log_of(segment, step, rules, start, may_trim=rules.trims and is_led(partition))
             )
             if log is not None and in_order:
                 queue.append(log)

@@ -76,17 +76,21 @@ def describe_segment(
     step: Step,
     *,
     is_current: bool,
+    sure: float,
     usage: Usage = UNREAD,
     retrieval: Retrieval | None = None,
 ) -> SegmentInfo:
-    """``step`` is the segment's step in the next plan; ``retrieval`` is there while it is waited for."""
+    """``step`` is the segment's step in the next plan; ``retrieval`` is there while it is waited for.
+
+    ``sure`` is as in `Segment.lease_left`.
+    """
     archived = segment.archive
     return SegmentInfo(
         segment_path=segment.id.path,
         topic=segment.id.topic,
         partition=segment.id.partition,
         base_offset=segment.id.base_offset,
-        policy=str(classify(segment, policy, now, usage)),
+        policy=str(classify(segment, policy, now, usage, sure=sure)),
         state=str(segment.state),
         is_archived=segment.state is State.ARCHIVED,
         in_archive=segment.in_archive,

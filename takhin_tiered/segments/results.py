@@ -12,6 +12,7 @@ from types import NoneType, UnionType
 from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from takhin_tiered.cost.planning import PlanCost
+from takhin_tiered.cost.report import RestoreBudget
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +23,10 @@ class FailedSegment:
 
 @dataclass(frozen=True, slots=True)
 class CycleResult:
-    """What one cycle did; ``postponed`` steps were not started, ``bytes_freed`` are those of unlinked files."""
+    """What one cycle did; ``postponed`` steps were not started, ``bytes_freed`` are those of unlinked files.
+
+    ``reserve_missing_bytes``: so many less are free than `local.reserve.percent` asks for, once all has left that may.
+    """
 
     started_at: str | None
     ended_at: str | None
@@ -34,6 +38,7 @@ class CycleResult:
     bytes_freed: int
     trimmed: int
     failures: tuple[FailedSegment, ...]
+    reserve_missing_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +120,7 @@ class Status:
     ``store_down_since`` is the start of the present outage. ``store_reachable`` is None if no store is configured.
     ``requested`` are the first of the ``requested_segments``, which are waited for, by when they are expected.
     ``consumers`` read through the Kafka endpoint now. ``fleet`` is None without a shared catalog.
+    ``reserve_missing_bytes`` are as in a cycle's result, and missing still. ``restore_budget`` is None without one.
     """
 
     version: str
@@ -154,6 +160,8 @@ class Status:
     requested: tuple[RequestedSegment, ...] = ()
     consumers: tuple[Consumer, ...] = ()
     fleet: FleetStatus | None = None
+    reserve_missing_bytes: int = 0
+    restore_budget: RestoreBudget | None = None
 
 
 @dataclass(frozen=True, slots=True)

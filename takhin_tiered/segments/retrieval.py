@@ -6,6 +6,8 @@ promises.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -22,7 +24,9 @@ STANDARD = "STANDARD"
 SMALLEST_IN_CLASS = 128 * 1024
 """Bytes. Smaller objects stay in the bucket's own class: the infrequent-access classes charge for at least as many."""
 
-_MINUTE, _HOUR = 60.0, 3600.0
+_MINUTE, _HOUR, _DAY = 60.0, 3600.0, 86400.0
+_TO_RESTORE = 12 * _HOUR
+"""So long everything that a segment needs can be read at once, at least: for the daemon to look, and to fetch it."""
 # From, to, in seconds.
 _TIMES = {
     (GLACIER, "Expedited"): (_MINUTE, 5 * _MINUTE),
@@ -42,13 +46,32 @@ def class_of_object(storage_class: str, size: int) -> str:
     return storage_class if storage_class and size >= SMALLEST_IN_CLASS else STANDARD
 
 
+STANDARD_TIER = "Standard"
+
+
+def _times_of(storage_class: str, tier: str) -> tuple[float, float]:
+    found = _TIMES.get((storage_class, tier)) or _TIMES.get((storage_class, STANDARD_TIER))
+    return found or _TIMES[GLACIER, STANDARD_TIER]
+
+
 def longest_retrieval(storage_class: str, tier: str) -> float:
     """Seconds until an object can be read, at most by the usual times; those of `GLACIER` for an unknown class."""
-    found = _TIMES.get((storage_class, tier)) or _TIMES.get((storage_class, STANDARD_TIER))
-    return (found or _TIMES[GLACIER, STANDARD_TIER])[1]
+    return _times_of(storage_class, tier)[1]
 
 
-STANDARD_TIER = "Standard"
+def days_needed(days: int, storage_classes: Collection[str], tier: str, *, before_others: bool = False) -> int:
+    """Days for which retrieved copies are asked for, so that all of a segment can be read at once; ``days`` at least.
+
+    The first object may come long before the last, and lapse before that one comes. ``storage_classes`` are those of
+    what is requested together. ``before_others``: what is requested is a manifest. Only then it is known what else has
+    to be retrieved, in whatever class.
+    """
+    times = [_times_of(each, tier) for each in storage_classes]
+    if before_others:
+        apart = max(longest_retrieval(each, tier) for each in ARCHIVES)
+    else:
+        apart = max(last for _, last in times) - min(first for first, _ in times)
+    return max(days, math.ceil((apart + _TO_RESTORE) / _DAY))
 
 
 def span_of(seconds: float) -> str:
@@ -68,7 +91,9 @@ class Retrieval:
     """A segment that was requested from an archive class, to be restored once it can be read.
 
     Times are seconds since the epoch. ``lease``, ``log`` and ``by`` are those of the restore that was asked for;
-    ``lease`` is None for the configured one, ``log`` where it was not said which incarnation's.
+    ``lease`` is None for the configured one, ``log`` where it was not said which incarnation's. ``over_budget``: it
+    was to be done whatever it costs. ``sent``: all that was known to be needed was requested; what is not coming any
+    more has lapsed then. ``only_manifest``: that was the manifest, and the objects are requested after it.
     """
 
     id: SegmentId
@@ -79,6 +104,9 @@ class Retrieval:
     log: str | None = None
     by: str = ""
     correlation: str = ""
+    over_budget: bool = False
+    sent: bool = False
+    only_manifest: bool = False
 
     @property
     def reason(self) -> str:
@@ -95,6 +123,9 @@ class Retrieval:
             "log": self.log,
             "by": self.by,
             "correlation": self.correlation,
+            "over_budget": self.over_budget,
+            "sent": self.sent,
+            "only_manifest": self.only_manifest,
         }
 
     @classmethod

@@ -61,9 +61,30 @@ def troubles_of(found: Status, daemon: DaemonStatus | None, now: float) -> Itera
         yield Trouble("disk", f"the disk is full in {left / 3600:.1f} h at the current growth: {free} free")
     elif not found.disk_free_bytes:
         yield Trouble("disk", "the disk of the data directory is full")
+    yield from _short_of(found)
     if found.fleet is not None and found.fleet.problem:
         yield Trouble("fleet", f"the fleet's table does not have all that this node knows: {found.fleet.problem}")
     yield from _daemon_trouble(found, daemon)
+
+
+def _short_of(found: Status) -> Iterator[Trouble]:
+    """What is set, and cannot be kept to."""
+    if missing := found.reserve_missing_bytes:
+        yield Trouble(
+            "reserve",
+            f"the reserve of the disk is not met: {size(missing)} less are free than local.reserve.percent asks for, "
+            "and nothing else may leave",
+            "takhin-tiered plan says why the other segments stay",
+        )
+    budget = found.restore_budget
+    if budget is not None and budget.used_up:
+        waiting = f", and restores that wait will cost ${budget.waiting:.2f}" if budget.waiting else ""
+        yield Trouble(
+            "budget",
+            f"the month's restore budget of ${budget.monthly:.2f} is used up: ${budget.spent:.2f} are spent{waiting}",
+            "Restores and promotions are refused until the next month (UTC), unless --over-budget is given. Raise "
+            "storage.tiered.budget.restore.monthly if they have to go on",
+        )
 
 
 def clock_trouble(found: Status) -> Trouble | None:

@@ -19,8 +19,9 @@ from takhin_tiered.errors import ObjectCorrupt, ObjectMissing, SegmentBusy, Segm
 from takhin_tiered.points import reached
 from takhin_tiered.segments.model import Intent
 from takhin_tiered.segments.names import generation_of, is_ours
+from takhin_tiered.vault.generations import named_by, superseded_of
 from takhin_tiered.vault.owned import OwnedPrefix
-from takhin_tiered.vault.proof import load_manifest, prove, superseded_of
+from takhin_tiered.vault.proof import load_manifest, prove
 
 _WAIT_FOR_ARCHIVE = 24 * 3600.0
 
@@ -78,7 +79,7 @@ async def _is_kept(owned: OwnedPrefix, intent: Intent) -> bool:
         if intent.is_earlier and generation_of(intent.key) < manifest.generation:
             # It may be of a generation that was superseded before those had manifests of their own.
             return True
-    return any([intent.key in superseded.objects async for superseded in superseded_of(owned.store, intent.id)])
+    return intent.key in named_by([each async for each in superseded_of(owned.store, intent.id)])
 
 
 async def _is_ours(owned: OwnedPrefix, intent: Intent) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 from takhin_tiered import work
@@ -12,7 +11,7 @@ from takhin_tiered.codec.keys import KeyRing
 from takhin_tiered.errors import ObjectCorrupt, ObjectExists, ObjectMissing
 from takhin_tiered.pace import Pace
 from takhin_tiered.segments.manifest import Manifest, ManifestFile
-from takhin_tiered.segments.names import SegmentId, parse_superseded_key
+from takhin_tiered.segments.names import SegmentId
 from takhin_tiered.segments.splice import Part
 from takhin_tiered.store import ObjectInfo, ReadableStore
 from takhin_tiered.vault.decoding import require_keys
@@ -128,16 +127,6 @@ async def read_manifest(store: ReadableStore, identity: SegmentId, key: str) -> 
     `ObjectMissing`, `ObjectCorrupt` where it is none of this segment, and other `StoreError`.
     """
     return Manifest.from_json(await store.read(key, limit=MANIFEST_LIMIT), key=identity.manifest_key)
-
-
-async def superseded_of(store: ReadableStore, identity: SegmentId) -> AsyncIterator[Manifest]:
-    """The manifests of the segment's generations that a later one superseded, as the store lists them now.
-
-    `ObjectMissing` where one is gone meanwhile, `ObjectCorrupt` where it is none, and other `StoreError`.
-    """
-    async for info in store.list(identity.superseded_prefix):
-        if (superseded := parse_superseded_key(info.key)) is not None and superseded[0] == identity:
-            yield await read_manifest(store, identity, info.key)
 
 
 async def log_of(store: ReadableStore, part: Part) -> Manifest:

@@ -43,8 +43,9 @@ from takhin_tiered.segments.names import (
 from takhin_tiered.segments.owner import Party
 from takhin_tiered.store.base import ObjectStore
 from takhin_tiered.vault.challenging import Fencer, put
+from takhin_tiered.vault.generations import named_by, superseded_of
 from takhin_tiered.vault.owned import Fence, OwnedPrefix
-from takhin_tiered.vault.proof import load_manifest, prove_file, read_manifest, superseded_of
+from takhin_tiered.vault.proof import load_manifest, prove_file, read_manifest
 from takhin_tiered.vault.releases import LATE_AFTER, Releases
 from takhin_tiered.vault.sharing import adoption_record
 
@@ -245,7 +246,7 @@ class SharedPrefix(OwnedPrefix):
                 manifests += [each async for each in superseded_of(self._store, identity)]
             except (ObjectMissing, ObjectCorrupt):
                 return True
-        return any(file.key in keys for each in manifests for file in each.files.values())
+        return not named_by(manifests).isdisjoint(keys)
 
     @asynccontextmanager
     async def _marked(self, identity: SegmentId, *, relies: bool) -> AsyncIterator[_Section]:

@@ -22,6 +22,7 @@ from takhin_tiered.cost.usage import Kind, Purpose
 from takhin_tiered.engine import costing
 from takhin_tiered.reader.query import RecordQuery
 from takhin_tiered.segments.choice import Wanted
+from takhin_tiered.segments.classes import Walk
 from takhin_tiered.segments.model import NO_FILES, Archive, FileStat, LocalFiles, Segment, Tier
 from takhin_tiered.segments.names import SegmentId
 from takhin_tiered.segments.plan import Plan, Step, Verb
@@ -126,13 +127,22 @@ async def test_each_segment_costs_what_its_class_costs_by_hand(broker: Broker, t
         assert found.cold_storage_cost_monthly == pytest.approx(
             1.25 + 0.20 + 0.023 + 0.0036 * (50 + 50 * 32768 / GB) + 0.023 * 50 * 8192 / GB, abs=1e-9
         )
-        # Later the copies are cold, and in the class of cold ones.
+        # Later the copies are cold, and in the class of cold ones once they were changed to it.
         pass_time(storage, lambda: 100 * HOUR)
+        assert monthly(storage)["ONEZONE_IA"] == (20, 0.20)
+        began = parts(storage).clock.now()
+        for walk, changed in ((Walk(began - 99 * HOUR, GB), 0), (Walk(began, GB - 1), 0), (Walk(began, GB), 20)):
+            await storage.spending.walks.note("ONEZONE_IA", "STANDARD_IA", walk)
+            assert monthly(storage)["STANDARD_IA"][0] == 100 + changed
         assert monthly(storage)["STANDARD_IA"] == (120, 1.50)
         # A restore takes the log out of its topic's class, and a small one out of STANDARD.
         for topic, size, dollars in (("orders", GB, 0.01), ("ledger", GB, 0.01), ("small", 100_000, 0)):
             (segment,) = known(f"{topic}-0", 1, size=size)
             assert round(storage.quote_restore([segment]).cost, 3) == dollars
+    # It outlives the process.
+    async with TieredStorage.open(directory_settings(broker, tmp_path / "store", **CLASSES)) as storage:
+        pass_time(storage, lambda: 100 * HOUR)
+        assert storage.spending.walks.of(storage.spending.policy.of("orders")) == Walk(began, GB)
 
 
 @pytest.mark.parametrize(("copies", "storage_class"), [(True, "ONEZONE_IA"), (False, "STANDARD")])
@@ -141,7 +151,8 @@ async def test_without_a_class_of_cold_ones_warm_copies_stay_in_theirs(
 ) -> None:
     settings = directory_settings(broker, tmp_path / "store", s3_class_warm="ONEZONE_IA", warm_copy=copies)
     async with TieredStorage.open(settings) as storage:
-        learn(storage, known("orders-0", 100))
+        # Archived four days ago, and warm then.
+        learn(storage, known("orders-0", 100, days=4 if copies else 0))
         assert monthly(storage) == {storage_class: (100, {"ONEZONE_IA": 1.00, "STANDARD": 2.30}[storage_class])}
 
 
@@ -183,14 +194,18 @@ async def test_a_plan_costs_by_the_class_of_each_topic_and_tier(broker: Broker, 
                 + 50 * (62 * 0.03 + 3 * 0.005 + 0.0004 + 4 * 0.0004)
                 + 20 * (62 * 0.01 + 3 * 0.005 + 0.001 + 4 * 0.0004)
                 + 1000 * (4 * 0.005 + 5 * 0.0004)
+                # The change of class: copies as many as uploads, the manifest, two looks before, and one after.
+                + 20 * (62 * 0.01 + 0.0004 + 2 * 0.001 + 0.001)
             )
-            / 1000,
+            / 1000
+            # After 4 days, of 30 that are billed at least: 20 GB at 0.01 for 26 days.
+            + 20 * 0.01 * 26 / 30,
             abs=1e-9,
         )
         # 150.1 GB at 0.08 leave the disk, and 1.25, 0.18, 0.20 and 0.0023 come in the store.
         assert round(found.saved_monthly, 2) == round(12.008 - 1.25 - 0.18 - 0.20 - 0.0023, 2) == 10.38
         # 30 of the 90 days are over.
-        expired = known("ledger-0", 10, days=30)
+        expired = known("ledger-0", 10, age=1000, days=30)
         learn(storage, expired)
         found = storage.plan_cost(Plan((*steps(Verb.EXPIRE, Tier.COLD, expired),), time.time()))
         assert found.cost_once == pytest.approx(10 * 0.0036 * 2, abs=1e-6)

@@ -112,6 +112,17 @@ async def test_the_budget_knows_the_class_that_a_lifecycle_rule_chose(broker: Br
         await freeze(bucket, *paths)
         with pytest.raises(InGlacier):
             await storage.restore_segment(paths[0])
+        # What waits is not spent yet, and not left either: 0.0003 - 0.0002 for a segment that costs 0.0002.
+        waits, other = [parts(storage).catalog.get(SegmentId.parse(path)) for path in paths]
+        assert waits is not None
+        assert other is not None
+        quote = storage.quote_restore([waits])
+        assert quote.budget_waiting == 0
+        assert quote.cost == pytest.approx(0.0002, rel=0.05)
+        quote = storage.quote_restore([other])
+        assert quote.budget_waiting == pytest.approx(0.0002, rel=0.05)
+        assert quote.budget_left == pytest.approx(0.0001, rel=0.1)
+        assert storage.cost().restore_budget.waiting == quote.budget_waiting
         with pytest.raises(OverBudget):
             await storage.restore_segment(paths[1])
         with pytest.raises(OverBudget):
@@ -283,6 +294,54 @@ async def test_one_that_was_never_sent_is_sent_and_one_that_lapsed_is_given_up(
             retriever._next_look.clear()
             assert await storage.bring_back_retrieved() == 0
             assert storage.status().requested_segments == 0
+
+
+@pytest.mark.parametrize("over_budget", [False, True])
+async def test_what_only_a_retrieved_manifest_names_asks_the_budget(
+    broker: Broker, bucket: Bucket, frozen: list[str], over_budget: bool
+) -> None:
+    """The manifest was in a cheap class, and what it names is in a dear one: that shows once it was retrieved."""
+    manifest = frozen[0].removesuffix(".log") + ".manifest.json"
+    await freeze(bucket, manifest)
+    await freeze(bucket, frozen[0], storage_class="DEEP_ARCHIVE")
+    prices: dict[str, Any] = {"prices_retrieval": {"DEEP_ARCHIVE": 1.0}, "prices_thaw": 0, "prices_get": 0}
+    settings = store_settings(broker, bucket, budget_restore_monthly=0.0001, **prices)
+    async with TieredStorage.open(settings) as storage:
+        with pytest.raises(InGlacier):
+            await storage.request_retrieval(frozen[0], over_budget=over_budget)
+        if over_budget:
+            await brought_back(storage, 1)
+            assert broker.is_whole(frozen[0])
+            return
+        async with asyncio.timeout(30):
+            while storage.status().requested_segments:
+                assert await storage.bring_back_retrieved() == 0
+                await asyncio.sleep(0.05)
+        assert requests(bucket, frozen[0]) is None
+        assert storage.spending.spent == 0
+
+
+async def test_what_lapsed_is_not_requested_again_and_was_paid_for(
+    broker: Broker, bucket: Bucket, frozen: list[str]
+) -> None:
+    prices: dict[str, Any] = {"prices_retrieval": {"GLACIER": 1.0}, "prices_thaw": 0, "prices_get": 0}
+    settings = store_settings(broker, bucket, budget_restore_monthly=0.0003, s3_glacier_days=1, **prices)
+    async with TieredStorage.open(settings) as storage:
+        with pytest.raises(InGlacier):
+            await storage.restore_segment(frozen[0])
+        await until_readable(storage, frozen[:1])
+        await freeze(bucket, frozen[0])
+        clock = parts(storage).clock
+        now = clock.wall()
+        clock.wall = lambda: now + 1.01 * 86400
+        assert await storage.bring_back_retrieved() == 0
+        assert (requests(bucket, frozen[0]), storage.status().requested_segments) == (None, 0)
+        # Once more costs it once more, and the budget has room for one.
+        assert float(storage.spending.spent) == pytest.approx(LARGE / 1e9, rel=0.05)
+        with pytest.raises(OverBudget):
+            await storage.restore_segment(frozen[0])
+    async with TieredStorage.open(settings) as storage:
+        assert float(storage.spending.spent) == pytest.approx(LARGE / 1e9, rel=0.05)
 
 
 def served(running: Daemon, path: str) -> dict[str, Any]:

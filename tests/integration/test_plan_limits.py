@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import subprocess
@@ -126,14 +127,22 @@ async def test_more_than_may_leave_is_told_and_nothing_else_leaves(
 ) -> None:
     path = small.segments("a-0", 1, age_hours=20, size=SIZE)[0]
     active = f"a-0/{small.next_offset['a-0']:020d}.log"
-    async with TieredStorage.open(settings_of(tmp_path, small, local_reserve_percent=99.0)) as storage:
+    async with TieredStorage.open(settings_of(tmp_path, small, local_reserve_percent=99.9)) as storage:
         codes = await reasons(storage)
         assert (codes[path], list(codes.values()).count("active")) == ("disk_pressure", 1)
         assert active not in codes
         await storage.run_cycle()
         assert not small.on_disk(path)
         assert storage.metrics.reserve_missing_bytes._value.get() > 0
+        assert 0 < storage.status().reserve_missing_bytes <= storage.metrics.reserve_missing_bytes._value.get()
     assert "the reserve of the disk cannot be met" in "".join(capsys.readouterr())
+    # Of a process that ended, too; and no more where nothing is set.
+    settings = settings_of(tmp_path, small, local_reserve_percent=99.9)
+    found = await asyncio.to_thread(command, settings, "status", "--check")
+    assert found.returncode == 1
+    assert "the reserve of the disk is not met" in " ".join(found.stdout.split())
+    async with TieredStorage.open(settings_of(tmp_path, small)) as storage:
+        assert storage.status().reserve_missing_bytes == 0
 
 
 async def test_mode_copy_frees_nothing_so_nothing_is_early_and_config_check_says_so(

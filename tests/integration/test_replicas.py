@@ -78,6 +78,29 @@ async def test_what_retention_ends_for_one_stays_until_the_last(broker: Broker, 
     assert shared.keys() == []
 
 
+async def test_generations_with_one_log_leave_with_the_last_replica(broker: Broker, shared: Shared) -> None:
+    (path,) = broker.segments("orders-0", 1)
+    brokers = replicas_of(broker, 2)
+    for each in brokers:
+        async with TieredStorage.open(settings_of(each, shared.root, archive_mode="copy")) as storage:
+            assert (await storage.run_cycle()).failures == []
+            if each is not broker:
+                # It is healed from the disk: by a second generation, which has the first one's log.
+                index = path.replace(".log", ".index")
+                shared.view.write(index, b"?" * len(shared.view.read(index)))
+                assert (await storage.scrub_segment(path)).problem
+    assert len(shared.manifests()) == 2
+    for number, each in enumerate(brokers):
+        for name in each.triple(path):
+            (each.root / name).unlink()
+        async with TieredStorage.open(settings_of(each, shared.root, retention_hours=100.0)) as storage:
+            report = await storage.run_cycle()
+            assert (report.failures, report.expired) == ([], 1)
+        assert shared.objects() == shared.named()
+        assert len(shared.manifests()) == (2 if number == 0 else 0)
+    assert shared.keys() == []
+
+
 async def test_what_one_gave_up_is_not_learned_again_by_each_cycle(broker: Broker, shared: Shared) -> None:
     closed = broker.segments("orders-0", 2)
     first, second = replicas_of(broker, 2)

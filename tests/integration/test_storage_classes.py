@@ -106,9 +106,11 @@ async def test_a_segment_that_turned_cold_changes_its_class_and_nothing_else(bro
             before = {key: bucket.read(key) for key in set(bucket.keys())}
             assert classes(bucket)[path] == "STANDARD"
             pass_time(storage, lambda: 100 * HOUR)
+            assert [each.storage_class for each in storage.cost().classes] == ["STANDARD"]
             await storage.run_cycle()
             assert not broker.on_disk(path)
             assert classes(bucket)[path] == "STANDARD_IA"
+            assert [each.storage_class for each in storage.cost().classes] == ["STANDARD_IA"]
             assert {key: bucket.read(key) for key in set(bucket.keys())} == before
             [copy] = copies(between)
             assert copy.get("x-amz-copy-source-if-match")
@@ -308,6 +310,8 @@ async def test_a_server_without_classes_is_left_alone(broker: Broker, bucket: Bu
             assert (report.evicted, report.failures) == (2, [])
             assert [path for path in closed if storage.segment(path).problem] == []
             assert copies(between) == []
+            # Nor is it counted as if it had changed them.
+            assert [(each.storage_class, each.segments) for each in storage.cost().classes] == [("STANDARD", 2)]
         assert {classes(bucket)[path] for path in closed} == {"STANDARD"}
         assert [key for key in classes(bucket) if "probe" in key] == []
 

@@ -13,6 +13,10 @@ from typing import Any
 import pytest
 
 from takhin_tiered import Settings, TieredStorage
+from takhin_tiered.engine.merged import forget_compacted
+from takhin_tiered.segments.names import SegmentId
+from takhin_tiered.vault.generations import superseded_of
+from takhin_tiered.vault.proof import load_manifest
 from tests.faults.truth import Folder, Store
 from tests.support import HOUR, AtPoint, Broker, Bucket, daemon, directory_settings, parts, pass_time, store_settings
 
@@ -222,3 +226,153 @@ async def test_the_daemon_removes_it_at_its_reconcile(world: World, tmp_path: Pa
         assert not {path, manifest_key(path, 1)} & set(world.store.keys())
         assert running.request("GET", "/api/v1/tiered/status").json()["superseded_generations"] == 0
         assert running.stop() == 0
+
+
+RETAINS = 100.0
+EXPIRE = [
+    "expire.intended",
+    "expire.superseded.deleted",
+    "expire.manifest.deleted",
+    "expire.objects.deleted",
+    "expire.journaled",
+]
+
+
+async def generations(world: World, *, with_log: bool) -> str:
+    """A segment in the archive alone, of two generations; the second has another log, or other indexes alone."""
+    async with TieredStorage.open(world.settings()) as storage:
+        if with_log:
+            path = await rewritten(storage, world.broker)
+        else:
+            (path,) = world.broker.segments("orders-0", 1)
+            await storage.run_cycle()
+            world.broker.overwrite(path.replace(".log", ".index"), bytes(8))
+            await storage.run_cycle()
+            assert (await storage.run_cycle()).failures == []
+    assert manifest_key(path, 1) in objects(world.store)
+    for name in world.broker.triple(path):
+        (world.broker.root / name).unlink(missing_ok=True)
+    return path
+
+
+def objects(store: Store) -> set[str]:
+    keys = store.keys()
+    return {key for key in keys if not key.startswith("takhin-tiered.")}
+
+
+def whole(store: Store) -> bool:
+    """Whether each object that a manifest names stands, and nothing else does."""
+    found = objects(store)
+    manifests = {key for key in found if key.endswith(".manifest.json")}
+    return found - manifests == {key for manifest in manifests for key in named_by(store, manifest)}
+
+
+async def test_retention_removes_nothing_that_a_superseded_generation_names(world: World) -> None:
+    path = await generations(world, with_log=True)
+    first = named_by(world.store, manifest_key(path, 1))
+    assert first & named_by(world.store, manifest_key(path))
+    async with TieredStorage.open(world.settings(retention_hours=RETAINS)) as storage:
+        report = await storage.run_cycle()
+        assert (report.expired, report.failures) == (1, [])
+        assert (await storage.run_cycle()).failures == []
+    assert objects(world.store) == first | {manifest_key(path, 1)}
+
+
+async def test_a_generation_with_the_same_log_leaves_with_the_segment(world: World) -> None:
+    """Else retention would never free the log, as that one names it too."""
+    await generations(world, with_log=False)
+    async with TieredStorage.open(world.settings(retention_hours=RETAINS)) as storage:
+        await storage.reconcile()
+        assert storage.status().superseded_generations == 1
+        report = await storage.run_cycle()
+        assert (report.expired, report.failures) == (1, [])
+        assert storage.status().superseded_generations == 0
+    assert objects(world.store) == set()
+
+
+async def test_a_generation_that_was_never_superseded_leaves_with_the_segment(world: World) -> None:
+    """Its manifest was kept under its own name, and the one that would have taken its place never came."""
+    (path,) = world.broker.segments("orders-0", 1)
+    async with TieredStorage.open(world.settings()) as storage:
+        await storage.run_cycle()
+    world.store.write(manifest_key(path, 1), world.store.read(manifest_key(path)))
+    for name in world.broker.triple(path):
+        (world.broker.root / name).unlink()
+    async with TieredStorage.open(world.settings(retention_hours=RETAINS)) as storage:
+        report = await storage.run_cycle()
+        assert (report.expired, report.failures) == (1, [])
+    assert objects(world.store) == set()
+
+
+@pytest.mark.parametrize("with_log", [True, False])
+@pytest.mark.parametrize("point", EXPIRE)
+async def test_an_expire_of_generations_that_is_killed_is_finished(
+    world: World, at_point: AtPoint, point: str, with_log: bool
+) -> None:
+    path = await generations(world, with_log=with_log)
+    first = named_by(world.store, manifest_key(path, 1)) if with_log else set()
+    seen = at_point(point, stop)
+    async with TieredStorage.open(world.settings(retention_hours=RETAINS)) as storage:
+        if with_log and point == "expire.superseded.deleted":
+            await storage.run_cycle()
+            assert seen == []
+        else:
+            with pytest.raises(BaseException) as raised:
+                await storage.run_cycle()
+            assert raised.group_contains(Stopped) if isinstance(raised.value, BaseExceptionGroup) else seen == [point]
+            assert first <= set(world.store.keys())
+    async with TieredStorage.open(world.settings(retention_hours=RETAINS)) as storage:
+        for _ in range(2):
+            assert (await storage.run_cycle()).failures == []
+        # A start after a kill compares the catalog with the store.
+        await storage.reconcile()
+        assert (await storage.run_cycle()).failures == []
+        assert [each.segment_path for each in storage.segments() if each.reason_code != "active"] == []
+    assert whole(world.store)
+    assert objects(world.store) == (first | {manifest_key(path, 1)} if with_log else set())
+
+
+async def test_nothing_expires_while_a_superseded_manifest_cannot_be_read(world: World) -> None:
+    path = await generations(world, with_log=True)
+    world.store.write(manifest_key(path, 1), b"no manifest")
+    before = objects(world.store)
+    async with TieredStorage.open(world.settings(retention_hours=RETAINS)) as storage:
+        report = await storage.run_cycle()
+        assert (report.expired, len(report.failures)) == (0, 1)
+    assert objects(world.store) == before
+
+
+async def test_what_compaction_replaced_goes_with_the_last_that_names_it(world: World) -> None:
+    """It holds keys that were deleted on purpose. The second generation has the first one's log, the third another."""
+    async with TieredStorage.open(world.settings()) as storage:
+        (path,) = world.broker.segments("orders-0", 1)
+        owned, store, identity = await storage.prepare(), parts(storage).store, SegmentId.parse(path)
+
+        async def forget() -> None:
+            (old,) = [each async for each in superseded_of(store, identity)]
+            new = await load_manifest(store, identity)
+            assert new is not None
+            await forget_compacted(owned, old, new)
+            assert whole(world.store)
+
+        await storage.run_cycle()
+        world.broker.overwrite(path.replace(".log", ".index"), bytes(8))
+        await storage.run_cycle()
+        await storage.run_cycle()
+        await forget()
+        assert path in objects(world.store)
+        await rewrite(storage, world.broker, path)
+        await forget()
+        assert path not in objects(world.store)
+
+
+async def test_generations_stay_while_the_manifest_of_the_segment_stands(world: World) -> None:
+    """What compaction merged away may be relied on by others: they have the segment with all that belongs to it."""
+    path = await generations(world, with_log=True)
+    before = objects(world.store)
+    async with TieredStorage.open(world.settings()) as storage:
+        owned = await storage.prepare()
+        identity = SegmentId.parse(path)
+        parts(storage).catalog.remove(identity)
+        await parts(storage).superseded.remove_all(owned, identity)
+        assert objects(world.store) == before

@@ -186,6 +186,21 @@ def test_a_verb_takes_only_what_it_uses() -> None:
     assert {"Archiver", "Evictor", "Restorer", "Scrubber", "Expirer", "Rebuilder", "StepRunner", "Cycle"} <= verbs
 
 
+def test_one_place_tells_whether_a_lease_has_ended() -> None:
+    """`Segment.lease_left`, by a time that has certainly passed. The wall clock may have jumped ahead."""
+    compared = set()
+    for module, tree in modules().items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Compare | ast.BinOp) and any(
+                isinstance(each, ast.Attribute) and each.attr == "lease_until"
+                for each in ast.iter_child_nodes(node)
+                if not (isinstance(node, ast.Compare) and isinstance(node.ops[0], ast.Eq | ast.NotEq))
+            ):
+                compared.add(module)
+    # That of the fleet converts it to milliseconds.
+    assert compared - {"fleet.local", "fleet.sync"} == {"segments.model"}
+
+
 def test_the_public_names_are_complete() -> None:
     assert list(takhin_tiered.__all__) == sorted(takhin_tiered.__all__)
     assert all(hasattr(takhin_tiered, name) for name in takhin_tiered.__all__)

@@ -245,7 +245,7 @@ async def test_a_restart_reads_exactly_what_was_flushed(tmp_path: Path) -> None:
         assert list(again.segments()) == before
         assert again.intents() == [INTENT]
         assert [again.active_offset(ID), again.quarantined, ids(again.restored())] == [9, 1, ["orders-0/0"]]
-        assert again.stats(POLICY, 500.0).total_segments == 3
+        assert again.stats(POLICY, 500.0, sure=500.0).total_segments == 3
         again.put(Segment(ID, archive=ARCHIVE))
         assert ids(again.restored()) == []
 

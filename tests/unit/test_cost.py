@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from takhin_tiered.catalog.record import pack
+from takhin_tiered.catalog.survey import stored_sizes
 from takhin_tiered.config import Settings
 from takhin_tiered.cost.planning import Move, PlanCost, plan_cost, puts_of_log
 from takhin_tiered.cost.prices import DEFAULT_PRICES
@@ -18,6 +20,9 @@ from takhin_tiered.cost.report import CostReport, Held, held_of, report
 from takhin_tiered.cost.retrieving import retrieval_cost
 from takhin_tiered.cost.usage import Kind, Purpose, Usage, month_of
 from takhin_tiered.errors import ConfigError
+from takhin_tiered.segments.classes import Walk, class_of_log
+from takhin_tiered.segments.model import NO_FILES, Archive, FileStat, LocalFiles, Segment
+from takhin_tiered.segments.names import SegmentId
 
 GB = 10**9
 NOW = datetime(2026, 11, 20, tzinfo=UTC).timestamp()
@@ -49,6 +54,50 @@ def test_a_known_set_costs_what_it_costs_by_hand() -> None:
     assert found.cost_savings_pct == 49.9375  # 3.995 / 8
     # Half a GB: a range of its log for each 32 MiB, four at most, two indexes and the manifest: 7 GET.
     assert found.retrieval_cost_per_restore == pytest.approx(7 * 0.0004 / 1000, abs=1e-9)
+
+
+def test_a_change_of_class_that_follows_is_counted_by_hand() -> None:
+    """A GB that is warm, to STANDARD_IA after 12 days: in ONEZONE_IA, of which 30 are billed at least."""
+    move = Move(uploads=GB, storage_class="ONEZONE_IA", later_class="STANDARD_IA", changes_in=12 * 86400)
+    without = plan_cost([replace(move, later_class="")], DEFAULT_PRICES, NOW)
+    found = plan_cost([move], DEFAULT_PRICES, NOW)
+    # 60 parts of 16 MiB, and two requests to begin and to end; the manifest, two looks before and one after.
+    assert found.requests - without.requests == 62 + 4
+    # 62 x 0.01 + 0.0004 + 2 x 0.001 + 0.001 for 1,000 of each; and 0.01 for 18 of 30 days.
+    assert found.cost_once - without.cost_once == pytest.approx(0.6234 / 1000 + 0.006, abs=1e-9)
+    late = plan_cost([replace(move, changes_in=31 * 86400)], DEFAULT_PRICES, NOW)
+    assert late.cost_once - without.cost_once == pytest.approx(0.6234 / 1000, abs=1e-9)
+
+
+AGED = Settings(
+    data_dir="/data", warm_copy=True, s3_class_warm="STANDARD_IA", s3_class_cold="GLACIER_IR", cold_age_hours=100
+).policy
+
+
+@pytest.mark.parametrize(
+    ("archived", "walked", "size", "storage_class"),
+    [
+        # Hours after it was last modified. It is cold after 100.
+        (101, 0, GB, "GLACIER_IR"),
+        (80, 0, GB, "STANDARD_IA"),
+        (80, 99, GB, "STANDARD_IA"),
+        (80, 100, GB, "GLACIER_IR"),
+        # The server changes no object as large as that.
+        (80, 200, GB + 1, "STANDARD_IA"),
+        (101, 0, 1000, "STANDARD"),
+    ],
+)
+def test_a_log_is_in_the_class_that_it_was_changed_to(
+    archived: float, walked: float, size: int, storage_class: str
+) -> None:
+    archive = Archive(1, size, round(NOW * 1e9), NOW + archived * 3600)
+    walk = Walk(NOW + walked * 3600, GB)
+    assert class_of_log(archive, AGED, walk) == storage_class
+    # What is counted of many rows is the same.
+    for local in (NO_FILES, LocalFiles(FileStat(size, round(NOW * 1e9), 1))):
+        row = pack(Segment(SegmentId("orders", 0, 0), local, archive=archive))
+        cold, others = stored_sizes([row], AGED.cold_age, walk)
+        assert (cold, others) == (([size], []) if archived > 100 or storage_class == "GLACIER_IR" else ([], [size]))
 
 
 def test_nothing_costs_nothing_and_saves_nothing() -> None:

@@ -134,7 +134,7 @@ def log_of(count_: int) -> list[Segment]:
 @given(st.integers(0, 400))
 def test_each_segment_is_in_one_cell(count_: int) -> None:
     log = log_of(count_)
-    cells = cells_of(log, POLICY, NOW, Tracker().at(NOW))
+    cells = cells_of(log, POLICY, NOW, Tracker().at(NOW), sure=NOW)
     assert sum(cell.segments for cell in cells) == count_
     assert len(cells) == min(count_, CELLS)
     assert [cell.first for cell in cells] == sorted({cell.first for cell in cells})

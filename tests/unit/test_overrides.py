@@ -143,7 +143,7 @@ def test_a_plan_of_many_segments_resolves_each_topic_once(monkeypatch: pytest.Mo
     monkeypatch.setattr(policies, "fnmatchcase", counted)
     policy = replace(BASE, overrides=(("a*", TopicRules(cold_age=5.0)),))
     some = [segment(topic, offset=offset) for topic in ("a", "b") for offset in range(500)]
-    tiers = [classify(each, policy, NOW) for each in some]
+    tiers = [classify(each, policy, NOW, sure=NOW) for each in some]
     assert (tiers.count(Tier.COLD), tiers.count(Tier.WARM)) == (500, 500)
     assert asked == [("a", "a*"), ("b", "a*")]
 
@@ -199,7 +199,7 @@ def test_the_catalog_counts_tiers_by_the_ages_of_each_topic() -> None:
     )
 
     def counts(catalog: Catalog, policy: Policy) -> tuple[int, int, int]:
-        found = catalog.stats(policy, NOW)
+        found = catalog.stats(policy, NOW, sure=NOW)
         return found.hot_segments, found.warm_segments, found.cold_segments
 
     catalog = Catalog(None, policy.ages_of)

@@ -13,7 +13,8 @@ from takhin_tiered.heat.rates import HotRule
 from takhin_tiered.heat.tracker import Tracker
 from takhin_tiered.segments.model import NO_FILES, Archive, FileStat, LocalFiles, Segment, Tier
 from takhin_tiered.segments.names import SegmentId
-from takhin_tiered.segments.plan import Plan, Step, Verb, make_plan
+from takhin_tiered.segments.outlook import Outlook
+from takhin_tiered.segments.plan import Plan, Step, Verb, make_plan, over_cache_size
 from takhin_tiered.segments.policy import Policy
 from takhin_tiered.segments.report import describe_plan
 from takhin_tiered.segments.results import to_json
@@ -276,6 +277,18 @@ def test_a_lease_wins_over_the_cache() -> None:
     assert [step.verb for step in steps] == [Verb.KEEP, Verb.EVICT]
     assert steps[0].reason_code == "leased"
     assert plan([leased], replace(POLICY, cache_size=0)).work == ()
+
+
+def test_a_clock_that_jumps_ahead_ends_no_lease() -> None:
+    """By the wall clock both leases are over; by the time that has certainly passed, neither is."""
+    segments = [restored(0, lease=-10, age=200), restored(1, lease=-20)]
+    for cache_size in (0, 10_000):
+        policy = replace(POLICY, cache_size=cache_size)
+        steps = make_plan(segments, segments, policy, NOW, outlook=Outlook(clock_ahead=3600)).steps
+        assert [(step.verb, step.reason_code, step.tier) for step in steps] == [(Verb.KEEP, "leased", Tier.HOT)] * 2
+        assert all(step.verb is Verb.EVICT for step in make_plan(segments, segments, policy, NOW).steps[1:])
+    assert over_cache_size(segments, replace(POLICY, cache_size=0), sure=NOW - 3600) == set()
+    assert len(over_cache_size(segments, replace(POLICY, cache_size=0), sure=NOW)) == 2
 
 
 def test_a_leased_segment_that_was_rewritten_is_archived_and_stays_on_the_disk() -> None:

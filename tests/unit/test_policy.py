@@ -33,35 +33,37 @@ def aged(seconds: float) -> Segment:
     ],
 )
 def test_a_segment_cools_with_its_age(age: float, tier: Tier) -> None:
-    assert classify(aged(age), POLICY, NOW) is tier
+    assert classify(aged(age), POLICY, NOW, sure=NOW) is tier
 
 
 def test_an_age_of_zero_makes_warm_at_once() -> None:
-    assert classify(aged(0), replace(POLICY, warm_age=0.0), NOW) is Tier.WARM
+    assert classify(aged(0), replace(POLICY, warm_age=0.0), NOW, sure=NOW) is Tier.WARM
 
 
 def test_the_active_segment_is_hot_at_any_age() -> None:
-    assert classify(replace(aged(1e9), active=True), POLICY, NOW) is Tier.HOT
+    assert classify(replace(aged(1e9), active=True), POLICY, NOW, sure=NOW) is Tier.HOT
 
 
 def test_a_restored_segment_is_hot_until_its_lease_ends() -> None:
     restored = replace(aged(5000), lease_until=NOW + 1)
-    assert classify(restored, POLICY, NOW) is Tier.HOT
-    assert classify(restored, POLICY, NOW + 1) is Tier.COLD
+    assert classify(restored, POLICY, NOW, sure=NOW) is Tier.HOT
+    assert classify(restored, POLICY, NOW + 1, sure=NOW + 1) is Tier.COLD
+    # The clock jumped ahead.
+    assert classify(restored, POLICY, NOW + 1e6, sure=NOW) is Tier.HOT
 
 
 def test_a_lease_without_a_local_copy_warms_nothing() -> None:
     archive = Archive(1, 300, round((NOW - 5000) * 1e9), NOW)
-    assert classify(Segment(ID, archive=archive, lease_until=NOW + 1), POLICY, NOW) is Tier.COLD
+    assert classify(Segment(ID, archive=archive, lease_until=NOW + 1), POLICY, NOW, sure=NOW) is Tier.COLD
 
 
 def test_an_archived_segment_keeps_the_age_of_its_log() -> None:
     archive = Archive(1, 300, round((NOW - 500) * 1e9), NOW)
-    assert classify(Segment(ID, archive=archive), POLICY, NOW) is Tier.WARM
+    assert classify(Segment(ID, archive=archive), POLICY, NOW, sure=NOW) is Tier.WARM
 
 
 def test_a_read_does_not_count_as_a_modification() -> None:
-    assert classify(replace(aged(5000), last_access=NOW), POLICY, NOW) is Tier.COLD
+    assert classify(replace(aged(5000), last_access=NOW), POLICY, NOW, sure=NOW) is Tier.COLD
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,7 @@ def pressed(
         decide,
         policy,
         dict.fromkeys((devices or {"": 1}).values(), missing),
-        now=NOW,
+        sure=NOW,
         device_of=lambda partition: (devices or {}).get(partition[0], 1),
         is_led=lambda _: led,
         log_start=lambda partition: (log_starts or {}).get(partition, 0),

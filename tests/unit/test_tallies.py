@@ -42,7 +42,7 @@ segments = st.builds(
 
 def recount(known: Known, now: float) -> dict[str, int]:
     everything = list(known.values())
-    tiers = [classify(segment, POLICY, now) for segment in everything]
+    tiers = [classify(segment, POLICY, now, sure=now) for segment in everything]
     return {
         "total_segments": len(everything),
         "hot_segments": tiers.count(Tier.HOT),
@@ -56,7 +56,7 @@ def recount(known: Known, now: float) -> dict[str, int]:
 
 
 def assert_right(tallies: Tallies, known: Known, now: float) -> None:
-    assert asdict(tallies.stats(POLICY, now)) == recount(known, now)
+    assert asdict(tallies.stats(POLICY, now, sure=now)) == recount(known, now)
     assert tallies.quarantined == sum(bool(segment.quarantine) for segment in known.values())
     assert tallies.damaged == sum(bool(segment.damage) for segment in known.values())
     restored = [segment for segment in known.values() if segment.lease_until > 0 and segment.local.log is not None]
@@ -104,6 +104,6 @@ def test_tiers_change_with_time_alone() -> None:
     tallies.replace(None, replace(segment, id=SegmentId("a", 0, 2), lease_until=500.0))
     counts = []
     for now in (99.0, 100.0, 499.0, 500.0, 999.0, 1000.0):
-        found = tallies.stats(POLICY, now)
+        found = tallies.stats(POLICY, now, sure=now)
         counts.append((found.hot_segments, found.warm_segments, found.cold_segments))
     assert counts == [(3, 0, 0), (2, 1, 0), (2, 1, 0), (1, 2, 0), (1, 2, 0), (1, 0, 2)]
