@@ -112,7 +112,7 @@ DESCRIPTIONS = {
     "storage.tiered.api.host": "The address to listen on. Any other than loopback needs a token.",
     "storage.tiered.api.port": "The port to listen on. 0: any free port.",
     "storage.tiered.api.token": "If set, requests need it as a bearer token. The environment is a better place: "
-    f"{variable(f'{OURS}.api.token')}. At least 16 characters where api.host is not loopback.",
+    f"{variable(f'{OURS}.api.token')}. At least 16 characters, or others could guess it.",
     "storage.tiered.api.tokens.file": "A file of more tokens: lines admin TOKEN or read TOKEN, with a name behind it "
     "if wanted. Readable by its owner only.",
     "storage.tiered.api.tls.cert": "Certificate chain in PEM: the API then speaks TLS.",

@@ -22,6 +22,7 @@ from takhin_tiered.api.app import make_app
 from takhin_tiered.api.serving import Security, address_of, make_server
 from takhin_tiered.concurrency import in_thread
 from takhin_tiered.config import Settings
+from takhin_tiered.config_listeners import SHORTEST_TOKEN
 from takhin_tiered.dashboard.dashboard import Dashboard
 from takhin_tiered.dump import dump
 from takhin_tiered.errors import ConfigError, HeldElsewhere, OwnerSilent, TakhinError
@@ -111,6 +112,8 @@ class _Daemon:
                 others = [group.create_task(each) for each in (*self._tables(), dashboard.run())]
                 self._systemd.notify(f"READY=1\nSTATUS=serving {sockets[0].getsockname()[:2]}")
                 log.info("started", **self._described(sockets[0]))
+                if self._settings.has_short_token:
+                    log.warning("storage.tiered.api.token is short: others could guess it", shortest=SHORTEST_TOKEN)
                 await self._stopping.wait()
                 self._systemd.notify("STOPPING=1")
                 log.info("stopping", grace_seconds=GRACE_SECONDS)

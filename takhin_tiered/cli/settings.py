@@ -44,8 +44,8 @@ def config_check(
         error_console().print(line)
     if settings.has_short_token:
         error_console().print(
-            f"Warning: storage.tiered.api.token has less than {SHORTEST_TOKEN} characters: other users of this machine "
-            "could guess it"
+            f"Warning: storage.tiered.api.token has less than {SHORTEST_TOKEN} characters: others could guess it. "
+            "openssl rand -hex 32 makes a good one"
         )
     load_keys(settings)
     load_tokens(settings)

@@ -167,7 +167,7 @@ def test_what_cannot_be_used_ends_the_start_with_2(broker: Broker, tmp_path: Pat
         assert told in ended.stderr
 
 
-def test_a_short_token_is_pointed_out_where_it_is_allowed(broker: Broker, tmp_path: Path) -> None:
+def test_a_short_token_is_pointed_out(broker: Broker, tmp_path: Path) -> None:
     for token in ("short-secret", "x" * 16, ""):
         checked = command(directory_settings(broker, tmp_path / "store", api_token=token), "config", "check")
         assert checked.returncode == 0

@@ -281,7 +281,6 @@ def test_an_unreachable_store_is_waited_for(broker: Broker, tmp_path: Path) -> N
         ({"S3_ENDPOINT": "localhost:9000"}, "must be a URL like http://minio:9000"),
         ({"API_HOST": "0.0.0.0"}, "set storage.tiered.api.token"),
         ({"API_HOST": "192.0.2.1", "API_TOKEN": "t" * 16}, "cannot listen on 192.0.2.1"),
-        ({"API_HOST": "0.0.0.0", "API_TOKEN": "a"}, "storage.tiered.api.token has less than 16 characters"),
         ({"S3_BUCKET": "", "ENABLED": "true"}, "needs a store"),
         ({"API_TLS_CERT": "cert.pem"}, "storage.tiered.api.tls.cert and storage.tiered.api.tls.key belong together"),
         ({"COMPRESSION_CODEC": "gzip"}, "storage.tiered.compression.codec"),
