@@ -27,6 +27,7 @@ from tests.faults.proxy import Fault, Kind, proxy
 from tests.fleet.catalogs import archived, deviations, everything, fill, migrate, node_of
 from tests.fleet.test_sync import NODE, fleet_settings, shared, synced
 from tests.support import Broker, Bucket
+from tests.tables import Dynamo
 
 
 @pytest.mark.long
@@ -46,6 +47,17 @@ async def test_reads_that_an_outage_broke_off_are_not_counted(
             between.faults = []
             assert (await synced(fleet)).has_read
             assert await quotas.used("read") == 1
+
+
+@pytest.mark.long
+async def test_a_table_that_is_another_one_is_named(dynamo: Dynamo, broker: Broker, bucket: Bucket) -> None:
+    """By a daemon, whose archive goes on."""
+    broker.segments("orders-0", 2)
+    name = dynamo.create()
+    async with shared(fleet_settings(broker, bucket, name, fleet_endpoint=dynamo.endpoint)) as (storage, fleet):
+        assert (await storage.run_cycle()).archived == 2
+        assert await fleet.sync() is None
+        assert f"the table {name} is not the fleet's: its keys are not PK and SK" in fleet.problem
 
 
 @pytest.mark.long
