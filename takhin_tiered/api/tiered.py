@@ -41,7 +41,7 @@ class RestoreRequest(SegmentRequest):
     )
     requested_by: str = Field(default="", max_length=200, description="Who asks, and why: shown with the lease.")
     request_only: bool = Field(
-        default=False, description="Only request what lies in an archive class such as GLACIER; restore nothing now."
+        default=False, description="Only request what lies in an archive class such as Glacier; restore nothing now."
     )
 
 
@@ -105,7 +105,7 @@ def tiered_routes(storage: TieredStorage) -> APIRouter:
     async def restore(request: RestoreRequest, http: Request) -> Done:
         """Bring one segment back to the disk, for its lease.
 
-        What lies in an archive class such as GLACIER is requested there, and restored later: 409, code in_glacier.
+        What lies in an archive class such as Glacier is requested there, and restored later: 409, code in_glacier.
         """
         lease = None if request.lease_hours is None else request.lease_hours * 3600
         who = request.requested_by or f"HTTP client {http.client.host if http.client else 'unknown'}"

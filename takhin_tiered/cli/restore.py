@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from datetime import UTC, datetime
 from functools import partial
@@ -12,7 +13,7 @@ import typer
 from takhin_tiered.cli.access import View, open_access, open_view
 from takhin_tiered.cli.moves import move_all
 from takhin_tiered.cli.output import console, counted, dollars, error_console, escape, print_table, size
-from takhin_tiered.cli.retrieval import in_turn, wait_for
+from takhin_tiered.cli.retrieval import UNATTENDED, in_turn, wait_for
 from takhin_tiered.cli.running import exit_on_failures, run_work
 from takhin_tiered.config import Settings
 from takhin_tiered.cost.retrieving import Quote
@@ -57,8 +58,13 @@ def restore(  # noqa: PLR0917 - typer gives them by name
         bool, typer.Option("--over-budget", help="Restore even if it costs more than the month's budget has left.")
     ] = False,
     wait: Annotated[
-        bool, typer.Option("--wait/--no-wait", help="Wait for what is requested from an archive class such as GLACIER.")
-    ] = True,
+        bool | None,
+        typer.Option(
+            "--wait/--no-wait",
+            help="Wait for what is requested from an archive class such as Glacier. Default: wait on a terminal, and "
+            f"elsewhere for {UNATTENDED:.0f} seconds at most.",
+        ),
+    ] = None,
 ) -> None:
     """Bring archived segments back to the disk."""
     wanted = Wanted(
@@ -101,18 +107,25 @@ def restore(  # noqa: PLR0917 - typer gives them by name
                     poll=access.bytes_moved,
                     requested=requested,
                 )
-                if requested and wait:
-                    failures += await wait_for(requested, restored)
-                    console().print(f"{counted(len(chosen) - failures, 'segment')} restored, {failures} failed")
-                elif requested:
+                if requested and wait is not False:
+                    failures += await wait_for(requested, restored, at_most=_patience(wait))
+                    done = len(chosen) - len(requested) - failures
+                    console().print(f"{counted(done, 'segment')} restored, {failures} failed")
+                if requested:
                     console().print(
                         f"{counted(len(requested), 'segment')} requested: the daemon, or the next cycle, restores them "
                         "once they can be read"
                     )
-                exit_on_failures(failures)
+                # Whoever asked to wait, or said nothing, takes a success for files that are there.
+                exit_on_failures(failures + (len(requested) if wait is not False else 0))
             exit_on_failures(len(found["problems"]))
 
     run_work(context, work)
+
+
+def _patience(wait: bool | None) -> float:
+    """Seconds. A script must not hang for the hours that a retrieval may take, unless it asked for that."""
+    return math.inf if wait or console().is_terminal else UNATTENDED
 
 
 async def _choose(view: View, wanted: Wanted) -> dict[str, Any]:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+import time
+from collections.abc import MutableMapping
 from itertools import groupby
 from typing import Protocol
 
 from takhin_tiered.cli.output import counted, error_console, escape, say
 from takhin_tiered.errors import InGlacier, TakhinError
 from takhin_tiered.segments.names import PLAIN
+
+UNATTENDED = 20.0
+"""Seconds that a command waits where nobody watches it: enough for what is nearly there."""
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 60.0
 
@@ -45,18 +49,22 @@ def in_turn(restore: Restore) -> Move:
     return move
 
 
-async def wait_for(requested: Mapping[str, str], restore: Restore) -> int:
-    """Restore each once it can be read, those of a partition in the given order. Returns the number of failures."""
+async def wait_for(requested: MutableMapping[str, str], restore: Restore, at_most: float) -> int:
+    """Restore each once it can be read, those of a partition in the given order.
+
+    Returns the number of failures after ``at_most`` seconds; what is left in ``requested`` then is still on its way.
+    """
     out = error_console()
-    left, failures, pause, told = dict(requested), 0, _FIRST_PAUSE, 0
+    failures, pause, told = 0, _FIRST_PAUSE, 0
+    ends = time.monotonic() + at_most
     out.print(escape(next(iter(requested.values()))), soft_wrap=True)
-    while left:
-        if told != len(left):
-            told = len(left)
+    while requested and (rest := ends - time.monotonic()) > 0:
+        if told != len(requested):
+            told = len(requested)
             out.print(f"waiting for {counted(told, 'segment')}; Ctrl-C ends the wait, and not the retrieval")
-        await asyncio.sleep(pause)
+        await asyncio.sleep(min(pause, rest))
         pause = min(_LONGEST_PAUSE, pause * 1.3)
-        for _, paths in groupby(list(left), key=lambda path: path.partition("/")[0]):
+        for _, paths in groupby(list(requested), key=lambda path: path.partition("/")[0]):
             for path in paths:
                 try:
                     await restore(path)
@@ -67,5 +75,5 @@ async def wait_for(requested: Mapping[str, str], restore: Restore) -> int:
                     failures += 1
                 else:
                     say(f"restored {path.removesuffix(f'@{PLAIN}')}")
-                del left[path]
+                del requested[path]
     return failures

@@ -112,7 +112,7 @@ class _Found:
         )
         if self.skipped:
             out.print(
-                f"{counted(self.skipped, 'segment')} in an archive class such as GLACIER not read back: size and "
+                f"{counted(self.skipped, 'segment')} in an archive class such as Glacier not read back: size and "
                 "checksum are what the store says"
             )
         if self.lacking:

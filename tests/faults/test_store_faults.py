@@ -10,6 +10,7 @@ import os
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,7 @@ from takhin_tiered import (
 from takhin_tiered.codec.checksums import Checksum, Source, bytes_source, checksum_of
 from takhin_tiered.engine.report import CycleReport
 from takhin_tiered.store import ObjectStore
+from takhin_tiered.store.deadlines import Deadlines
 from takhin_tiered.store.s3 import open_s3
 from tests.faults.conftest import SHORT
 from tests.faults.proxy import Fault, Kind, Proxy, proxy
@@ -375,6 +377,10 @@ async def test_a_large_segment_comes_in_ranges_and_each_may_fail(
     monkeypatch.setattr("takhin_tiered.vault.stored.MULTIPART_THRESHOLD", 6 << 20)
     monkeypatch.setattr("takhin_tiered.vault.stored.PART_SIZE", 5 << 20)
     monkeypatch.setattr("takhin_tiered.engine.incoming._RANGE_SIZE", 6 << 20)
+    # No answer stays out here, and on a busy machine the server takes its time for 5 MiB.
+    monkeypatch.setattr(
+        "takhin_tiered.store.Deadlines", partial(Deadlines, connect=SHORT.connect, read=10.0, base=60.0)
+    )
     (path,) = broker.segments("big-0", 1, size=1000)
     broker.overwrite(path, os.urandom(23 << 20))
     truth = truth_in(broker, bucket)

@@ -321,7 +321,7 @@ def test_the_command_waits_and_shows_for_what(
     if with_daemon:
         with daemon(settings, tmp_path / "log") as running:
             running.wait_serving()
-            restored = command(settings, "restore", "orders-0")
+            restored = command(settings, "restore", "orders-0", "--wait")
     else:
         asked = command(settings, "restore", frozen[0], "--no-wait")
         assert asked.returncode == 0, asked.stderr
@@ -329,7 +329,7 @@ def test_the_command_waits_and_shows_for_what(
         shown = command(settings, "status")
         assert "1 segment from GLACIER, to be restored" in " ".join(shown.stdout.split())
         assert "archived requested" in command(settings, "ls").stdout
-        restored = command(settings, "restore", "orders-0")
+        restored = command(settings, "restore", "orders-0", "--wait")
     assert restored.returncode == 0, restored.stderr
     assert "2 segments restored, 0 failed" in restored.stdout
     assert all(broker.is_whole(path) for path in frozen)
@@ -339,5 +339,5 @@ def test_verify_counts_what_it_does_not_read(broker: Broker, bucket: Bucket, fro
     settings = store_settings(broker, bucket)
     found = command(settings, "verify", "--deep")
     assert found.returncode == 0, found.stdout
-    assert f"{len(frozen)} segments in an archive class such as GLACIER not read back" in " ".join(found.stdout.split())
+    assert f"{len(frozen)} segments in an archive class such as Glacier not read back" in " ".join(found.stdout.split())
     assert json.loads(command(settings, "verify", "--deep", "--json").stdout)["skipped"] == len(frozen)

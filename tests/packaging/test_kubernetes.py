@@ -73,7 +73,6 @@ def test_the_chart_is_of_this_version() -> None:
 
     chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
     assert chart["version"] == chart["appVersion"] == takhin_tiered.__version__
-    assert (CHART / "alerts.yml").resolve() == ROOT / "configs/alerts.yml"
 
 
 @pytest.mark.parametrize("values", [[*BROKER, *TOKEN, *BUCKET], ALL], ids=["least", "most"])

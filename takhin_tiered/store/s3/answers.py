@@ -114,7 +114,7 @@ def meaning(answer: Mapping[str, Any], verb: str, key: str, address: str) -> Sto
 
 def in_glacier(key: str, storage_class: str) -> InGlacier:
     """The error of a read of an object that has to be retrieved first."""
-    where = storage_class or "an archive class such as GLACIER"
+    where = f"S3 Glacier (class {storage_class})" if storage_class else "S3 Glacier or a class like it"
     seconds = longest_retrieval(class_or_default(storage_class), STANDARD_TIER)
     return InGlacier(
         f"object {key} is in {where}, and has to be retrieved before it can be read",
@@ -122,7 +122,7 @@ def in_glacier(key: str, storage_class: str) -> InGlacier:
         storage_class=storage_class,
         seconds=seconds,
         hint=f"takhin-tiered restore requests it, and restores the segment when it is there: in up to "
-        f"{span_of(seconds)}. To read it costs nothing meanwhile, and says this again",
+        f"{span_of(seconds)}. Until then a read costs nothing, and ends with this error",
     )
 
 
