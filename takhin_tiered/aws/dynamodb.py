@@ -47,6 +47,8 @@ _WITH_CAPACITY = {
     "get_item", "put_item", "update_item", "delete_item", "query", "scan", "batch_get_item", "batch_write_item",
     "transact_write_items", "transact_get_items",
 }  # fmt: skip
+_ALWAYS = {"describe_table": "Table", "query": "Items", "scan": "Items"}
+"""What each answer has: another service's may be JSON too."""
 _NETWORK = (NotConnected, HTTPClientError, ResponseStreamingError, IncompleteReadError, TimeoutError, OSError)
 # What the SDK's parser raises for the page of a proxy, in another character set, or for JSON of another form.
 _UNREADABLE = (ResponseParserError, ValueError, LookupError, TypeError, AttributeError)
@@ -220,7 +222,10 @@ class DynamoDB:
                 return _unreadable(table, str(error) or type(error).__name__)
             # The SDK takes a page of words for an answer with nothing in it: no item, and a write that was done.
             kind = str(answer.get("ResponseMetadata", {}).get("HTTPHeaders", {}).get("content-type", ""))
-            return _unreadable(table, f"a page, {kind}") if kind.startswith("text/") else Outcome.answered(answer)
+            if kind.startswith("text/"):
+                return _unreadable(table, f"a page, {kind}")
+            lacks = _ALWAYS.get(operation, "ResponseMetadata")
+            return Outcome.answered(answer) if lacks in answer else _unreadable(table, f"an answer without {lacks}")
         raise AssertionError
 
     def _tell(self, call: Call) -> None:

@@ -11,12 +11,20 @@ import base64
 from typing import Any
 
 from aiobotocore.parsers import AioJSONParser, AioResponseParserFactory
+from botocore.parsers import ResponseParserError
 
 _AS_THEY_ARE = frozenset({"S", "N", "BOOL", "NULL", "SS", "NS"})
 
 
 class _ItemParser(AioJSONParser):  # type: ignore[misc]  # the SDK has no types: its classes are Any
-    """The SDK's own, except for what is a map of attributes."""
+    """The SDK's own, except for what is a map of attributes, and for a success with nothing in it."""
+
+    def _handle_json_body(self, raw_body: bytes, shape: Any) -> Any:
+        if not raw_body:
+            # The service says at least `{}`. Something between does not: who took that for an answer would take a write
+            # for done, or an item for gone.
+            raise ResponseParserError("a success without a body")
+        return super()._handle_json_body(raw_body, shape)
 
     def _handle_map(self, shape: Any, value: dict[str, Any]) -> Any:
         return _read_map(value) if shape.value.name == "AttributeValue" else super()._handle_map(shape, value)

@@ -17,7 +17,7 @@ from takhin_tiered.config import Settings
 from takhin_tiered.engine.verifying import matches
 from takhin_tiered.errors import CatalogError, ConfigError
 from takhin_tiered.fleet.exclusive import alone
-from takhin_tiered.fleet.initialise import initialise, telling_how_to_create
+from takhin_tiered.fleet.initialise import initialise, telling_what_is_wrong
 from takhin_tiered.fleet.local import node_entity
 from takhin_tiered.fleet.migration import LOCAL_ENTITIES, Migrated, Migrator
 from takhin_tiered.fleet.operations import Calls, OperationLog
@@ -215,8 +215,9 @@ async def open_table(settings: Settings, calls: Calls | None = None, *, seconds:
     async with open_dynamodb(
         region_of(settings), settings.fleet_endpoint, listener=calls, deadline=seconds
     ) as database:
-        with telling_how_to_create():
-            yield Table(database, settings.fleet_table)
+        table = Table(database, settings.fleet_table)
+        async with telling_what_is_wrong(table):
+            yield table
 
 
 @asynccontextmanager

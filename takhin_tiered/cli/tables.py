@@ -259,8 +259,9 @@ def _require_table(tables: HybridTables, table: str) -> None:
 async def _typed(tables: HybridTables, table: str, partition_key: str, sort_key: str | None) -> tuple[Any, ...]:
     """The words of the command line as values of the key's types. `ConfigError` where they are none."""
     import base64
-    import binascii
-    from decimal import Decimal, InvalidOperation
+    from decimal import Decimal
+
+    from takhin_tiered.hybrid.typed import number_text
 
     schema = await tables.parts(table).schema()
     words = [partition_key, *([] if sort_key is None else [sort_key])]
@@ -270,10 +271,13 @@ async def _typed(tables: HybridTables, table: str, partition_key: str, sort_key:
     for name, word in zip(schema.keys, words, strict=True):
         try:
             kind = schema.types[name]
-            found.append(
-                Decimal(word) if kind == "N" else base64.b64decode(word, validate=True) if kind == "B" else word
-            )
-        except (InvalidOperation, binascii.Error):
+            if kind == "N":
+                number_text(number := Decimal(word))
+                found.append(number)
+            else:
+                found.append(base64.b64decode(word, validate=True) if kind == "B" else word)
+        except (ArithmeticError, ValueError):
+            # No number at all, or one that DynamoDB does not have, such as infinity; no base64.
             raise ConfigError(f"{name} of {table} is of type {schema.types[name]}, and {word!r} is not") from None
     return tuple(found)
 

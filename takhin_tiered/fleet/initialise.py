@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from takhin_tiered.fleet.repositories import Table
 _ACTIVE_SECONDS = 300.0
 _LOOK_SECONDS = 0.5
 _ENDING = {"ENABLED", "ENABLING"}
+_NOT_OURS = "is not the fleet's"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,21 @@ class Initialised:
     table: str
     created: bool
     ttl_enabled: bool
+
+
+@asynccontextmanager
+async def telling_what_is_wrong(table: Table) -> AsyncIterator[None]:
+    """Within: whoever misses the table is told what makes it, and whose request it refuses, if it is another one."""
+    try:
+        with telling_how_to_create():
+            yield
+    except TableRejected as error:
+        problems: list[str] = []
+        with suppress(TableError):
+            problems = list(deviations(load_contract(), await _described(table)))
+        if not problems or _NOT_OURS in error.message:
+            raise
+        raise _not_ours(table, problems, before=f"{error.message}. ") from error
 
 
 @contextmanager
@@ -61,11 +77,7 @@ async def initialise(table: Table) -> Initialised:
         created = await _create(table)
     else:
         if problems := list(deviations(contract, description)):
-            raise TableRejected(
-                f"the table {table.name} is not the fleet's: {'; '.join(problems)}",
-                table=table.name,
-                hint="Nothing was changed. Name another table in storage.tiered.fleet.table, or remove this one",
-            )
+            raise _not_ours(table, problems)
     await _wait_until_active(table)
     ttl_enabled = await _ttl_of(table) not in _ENDING
     if ttl_enabled:
@@ -88,6 +100,14 @@ async def look_at(table: Table) -> TableState:
         items=int(description.get("ItemCount", 0)),
         bytes=int(description.get("TableSizeBytes", 0)),
         problems=tuple(problems),
+    )
+
+
+def _not_ours(table: Table, problems: list[str], *, before: str = "") -> TableRejected:
+    return TableRejected(
+        f"{before}the table {table.name} {_NOT_OURS}: {'; '.join(problems)}",
+        table=table.name,
+        hint="Nothing was changed. Name another table in storage.tiered.fleet.table, or remove this one",
     )
 
 

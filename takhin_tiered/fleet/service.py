@@ -21,7 +21,7 @@ from takhin_tiered.aws.dynamodb import Call, open_dynamodb
 from takhin_tiered.concurrency import in_thread
 from takhin_tiered.config import Settings
 from takhin_tiered.errors import TableError, TakhinError
-from takhin_tiered.fleet.initialise import telling_how_to_create
+from takhin_tiered.fleet.initialise import telling_what_is_wrong
 from takhin_tiered.fleet.leases import Leases
 from takhin_tiered.fleet.local import NodeFacts
 from takhin_tiered.fleet.operations import Calls, OperationLog
@@ -111,8 +111,9 @@ class Fleet:
         """Bring the table into agreement with the local catalog; None if that failed, and `problem` says why."""
         async with self._one:
             try:
-                with telling_how_to_create():
-                    done = await (await self._opened()).run()
+                sync = await self._opened()
+                async with telling_what_is_wrong(sync.table):
+                    done = await sync.run()
             except TakhinError as error:
                 self._failed(error)
                 return None

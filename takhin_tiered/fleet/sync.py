@@ -80,7 +80,8 @@ class Sync:
         log: OperationLog,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._table, self._storage, self._facts = table, storage, facts
+        self.table = table
+        self._storage, self._facts = storage, facts
         self._written, self._leases, self._log, self._clock = written, leases, log, clock
         self._held: Held | None = None
         self._renewed = 0.0
@@ -138,7 +139,7 @@ class Sync:
             return Synced(tally.written, tally.deleted, has_read)
 
     async def _node(self) -> Node | None:
-        found = await self._table.get(key_of(Node, {"node": self._facts.node}))
+        found = await self.table.get(key_of(Node, {"node": self._facts.node}))
         return None if found is None else from_item(Node, found)
 
     async def _went_back(self, node: Node) -> bool:
@@ -147,7 +148,7 @@ class Sync:
 
     async def _read(self, *, is_new: bool) -> None:
         """Learn what the table has of this node. One with a new state directory may take leases from there."""
-        quotas = Quotas(self._table, self._facts.node)
+        quotas = Quotas(self.table, self._facts.node)
         if await quotas.used("read") >= _READS_A_DAY:
             raise TooManyReads(
                 f"node {self._facts.node} has read its part of the fleet's table {_READS_A_DAY} times today: something "
@@ -161,7 +162,7 @@ class Sync:
             if segment.lease_until:
                 leased.append(segment)
 
-        async with aclosing(learn(self._table, self._facts.node, self._written, look)) as counts:
+        async with aclosing(learn(self.table, self._facts.node, self._written, look)) as counts:
             async for count in counts:
                 logs.logger().debug("reading the fleet's table", items=count)
                 await self.keep_lease()
@@ -202,8 +203,8 @@ class Sync:
 
     def _action(self, difference: Difference) -> dict[str, Any]:
         if difference.item is None:
-            return {"Delete": {"TableName": self._table.name, "Key": difference.key}}
-        return {"Put": {"TableName": self._table.name, "Item": difference.item}}
+            return {"Delete": {"TableName": self.table.name, "Key": difference.key}}
+        return {"Put": {"TableName": self.table.name, "Item": difference.item}}
 
     async def _tell(self, epoch: str) -> str:
         """Write the item of the node itself; returns its epoch, which stays if it has one."""
@@ -218,7 +219,7 @@ class Sync:
             [
                 {
                     "Update": {
-                        "TableName": self._table.name,
+                        "TableName": self.table.name,
                         "Key": key,
                         "UpdateExpression": f"SET {sets}, #epoch = if_not_exists(#epoch, :epoch) REMOVE #run",
                         "ExpressionAttributeNames": names,
@@ -234,7 +235,7 @@ class Sync:
     async def _transact(self, actions: list[dict[str, Any]]) -> None:
         assert self._held is not None
         try:
-            await self._table.database.call(
+            await self.table.database.call(
                 "transact_write_items", TransactItems=[self._leases.condition(self._held.lease), *actions]
             )
         except TransactionCancelled as cancelled:

@@ -36,6 +36,7 @@ class Parts:
     naming: Naming
     shared: Shared
     _schema: Schema | None = None
+    _records: Records | None = None
     _asking: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def schema(self, *, fresh: bool = False) -> Schema:
@@ -75,7 +76,9 @@ class Parts:
 
     @property
     def records(self) -> Records:
-        return Records(self.shared.shelf, self.settings.name)
+        if self._records is None:
+            self._records = Records(self.shared.shelf, self.settings.name)
+        return self._records
 
     async def remover(self) -> Remover:
         schema = await self.schema()

@@ -27,8 +27,9 @@ class SortKey:
             return None
         ((how, value),) = found
         if how == "between":
-            low, high = value
-            return cls(how, (low, high))
+            if len(value) != len(("low", "high")):
+                raise ValueError(f"between has 2 values, not {len(value)}")
+            return cls(how, tuple(value))
         return cls(how, (value,))
 
 

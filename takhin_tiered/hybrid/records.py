@@ -74,6 +74,7 @@ class Records:
 
     def __init__(self, shelf: Shelf, table: str) -> None:
         self._shelf, self._table, self._folder = shelf, table, f"{FOLDER}/{table}"
+        self._same_as = ""
 
     async def require_same_table(self, arn: str) -> None:
         """`ConfigError` where the objects of this name are another table's, of another account or region."""
@@ -89,6 +90,20 @@ class Records:
                     f"{arn}",
                     hint=f"Give each its own storage.tiered.s3.prefix. If that table is gone for good, delete {key}",
                 ) from None
+
+    async def is_same_table(self, arn: str) -> bool:
+        """The same, for whoever is about to remove an object; asked of the store until it says so once.
+
+        A replica in another region, or a copy that was restored there, has the same items: only the first table's own
+        writes tell which objects are not needed any more.
+        """
+        if self._same_as != arn:
+            try:
+                await self.require_same_table(arn)
+            except ConfigError:
+                return False
+            self._same_as = arn
+        return True
 
     # Runs.
 

@@ -48,6 +48,9 @@ class Remover:
 
     async def _remove_unnamed(self, key: Item, object_key: str, announced: float) -> bool:
         """With no run at all after it was announced."""
+        if not await self.records.is_same_table(self.schema.arn):
+            logs.logger().warning("an object stays: it is of a table of the same name elsewhere", key=object_key)
+            return False
         if not self.is_of(key, object_key):
             logs.logger().warning("an object stays: it is not of the item whose pointer named it", key=object_key)
             return False

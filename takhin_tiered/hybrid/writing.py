@@ -6,7 +6,7 @@ then it is removed, if nobody can come to name it; see `records`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from takhin_tiered import logs
@@ -37,6 +37,8 @@ class Writer:
         """Store an item whole, in place of whatever was there."""
         if reserved := item.keys() & pointers.NAMES:
             raise ValueError(f"the attribute {min(reserved)} is the pointers' own")
+        if missing := [name for name in self.schema.keys if name not in item]:
+            raise ValueError(f"the item has no attribute {missing[0]!r}, which is of its key in {self.schema.table}")
         key = self.schema.key_of(item)
         put = {"TableName": self.schema.table, "Item": item}
         for _ in range(_TRIES):
@@ -85,13 +87,10 @@ class Writer:
             return True
         raise self._contended(key)
 
-    async def update(self, key: Item, changes: Item, removed: Iterable[str]) -> Item | None:
+    async def update(self, key: Item, changes: Item, removed: Sequence[str]) -> Item | None:
         """Set and remove attributes; an archived item comes back first. The whole item, or None where there is none."""
-        if reserved := {*changes, *removed} & pointers.NAMES:
-            raise ValueError(f"the attribute {min(reserved)} is the pointers' own")
-        if fixed := {*changes, *removed} & {*self.schema.keys}:
-            raise ValueError(f"the attribute {min(fixed)} is of the item's key, and cannot change")
-        parameters = pointers.changing(key, self.schema, changes, list(removed))
+        self._require_changes([*changes, *removed])
+        parameters = pointers.changing(key, self.schema, changes, removed)
         for _ in range(_TRIES):
             try:
                 answer = await self.db.call("update_item", **parameters, ReturnValues="ALL_NEW", **_ALL_OLD)
@@ -147,6 +146,17 @@ class Writer:
         self.hydrator.cache.forget((pointer[S3_KEY]["S"], pointer[pointers.ARCHIVED_AT]["S"]))
         if announced is not None:
             await self.remover.try_to_remove(key, pointer[S3_KEY]["S"], announced)
+
+    def _require_changes(self, names: Sequence[str]) -> None:
+        """What DynamoDB would refuse is refused before the item comes back for it. `ValueError`."""
+        if reserved := {*names} & pointers.NAMES:
+            raise ValueError(f"the attribute {min(reserved)} is the pointers' own")
+        if fixed := {*names} & {*self.schema.keys}:
+            raise ValueError(f"the attribute {min(fixed)} is of the item's key, and cannot change")
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise ValueError(f"the attribute {twice[0]!r} is to be changed twice")
+        if not names:
+            raise ValueError("there is nothing to be changed")
 
     def _require_not_odd(self, item: Item | None) -> None:
         """Such an item is as no write of ours leaves it, and no condition gets past it, however often it is tried."""

@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 
 from takhin_tiered import TieredStorage, machine
+from takhin_tiered.aws.dynamodb import open_dynamodb
 from takhin_tiered.aws.outcomes import TransactionCancelled
 from takhin_tiered.catalog.catalog import Catalog
 from takhin_tiered.catalog.journal import open_journal
 from takhin_tiered.config import Settings
-from takhin_tiered.errors import HeldElsewhere
+from takhin_tiered.errors import HeldElsewhere, TableUnavailable
 from takhin_tiered.fleet.local import node_entity
 from takhin_tiered.fleet.migration import Migrator
 from takhin_tiered.fleet.quotas import Quotas
@@ -26,7 +27,8 @@ from takhin_tiered.fleet.verification import verify
 from tests.faults.proxy import Fault, Kind, proxy
 from tests.fleet.catalogs import archived, deviations, everything, fill, migrate, node_of
 from tests.fleet.test_sync import NODE, fleet_settings, shared, synced
-from tests.support import Broker, Bucket
+from tests.support import REGION, Broker, Bucket
+from tests.tables import Dynamo
 
 
 @pytest.mark.long
@@ -46,6 +48,17 @@ async def test_reads_that_an_outage_broke_off_are_not_counted(
             between.faults = []
             assert (await synced(fleet)).has_read
             assert await quotas.used("read") == 1
+
+
+@pytest.mark.long
+async def test_a_table_that_is_another_one_is_named(dynamo: Dynamo, broker: Broker, bucket: Bucket) -> None:
+    """By a daemon, whose archive goes on."""
+    broker.segments("orders-0", 2)
+    name = dynamo.create()
+    async with shared(fleet_settings(broker, bucket, name, fleet_endpoint=dynamo.endpoint)) as (storage, fleet):
+        assert (await storage.run_cycle()).archived == 2
+        assert await fleet.sync() is None
+        assert f"the table {name} is not the fleet's: its keys are not PK and SK" in fleet.problem
 
 
 @pytest.mark.long
@@ -112,6 +125,7 @@ async def answering(status: int, kind: str, body: bytes) -> AsyncIterator[str]:
         (502, "text/html; charset=iso-8859-1", "<!DOCTYPE html>Störung".encode("latin-1")),
         (200, "text/html", b"<html>please log in</html>"),
         (200, "application/x-amz-json-1.0", b"[]"),
+        (200, "application/x-amz-json-1.0", b""),
         (502, "application/json", b"null"),
     ],
 )
@@ -124,6 +138,26 @@ async def test_a_page_of_a_proxy_is_an_outage(
         async with shared(settings) as (_, fleet):
             assert await fleet.sync() is None
             assert "does not answer as DynamoDB does" in fleet.problem
+
+
+@pytest.mark.parametrize(
+    ("body", "operation"),
+    [
+        # Else a write that nobody did would be acknowledged.
+        (b"", "put_item"),
+        (b"", "transact_write_items"),
+        (b"{}", "describe_table"),
+        (b"{}", "query"),
+        (b"{}", "scan"),
+    ],
+)
+async def test_a_success_with_nothing_in_it_is_an_outage(body: bytes, operation: str) -> None:
+    async with (
+        answering(200, "application/x-amz-json-1.0", body) as endpoint,
+        open_dynamodb(REGION, endpoint, deadline=0.1) as database,
+    ):
+        with pytest.raises(TableUnavailable, match="does not answer as DynamoDB does"):
+            await database.call(operation, TableName="any")
 
 
 @pytest.mark.long

@@ -12,11 +12,11 @@ from takhin_tiered.aws.dynamodb import open_dynamodb
 from takhin_tiered.aws.outcomes import TransactionCancelled
 from takhin_tiered.errors import ObjectMissing, TableMissing, TableRejected
 from takhin_tiered.fleet.entities import Lease, Node, Operation, Segment
-from takhin_tiered.fleet.initialise import initialise, look_at
+from takhin_tiered.fleet.initialise import initialise, look_at, telling_what_is_wrong
 from takhin_tiered.fleet.leases import Held, HeldByOther, Leases
 from takhin_tiered.fleet.local import shard_of
 from takhin_tiered.fleet.operations import Calls, OperationLog
-from takhin_tiered.fleet.overview import segments_of
+from takhin_tiered.fleet.overview import look_at_fleet, segments_of
 from takhin_tiered.fleet.quotas import Exhausted, Granted, Quotas
 from takhin_tiered.fleet.repositories import AlreadyThere, Created, Repository, Scope, Table
 from takhin_tiered.fleet.transforms import to_item
@@ -74,6 +74,10 @@ async def test_another_table_is_left_as_it_is(s3_endpoint: str, table_name: str)
         with pytest.raises(TableRejected, match="its keys are not PK and SK"):
             await initialise(Table(database, table_name))
         assert "it has no index GSI1" in (await look_at(Table(database, table_name))).problems
+        # Whoever asks anything of it is told why it is refused.
+        with pytest.raises(TableRejected, match=r"query failed.* is not the fleet's: its keys are not PK and SK"):
+            async with telling_what_is_wrong(Table(database, table_name)):
+                await look_at_fleet(Table(database, table_name))
 
 
 async def test_of_many_who_create_an_item_one_does(table: Table) -> None:

@@ -45,6 +45,14 @@ def scene(dynamo: Dynamo, tmp_path: Path) -> Scene:
     return Scene(dynamo, name, hybrid_settings(tmp_path, dynamo, [described(name)]), tmp_path / "store")
 
 
+@pytest.mark.parametrize("word", ["nan", "-inf", "1e999", "five"])
+def test_a_word_that_is_no_number_is_named(dynamo: Dynamo, tmp_path: Path, word: str) -> None:
+    name = dynamo.create(partition="N")
+    scene = Scene(dynamo, name, hybrid_settings(tmp_path, dynamo, [described(name)]), tmp_path / "store")
+    scene.run("get", name, "--", word, "x", code=2)
+    assert f"pk of {name} is of type N, and '{word}' is not" in scene.errors
+
+
 def test_an_operator_plans_archives_reads_and_brings_back(scene: Scene) -> None:
     listed = json.loads(scene.run("ls", "--json"))["tables"]
     assert [(each["name"], each["partition_key"], each["archive_after_days"], each["error"]) for each in listed] == [

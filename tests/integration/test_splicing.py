@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import fnmatch
+import itertools
 import json
+import shlex
+import subprocess
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -407,6 +411,73 @@ async def test_what_others_expire_stays_until_no_part_is_left(pair: Pair) -> Non
         assert (report.failures, report.expired) == ([], 5)
         assert parts(storage).catalog.intents() == []
     assert pair.store.keys() == []
+
+
+async def test_a_broker_that_is_taken_out_of_service_takes_no_log_that_others_rely_on(pair: Pair) -> None:
+    """By the commands of the page, done here to the directory."""
+    pair.one.starts = [0, 10]
+    third = Replica(pair.home / "third", pair.log, [0, 5, 22, 33, 39])
+    for replica in (pair.one, pair.other, third):
+        replica.write()
+    async with TieredStorage.open(pair.settings(pair.one)) as storage:
+        await cycle(storage)
+    async with TieredStorage.open(pair.settings(pair.other)) as storage:
+        await cycle(storage)
+        gone = parts(storage).catalog.replica
+        # What one has not archived: the bytes are in a log of this replica alone.
+        for path in pair.other.closed:
+            await storage.archive_segment(path)
+    look, remove_log, *removals = out_of_service(gone)
+    assert matching(pair, remove_log) != []
+    assert looked(pair, look) == []
+    async with TieredStorage.open(pair.settings(third)) as storage:
+        await cycle(storage)
+        mine = parts(storage).catalog.replica
+        relied_on = looked(pair, look)
+        assert relied_on != []
+        assert all(f".adopted.{mine}-parts.json" in line for line in relied_on)
+        # So the log stays, and the rest goes.
+        for removal in removals:
+            for key in matching(pair, removal):
+                (pair.home / "store" / key).unlink()
+        assert await problems(storage) == {}
+        before = third.on_disk()
+        for path in reversed(third.closed):
+            await storage.restore_segment(path)
+        assert third.on_disk() == third.files
+        assert before.keys() < third.files.keys()
+        # When nobody relies on it any more, it may go too.
+        await evict(storage, *third.closed)
+        await expire(storage, *third.closed)
+        assert looked(pair, look) == []
+
+
+def out_of_service(replica: str) -> list[str]:
+    """What the page says to be run: the look at what others rely on, the removal of the log, then the others."""
+    page = (Path(__file__).parents[2] / "docs/operations.md").read_text()
+    section = page.partition("### Take a broker out of service for good")[2].partition("\n### ")[0]
+    lines = section.replace("\\\n", "").replace("<id>", replica).splitlines()
+    (look,) = [line for line in lines if line.startswith("aws s3 ls") and "--recursive" in line]
+    removals = [line for line in lines if line.startswith("aws s3 rm")]
+    (log,) = [line for line in removals if f"/~{replica}" in line]
+    return [look, log, *(line for line in removals if line != log)]
+
+
+def looked(pair: Pair, command: str) -> list[str]:
+    """What a listing that goes through a pipe prints."""
+    keys = pair.store.keys()
+    listing = "".join(f"2026-11-29 06:41:27       1289 takhin/{key}\n" for key in keys)
+    piped = command.partition(" | ")[2]
+    done = subprocess.run(["sh", "-c", piped], input=listing, capture_output=True, text=True, check=True)
+    return done.stdout.splitlines()
+
+
+def matching(pair: Pair, removal: str) -> list[str]:
+    """The keys that a removal includes."""
+    words = shlex.split(removal)
+    patterns = [word for before, word in itertools.pairwise(words) if before == "--include"]
+    keys = pair.store.keys()
+    return [key for key in keys if any(fnmatch.fnmatch(key, pattern) for pattern in patterns)]
 
 
 async def test_records_for_parts_that_were_lost_are_written_again(pair: Pair) -> None:
