@@ -6,7 +6,7 @@ import asyncio
 import os
 import sqlite3
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -41,7 +41,7 @@ from takhin_tiered.reader.query import RecordPage, RecordQuery
 from takhin_tiered.reader.reader import Reader
 from takhin_tiered.reader.whole import ChecksumsInMemory, KnownChecksums, WholeObjects
 from takhin_tiered.segments.model import Segment
-from takhin_tiered.segments.names import FileKind
+from takhin_tiered.segments.names import FileKind, SegmentId
 from takhin_tiered.segments.results import Consumer
 from takhin_tiered.store import ReadableStore
 
@@ -228,7 +228,11 @@ class Reads:
             raise StoreUnavailable("the data directory and the archive have not been looked through yet") from None
 
     async def _known(self, path: str, topic_id: str | None) -> Segment:
-        """As it is known; before it is taken for unknown, the archive is looked at if that was not done yet."""
+        """As it is known; before it is taken for unknown, the disk is looked at, and the archive if it never was."""
+        with suppress(SegmentNotFound):
+            return known_segment(self._catalog, path, topic_id)
+        # The broker may have rolled it since the last scan.
+        await self._log.scanner.look_at(SegmentId.parse(path).place.partition)
         try:
             return known_segment(self._catalog, path, topic_id)
         except SegmentNotFound:
