@@ -133,7 +133,7 @@ class TieredStorage(Plans, Reads, Retrieves, Shares, Looks, Costs, Maintenance, 
             state_dir = settings.state_dir if is_ours else None
             reader = await stack.enter_async_context(open_reader(state_dir, reading))
             storage = cls(settings, parts, reader, journal, lock)
-            storage._log = log_reader(reading, reader)
+            storage._log = log_reader(reading, reader, storage._know_archive)
             await parts.history.load()
             await parts.heating.load(journal)
             await parts.retriever.load()

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import sqlite3
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -41,7 +41,7 @@ from takhin_tiered.reader.query import RecordPage, RecordQuery
 from takhin_tiered.reader.reader import Reader
 from takhin_tiered.reader.whole import ChecksumsInMemory, KnownChecksums, WholeObjects
 from takhin_tiered.segments.model import Segment
-from takhin_tiered.segments.names import FileKind
+from takhin_tiered.segments.names import FileKind, SegmentId
 from takhin_tiered.segments.results import Consumer
 from takhin_tiered.store import ReadableStore
 
@@ -134,10 +134,10 @@ async def open_reader(state_dir: Path | None, parts: ReaderParts) -> AsyncIterat
         yield reader
 
 
-def log_reader(parts: ReaderParts, reader: Reader) -> LogReader:
+def log_reader(parts: ReaderParts, reader: Reader, know: Callable[[], Awaitable[bool]]) -> LogReader:
     finder, indexes = Finder(parts.catalog, parts.data_dir, parts.situation), IndexCache()
     outcomes = Outcomes(finder, reader, indexes)
-    return LogReader(parts.catalog, parts.scanner, parts.heating, finder, reader, indexes, outcomes)
+    return LogReader(parts.catalog, parts.scanner, parts.heating, finder, reader, indexes, outcomes, know)
 
 
 def _nobody() -> tuple[Consumer, ...]:
@@ -222,17 +222,25 @@ class Reads:
         try:
             async with asyncio.timeout(_KNOW_SECONDS):
                 await self._log.scanner.done.wait()
-                if self.settings.has_store and not self._preparation.is_reconciled:
-                    await self._preparation.know_archive()
+                await self._know_archive()
         except TimeoutError:
             raise StoreUnavailable("the data directory and the archive have not been looked through yet") from None
 
+    async def _know_archive(self) -> bool:
+        if self._preparation.is_reconciled or not self.settings.has_store:
+            return False
+        await self._preparation.know_archive()
+        return True
+
     async def _known(self, path: str, topic_id: str | None) -> Segment:
-        """As it is known; before it is taken for unknown, the archive is looked at if that was not done yet."""
+        """As it is known; before it is taken for unknown, the disk is looked at, and the archive if it never was."""
+        with suppress(SegmentNotFound):
+            return known_segment(self._catalog, path, topic_id)
+        # The broker may have rolled it since the last scan.
+        await self._log.scanner.look_at(SegmentId.parse(path).place.partition)
         try:
             return known_segment(self._catalog, path, topic_id)
         except SegmentNotFound:
-            if self._preparation.is_reconciled or not self.settings.has_store:
+            if not await self._know_archive():
                 raise
-        await self._preparation.know_archive()
         return known_segment(self._catalog, path, topic_id)

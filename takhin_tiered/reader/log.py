@@ -5,7 +5,7 @@ It ends at the last record that consumers may see. Records that are missing in b
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
@@ -92,6 +92,8 @@ class LogReader:
     reader: Reader
     indexes: IndexCache
     outcomes: Outcomes
+    know: Callable[[], Awaitable[bool]]
+    """Learns what the archive holds; False where that is known already. Before that, what is missing may be there."""
 
     async def page(self, query: RecordQuery, max_records: int) -> RecordPage:
         """Up to so many records, fewer before a hole, at the end, and where they are large.
@@ -100,9 +102,13 @@ class LogReader:
         """
         page = _Page(max_records)
         for tries_left in reversed(range(TRIES)):
-            log = await self.open_log(query, again=tries_left < TRIES - 1)
             try:
+                log = await self.open_log(query, again=tries_left < TRIES - 1)
                 return await self._page(query, log, page)
+            except OffsetInHole as hole:
+                if page.next_offset is None:
+                    raise
+                return RecordPage(page.records, page.next_offset if hole.missing_from is None else hole.missing_from)
             except (SegmentChanged, SegmentNotFound):
                 # It moved, or the broker deleted it: what is known of it may be old.
                 if not tries_left:
@@ -148,26 +154,21 @@ class LogReader:
         raise AssertionError
 
     async def _page(self, query: RecordQuery, log: OpenLog, page: _Page) -> RecordPage:
-        try:
-            async with aclosing(self.parts(query, log)) as parts:
-                async for part in parts:
-                    async with aclosing(
-                        part.reading.records(last_stable=part.end, aborted=part.aborted, most=page.most)
-                    ) as batches:
-                        async for batch in batches:
-                            part.meter.size += batch.header.size
-                            wanted = page.most - len(page.records)
-                            page.records += batch.records[:wanted]
-                            if len(batch.records) > wanted:
-                                return RecordPage(page.records, batch.records[wanted].offset)
-                            page.next_offset = batch.next_offset
-                            page.size += max(batch.header.size, sum(map(_size_of, batch.records)))
-                            if page.is_full:
-                                return RecordPage(page.records, page.next_offset)
-        except OffsetInHole as hole:
-            if page.next_offset is None:
-                raise
-            return RecordPage(page.records, page.next_offset if hole.missing_from is None else hole.missing_from)
+        async with aclosing(self.parts(query, log)) as parts:
+            async for part in parts:
+                async with aclosing(
+                    part.reading.records(last_stable=part.end, aborted=part.aborted, most=page.most)
+                ) as batches:
+                    async for batch in batches:
+                        part.meter.size += batch.header.size
+                        wanted = page.most - len(page.records)
+                        page.records += batch.records[:wanted]
+                        if len(batch.records) > wanted:
+                            return RecordPage(page.records, batch.records[wanted].offset)
+                        page.next_offset = batch.next_offset
+                        page.size += max(batch.header.size, sum(map(_size_of, batch.records)))
+                        if page.is_full:
+                            return RecordPage(page.records, page.next_offset)
         return RecordPage(page.records, max(log.end, query.offset or 0))
 
     async def _batches(self, query: RecordQuery, log: OpenLog) -> AsyncGenerator[tuple[memoryview, int], None]:
@@ -182,6 +183,18 @@ class LogReader:
                         yield each
 
     async def open_log(self, query: RecordQuery, *, again: bool) -> OpenLog:
+        if query.offset is None:
+            # A record that is not known yet may be the one.
+            await self.know()
+        try:
+            return await self.look(query, again=again)
+        except (PartitionNotFound, SegmentNotFound, OffsetOutOfRange, OffsetInHole):
+            if not await self.know():
+                raise
+            return await self.look(query, again=again)
+
+    async def look(self, query: RecordQuery, *, again: bool) -> OpenLog:
+        """The same by what is known already: what is missing may be in the archive."""
         partition = query.topic, query.partition
         await self.scanner.look_at(partition, again=again)
         label = self.catalog.lineage(partition).current
@@ -193,11 +206,12 @@ class LogReader:
                 f"nothing is known of partition {query.topic}-{query.partition}",
                 hint="takhin-tiered ls --partitions lists all partitions",
             )
-        if query.isolation is Isolation.READ_UNCOMMITTED:
-            return OpenLog(partition, label, bounds, bounds.end, is_committed=False)
+        log = OpenLog(partition, label, bounds, bounds.end, is_committed=False)
         if query.offset is not None:
             # An offset that is not there is told before anything is read.
-            await self._at_offset(query.offset, OpenLog(partition, label, bounds, bounds.end, is_committed=True))
+            await self._at_offset(query.offset, log)
+        if query.isolation is Isolation.READ_UNCOMMITTED:
+            return log
         end = await self.outcomes.last_stable_offset(partition, label, bounds)
         return OpenLog(partition, label, bounds, end, is_committed=True)
 
@@ -250,7 +264,8 @@ class LogReader:
                 found = await self._at_time(query.timestamp or 0, log, found.segment.id.base_offset + 1)
                 continue
             if found.is_followed_by_hole:
-                raise hole_behind(found)
+                # What is learned may give the log another label.
+                raise _changed(log, offset) if await self.know() else hole_behind(found)
             found = await in_thread(self.finder.next, found, log.label)
             if found is None:
                 raise _changed(log, offset)

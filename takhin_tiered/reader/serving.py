@@ -91,7 +91,7 @@ class ServedLogs:
 
     async def _look(self, query: RecordQuery) -> LogBounds:
         self._require_known(query)
-        log = await self.reader.open_log(query, again=False)
+        log = await self.reader.look(query, again=False)
         bounds = LogBounds(log.bounds.start, log.bounds.end, log.end, log.bounds.log_end)
         kept = self._kept.bounds
         kept[query] = time.monotonic(), bounds

@@ -228,6 +228,16 @@ async def test_errors_before_the_first_byte_have_a_status_of_their_own(broker: B
             assert "chunk 0" in str(one)
 
 
+async def test_a_segment_that_the_broker_rolled_after_the_last_scan_is_there(broker: Broker, tmp_path: Path) -> None:
+    async with in_process(broker, tmp_path / "store") as (client, _, _, _):
+        # Of a partition that is known, and of one that is not.
+        for partition in ("orders-0", "fresh-0"):
+            path = broker.segment(partition, age_hours=0.0)
+            answer = await client.get(f"{PREFIX}/{path}/data")
+            assert (answer.status_code, answer.content) == (200, broker.files[path])
+        assert (await client.get(f"{PREFIX}/fresh-0/{7:020d}.log/data")).status_code == 404
+
+
 def test_an_error_in_the_middle_does_not_look_like_success(broker: Broker, tmp_path: Path) -> None:
     (path,) = broker.segments("orders-0", 1, size=SIZE)
     settings = directory_settings(broker, tmp_path / "store")

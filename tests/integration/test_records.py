@@ -219,6 +219,41 @@ async def test_holes_are_told_and_never_skipped(broker: Broker) -> None:
         assert hole.value.next_offset == after
 
 
+@pytest.mark.parametrize("is_restored", [False, True], ids=["nothing", "the-first"])
+async def test_nothing_is_missing_before_the_archive_is_known(broker: Broker, is_restored: bool) -> None:
+    """Without its catalog, the program knows the local segments alone at first: an end of them, or none between two."""
+    made = make_partition("orders-0", 8, segments=4, gaps=False, transactions=False)
+    async with served(broker, made) as (storage, paths):
+        if is_restored:
+            await storage.restore_segment(paths[0])
+    known, settings = made.known(), directory_settings(broker, broker.root.parent / "store")
+    at = made.segments[2].base
+    newest = max(known, key=lambda each: each.timestamp)
+
+    @asynccontextmanager
+    async def anew() -> AsyncIterator[TieredStorage]:
+        shutil.rmtree(settings.state_dir)
+        async with TieredStorage.open(settings) as storage:
+            yield storage
+
+    for isolation in Isolation:
+        for offset in (0, at):
+            async with anew() as storage:
+                page = await storage.read_records(RecordQuery("orders", 0, offset, isolation=isolation), len(known))
+                assert as_seen(page.records) == as_known([each for each in known if each.offset >= offset])
+        async with anew() as storage:
+            page = await storage.read_records(RecordQuery("orders", 0, timestamp=newest.timestamp, isolation=isolation))
+            assert page.records[0].offset == newest.offset
+    async with anew() as storage:
+        assert await raw(storage, RecordQuery("orders", 0, 0)) == b"".join(each.files["log"] for each in made.segments)
+    async with anew() as storage:
+        stream, found = storage.logs.stream("orders", 0, 0, Isolation.READ_UNCOMMITTED), 0
+        while (taken := await stream.take(1 << 20, at_least_one=True)).size:
+            found += taken.size
+        await stream.close()
+        assert found == sum(len(each.files["log"]) for each in made.segments)
+
+
 @pytest.mark.parametrize("place", ["copied", "local"])
 async def test_a_batch_that_claims_to_be_longer_than_its_log_hides_no_record(broker: Broker, place: str) -> None:
     """A length stands outside the CRC, and a broker may be about to write the rest of a batch: not of this one."""
