@@ -80,8 +80,9 @@ class CacheBound:
 
     def __call__(self, used: int) -> int:
         """``used``: what they have now. Above the reserve of the disk, which running restores draw on too."""
-        parts, sure = self.parts, self.parts.clock.sure_now()
-        restored = sum(each.local.size for each in parts.catalog.restored() if not each.lease_left(sure))
+        # By the wall clock: a lease that is taken for ended too early costs no copy here, only room for chunks.
+        parts, now = self.parts, self.parts.clock.now()
+        restored = sum(each.local.size for each in parts.catalog.restored() if not each.lease_left(now))
         parts.metrics.restored_bytes.set(restored)
         try:
             disk = os.statvfs(self.directory)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import takhin_tiered
@@ -45,6 +46,7 @@ PARTS = {
 AWS = {"aioboto3", "aiobotocore", "boto3", "botocore", "awscrt"}
 
 
+@cache
 def modules() -> dict[str, ast.Module]:
     return {
         ".".join(path.relative_to(ROOT).with_suffix("").parts): ast.parse(path.read_text())
@@ -52,6 +54,7 @@ def modules() -> dict[str, ast.Module]:
     }
 
 
+@cache
 def imported(tree: ast.Module) -> set[str]:
     names: set[str] = set()
     for node in ast.walk(tree):
