@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from takhin_tiered.cli.access import View, open_access, open_view
+from takhin_tiered.cli.access import Access, View, open_access, open_view
 from takhin_tiered.cli.broker import kept_text
 from takhin_tiered.cli.output import console, counted, error_console, print_table, say, size
 from takhin_tiered.cli.progress import Meter, shown
@@ -58,12 +58,39 @@ def archive(
             poll = access.bytes_moved
             failures = await move_all(list(sizes), access.archive, "archived", sizes=sizes, at_once=together, poll=poll)
             found = await access.status()
-            kept = dict.fromkeys(_kept(path, found, settings) for path in sizes)
-            if why := "; ".join(filter(None, kept)):
-                console().print(f"The local files{' of some topics' if len(kept) > 1 else ''} stay: {why}")
+            kept = {path: _kept(path, found, settings) for path in sizes}
+            reasons = dict.fromkeys(kept.values())
+            if why := "; ".join(filter(None, reasons)):
+                console().print(f"The local files{' of some topics' if len(reasons) > 1 else ''} stay: {why}")
+            if why := await _unlink_rest(access, {path for path in sizes if not kept[path]}):
+                console().print(why)
             exit_on_failures(failures)
 
     run_work(context, work)
+
+
+async def _unlink_rest(access: Access, paths: set[str]) -> str:
+    """What was archived while a lower segment of its log was still on its way stays at first: now from below.
+
+    Returns what to say of those that stay all the same; empty where none does.
+    """
+    errors: list[str] = []
+    for segment in await access.segments(tier=None, state=str(State.COPIED)):
+        if (path := segment["segment_path"]) in paths and segment["is_current"]:
+            try:
+                await access.archive(path)
+            except TakhinError as error:
+                errors.append(str(error))
+    left = [
+        each["segment_path"]
+        for each in await access.segments(tier=None, state=str(State.COPIED))
+        if each["segment_path"] in paths and each["is_current"]
+    ]
+    if not left:
+        return ""
+    lower = "a lower segment of the log is, and consumers would skip the gap between them"
+    why = errors[0] if errors else lower
+    return f"{counted(len(left), 'segment')} archived, and still on the disk too, as {left[0]}: {why}"
 
 
 async def _chosen(view: View, paths: list[str], states: set[str]) -> list[tuple[str, dict[str, Any] | None]]:

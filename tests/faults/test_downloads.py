@@ -79,6 +79,22 @@ async def test_pieces_that_keep_breaking_off_are_an_error(
     assert len(await read(store)) == size
 
 
+@pytest.mark.parametrize("size", [SMALL, LARGE])
+@pytest.mark.parametrize("is_stream", [True, False])
+async def test_a_server_that_hangs_for_good_has_one_deadline_for_all_tries(
+    bucket: Bucket, between: Proxy, size: int, is_stream: bool
+) -> None:
+    deadlines = Deadlines(connect=1.0, read=0.8, base=1.0, slowest=1 << 40)
+    async with open_s3(bucket.name, region=REGION, prefix="", endpoint=between.endpoint, deadlines=deadlines) as store:
+        await put(store, size)
+        between.faults.append(fault := Fault(Kind.HANG_BODY, "GET", KEY))
+        with tempfile.TemporaryFile() as file, pytest.raises(StoreUnavailable, match="broke off at byte"):
+            await (read(store) if is_stream else store.fetch_into(KEY, file.fileno()))
+        assert fault.hits == 2
+        between.faults.clear()
+        assert len(await read(store)) == size
+
+
 async def test_pieces_are_small_and_all_there(store: S3Store) -> None:
     data = await put(store, LARGE)
     pieces = [piece async for piece in store.open(KEY)]

@@ -187,6 +187,7 @@ def test_whoever_waits_for_a_directory_without_links_gets_it(tmp_path: Path, mon
     os.close(fd)
 
 
+@pytest.mark.long
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root restores what belongs to another user")
 def test_root_without_the_right_to_give_files_away_restores(broker: Broker, tmp_path: Path) -> None:
     """As in a container whose capabilities were dropped, or on NFS that squashes root."""

@@ -27,7 +27,7 @@ from takhin_tiered import (
 from takhin_tiered.segments.choice import Wanted
 from takhin_tiered.segments.model import Intent
 from takhin_tiered.segments.names import SegmentId
-from tests.support import AtPoint, Broker, parts
+from tests.support import AtPoint, Broker, command, parts
 
 HOLDER = """
 import fcntl, sys
@@ -326,3 +326,23 @@ async def test_an_archive_without_topic_ids_is_no_stray_log(kafka: Broker) -> No
         give_topic_id(kafka, TOPIC_IDS[0])
         await storage.restore_segment(path)
     assert kafka.is_whole(path)
+
+
+def test_by_hand_all_that_was_chosen_leaves_a_kafka_that_is_stopped(kafka: Broker) -> None:
+    """Many go at once, and none leaves before those below it."""
+    paths = kafka.segments("orders-0", 9)
+    settings = settings_of(kafka, archive_mode="move")
+    ended = command(settings, "archive", "orders-0")
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert f"{len(paths)} segments archived, 0 failed" in ended.stdout
+    assert "still on the disk" not in ended.stdout
+    assert not any((kafka.root / path).exists() for path in paths)
+
+
+def test_by_hand_what_stays_on_the_disk_is_told(kafka: Broker) -> None:
+    paths = kafka.segments("orders-0", 3)
+    ended = command(settings_of(kafka, archive_mode="move"), "archive", paths[2])
+    assert ended.returncode == 0
+    assert (kafka.root / paths[2]).exists()
+    told = " ".join(ended.stdout.split())
+    assert f"1 segment archived, and still on the disk too, as {paths[2]}: a lower segment" in told

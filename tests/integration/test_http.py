@@ -307,6 +307,7 @@ async def test_metrics_have_the_names_that_dashboards_know(broker: Broker, tmp_p
         assert (await client.get("/docs")).status_code == 200
 
 
+@pytest.mark.long
 async def test_answers_come_while_segments_move(broker: Broker, bucket: Bucket, tmp_path: Path) -> None:
     """200 requests a second, a running archive, ten restores of one segment: one download, and no error."""
     for number in range(3):

@@ -71,6 +71,7 @@ async def test_an_accepted_store_that_is_emptied_is_refused_again(
     assert files(tmp_path / "store") == []
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["empty", "foreign"])
 async def test_a_rebuild_confirms_no_store(broker: Broker, settings: Settings, tmp_path: Path, kind: str) -> None:
     broker.segments("orders-0", 2)

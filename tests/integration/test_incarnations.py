@@ -265,6 +265,7 @@ async def test_a_kill_in_the_first_archive_of_another_incarnation(kafka: Kafka, 
         assert await all_sound(storage) == 4
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("point", ["restore.adopted", "restore.log.placed", "restore.placed"])
 async def test_a_kill_in_the_restore_of_an_earlier_incarnation(kafka: Kafka, point: str) -> None:
     kafka.make_topic()

@@ -100,6 +100,7 @@ async def test_against_a_foreign_owner_no_verb_writes(damaged: Damaged, tmp_path
         assert damaged.objects == before
 
 
+@pytest.mark.long
 async def test_a_scrub_through_the_api_against_a_foreign_owner_heals_nothing(damaged: Damaged, tmp_path: Path) -> None:
     """The daemon owned the prefix, until another one took it over."""
     before = damaged.objects

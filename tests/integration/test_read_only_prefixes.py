@@ -66,6 +66,7 @@ def states(storage: TieredStorage) -> dict[str, str]:
     return {info.segment_path: info.state for info in storage.segments() if not info.is_active}
 
 
+@pytest.mark.long
 async def test_retention_leaves_it_alone_and_says_why(world: World) -> None:
     closed = await archived_before(world)
     own = world.broker.segment("audit-0", age_hours=OLD)

@@ -113,6 +113,7 @@ async def test_without_a_key_it_is_refused(folder: Place) -> None:
             await storage.rekey()
 
 
+@pytest.mark.long
 async def test_a_daemon_does_it_and_reads_with_the_new_key(folder: Place, tmp_path: Path) -> None:
     closed = archive_with(folder, "first")
     await cycle(folder.settings("both"))

@@ -113,6 +113,7 @@ def test_an_original_configuration_archives_restarts_and_restores(
         assert metric(running, "tiered_storage_s3_bytes_uploaded_total") == 0
 
 
+@pytest.mark.long
 def test_a_kill_during_the_archive_loses_nothing_and_repeats_nothing(
     broker: Broker, bucket: Bucket, tmp_path: Path
 ) -> None:
@@ -213,6 +214,7 @@ def test_the_start_tells_what_starts_where(broker: Broker, tmp_path: Path) -> No
     assert (started["enabled"], started["state_dir"]) == (True, str(settings.state_dir))
 
 
+@pytest.mark.long
 def test_a_command_without_the_token_says_where_the_token_stands(broker: Broker, tmp_path: Path) -> None:
     settings = directory_settings(broker, tmp_path / "store", api_token="right")
     with daemon(settings, tmp_path / "log") as running:

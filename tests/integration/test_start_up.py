@@ -68,6 +68,7 @@ def test_a_status_loads_neither_the_sdk_nor_what_serves_draws_and_logs(settings:
     assert imported & {f"takhin_tiered.cli.{name}" for name in other_commands} == set()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["plan", "ls"])
 def test_a_table_loads_what_draws_it_and_nothing_else(settings: Settings, name: str) -> None:
     said, imported = run(settings, name)

@@ -217,6 +217,7 @@ async def test_it_is_kept_for_ever_where_no_time_is_set(world: World) -> None:
         assert {path, manifest_key(path, 1)} <= set(world.store.keys())
 
 
+@pytest.mark.long
 async def test_the_daemon_removes_it_at_its_reconcile(world: World, tmp_path: Path) -> None:
     async with TieredStorage.open(world.settings()) as storage:
         path = await rewritten(storage, world.broker)

@@ -199,6 +199,7 @@ def test_of_a_damaged_log_no_transactions_are_known() -> None:
     assert shrunk.summary(b"").open_transactions is None
 
 
+@pytest.mark.long
 def test_many_producers_stay_bounded() -> None:
     one = bytearray(logs.batch(rows(0, 1), producer=1, transactional=True))
     log = bytearray()

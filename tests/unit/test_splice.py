@@ -166,6 +166,7 @@ def cut(starts: Sequence[int]) -> list[list[bytes]]:
     return [BATCHES[start:end] for start, end in zip(starts, ends, strict=True)]
 
 
+@pytest.mark.long
 @given(one=st.integers(0, 999), other=st.integers(0, 999), with_index=st.booleans())
 def test_each_segment_of_a_replica_is_found_in_those_of_another(one: int, other: int, *, with_index: bool) -> None:
     async def check() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
 import aiohttp
@@ -29,6 +29,8 @@ class Download:
         self._calls, self._key = calls, key
         self._at, self._end = start, end
         self._tries = 1
+        # Seconds that the server has for all of it, however often it is asked; from the first answer.
+        self._left: float | None = None
 
     async def into_memory(self) -> bytes:
         """For a small object: what it is collected by blocks nobody."""
@@ -54,19 +56,16 @@ class Download:
     async def pieces(self) -> AsyncGenerator[bytes, None]:
         """See `ReadableStore.open`. The time that its reader takes is not the server's: no deadline runs meanwhile."""
         while (answer := await self._ask()) is not None:
-            left = self._calls.deadlines.operation(size_of_all(answer))
             async with aclosing(wire.pieces_of(answer["Body"], _length(answer), self._calls.deadlines.read)) as pieces:
                 while True:
-                    began = time.monotonic()
                     try:
-                        async with asyncio.timeout(left):
+                        async with self._timed(answer):
                             piece = await anext(pieces, b"")
                     except _BROKEN as error:
                         self._try_again_after(error)
                         break
                     if not piece:
                         return
-                    left -= time.monotonic() - began
                     self._at += len(piece)
                     yield piece
 
@@ -79,15 +78,25 @@ class Download:
 
         while (answer := await self._ask()) is not None:
             try:
-                # Other ranges of the same object may share the line.
-                async with asyncio.timeout(deadlines.operation(size_of_all(answer))):
+                async with self._timed(answer):
                     await wire.take_body(answer["Body"], _length(answer), take, deadlines.read, hand)
                 return
             except _BROKEN as error:
                 self._try_again_after(error)
 
+    @asynccontextmanager
+    async def _timed(self, answer: Any) -> AsyncGenerator[None, None]:
+        """`TimeoutError` once the server has had its time. Other ranges of the same object may share the line."""
+        left = self._calls.deadlines.operation(size_of_all(answer)) if self._left is None else self._left
+        began = time.monotonic()
+        try:
+            async with asyncio.timeout(left):
+                yield
+        finally:
+            self._left = left - (time.monotonic() - began)
+
     def _try_again_after(self, error: Exception) -> None:
-        if self._tries == _TRIES:
+        if self._tries == _TRIES or (self._left is not None and self._left <= 0):
             raise StoreUnavailable(f"the download broke off at byte {self._at}: {error!r}", key=self._key) from error
         self._tries += 1
 
