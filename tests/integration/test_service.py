@@ -17,6 +17,8 @@ from pydantic import SecretStr
 
 import takhin_tiered
 from takhin_tiered import Settings
+from takhin_tiered.concurrency import in_thread
+from tests.faults.proxy import Fault, Kind, proxy
 from tests.support import (
     COLD,
     Broker,
@@ -114,16 +116,20 @@ def test_an_original_configuration_archives_restarts_and_restores(
 
 
 @pytest.mark.long
-def test_a_kill_during_the_archive_loses_nothing_and_repeats_nothing(
+async def test_a_kill_during_the_archive_loses_nothing_and_repeats_nothing(
     broker: Broker, bucket: Bucket, tmp_path: Path
 ) -> None:
     closed = [path for number in range(4) for path in broker.segments(f"orders-{number}", 5, size=400_000)]
     settings = store_settings(broker, bucket, archive_concurrency=2)
-    with daemon(settings, tmp_path / "log") as running:
-        wait_until(lambda: len(bucket.manifests()) >= 5)
-        running.kill()
+    # The sixth commit is held: a kill after so many milliseconds would come too late on a fast machine.
+    held = Fault(Kind.HELD, "PUT", ".manifest.json", skip=5)
+    async with proxy(bucket.endpoint) as between:
+        between.faults.append(held)
+        with daemon(settings.model_copy(update={"s3_endpoint": between.endpoint}), tmp_path / "log") as running:
+            await in_thread(wait_until, lambda: held.hits and len(bucket.manifests()) == 5)
+            running.kill()
     committed = bucket.manifests()
-    assert len(committed) < len(closed), "the kill came too late to show anything"
+    assert len(committed) == 5
     stems = tuple(f"{bucket.prefix}/{key.removesuffix('.manifest.json')}" for key in committed)
     written = {key: at for key, at in bucket.times().items() if key.startswith(stems)}
     assert len(written) == 4 * len(committed)
