@@ -16,7 +16,8 @@ from takhin_tiered import bulk
 from takhin_tiered.codec.checksums import READ_SIZE
 from takhin_tiered.concurrency import in_bulk_thread, in_thread
 
-_BUFFER = 256 << 10
+_BUFFER = 1 << 20
+"""With a quarter of it a partition takes a tenth longer to read in place: each turn costs."""
 
 
 Sink = Callable[[memoryview], None]
