@@ -11,6 +11,7 @@ import socket
 import struct
 import subprocess
 import sys
+import tarfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -27,6 +28,7 @@ from takhin_tiered.config import Settings
 from takhin_tiered.engine.assembly import Assembly
 from takhin_tiered.formats.sample import make_segment
 from takhin_tiered.reader.cache import DiskCache
+from tests.forking import run_forked
 
 REGION = "us-east-1"
 SERVERS = Path(__file__).resolve().parents[1] / ".make/servers/bin"
@@ -38,6 +40,13 @@ KINDS = ("log", "index", "timeindex", "txnindex", "snapshot")
 
 AtPoint = Callable[[str, Callable[[], object]], list[str]]
 """``at_point(name, action)``, the fixture: the list has the name once the point was reached."""
+
+
+def unpack(archive: Path, directory: Path) -> None:
+    with tarfile.open(archive) as tar:
+        # Python 3.11.2 knows no filter yet.
+        tar.extraction_filter = getattr(tarfile, "data_filter", None)
+        tar.extractall(directory)
 
 
 def free_port() -> int:
@@ -253,14 +262,8 @@ def to_point(
     if between is not None:
         env = environment(between[1]) | {"PYTHONPATH": str(root)}
         at["TORTURE_BETWEEN"] = json.dumps({"point": between[0], "command": between[2], "env": env})
-    return subprocess.run(
-        [sys.executable, str(root / "tests/faults/kill_launcher.py"), *arguments],
-        env=environment(settings) | at,
-        capture_output=True,
-        text=True,
-        timeout=seconds,
-        check=False,
-    )
+    launcher = root / "tests/faults/kill_launcher.py"
+    return run_forked(launcher, *arguments, env=environment(settings) | at, seconds=seconds)
 
 
 class Daemon:

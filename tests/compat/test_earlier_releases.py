@@ -12,11 +12,12 @@ import json
 import os
 import subprocess
 import sys
-import tarfile
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.support import unpack
 
 ARCHIVE = Path(__file__).parent / "archive-v1.tar.xz"
 
@@ -24,8 +25,7 @@ ARCHIVE = Path(__file__).parent / "archive-v1.tar.xz"
 @pytest.fixture
 def previous(tmp_path: Path) -> dict[str, Any]:
     """The archive, unpacked; returns what is expected of it."""
-    with tarfile.open(ARCHIVE) as tar:
-        tar.extractall(tmp_path, filter="data")
+    unpack(ARCHIVE, tmp_path)
     expected: dict[str, Any] = json.loads((tmp_path / "expected.json").read_text())
     return expected
 

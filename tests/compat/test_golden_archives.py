@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import pytest
 
 from takhin_tiered import SegmentRefused, Settings, TieredStorage
 from takhin_tiered.reader.query import Isolation, RecordQuery
+from tests.support import unpack
 
 ARCHIVES = sorted(path.name.removesuffix(".tar.xz") for path in Path(__file__).parent.glob("archive-*.tar.xz"))
 TOPIC, END = "ledger", 1027
@@ -22,8 +22,7 @@ COMMITTED, UNCOMMITTED = Isolation.READ_COMMITTED, Isolation.READ_UNCOMMITTED
 @pytest.fixture
 def expected(request: pytest.FixtureRequest, tmp_path: Path) -> dict[str, Any]:
     """The archive, unpacked."""
-    with tarfile.open(Path(__file__).parent / f"{request.param}.tar.xz") as tar:
-        tar.extractall(tmp_path, filter="data")
+    unpack(Path(__file__).parent / f"{request.param}.tar.xz", tmp_path)
     found: dict[str, Any] = json.loads((tmp_path / "expected.json").read_text())
     return found | {"name": request.param}
 

@@ -26,10 +26,11 @@ import pytest
 from takhin_tiered import Settings
 from takhin_tiered.aws.outcomes import Item
 from takhin_tiered.hybrid import HybridTable, HybridTables, records
+from tests.forking import run_forked
 from tests.support import Bucket, environment
 from tests.tables import Dynamo, described, hybrid_settings, item, n, normal, s
 
-LAUNCHER = str(Path(__file__).with_name("hybrid_launcher.py"))
+LAUNCHER = Path(__file__).with_name("hybrid_launcher.py")
 FULL = os.environ.get("TAKHIN_TEST_TORTURE") == "full"
 ARCHIVE = ["hybrid.archive.registered", "hybrid.archive.stored", "hybrid.archive.pointed"]
 REMOVE = ["hybrid.announced", "hybrid.object.before.delete", "hybrid.object.deleted"]
@@ -86,14 +87,8 @@ class Scene:
 
     def run(self, operation: str, point: str = "", nth: int = 1) -> int:
         words = [f"{pk}/{sk}" for pk, sk in self.items]
-        ended = subprocess.run(
-            [sys.executable, LAUNCHER, operation, *words],
-            env=self.environment(TORTURE_POINT=point, TORTURE_NTH=str(nth)),
-            capture_output=True,
-            text=True,
-            timeout=90,
-            check=False,
-        )
+        variables = self.environment(TORTURE_POINT=point, TORTURE_NTH=str(nth))
+        ended = run_forked(LAUNCHER, operation, *words, env=variables, seconds=90)
         assert "Traceback" not in ended.stderr, ended.stderr
         return ended.returncode
 
@@ -249,7 +244,7 @@ async def test_random_kills_among_writers_lose_nothing(
     def begin(what: str) -> subprocess.Popen[bytes]:
         words = [f"{pk}/{sk}" for pk, sk in keys]
         variables = scene.environment(TORTURE_LEASE=str(LEASE), TORTURE_SETTLES=str(SETTLES))
-        return subprocess.Popen([sys.executable, LAUNCHER, what, *words], env=variables, stdout=log, stderr=log)
+        return subprocess.Popen([sys.executable, str(LAUNCHER), what, *words], env=variables, stdout=log, stderr=log)
 
     async with HybridTables.open(settings) as tables:
         crowd = Crowd(scene, tables.table(name, typed=True), chance, {key: Written() for key in keys})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tarfile
 from pathlib import Path
 
 import pytest
@@ -11,14 +10,14 @@ import pytest
 from tests.kafka.broker import ROOT, Kafka
 from tests.kafka.clients import READ_UNCOMMITTED, Clients, digest
 from tests.kafka.conftest import NewKafka, NewProgram
+from tests.support import unpack
 
 ARCHIVE = ROOT / "tests" / "compat" / "archive-v1.tar.xz"
 
 
 @pytest.fixture
 def kafka(new_kafka: NewKafka, tmp_path: Path) -> Kafka:
-    with tarfile.open(ARCHIVE) as tar:
-        tar.extractall(tmp_path, filter="data")
+    unpack(ARCHIVE, tmp_path)
     return new_kafka(is_formatted=True, log_segment_bytes=2_000_000)
 
 
