@@ -55,7 +55,7 @@ def _server() -> str:
     directory = tempfile.mkdtemp(prefix="forking-")
     address = f"{directory}/socket"
     process = subprocess.Popen(
-        [sys.executable, __file__, address], stdin=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(_ROOT)}
+        [sys.executable, "-P", __file__, address], stdin=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(_ROOT)}
     )
     assert process.stdin is not None
 
@@ -142,5 +142,4 @@ if __name__ == "__main__":
         os.environ.update(variables)
         time.tzset()
         os.chdir(directory)
-        sys.path[0] = str(Path(sys.argv[0]).parent)
         runpy.run_path(sys.argv[0], run_name="__main__")

@@ -31,6 +31,7 @@ from takhin_tiered.reader.cache import DiskCache
 from tests.forking import run_forked
 
 REGION = "us-east-1"
+_PROGRAM = Path(__file__).resolve().parents[1] / "takhin_tiered/__main__.py"
 SERVERS = Path(__file__).resolve().parents[1] / ".make/servers/bin"
 HOUR = 3600.0
 COLD = 200.0
@@ -332,8 +333,10 @@ def archived_settings(broker: Broker, store: Path, segments: int) -> Settings:
     return settings
 
 
-def command(settings: Settings, *arguments: str, stderr: Any = subprocess.PIPE) -> subprocess.CompletedProcess[str]:
-    """Run a command of the program to its end."""
+def command(settings: Settings, *arguments: str, stderr: Any = None) -> subprocess.CompletedProcess[str]:
+    """Run a command of the program to its end. Where its errors go to a file, it is not forked but started."""
+    if stderr is None:
+        return run_forked(_PROGRAM, *arguments, env=environment(settings), seconds=100)
     return subprocess.run(
         [sys.executable, "-m", "takhin_tiered", *arguments],
         env=environment(settings),
