@@ -149,14 +149,19 @@ class Rows:
 
     def has_local_below(self, identity: SegmentId) -> bool:
         """Whether the partition has a lower log on the disk."""
+        return any(self._local_rows_below(identity))
+
+    def has_unarchived_below(self, identity: SegmentId) -> bool:
+        """Whether the partition has a lower log on the disk that is not verified to equal an archived one."""
+        return any(not has_archive(row) or is_unproven(row) for row in self._local_rows_below(identity))
+
+    def _local_rows_below(self, identity: SegmentId) -> Iterator[bytes]:
         partition = identity.place.partition
         with self._guard:
-            return any(
-                has_log(row)
-                for label, first, end in self.lineage(partition).chain()
-                for base, row in self._rows.get(Place(*partition, label), {}).items()
-                if first <= base < min(end, identity.base_offset)
-            )
+            for label, first, end in self.lineage(partition).chain():
+                for base, row in self._rows.get(Place(*partition, label), {}).items():
+                    if first <= base < min(end, identity.base_offset) and has_log(row):
+                        yield row
 
     def unproven_below(self, identity: SegmentId) -> SegmentId | None:
         """The lowest segment below this one whose local log is not verified to equal the archived one."""

@@ -75,22 +75,23 @@ async def _unlink_rest(access: Access, paths: set[str]) -> str:
     Returns what to say of those that stay all the same; empty where none does.
     """
     errors: list[str] = []
-    for segment in await access.segments(tier=None, state=str(State.COPIED)):
-        if (path := segment["segment_path"]) in paths and segment["is_current"]:
-            try:
-                await access.archive(path)
-            except TakhinError as error:
-                errors.append(str(error))
-    left = [
-        each["segment_path"]
-        for each in await access.segments(tier=None, state=str(State.COPIED))
-        if each["segment_path"] in paths and each["is_current"]
-    ]
-    if not left:
+    for path in (copied := await _copied(access, paths)):
+        try:
+            await access.archive(path)
+        except TakhinError as error:
+            errors.append(str(error))
+    if not copied or not (left := await _copied(access, paths)):
         return ""
-    lower = "a lower segment of the log is, and consumers would skip the gap between them"
-    why = errors[0] if errors else lower
+    why = errors[0] if errors else "a lower segment of the log is, and has to leave the disk first"
     return f"{counted(len(left), 'segment')} archived, and still on the disk too, as {left[0]}: {why}"
+
+
+async def _copied(access: Access, paths: set[str]) -> list[str]:
+    """Those of them that are archived, and on the disk too; the lowest ones first."""
+    if not paths:
+        return []
+    known = await access.segments(tier=None, state=str(State.COPIED))
+    return [each["segment_path"] for each in known if each["segment_path"] in paths and each["is_current"]]
 
 
 async def _chosen(view: View, paths: list[str], states: set[str]) -> list[tuple[str, dict[str, Any] | None]]:

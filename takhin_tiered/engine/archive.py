@@ -167,7 +167,7 @@ class Archiver:
                 self.metrics.archives.labels("success").inc(1, logs.exemplar())
                 with named("archive", task.id.path):
                     logs.logger().info("adopted" if task.is_adopted else "archived", bytes=task.known.local.size)
-        to_evict = [task for task in tasks if task.is_to_do and evict and not self.evictor.leaves_gap(task.id)]
+        to_evict = [task for task in tasks if task.is_to_do and evict and not self.evictor.keeps(owned, task.id)]
         if (apart := apart_from(tasks)) is not None:
             # What stands above it belongs to its log, and is archived with that one.
             to_evict = [task for task in to_evict if task.id.base_offset < apart]

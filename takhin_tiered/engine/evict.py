@@ -64,9 +64,17 @@ class Evictor:
                 evicted = await self.evict_held(owned, segment)
                 return evicted != segment
 
-    def leaves_gap(self, identity: SegmentId) -> bool:
-        """Whether Kafka's log would have a gap without this segment, as a lower one stands on the disk."""
-        return self.situation.policy.kafka and self.catalog.has_local_below(identity)
+    def keeps(self, owned: OwnedPrefix, identity: SegmentId) -> str:
+        """Why a segment stays on the disk as long as a lower one does; empty where it may go.
+
+        What replicas share: a lower segment that differs from the archived one begins a log of this replica's own. If
+        one above it were in the shared log alone by then, its own log would lack it.
+        """
+        if self.situation.policy.kafka and self.catalog.has_local_below(identity):
+            return "as a lower one does: consumers would skip the gap between them silently"
+        if owned.is_shared and self.catalog.has_unarchived_below(identity):
+            return "as a lower one is not archived yet, and may show that this replica's log is another one"
+        return ""
 
     async def evict_held(self, owned: OwnedPrefix, segment: Segment) -> Segment:
         """Evict while the segment's lock is held.
@@ -84,7 +92,7 @@ class Evictor:
         Returns each segment after that, or its error; see `evict_held`. Raises errors that concern all of them.
         """
         evictions = [_Eviction(segment, copied.get(segment.id)) for segment in segments]
-        await for_each(evictions, self._require_evictable, _named)
+        await for_each(evictions, partial(self._require_evictable, owned), _named)
         if owned.is_shared:
             await for_each(evictions, lambda eviction: self._hold(owned, eviction), _named)
         await for_each(evictions, partial(self._require_proof, is_shared=owned.is_shared), _named)
@@ -98,7 +106,7 @@ class Evictor:
             await self._unlink(todo)
         return [eviction.error or eviction.segment for eviction in evictions]
 
-    async def _require_evictable(self, eviction: _Eviction) -> None:
+    async def _require_evictable(self, owned: OwnedPrefix, eviction: _Eviction) -> None:
         segment, path = eviction.segment, eviction.id.path
         if self.situation.policy.of(segment.id.topic).keep_local:
             raise SegmentRefused("this mode never deletes a local file", segment=path)
@@ -106,12 +114,8 @@ class Evictor:
             raise SegmentActive(f"segment {path} is the active one of its partition", segment=path)
         if not segment.local or not self.catalog.is_current(segment.id):
             eviction.is_done = True
-        elif self.leaves_gap(segment.id):
-            raise SegmentRefused(
-                f"segment {path} stays on the disk, as a lower one does: consumers would skip the gap between "
-                "them silently",
-                segment=path,
-            )
+        elif why := self.keeps(owned, segment.id):
+            raise SegmentRefused(f"segment {path} stays on the disk, {why}", segment=path)
         if segment.quarantine and not eviction.is_done:
             raise SegmentRefused(
                 f"segment {path} stays on the disk, as its archived copy is quarantined: {segment.quarantine}",

@@ -138,7 +138,7 @@ class StepRunner:
                 segment = self.catalog.get(identity)
                 if segment is None or not segment.local:
                     continue
-                if self.stopping.is_set() or not segment.is_proven or self.evictor.leaves_gap(identity):
+                if self.stopping.is_set() or not segment.is_proven or self.evictor.keeps(owned, identity):
                     break
                 try:
                     if await self.evictor.evict(owned, identity):
@@ -191,7 +191,11 @@ class StepRunner:
             if step.verb is Verb.EXPIRE:
                 await self.expirer.expire(owned, step.id)
                 return Segment(step.id)
-            if self.evictor.leaves_gap(identity) or not await self.evictor.evict(owned, identity):
+            known = self.catalog.get(identity)
+            if known is not None and known.local and known.archive is None:
+                # A step before this one found the log to be another incarnation: the next cycle archives it.
+                return None
+            if self.evictor.keeps(owned, identity) or not await self.evictor.evict(owned, identity):
                 return None
             return Segment(identity)
         except TakhinError as error:
