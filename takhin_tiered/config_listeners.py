@@ -11,6 +11,7 @@ from takhin_tiered.config_values import Address, OptionalPath, setting
 
 TOKENS_FILE = "storage.tiered.api.tokens.file"
 API_TLS = "storage.tiered.api.tls"
+KAFKA_TLS = "storage.tiered.kafka.tls"
 SHORTEST_TOKEN = 16
 """Characters. A shorter one could be guessed: refused in the file of tokens, pointed out in the settings."""
 

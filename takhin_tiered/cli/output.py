@@ -30,6 +30,7 @@ _STYLES = {
 }
 # With one of these set, rich draws as if on a terminal.
 _TERMINAL_ANYWAY = ("FORCE_COLOR", "TTY_COMPATIBLE")
+_SPELLED = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"}
 _WIDE = 10_000
 _ENOUGH = 24
 _OFFSET = len("00000000000000000000.log")
@@ -61,10 +62,10 @@ def is_terminal() -> bool:
 
 
 def escape(words: str) -> str:
-    """Text without markup, printed unchanged."""
+    """Text without markup, printed unchanged; control characters are spelled out, for the sake of the terminal."""
     from rich import markup
 
-    return markup.escape(words)
+    return markup.escape(words.translate(_SPELLED))
 
 
 def say(line: str) -> None:

@@ -51,6 +51,11 @@ def config_check(
     load_tokens(settings)
     if settings.api_tls_cert is not None and settings.api_tls_key is not None:
         tls_context(settings.api_tls_cert, settings.api_tls_key, API_TLS)
+    if settings.kafka_port:
+        # It takes a while to import.
+        from takhin_tiered.kafka.service import Endpoint
+
+        Endpoint(settings)
     if connect:
         logs.configure_for_command("error")
         finish(_connect(settings))

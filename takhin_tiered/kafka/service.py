@@ -11,6 +11,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from takhin_tiered import logs
 from takhin_tiered.concurrency import in_thread
 from takhin_tiered.config import Settings
+from takhin_tiered.config_listeners import KAFKA_TLS
 from takhin_tiered.errors import ConfigError
 from takhin_tiered.kafka.apis import DESCRIBE_CONFIGS, FETCH, LIST_OFFSETS, METADATA
 from takhin_tiered.kafka.client import Client, Handler
@@ -34,8 +35,6 @@ from takhin_tiered.segments.results import Consumer
 from takhin_tiered.tiered_storage import TieredStorage
 from takhin_tiered.tls import renew, tls_context
 
-_TLS = "storage.tiered.kafka.tls"
-
 
 class Endpoint:
     """What of it a reload changes: users, certificates, the quota, and what is done at holes."""
@@ -48,7 +47,7 @@ class Endpoint:
         if settings.kafka_sasl_users_file is not None:
             self.users = Logins(Authenticator(load_users(settings.kafka_sasl_users_file)))
         if settings.kafka_tls_cert is not None and settings.kafka_tls_key is not None:
-            self.tls = tls_context(settings.kafka_tls_cert, settings.kafka_tls_key, _TLS)
+            self.tls = tls_context(settings.kafka_tls_cert, settings.kafka_tls_key, KAFKA_TLS)
         self._apply(settings)
 
     def reload(self, settings: Settings) -> None:
@@ -58,7 +57,7 @@ class Endpoint:
             if self.users is not None and settings.kafka_sasl_users_file is not None:
                 self.users.current = Authenticator(load_users(settings.kafka_sasl_users_file))
             if self.tls is not None and settings.kafka_tls_cert is not None and settings.kafka_tls_key is not None:
-                renew(self.tls, settings.kafka_tls_cert, settings.kafka_tls_key, _TLS)
+                renew(self.tls, settings.kafka_tls_cert, settings.kafka_tls_key, KAFKA_TLS)
         except (ConfigError, OSError) as error:
             logs.logger().error("the Kafka endpoint keeps its previous users and certificates", error=str(error))
 

@@ -17,7 +17,7 @@ from pydantic import SecretStr
 
 from takhin_tiered.config import Settings
 from takhin_tiered.guesses import AT_ONCE
-from tests.support import Broker, Daemon, command, daemon, directory_settings, wait_until
+from tests.support import Broker, Daemon, command, daemon, directory_settings, free_port, wait_until
 
 pytestmark = pytest.mark.long
 
@@ -142,7 +142,7 @@ def test_commands_trust_exactly_the_certificate_and_a_reload_renews_it(broker: B
         assert running.stop() == 0
 
 
-@pytest.mark.parametrize("fault", ["pair", "none", "locked", "tokens"])
+@pytest.mark.parametrize("fault", ["pair", "none", "locked", "tokens", "users"])
 def test_what_cannot_be_used_ends_the_start_with_2(broker: Broker, tmp_path: Path, fault: str) -> None:
     cert, key = make_certificate(tmp_path, "first")
     how: dict[str, Any] = {"api_tls_cert": cert, "api_tls_key": key}
@@ -157,10 +157,15 @@ def test_what_cannot_be_used_ends_the_start_with_2(broker: Broker, tmp_path: Pat
             check=True, capture_output=True,
         )  # fmt: skip
         how["api_tls_key"] = tmp_path / "locked.key"
+    elif fault == "users":
+        (tmp_path / "users").touch(0o600)
+        how |= {"kafka_port": free_port(), "kafka_sasl_users_file": tmp_path / "users"}
     else:
         (tmp_path / "tokens").write_text("admin x\n")
         how["api_tokens_file"] = tmp_path / "tokens"
-    told = "storage.tiered.api.tokens.file" if fault == "tokens" else "storage.tiered.api.tls.cert and .key name PEM"
+    told = {"tokens": "storage.tiered.api.tokens.file", "users": "storage.tiered.kafka.sasl.users.file"}.get(
+        fault, "storage.tiered.api.tls.cert and .key name PEM"
+    )
     for arguments in (["run"], ["config", "check"]):
         ended = command(directory_settings(broker, tmp_path / "store", **how), *arguments)
         assert ended.returncode == 2

@@ -90,7 +90,11 @@ def test_verify_names_each_bad_item_and_exits_1(scene: Scene) -> None:
         (f"{scene.name} c 1", f"{scene.name}/c/1.json.gz"),
         (f"{scene.name} c 2", f"{scene.name}/c/2.json.gz"),
     ]
-    assert f"BAD {scene.name} c 1: {scene.name}/c/1.json.gz" in scene.run("verify", code=1)
+    (scene.store / scene.name / "c/x\x1b[2J.json.gz").write_bytes(b"")
+    told = scene.run("verify", code=1)
+    assert f"BAD {scene.name} c 1: {scene.name}/c/1.json.gz" in told
+    assert "x\\x1b[2J.json.gz" in told
+    assert "\x1b" not in told
     scene.run("get", scene.name, "c", "1", code=1)
     assert f"{scene.name}/c/1.json.gz" in scene.errors
 
