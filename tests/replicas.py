@@ -44,6 +44,10 @@ class Shared:
     def __init__(self, root: Path, bucket: Bucket | None = None) -> None:
         self.root, self.view = root, bucket or Folder(root)
 
+    @property
+    def is_s3(self) -> bool:
+        return isinstance(self.view, Bucket)
+
     def keys(self) -> list[str]:
         """All but what belongs to the prefix itself."""
         return self.view.keys()

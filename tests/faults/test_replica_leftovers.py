@@ -21,7 +21,8 @@ from takhin_tiered.engine.report import CycleReport
 from takhin_tiered.errors import ObjectExists
 from takhin_tiered.segments.model import Intent
 from takhin_tiered.segments.names import SegmentId
-from takhin_tiered.store import DirectoryStore
+from takhin_tiered.store import DirectoryStore, ReadableStore
+from takhin_tiered.store.s3 import S3Store
 from tests.decoding import keys_in
 from tests.faults.test_kill_matrix import ARCHIVE, EVICT
 from tests.faults.test_replica_kills import HOLD, MARK
@@ -185,7 +186,8 @@ async def test_of_a_lower_generation_only_what_nobody_names_goes(
             await storage.run_cycle()
             assert catalog.intents() == []
             stays.append(path in shared.objects())
-            (shared.root / superseded).unlink(missing_ok=True)
+            if superseded in shared.objects():
+                shared.view.delete(superseded)
     assert stays == [True, is_earlier]
 
 
@@ -195,20 +197,20 @@ async def test_a_manifest_that_cannot_be_read_may_name_it(broker: Broker, shared
     scene.changes = {"archive_mode": "copy"}
     await scene.cycle(broker)
     left = [path.replace(".log", ".g3.log") for path in scene.closed]
-    superseded = shared.root / scene.closed[0].replace(".log", ".g2.manifest.json")
-    superseded.write_bytes(b"no manifest")
+    superseded = scene.closed[0].replace(".log", ".g2.manifest.json")
+    shared.view.write(superseded, b"no manifest")
     async with TieredStorage.open(shared.settings_of(broker, **scene.changes)) as storage:
         catalog = parts(storage).catalog
         intents = [
             Intent(key, SegmentId.parse(path), 0, "", 0, 1.0) for key, path in zip(left, scene.closed, strict=True)
         ]
         for key in left:
-            (shared.root / key).write_bytes(b"left")
+            shared.view.write(key, b"left")
         catalog.intend(intents)
         await storage.run_cycle()
         assert catalog.intents() == intents[:1]
         assert shared.objects() & {*left} == {left[0]}
-        superseded.unlink()
+        shared.view.delete(superseded)
         await storage.run_cycle()
         assert catalog.intents() == []
     assert shared.objects() == shared.named()
@@ -220,9 +222,11 @@ async def test_an_object_that_goes_while_an_upload_counts_on_it(
     """Another replica had the same bytes there, and removed them as its manifest came second."""
     scene = Scene(broker, shared, tmp_path, 2)
     slow, fast = scene.brokers
-    original, left = DirectoryStore.put, [*scene.closed]
+    kind = S3Store if shared.is_s3 else DirectoryStore
+    original: Any = kind.put
+    left = [*scene.closed]
 
-    async def put(store: DirectoryStore, key: str, *args: Any, **options: Any) -> Any:
+    async def put(store: ReadableStore, key: str, *args: Any, **options: Any) -> Any:
         if key not in left:
             return await original(store, key, *args, **options)
         left.clear()
@@ -231,10 +235,10 @@ async def test_an_object_that_goes_while_an_upload_counts_on_it(
         await scene.archive(fast)
         with pytest.raises(ObjectExists) as raised:
             await original(store, key, *args, **options)
-        (shared.root / key).unlink()
+        shared.view.delete(key)
         raise raised.value
 
-    monkeypatch.setattr(DirectoryStore, "put", put)
+    monkeypatch.setattr(kind, "put", put)
     report = await scene.cycle(slow)
     assert (left, report.archived) == ([], 1)
     await scene.cycle(fast)

@@ -47,6 +47,8 @@ class Store(Protocol):
 
     def write(self, key: str, data: bytes) -> None: ...
 
+    def delete(self, key: str) -> None: ...
+
     def uploads(self) -> list[str]: ...
 
 
@@ -67,6 +69,9 @@ class Folder:
         path = self.root / key
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
+
+    def delete(self, key: str) -> None:
+        (self.root / key).unlink()
 
     def uploads(self) -> list[str]:
         return [path.name for path in (self.root / ".takhin-tmp").glob("*")]
