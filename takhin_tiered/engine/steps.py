@@ -128,8 +128,8 @@ class StepRunner:
         self.metrics.queued.set(length)
 
     async def _evict_in_order(self, owned: OwnedPrefix, plan: Plan, report: CycleReport) -> None:
-        """Evict archived segments of Kafka's logs from the lowest up: none could go before those below it."""
-        if not self.situation.policy.kafka:
+        """Evict what is archived and waited for those below it (`Evictor.keeps`), from the lowest up."""
+        if not self.situation.policy.kafka and not owned.is_shared:
             return
         wanted = [step for step in plan.work if step.verb in {Verb.ARCHIVE, Verb.EVICT}]
         for partition, group in groupby(wanted, key=lambda step: step.id.place.partition):
@@ -138,7 +138,9 @@ class StepRunner:
                 segment = self.catalog.get(identity)
                 if segment is None or not segment.local:
                     continue
-                if self.stopping.is_set() or not segment.is_proven or self.evictor.keeps(owned, identity):
+                # It may have been restored meanwhile.
+                is_leased = segment.lease_left(self.clock.sure_now())
+                if self.stopping.is_set() or not segment.is_proven or is_leased or self.evictor.keeps(owned, identity):
                     break
                 try:
                     if await self.evictor.evict(owned, identity):
