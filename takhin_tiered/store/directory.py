@@ -16,7 +16,6 @@ from contextlib import ExitStack, contextmanager, suppress
 from io import FileIO
 from pathlib import Path
 from threading import Event
-from uuid import uuid4
 
 from aiofiles.threadpool import wrap
 
@@ -37,6 +36,7 @@ from takhin_tiered.errors import (
 from takhin_tiered.store.base import NotSupported, ObjectInfo, StoreTime
 from takhin_tiered.store.counting import RequestCounter
 from takhin_tiered.store.landing import Seen, unseen, write_sparse
+from takhin_tiered.store.unfinished import is_left, new_name
 from takhin_tiered.users import owner_hint
 
 _TEMP_DIR = ".takhin-tmp"
@@ -270,7 +270,7 @@ class DirectoryStore:
     async def remove_stale_uploads(
         self,
         older_than: float,
-        ours: Callable[[str], bool] = lambda _: True,  # noqa: ARG002 - nobody else writes to our temporary directory
+        ours: Callable[[str], bool] = lambda _: True,  # noqa: ARG002 - a name tells the writer, and no key
         begun: Sequence[str] = (),  # noqa: ARG002
     ) -> int:
         def remove() -> int:
@@ -279,7 +279,7 @@ class DirectoryStore:
             with suppress(FileNotFoundError):
                 for path in list((self._root / _TEMP_DIR).iterdir()):
                     with suppress(FileNotFoundError):
-                        if time.time() - path.stat().st_mtime > older_than:
+                        if is_left(path.name, time.time() - path.stat().st_mtime, older_than):
                             path.unlink()
                             removed += 1
             return removed
@@ -293,7 +293,7 @@ class DirectoryStore:
         return self._root / key
 
     def _temp(self) -> Path:
-        temp = self._root / _TEMP_DIR / uuid4().hex
+        temp = self._root / _TEMP_DIR / new_name()
         # Not its parents: a mount that is gone must not become a directory.
         temp.parent.mkdir(exist_ok=True)
         return temp
