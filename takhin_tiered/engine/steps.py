@@ -132,15 +132,16 @@ class StepRunner:
         if not self.situation.policy.kafka and not owned.is_shared:
             return
         wanted = [step for step in plan.work if step.verb in {Verb.ARCHIVE, Verb.EVICT}]
+        failed = {path for path, _ in report.failures}
         for partition, group in groupby(wanted, key=lambda step: step.id.place.partition):
             for step in group:
                 identity = self.catalog.current(partition, step.id.base_offset)
                 segment = self.catalog.get(identity)
                 if segment is None or not segment.local:
                     continue
-                # It may have been restored meanwhile.
-                is_leased = segment.lease_left(self.clock.sure_now())
-                if self.stopping.is_set() or not segment.is_proven or is_leased or self.evictor.keeps(owned, identity):
+                # It may have been restored meanwhile. What failed is tried again by the next cycle.
+                stays = step.id.path in failed or segment.lease_left(self.clock.sure_now()) or not segment.is_proven
+                if self.stopping.is_set() or stays or self.evictor.keeps(owned, identity):
                     break
                 try:
                     if await self.evictor.evict(owned, identity):
