@@ -25,7 +25,6 @@ from importlib import import_module
 from pathlib import Path
 
 _ROOT = Path(__file__).parents[1]
-_LIMIT = 1 << 20
 
 
 def run_forked(script: Path, *arguments: str, env: dict[str, str], seconds: float) -> subprocess.CompletedProcess[str]:

@@ -31,8 +31,9 @@ from takhin_tiered.reader.cache import DiskCache
 from tests.forking import run_forked
 
 REGION = "us-east-1"
-_PROGRAM = Path(__file__).resolve().parents[1] / "takhin_tiered/__main__.py"
-SERVERS = Path(__file__).resolve().parents[1] / ".make/servers/bin"
+_ROOT = Path(__file__).resolve().parents[1]
+_PROGRAM = _ROOT / "takhin_tiered/__main__.py"
+SERVERS = _ROOT / ".make/servers/bin"
 HOUR = 3600.0
 COLD = 200.0
 WARM = 100.0
@@ -258,12 +259,11 @@ def to_point(
 
     ``between``: at this point, another command runs with these settings.
     """
-    root = Path(__file__).parents[1]
-    at = {"TORTURE_POINT": point, "TORTURE_NTH": str(nth), "PYTHONPATH": str(root)}
+    at = {"TORTURE_POINT": point, "TORTURE_NTH": str(nth), "PYTHONPATH": str(_ROOT)}
     if between is not None:
-        env = environment(between[1]) | {"PYTHONPATH": str(root)}
+        env = environment(between[1]) | {"PYTHONPATH": str(_ROOT)}
         at["TORTURE_BETWEEN"] = json.dumps({"point": between[0], "command": between[2], "env": env})
-    launcher = root / "tests/faults/kill_launcher.py"
+    launcher = _ROOT / "tests/faults/kill_launcher.py"
     return run_forked(launcher, *arguments, env=environment(settings) | at, seconds=seconds)
 
 

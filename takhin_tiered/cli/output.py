@@ -62,7 +62,7 @@ def is_terminal() -> bool:
 
 
 def escape(words: str) -> str:
-    """Text without markup, printed unchanged; control characters are spelled out, for the sake of the terminal."""
+    """Text without markup, printed unchanged; control characters are escaped, as a terminal would obey them."""
     from rich import markup
 
     return markup.escape(words.translate(_SPELLED))

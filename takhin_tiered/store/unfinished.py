@@ -1,4 +1,4 @@
-"""Names of files that are being written, which tell by whom: somebody may still be at work on one.
+"""Names of files that are being written. They identify the writer, which may still be at work.
 
 Whoever cleans up owns the segments of a prefix. Objects of hybrid tables are written beside them, by this process and
 by others.
@@ -27,8 +27,8 @@ def is_left(name: str, age: float, older_than: float) -> bool:
     if age <= older_than:
         return False
     _, *writer = name.split(".")
+    # Earlier releases named no writer.
     if not writer or age > _LONGEST:
-        # Or an earlier release wrote it.
         return True
     is_known = len(writer) == 3 and (writer[1] + writer[2]).isdecimal() and writer[0] == _space() != ""
     return is_known and not machine.is_alive(int(writer[1]), int(writer[2]))

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -34,7 +35,7 @@ _living: list[subprocess.Popen[str]] = []
 
 
 @pytest.fixture(autouse=True)
-def _end_them() -> object:
+def _end_them() -> Iterator[None]:
     yield
     while _living:
         _living.pop().communicate("\n")
