@@ -12,12 +12,14 @@ import pytest
 from hypothesis import settings
 
 from takhin_tiered import points
+from tests.models import share_models
 from tests.support import REGION, AtPoint, Broker, Bucket, find_minio, minio, ministack
 from tests.tables import Dynamo
 
 # How long an example takes says more of the machine than of the code.
 settings.register_profile("takhin", deadline=None)
 settings.load_profile("takhin")
+share_models()
 
 # A shell starts what it runs in the background with the first ignored, and nohup with the second: whatever a test
 # starts would inherit that.

@@ -131,7 +131,11 @@ def _import_all() -> None:
 
 
 if __name__ == "__main__":
+    from tests.models import load_models, share_models
+
     _import_all()
+    share_models()
+    load_models()
     # What is here stays: a collection in a fork would copy all of its pages.
     gc.collect()
     gc.freeze()
