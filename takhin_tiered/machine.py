@@ -99,6 +99,11 @@ def is_alive(pid: int, started: int = 0) -> bool:
     return fields[0] not in {"Z", "X"} and started in {0, int(fields[_START_TIME])}
 
 
+def is_gone(pid: int, started: int, *, space: str, here: str) -> bool:
+    """Whether a process is certainly not there any more: one of another space than ``here`` may be."""
+    return space == here != "" and not is_alive(pid, started)
+
+
 def _stat_fields(pid: int) -> list[str]:
     try:
         # The name, in parentheses, may contain spaces and parentheses.

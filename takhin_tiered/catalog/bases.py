@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 
 from sortedcontainers import SortedList
 
@@ -10,29 +10,37 @@ from takhin_tiered.segments.names import Place
 
 
 class SortedBases:
-    """``of_place`` lists those of a place, in any order."""
+    """Those of the rows that ``belong``. ``rows_of`` returns a place's rows by base offset, in any order."""
 
-    def __init__(self, of_place: Callable[[Place], Iterable[int]]) -> None:
-        self._of_place = of_place
+    def __init__(self, rows_of: Callable[[Place], Mapping[int, bytes]], belongs: Callable[[bytes], bool]) -> None:
+        self._rows_of, self._belongs = rows_of, belongs
         self._sorted: dict[Place, SortedList[int]] = {}
 
     def __getitem__(self, place: Place) -> SortedList[int]:
         bases = self._sorted.get(place)
         if bases is None:
-            bases = self._sorted[place] = SortedList(self._of_place(place))
+            bases = self._sorted[place] = SortedList(self._among(self._rows_of(place)))
         return bases
 
-    def added(self, place: Place, bases: Iterable[int]) -> None:
-        """Several that did not belong to them, and do now."""
-        if (known := self._sorted.get(place)) is not None:
-            known.update(bases)
+    def has(self, place: Place, first: int, end: int) -> bool:
+        """Whether there is one from ``first`` up to, and without, ``end``."""
+        return next(self[place].irange(first, end, inclusive=(True, False)), None) is not None
 
-    def note(self, place: Place, base_offset: int, *, was: bool, is_now: bool) -> None:
-        """Whether one belonged to them, and does now."""
+    def added(self, place: Place, rows: Mapping[int, bytes]) -> None:
+        """Several rows that were not there before."""
+        if (bases := self._sorted.get(place)) is not None:
+            bases.update(self._among(rows))
+
+    def note(self, place: Place, base_offset: int, old: bytes | None, new: bytes | None) -> None:
+        """A row that came, changed or went."""
         bases = self._sorted.get(place)
-        if bases is None or was == is_now:
+        if bases is None:
             return
-        if is_now:
+        was, is_now = old is not None and self._belongs(old), new is not None and self._belongs(new)
+        if is_now and not was:
             bases.add(base_offset)
-        else:
+        elif was and not is_now:
             bases.remove(base_offset)
+
+    def _among(self, rows: Mapping[int, bytes]) -> list[int]:
+        return [base for base, row in rows.items() if self._belongs(row)]

@@ -355,7 +355,8 @@ class Catalog(Branches):
         if unproven := self._unproven.get(place.partition):
             unproven.difference_update(fresh)
         self._rows.setdefault(place, {}).update(fresh)
-        self._bases.added(place, fresh)
+        for bases in self._orders:
+            bases.added(place, fresh)
         self._unwritten.setdefault(place, set()).update(fresh)
         self._tallies.add(list(fresh.values()), self._tallies.ages_of(place.topic))
 

@@ -6,7 +6,7 @@ Only segments of the current incarnation have local files. Nothing here waits; o
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import pairwise
 
 from sortedcontainers import SortedSet
@@ -21,8 +21,6 @@ from takhin_tiered.segments.model import Segment
 from takhin_tiered.segments.names import Partition, Place, SegmentId
 from takhin_tiered.segments.policy import Policy
 
-"""Of a base offset and its row."""
-
 _SINGLE = Lineage()
 
 
@@ -34,9 +32,11 @@ class Rows:
         self._rows: dict[Place, dict[int, bytes]] = {}
         self._lineages: dict[Partition, Lineage] = {}
         self._tallies = Tallies(ages_of)
-        self._bases = SortedBases(lambda place: self._rows.get(place, {}))
-        self._archived_bases = SortedBases(
-            lambda place: (base for base, row in self._rows.get(place, {}).items() if has_archive(row))
+        self._bases, self._archived_bases, self._local_bases, self._unarchived_bases = self._orders = (
+            SortedBases(self._at, lambda _: True),
+            SortedBases(self._at, has_archive),
+            SortedBases(self._at, has_log),
+            SortedBases(self._at, lambda row: has_log(row) and (not has_archive(row) or is_unproven(row))),
         )
         # Base offsets that changed since the last write; their rows are read when they are written.
         self._unwritten: dict[Place, set[int]] = {}
@@ -149,19 +149,19 @@ class Rows:
 
     def has_local_below(self, identity: SegmentId) -> bool:
         """Whether the partition has a lower log on the disk."""
-        return any(self._local_rows_below(identity))
+        return self._has_below(identity, self._local_bases)
 
     def has_unarchived_below(self, identity: SegmentId) -> bool:
         """Whether the partition has a lower log on the disk that is not verified to equal an archived one."""
-        return any(not has_archive(row) or is_unproven(row) for row in self._local_rows_below(identity))
+        return self._has_below(identity, self._unarchived_bases)
 
-    def _local_rows_below(self, identity: SegmentId) -> Iterator[bytes]:
+    def _has_below(self, identity: SegmentId, bases: SortedBases) -> bool:
         partition = identity.place.partition
         with self._guard:
-            for label, first, end in self.lineage(partition).chain():
-                for base, row in self._rows.get(Place(*partition, label), {}).items():
-                    if first <= base < min(end, identity.base_offset) and has_log(row):
-                        yield row
+            return any(
+                bases.has(Place(*partition, label), first, min(end, identity.base_offset))
+                for label, first, end in self.lineage(partition).chain()
+            )
 
     def unproven_below(self, identity: SegmentId) -> SegmentId | None:
         """The lowest segment below this one whose local log is not verified to equal the archived one."""
@@ -314,10 +314,12 @@ class Rows:
     def _tell(self, old: Segment | None, new: Segment | None) -> None:
         """A segment changed from one to the other: for its history."""
 
+    def _at(self, place: Place) -> Mapping[int, bytes]:
+        return self._rows.get(place, {})
+
     def _note_bases(self, place: Place, base_offset: int, old: bytes | None, new: bytes | None) -> None:
-        self._bases.note(place, base_offset, was=old is not None, is_now=new is not None)
-        was, is_now = old is not None and has_archive(old), new is not None and has_archive(new)
-        self._archived_bases.note(place, base_offset, was=was, is_now=is_now)
+        for bases in self._orders:
+            bases.note(place, base_offset, old, new)
 
     def _note_proven(self, place: Place, base_offset: int, row: bytes | None) -> None:
         if row is not None and is_unproven(row):

@@ -14,10 +14,8 @@ import json
 import os
 import socket
 import time
-from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
 from uuid import uuid4
 
 from takhin_tiered import machine
@@ -140,7 +138,9 @@ class Records:
             age = max(0.0, now - info.modified)
             try:
                 record = json.loads(await self._shelf.read_record(info.key))
-                is_noted, is_over = "over" in record, _is_gone(record)
+                is_noted = "over" in record
+                pid, started, space = record["pid"], record["started"], record["machine"]
+                is_over = machine.is_gone(pid, started, space=space, here=machine.process_space())
             except ObjectMissing:
                 continue
             except (ValueError, TypeError, KeyError):
@@ -226,9 +226,3 @@ class Records:
     @property
     def _progress(self) -> str:
         return f"{self._folder}/progress.json"
-
-
-def _is_gone(record: Mapping[str, Any]) -> bool:
-    """Whether the process is certainly not there any more: of this machine, and without a process of its number."""
-    here = machine.process_space()
-    return bool(here) and record["machine"] == here and not machine.is_alive(record["pid"], record["started"])

@@ -30,8 +30,9 @@ def is_left(name: str, age: float, older_than: float) -> bool:
     # Earlier releases named no writer.
     if not writer or age > _LONGEST:
         return True
-    is_known = len(writer) == 3 and (writer[1] + writer[2]).isdecimal() and writer[0] == _space() != ""
-    return is_known and not machine.is_alive(int(writer[1]), int(writer[2]))
+    if len(writer) != 3 or not (writer[1] + writer[2]).isdecimal():
+        return False
+    return machine.is_gone(int(writer[1]), int(writer[2]), space=writer[0], here=_space())
 
 
 @cache

@@ -75,8 +75,7 @@ class Challenger:
             return False
         if found.was_of_same_directory(self._me):
             return True
-        is_here = bool(found.machine) and found.machine == self._me.machine
-        return is_here and not machine.is_alive(found.pid, found.started)
+        return machine.is_gone(found.pid, found.started, space=found.machine, here=self._me.machine)
 
     async def _challenge(self, data: bytes, found: Party | None) -> None:
         """Return if the owner has been silent for long enough; else raise, and see that a challenge stands."""

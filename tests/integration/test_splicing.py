@@ -526,7 +526,8 @@ async def test_three_that_start_at_once_share_what_they_have_in_common(pair: Pai
             await asyncio.gather(*map(cycle, storages))
         keys = pair.store.keys()
         logs = {key: len(pair.store.read(key)) for key in keys if key.endswith(".log")}
-        assert sum(logs.values()) < 1.4 * sum(map(len, pair.log)), logs
+        # In step they cannot know of each other yet: then each way to roll the log is stored once.
+        assert sum(logs.values()) < 2 * sum(map(len, pair.log)), logs
         for replica, storage in zip(replicas, storages, strict=True):
             assert await problems(storage) == {}
             here = replica.on_disk()
