@@ -74,6 +74,8 @@ class Verifier:
             named.update(item[S3_KEY]["S"] for item in there)
             for some in in_batches(there, _AT_ONCE):
                 await all_of([self._compare(item, found) for item in some])
+        # They were found in the order in which the store answered.
+        found.bad.sort(key=lambda problem: (problem.item, problem.key))
         await self.sweep(named, found)
         return found
 
