@@ -132,7 +132,9 @@ fi
 if command -v pipx >/dev/null; then
     step "pipx install ."
     export PIPX_HOME=$scratch/pipx PIPX_BIN_DIR=$scratch/pipx-bin
-    pipx install --quiet --pip-args="--quiet -c $PWD/constraints.txt" "$scratch/source" >/dev/null
+    # Debian 12's pipx 1.1 has no --quiet: what it prints is shown if it fails.
+    pipx install --pip-args="--quiet -c $PWD/constraints.txt" "$scratch/source" >"$scratch/pipx.log" 2>&1 ||
+        { cat "$scratch/pipx.log" >&2 && fail "pipx install ."; }
     "$PIPX_BIN_DIR/takhin-tiered" --version
 else
     skipped+=("pipx install (no pipx)")
