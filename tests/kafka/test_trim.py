@@ -53,6 +53,8 @@ def test_the_broker_frees_what_is_archived(kafka: Kafka, clients: Clients, new_p
         assert low <= active < high
         require_proven(program, "orders", low, originals)
         assert [record.offset for record in clients.consume("orders")] == list(range(low, high))
+    # A segment that the broker has rolled since may have been trimmed too.
+    low, high = clients.offsets("orders")
     kafka.require_well()
     kafka.stop()
     kafka.start()
