@@ -492,3 +492,34 @@ def test_neighbours_of_an_offset_are_those_of_the_sorted_log(seed: int) -> None:
         elif known_ones := catalog.log_of(partition):
             catalog.remove(dice.choice(known_ones).id)
         check()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_what_lies_below_a_segment_is_what_a_look_at_all_of_them_finds(seed: int) -> None:
+    """Also while segments come, change and go, and where a truncated log was continued at other offsets."""
+    chance, catalog = random.Random(seed), Catalog()
+    unproven = replace(ARCHIVE, proven=LocalFiles(GROWN))
+    kinds = [
+        (LocalFiles(STAT), None),
+        (LocalFiles(), ARCHIVE),
+        (LocalFiles(STAT), ARCHIVE),
+        (LocalFiles(STAT), unproven),
+    ]
+    partition = ("orders", 0)
+    for _ in range(300):
+        if chance.random() < 0.05:
+            catalog.observe(seen(*chance.sample(range(0, 60, 5), 6)))
+        identity = catalog.current(partition, chance.randrange(0, 60, 5))
+        if catalog.has(identity) and chance.random() < 0.3:
+            catalog.remove(identity)
+        else:
+            local, archive = chance.choice(kinds)
+            catalog.put(Segment(identity, local=local, archive=archive))
+        if chance.random() < 0.02:
+            catalog.branch(catalog.current(partition, chance.randrange(0, 60, 10)), topic_id="", is_other_topic=False)
+        asked = catalog.current(partition, chance.randrange(0, 70, 5))
+        below = [one for one in catalog.log_of(partition) if one.id.base_offset < asked.base_offset and one.local.log]
+        assert catalog.has_local_below(asked) == bool(below)
+        assert catalog.has_unarchived_below(asked) == any(
+            one.archive is None or one.archive.proven.log != one.local.log for one in below
+        )
