@@ -318,7 +318,7 @@ async def test_a_damaged_index_of_the_cache_never_fails_a_start(broker: Broker, 
         assert await read(storage, path) == broker.files[path]
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.long) for seed in range(1, 4))])
 async def test_no_mutation_gives_a_wrong_byte(broker: Broker, tmp_path: Path, seed: int) -> None:
     """Of stored bytes, cached files and manifests: flipped, cut, longer, exchanged."""
     chance, chunk, store = random.Random(seed), 4096, tmp_path / "store"

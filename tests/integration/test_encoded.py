@@ -95,7 +95,7 @@ async def restore(settings: Settings, *paths: str) -> None:
             await storage.restore_segment(path)
 
 
-@pytest.mark.parametrize("how", ["zstd", "key", "both"])
+@pytest.mark.parametrize("how", ["zstd", pytest.param("key", marks=pytest.mark.long), "both"])
 @pytest.mark.parametrize("size", [20_000, 3 * MIB])
 async def test_encoded_segments_come_back_byte_for_byte(place: Place, how: str, size: int) -> None:
     broker = place.broker
@@ -127,7 +127,7 @@ async def test_encoded_segments_come_back_byte_for_byte(place: Place, how: str, 
         assert [problem async for verdict in storage.verify(deep=True) if (problem := verdict.problem)] == []
 
 
-@pytest.mark.parametrize(("how", "chunk"), [("zstd", 4), ("key", 3), ("both", 0.3)])
+@pytest.mark.parametrize(("how", "chunk"), [("zstd", 4), pytest.param("key", 3, marks=pytest.mark.long), ("both", 0.3)])
 async def test_large_files_go_in_parts_and_come_in_ranges(place: Place, how: str, chunk: float) -> None:
     (path,) = place.broker.segments("orders-0", 1, size=9000)
     place.broker.overwrite(path, b"".join(os.urandom(3000) + bytes(5000) for _ in range(10_000)))

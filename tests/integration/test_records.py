@@ -119,7 +119,9 @@ async def require_truth(
 @pytest.mark.parametrize(
     ("how", "place"),
     [
-        *((how, "archived") for how in ENCODINGS),
+        ("plain", "archived"),
+        ("both", "archived"),
+        *(pytest.param(how, "archived", marks=pytest.mark.long) for how in ENCODINGS if how not in {"plain", "both"}),
         ("plain", "mixed"),
         ("both", "mixed"),
         *(pytest.param("both", place, marks=pytest.mark.long) for place in PLACES[1:3]),

@@ -305,7 +305,7 @@ async def test_a_generation_that_was_never_superseded_leaves_with_the_segment(wo
     assert objects(world.store) == set()
 
 
-@pytest.mark.parametrize("with_log", [True, False])
+@pytest.mark.parametrize("with_log", [True, pytest.param(False, marks=pytest.mark.long)])
 @pytest.mark.parametrize("point", EXPIRE)
 async def test_an_expire_of_generations_that_is_killed_is_finished(
     world: World, at_point: AtPoint, point: str, with_log: bool
