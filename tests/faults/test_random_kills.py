@@ -169,7 +169,7 @@ def test_random_kills_lose_nothing(world: tuple[LiveBroker, Any, Store], tmp_pat
                 api = running.wait_serving()
                 until = time.monotonic() + chance.uniform(0.0, 1.5)
                 # On a busy machine longer: kills that meet no restore show little.
-                at_last, wanted = until + _LONGER, 1 + (number + 4) // 4
+                at_last, wanted = until + _LONGER, 2 + number // 4
                 while time.monotonic() < (until if restored >= wanted else at_last):
                     paths = list(live.closed) or [""]
                     with suppress(httpx.HTTPError):

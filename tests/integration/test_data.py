@@ -298,7 +298,7 @@ async def test_a_client_that_goes_away_before_the_first_byte_cancels_the_get(bro
             finally:
                 ended.set()
 
-        parts(storage).store._inner.fetch_into = never  # type: ignore[attr-defined]
+        parts(storage).store._inner.fetch_into = never  # type: ignore[attr-defined]  # what it wraps is private
         messages = asyncio.Queue[dict[str, Any]]()
         messages.put_nowait({"type": "http.request", "body": b"", "more_body": False})
         sent: list[dict[str, Any]] = []
